@@ -1,0 +1,57 @@
+"""Package metadata. Build system and tool settings are in pyproject.toml, tested pins in requirements/."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Lower bounds are the versions that the tests run with; upper bounds are the next minor, which they have not seen.
+JAX_VERSIONS = ">=0.10.2,<0.11"  # 0.10 is the last release line for Python 3.11.
+INSTALL_REQUIRES = [
+    f"jax{JAX_VERSIONS}",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "ml_collections>=1.1,<1.2",
+    "absl-py>=2.5.1,<2.6",
+    "numpy>=2.4.6,<2.5",
+    "opencv-python-headless>=5.0.0.93,<5.1",
+    "simplejpeg>=1.9,<1.10",
+    "scikit-learn>=1.9.1,<1.10",
+    "tensorboardX>=2.6.5,<2.7",
+    "tqdm>=4.70.1,<4.71",
+    "matplotlib>=3.11.2,<3.12",
+    "jaxtyping>=0.3.11,<0.4",
+    "etils[epath]>=1.15,<1.16",
+]
+TEST_REQUIRES = ["pytest>=9.2,<9.3", "scipy>=1.17.1,<1.18", "chex>=0.1.92,<0.2"]
+
+setup(
+    name="vit_jax",
+    version="0.1.0",
+    description="The Vision Transformer family in JAX: one data pipeline, one train loop, one checkpoint tree.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The vit_jax Authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.11",
+    # configs/ stands at the top of the repository, where a reader looks for it, and installs inside the package.
+    packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
+    package_dir={"vit_jax.configs": "configs"},
+    install_requires=INSTALL_REQUIRES,
+    extras_require={
+        "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
+        "cuda13": [f"jax[cuda13]{JAX_VERSIONS}"],
+        "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
+        "test": TEST_REQUIRES,
+        "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
+    },
+    entry_points={"console_scripts": ["vit_jax = vit_jax.__main__:main"]},
+)

@@ -1,0 +1,365 @@
+"""The ViT: published sizes, an independent forward pass, options, precision, and errors."""
+
+import itertools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import naming
+from vit_jax.errors import UserError
+from vit_jax.models.parameter_count import parameter_count
+from vit_jax.models.vit import VARIANTS, ViT, ViTEncoder, build, drop_path_rates, parse_variant
+
+
+def random_params(model, images, seed=0):
+    """Parameters of which every leaf is random, so that none hides behind its initial zero or one."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+
+
+def random_images(*shape):
+    return np.random.default_rng(9).normal(size=shape).astype(np.float32)
+
+
+def tiny_encoder(**kwargs):
+    defaults = {"patch_size": (4, 4), "width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
+    return ViTEncoder(**{**defaults, **kwargs})
+
+
+# Exact counts of the original repository at 224 pixels with 1000 classes; class token and 1+N learned positions.
+@pytest.mark.parametrize(
+    ("variant", "count"),
+    [
+        ("Ti/16", 5_717_416),
+        ("S/16", 22_050_664),
+        ("S/32", 22_878_952),
+        ("B/8", 86_576_872),
+        ("B/16", 86_567_656),
+        ("B/32", 88_224_232),
+        ("L/16", 304_326_632),
+        ("L/32", 306_535_400),
+        ("H/14", 632_045_800),
+    ],
+)
+def test_parameter_counts_of_the_original_models(variant, count):
+    assert parameter_count(build(variant, num_classes=1000), 224) == count
+
+
+@pytest.mark.parametrize(("variant", "count"), [("S/16", 22_049_896), ("B/16", 86_566_120)])
+def test_parameter_counts_without_a_class_token(variant, count):
+    assert parameter_count(build(variant, num_classes=1000, pooling="mean"), 224) == count
+
+
+# Printed digits of big_vision's models, in millions: mean pooling, attention pooling.
+@pytest.mark.parametrize(
+    ("variant", "mean", "map_"),
+    [
+        ("Ti/16", "5.717", "6.162"),
+        ("S/16", "22.05", "23.82"),
+        ("M/16", "38.84", "41.99"),
+        ("B/16", "86.57", "93.65"),
+        ("L/16", "304.3", "316.9"),
+        ("So400m/14", "413.6", "428.8"),
+        ("H/14", "632.0", "651.7"),
+        ("g/14", "1012.6", "1037.9"),
+        ("G/14", "1844", "1883"),
+        ("e/14", "3807", "3875"),
+    ],
+)
+def test_parameter_counts_of_big_vision(variant, mean, map_):
+    for pooling, printed in (("mean", mean), ("map", map_)):
+        decimals = len(printed.partition(".")[2])
+        count = parameter_count(build(variant, num_classes=1000, pooling=pooling), 224)
+        assert f"{count / 1e6:.{decimals}f}" == printed, pooling
+
+
+@pytest.mark.parametrize(("representation_size", "count"), [(384, 22_122_472), (None, 21_974_632)])
+def test_parameter_counts_of_the_better_baseline(representation_size, count):
+    model = build("S/16", num_classes=1000, pooling="mean", posemb="sincos2d", representation_size=representation_size)
+    assert parameter_count(model, 224) == count
+
+
+def test_the_opt_sizes():
+    g, big_g = VARIANTS["g-opt"], VARIANTS["G-opt"]
+    assert (g.width, g.depth, g.mlp_dim, g.num_heads) == (1536, 40, 6144, 16)
+    assert (big_g.width, big_g.depth, big_g.mlp_dim, big_g.num_heads) == (1536, 48, 8192, 16)
+
+
+def reference(model, params, images):
+    """A second ViT, in float64 NumPy with loops over blocks and heads."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    encoder, heads = model.encoder, model.encoder.num_heads
+
+    def norm(x, p):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+    def attend(x_q, x_kv, p):
+        out = np.zeros_like(x_q) + p["out"]["bias"]
+        for h in range(heads):
+            q, k, v = (
+                x @ p[name]["kernel"][:, h] + p[name]["bias"][h]
+                for name, x in (("query", x_q), ("key", x_kv), ("value", x_kv))
+            )
+            logits = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            out += weights / weights.sum(-1, keepdims=True) @ v @ p["out"]["kernel"][h]
+        return out
+
+    def mlp(x, p):
+        x = x @ p["fc1"]["kernel"] + p["fc1"]["bias"]
+        x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return x @ p["fc2"]["kernel"] + p["fc2"]["bias"]
+
+    e = params["encoder"]
+    patch_h, patch_w = encoder.patch_size
+    batch, rows, columns = images.shape[0], images.shape[1] // patch_h, images.shape[2] // patch_w
+    patches = images.astype(np.float64).reshape(batch, rows, patch_h, columns, patch_w, 3).swapaxes(2, 3)
+    flat_kernel = e["embedding"]["kernel"].reshape(-1, encoder.width)
+    x = patches.reshape(batch, rows * columns, -1) @ flat_kernel + e["embedding"]["bias"]
+    if encoder.posemb == "learn":
+        x = x + e["pos_embedding"].reshape(-1, encoder.width)
+    else:
+        omega = 1e4 ** (-np.arange(encoder.width // 4) / (encoder.width // 4 - 1))
+        row, column = np.repeat(np.arange(rows), columns)[:, None], np.tile(np.arange(columns), rows)[:, None]
+        waves = (np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega))
+        x = x + np.concatenate(waves, axis=1)
+    if encoder.class_token:
+        cls = e["cls"] + (e["cls_pos_embedding"] if encoder.class_token_posemb else 0)
+        x = np.concatenate([np.repeat(cls, batch, axis=0), x], axis=1)
+    for i in range(encoder.depth):
+        p = e[f"block_{i:02d}"]
+        y = norm(x, p["norm1"])
+        x = x + attend(y, y, p["attention"])
+        x = x + mlp(norm(x, p["norm2"]), p["mlp"])
+    tokens = norm(x, e["norm"])
+    if model.pooling == "token":
+        x = tokens[:, 0]
+    elif model.pooling == "mean":
+        x = tokens[:, -rows * columns :].mean(1)
+    else:
+        x = attend(np.repeat(params["pool"]["probe"], batch, axis=0), tokens, params["pool"]["attention"])
+        x = (x + mlp(norm(x, params["pool"]["norm"]), params["pool"]["mlp"]))[:, 0]
+    if model.representation_size:
+        x = np.tanh(x @ params["pre_logits"]["kernel"] + params["pre_logits"]["bias"])
+    return {"tokens": tokens, "features": x, "logits": x @ params["head"]["kernel"] + params["head"]["bias"]}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ViT(tiny_encoder(), num_classes=5, representation_size=12),
+        ViT(tiny_encoder(class_token_posemb=False, patch_size=(2, 4)), num_classes=5, pooling="mean"),
+        ViT(tiny_encoder(class_token=False, class_token_posemb=False), num_classes=5, pooling="map"),
+        ViT(tiny_encoder(posemb="sincos2d", class_token=False, class_token_posemb=False), 5, pooling="mean"),
+    ],
+    ids=["token+pre_logits", "mean+class token", "map", "sincos2d"],
+)
+def test_forward_equals_an_independent_float64_one(model):
+    images = random_images(3, 8, 12, 3)
+    params = random_params(model, images)
+    expected = reference(model, params, images)
+    out = jax.jit(model.apply)({"params": params}, images)
+    assert set(out) == set(expected)
+    for name, value in out.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_names_of_the_parameters():
+    def names(**kwargs):
+        images = jnp.zeros((1, 16, 24, 3))
+        shapes = jax.eval_shape(build("mu/8", num_classes=3, **kwargs).init, jax.random.key(0), images)["params"]
+        return set(shapes), shapes["encoder"]
+
+    top, encoder = names(representation_size=7)
+    assert top == {"encoder", "pre_logits", "head"}
+    assert set(encoder) == {"embedding", "cls", "pos_embedding", "cls_pos_embedding", "block_00", "norm"}
+    assert encoder["embedding"]["kernel"].shape == (8, 8, 3, 32)
+    assert encoder["cls"].shape == encoder["cls_pos_embedding"].shape == (1, 1, 32)
+    assert encoder["pos_embedding"].shape == (2, 3, 32)
+    top, encoder = names(pooling="map", posemb="sincos2d")
+    assert top == {"encoder", "pool", "head"}
+    assert set(encoder) == {"embedding", "block_00", "norm"}
+    assert "cls_pos_embedding" not in names(class_token_posemb=False)[1]
+    assert "cls" in names(pooling="mean", class_token=True)[1]
+
+
+def test_blocks_are_numbered_with_two_digits():
+    shapes = jax.eval_shape(tiny_encoder(depth=11).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    assert [name for name in sorted(shapes) if "block" in name] == [f"block_{i:02d}" for i in range(11)]
+
+
+def test_initial_positions_class_token_and_head():
+    model = ViT(tiny_encoder(posemb_stddev=0.5, width=64, depth=0), num_classes=4, head_bias_init=-6.9)
+    images = random_images(2, 32, 32, 3)
+    out, variables = jax.jit(model.init_with_output)(jax.random.key(0), images)
+    encoder = variables["params"]["encoder"]
+    for name in ("pos_embedding", "cls_pos_embedding"):
+        np.testing.assert_allclose(encoder[name].std(), 0.5, rtol=0.25, err_msg=name)
+    assert not encoder["cls"].any()
+    np.testing.assert_array_equal(out["logits"], np.full((2, 4), -6.9, np.float32))
+
+
+def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
+    images = random_images(2, 8, 8, 3)
+    out, _ = jax.jit(ViT(tiny_encoder(depth=0), num_classes=4).init_with_output)(jax.random.key(0), images)
+    np.testing.assert_array_equal(out["logits"], np.zeros((2, 4)))
+    np.testing.assert_array_equal(out["features"], out["tokens"][:, 0])
+    assert out["features"].any()
+    headless = ViT(tiny_encoder(), num_classes=0)
+    out, variables = jax.eval_shape(headless.init_with_output, jax.random.key(0), images)
+    assert set(out) == {"tokens", "features"}
+    assert set(variables["params"]) == {"encoder"}
+
+
+@pytest.mark.parametrize("pooling", ["token", "mean", "map"])
+def test_half_precision_keeps_parameters_and_outputs_in_float32(pooling):
+    images = random_images(2, 16, 16, 3)
+    half = build("mu/8", num_classes=3, pooling=pooling, representation_size=8, dtype="bfloat16")
+    params = jax.eval_shape(half.init, jax.random.key(0), images)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    full = build("mu/8", num_classes=3, pooling=pooling, representation_size=8)
+    params = random_params(full, images)
+    out, expected = (jax.jit(model.apply)({"params": params}, images) for model in (half, full))
+    assert {name: str(value.dtype) for name, value in out.items()} == {
+        "tokens": "bfloat16",
+        "features": "float32",
+        "logits": "float32",
+    }
+    np.testing.assert_allclose(out["logits"], expected["logits"], atol=0.1)
+    assert np.abs(out["logits"] - expected["logits"]).max() > 0, "nothing was computed in bfloat16"
+
+
+def test_drop_path_rates_grow_linearly():
+    assert drop_path_rates(0.2, 5) == pytest.approx((0, 0.05, 0.1, 0.15, 0.2))
+    assert drop_path_rates(0.2, 1) == (0.0,)
+
+
+def block_outputs(encoder, params, images, train=False, rngs=None):
+    """The residual stream after every block."""
+
+    @jax.jit
+    def run(params, rngs):
+        is_block = lambda module, _: (module.name or "").startswith("block_")  # noqa: E731
+        options = {"train": train, "rngs": rngs, "capture_intermediates": is_block}
+        return encoder.apply({"params": params}, images, **options)[1]["intermediates"]
+
+    return [np.asarray(block["__call__"][0]) for _, block in sorted(run(params, rngs).items())]
+
+
+def test_each_block_drops_at_its_own_rate():
+    encoder = tiny_encoder(depth=3, drop_path_rate=0.5, class_token=False, class_token_posemb=False)
+    images = np.zeros((512, 4, 4, 3), np.float32)
+    params = jax.tree.map(np.zeros_like, random_params(encoder, images[:1]))
+    for i in range(3):  # every attention branch adds 1 to the residual stream, every MLP nothing
+        params[f"block_{i:02d}"]["attention"]["out"]["bias"] += 1
+    states = block_outputs(encoder, params, images, train=True, rngs={"drop_path": jax.random.key(0)})
+    stream = [np.zeros(512), *(state[:, 0, 0] for state in states)]
+    dropped = [(after == before).mean() for before, after in itertools.pairwise(stream)]
+    np.testing.assert_allclose(dropped, [0, 0.25, 0.5], atol=0.07)
+    assert dropped[0] == 0
+
+
+def test_dropout_follows_the_positions_and_is_off_outside_training():
+    encoder = tiny_encoder(depth=1, dropout_rate=0.25)
+    images = np.zeros((8, 8, 8, 3), np.float32)
+    params = jax.tree.map(np.zeros_like, random_params(encoder, images))
+    for name in ("cls", "cls_pos_embedding", "pos_embedding"):
+        params[name] += 0.5
+
+    (out,) = block_outputs(encoder, params, images)
+    np.testing.assert_array_equal(out[:, 0], 1.0)
+    np.testing.assert_array_equal(out[:, 1:], 0.5)
+    (out,) = block_outputs(encoder, params, images, train=True, rngs={"dropout": jax.random.key(0)})
+    for tokens in (out[:, 0], out[:, 1:]):
+        assert abs((tokens == 0).mean() - 0.25) < 0.15
+    assert set(np.unique(out[:, 1:])) == {0.0, np.float32(0.5 / 0.75)}
+
+
+def test_attention_weights_of_every_block_can_be_sown():
+    model = build("Ti/8", num_classes=2, sow_attention=True)
+    images = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
+    variables = {"params": jax.eval_shape(model.init, jax.random.key(0), images)["params"]}
+    _, state = jax.eval_shape(lambda v, x: model.apply(v, x, mutable="intermediates"), variables, images)
+    blocks = state["intermediates"]["encoder"]
+    assert len(blocks) == 12
+    for block in blocks.values():
+        (weights,) = block["attention"]["attention_weights"]
+        assert (weights.shape, weights.dtype) == ((2, 3, 7, 7), jnp.float32)
+
+
+def test_another_image_size_than_the_positions_is_a_user_error():
+    encoder = tiny_encoder()
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
+    with pytest.raises(UserError, match=r"3x2 .* 2x3.*init_from"):
+        jax.eval_shape(encoder.apply, variables, jnp.zeros((1, 12, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "patch"),
+    [
+        ("B/16", "B", 16),
+        ("b/32", "B", 32),
+        ("ti/8", "Ti", 8),
+        ("SO400M/14", "So400m", 14),
+        ("m/16", "M", 16),
+        ("MU/16", "mu", 16),
+        ("g/14", "g", 14),
+        ("G/14", "G", 14),
+        ("g-opt/14", "g-opt", 14),
+        ("G-opt/14", "G-opt", 14),
+    ],
+)
+def test_variant_names(name, variant, patch):
+    assert parse_variant(name) == (VARIANTS[variant], patch)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "what"),
+    [
+        ({"variant": "Bb/16"}, "'B/16'"),
+        ({"variant": "B16"}, "'B/16'"),
+        ({"variant": "B/0"}, "'B/16'"),
+        ({"variant": "B/²"}, "'B/16'"),
+        ({"variant": "G-OPT/14"}, "-opt/14"),
+        ({"dtype": "bf16"}, "'bfloat16'"),
+        ({"pooling": "gap"}, "mean"),
+        ({"posemb": "sincos"}, "'sincos2d'"),
+        ({"pooling": "token", "class_token": False}, "class token"),
+        ({"pooling": "mean", "class_token_posemb": True}, "class token"),
+        ({"posemb": "sincos2d", "class_token_posemb": True}, "learned positions"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate"),
+        ({"dropout_rate": -0.1}, "dropout_rate"),
+    ],
+)
+def test_wrong_values_are_user_errors(kwargs, what):
+    with pytest.raises(UserError, match=what):
+        build(**{"variant": "B/16", "num_classes": 10, **kwargs})
+
+
+def test_a_config_section_builds_a_model():
+    section = json.loads(json.dumps({"variant": "b/16", "num_classes": 10, "dtype": "bfloat16", "drop_path_rate": 0}))
+    model = naming.construct(naming.named_module("model", "vit").build, section, "config.model")
+    assert model == ViT.from_variant("B/16", num_classes=10, dtype="bfloat16")
+    with pytest.raises(UserError, match=r"config\.model\.num_class.*'num_classes'"):
+        naming.construct(build, {"variant": "b/16", "num_class": 10}, "config.model")
+    with pytest.raises(UserError, match=r"config\.model\.variant"):
+        naming.construct(build, {"num_classes": 10}, "config.model")
+
+
+def test_a_model_made_in_a_setup_owns_its_encoder():
+    class TwoTowers(nn.Module):
+        def setup(self):
+            self.image = build("mu/8", num_classes=0)
+
+        def __call__(self, images):
+            return self.image(images)["features"]
+
+    params = jax.eval_shape(TwoTowers().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    assert set(params) == {"image"}
+    assert set(params["image"]) == {"encoder"}

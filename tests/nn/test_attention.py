@@ -1,0 +1,155 @@
+"""The attention implementations against NumPy and each other, and the multi-head layer against Flax's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.errors import UserError
+from vit_jax.nn.attention import MultiHeadAttention, attention
+
+
+def inputs(dtype=np.float32, t=5, s=7, h=3, d=8):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, n, h, d)).astype(dtype) for n in (t, s, s))
+    bias = rng.normal(size=(1, h, t, s)).astype(np.float32)
+    mask = rng.random((2, 1, t, s)) < 0.7
+    mask[..., 0] = True
+    return q, k, v, bias, mask
+
+
+def reference(q, k, v, bias=None, mask=None):
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    logits = np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1])
+    logits = logits if bias is None else logits + bias
+    logits = logits if mask is None else np.where(mask, logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bhts,bshd->bthd", weights, v), weights
+
+
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+@pytest.mark.parametrize(("biased", "masked"), [(False, False), (True, False), (False, True), (True, True)])
+def test_paths_equal_numpy(implementation, biased, masked):
+    q, k, v, bias, mask = inputs()
+    extras = {"bias": bias if biased else None, "mask": mask if masked else None}
+    out = jax.jit(lambda q, k, v: attention(q, k, v, **extras, implementation=implementation))(q, k, v)
+    np.testing.assert_allclose(out, reference(q, k, v, **extras)[0], atol=1e-5)
+
+
+def test_weights_are_returned_in_float32():
+    q, k, v, bias, mask = inputs()
+    out, weights = attention(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), bias=bias, return_weights=True)
+    assert (out.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
+    expected = attention(q, k, v, bias=bias, mask=mask, return_weights=True)[1]
+    np.testing.assert_allclose(expected, reference(q, k, v, bias, mask)[1], atol=1e-6)
+    assert not np.asarray(expected)[~np.broadcast_to(mask, expected.shape)].any()
+
+
+def test_a_query_that_sees_nothing_is_not_nan():
+    q, k, v, _, mask = inputs()
+    mask[0, 0, 2] = False
+    for implementation in ("explicit", "xla"):
+        out = attention(q, k, v, mask=mask, implementation=implementation)
+        np.testing.assert_allclose(out[0, 2], v[0].mean(0), atol=1e-5)
+
+
+def test_dropout_drops_single_weights_and_rescales_the_rest():
+    t = 64
+    q = k = np.zeros((4, t, 2, t), np.float32)
+    v = np.broadcast_to(np.eye(t, dtype=np.float32)[None, :, None], q.shape)  # the output rows are the weights
+    out = np.asarray(attention(q, k, v, dropout_rate=0.25, dropout_rng=jax.random.key(0)))
+    kept = out != 0
+    assert abs(kept.mean() - 0.75) < 0.01
+    np.testing.assert_allclose(out[kept], 1 / t / 0.75, rtol=1e-5)
+    assert np.unique(kept.reshape(-1, t), axis=0).shape[0] > 500, "queries, heads and samples share no mask"
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"implementation": "flash"}, "flash"),
+        ({"implementation": "cudnn"}, "cudnn"),
+        ({"implementation": "xla", "return_weights": True}, "weights"),
+        ({"implementation": "xla", "dropout_rate": 0.1}, "drop"),
+        ({"implementation": "cudnn", "dropout_rate": 0.1}, "drop"),
+    ],
+)
+def test_impossible_wishes_are_user_errors(options, what):
+    q, k, v, *_ = inputs()
+    with pytest.raises(UserError, match=what):
+        attention(q, k, v, **options)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "width", "options", "expected"),
+    [
+        ("gpu", jnp.bfloat16, 64, {}, "cudnn"),
+        ("gpu", jnp.float16, 72, {}, "cudnn"),
+        ("gpu", jnp.float32, 64, {}, "xla"),
+        ("gpu", jnp.bfloat16, 12, {}, "xla"),
+        ("gpu", jnp.bfloat16, 136, {}, "xla"),
+        ("gpu", jnp.bfloat16, 64, {"bias": jnp.zeros((1, 1, 5, 7))}, "xla"),
+        ("gpu", jnp.bfloat16, 64, {"mask": jnp.ones((1, 1, 5, 7), bool)}, "xla"),
+        ("gpu", jnp.bfloat16, 64, {"return_weights": True}, None),
+        ("tpu", jnp.bfloat16, 64, {}, "xla"),
+        ("cpu", jnp.bfloat16, 64, {}, None),
+    ],
+)
+def test_auto_chooses_by_machine(monkeypatch, backend, dtype, width, options, expected):
+    chosen = []
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, *_, implementation, **__: chosen.append(implementation)
+    )
+    q, k, v, *_ = inputs(d=width)
+    attention(*(jnp.asarray(x, dtype) for x in (q, k, v)), **options)
+    assert chosen == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_layer_equals_flax(cross):
+    rng = np.random.default_rng(0)
+    x_q = rng.normal(size=(2, 5, 24)).astype(np.float32)
+    x_kv = rng.normal(size=(2, 7, 24)).astype(np.float32) if cross else x_q
+    ours = MultiHeadAttention(num_heads=3)
+    shapes = jax.eval_shape(lambda: ours.init(jax.random.key(0), x_q, x_kv, train=False))
+    variables = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    expected = nn.MultiHeadDotProductAttention(num_heads=3).apply(variables, x_q, x_kv)
+    out = ours.apply(variables, x_q, x_kv if cross else None, train=False)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_layer_initial_kernels_are_xavier_uniform_over_the_flattened_matrix():
+    width, heads = 48, 4
+    params = jax.jit(MultiHeadAttention(heads).init, static_argnames="train")(
+        jax.random.key(0), jnp.zeros((1, 2, width)), train=False
+    )["params"]
+    assert set(params) == {"query", "key", "value", "out"}
+    bound = np.sqrt(6 / (2 * width))
+    for name, projection in params.items():
+        shape = (heads, width // heads, width) if name == "out" else (width, heads, width // heads)
+        assert projection["kernel"].shape == shape
+        assert 0.97 * bound < np.abs(projection["kernel"]).max() <= bound
+        assert not projection["bias"].any()
+
+
+def test_layer_sows_weights_and_drops_only_in_training():
+    x = np.random.default_rng(0).normal(size=(2, 5, 24)).astype(np.float32)
+    layer = MultiHeadAttention(num_heads=3, dropout_rate=0.5, sow_weights=True)
+    variables = {"params": layer.init(jax.random.key(0), x, train=False)["params"]}
+    out, sown = layer.apply(variables, x, train=False, mutable="intermediates")
+    (weights,) = sown["intermediates"]["attention_weights"]
+    assert weights.shape == (2, 3, 5, 5)
+    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
+    runs = [layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 0, 1)]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert np.abs(runs[0] - runs[2]).max() > 1e-3
+    assert np.abs(runs[0] - out).max() > 1e-3
+
+
+def test_layer_refuses_a_width_that_the_heads_do_not_divide():
+    with pytest.raises(UserError, match=r"width of 24 .* 5 heads"):
+        MultiHeadAttention(num_heads=5).init(jax.random.key(0), jnp.zeros((1, 2, 24)), train=False)

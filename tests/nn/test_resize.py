@@ -1,0 +1,77 @@
+"""Bilinear resizing against SciPy and jax.image, and position embeddings."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from vit_jax.errors import UserError
+from vit_jax.nn.posemb import interpolate_posemb, sincos2d
+from vit_jax.nn.resize import linear_weights, resize_bilinear
+
+GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
+
+
+def grid_of(hw, width=3):
+    return np.random.default_rng(0).normal(size=(*hw, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_align_corners_is_scipy_zoom(old, new):
+    grid = grid_of(old)
+    expected = scipy.ndimage.zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
+    assert expected.shape == (*new, 3)
+    np.testing.assert_allclose(interpolate_posemb(grid, new), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_half_pixel_is_jax_image_resize(old, new):
+    grid = grid_of(old)
+    expected = jax.image.resize(grid, (*new, 3), "linear", antialias=False)
+    np.testing.assert_allclose(interpolate_posemb(grid, new, "half_pixel"), expected, atol=1e-5)
+
+
+def test_the_two_conventions_differ():
+    grid = grid_of((14, 14))
+    assert np.abs(interpolate_posemb(grid, (24, 24)) - interpolate_posemb(grid, (24, 24), "half_pixel")).max() > 0.3
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (5, 5), (4, 1), (1, 4)])
+def test_weights_sum_to_one(old, new, align_corners):
+    weights = linear_weights(old, new, align_corners)
+    assert weights.shape == (new, old)
+    np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
+    if old == new:
+        np.testing.assert_array_equal(weights, np.eye(old))
+
+
+def test_resizing_keeps_the_dtype_and_the_same_grid_is_untouched():
+    grid = grid_of((3, 5))
+    assert resize_bilinear(grid, (4, 4), align_corners=True).dtype == np.float32
+    np.testing.assert_array_equal(interpolate_posemb(grid, (3, 5)), grid)
+
+
+def test_an_unknown_convention_is_a_user_error():
+    with pytest.raises(UserError, match="half_pixel"):
+        interpolate_posemb(grid_of((2, 2)), (3, 3), "halfpixel")
+
+
+def test_sincos2d_golden_values():
+    table = sincos2d((2, 3), 8)
+    assert table.shape == (2, 3, 8)
+    assert table.dtype == np.float32
+    # Two frequencies, 1 and 1e-4; the column comes first.
+    np.testing.assert_allclose(table[1, 1], [0.84147, 1e-4, 0.54030, 1, 0.84147, 1e-4, 0.54030, 1], atol=1e-5)
+    np.testing.assert_allclose(table[0, 2], [0.90930, 2e-4, -0.41615, 1, 0, 0, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(table[1, 0], [0, 0, 1, 1, 0.84147, 1e-4, 0.54030, 1], atol=1e-5)
+    # Four frequencies: the denominator of the exponent is 4 - 1.
+    np.testing.assert_allclose(
+        sincos2d((1, 2), 16)[0, 1, :4], np.sin([1, 10 ** (-4 / 3), 10 ** (-8 / 3), 1e-4]), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("width", [4, 30])
+def test_sincos2d_refuses_widths_that_it_cannot_split(width):
+    with pytest.raises(UserError, match=str(width)):
+        sincos2d((2, 2), width)

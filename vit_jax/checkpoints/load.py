@@ -1,0 +1,96 @@
+"""`vit_jax.load`: a model with its parameters, labels and preprocessing from a path alone."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.errors import UserError
+from vit_jax.naming import construct, named_module
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model ready to use.
+
+    Args:
+        path: the step directory that it came from.
+        model: the Linen module; `model.apply({"params": params, **model_state}, x, train=False)` returns a dict.
+        params: nested dict of float32 arrays.
+        model_state: further collections (batch statistics); empty for a ViT.
+        labels: class names in the order of the logits.
+        preprocess: path, bytes or uint8 [H, W, 3] -> float32 [H, W, 3], exactly as in training's evaluation.
+        metadata: what the checkpoint says about itself, with the whole config of its run.
+    """
+
+    path: epath.Path
+    model: nn.Module
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    metadata: Mapping[str, Any]
+
+    def outputs(self, images: Float[Array, "B H W 3"]) -> dict[str, Array]:
+        """All outputs of the model by name, for preprocessed images."""
+        images = images if isinstance(images, jax.Array) else np.asarray(images)
+        if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
+            raise UserError(
+                f"The model takes a float batch of images [B, H, W, 3], not {images.dtype} {list(images.shape)}",
+                "Stack preprocessed images: np.stack([m.preprocess(path), ...])",
+            )
+        return self._apply(self.params, self.model_state, images)
+
+    def features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
+        """What the head sees, float32."""
+        return self._output("features", images)
+
+    def logits(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Class scores before softmax or sigmoid, float32."""
+        return self._output("logits", images)
+
+    def _output(self, name: str, images: Float[Array, "B H W 3"]) -> Array:
+        outputs = self.outputs(images)
+        if name not in outputs:
+            raise UserError(f"This model has no {name}", f"It gives {', '.join(sorted(outputs))}")
+        return outputs[name]
+
+    @functools.cached_property
+    def _apply(self) -> Callable[..., dict[str, Array]]:
+        return jax.jit(lambda params, state, x: self.model.apply({"params": params, **state}, x, train=False))
+
+
+def load(path: epath.PathLike, *, model: Callable[..., nn.Module] | None = None) -> Loaded:
+    """Loads a checkpoint of this project.
+
+    Args:
+        path: a workdir (its newest step) or a step directory `checkpoints/<step>`, local or on a remote file system.
+        model: builds the module from the stored keyword arguments, for models that live outside vit_jax.
+
+    Raises:
+        UserError: no checkpoint there, damaged, newer than this version, or of an unknown model.
+    """
+    step_path = find(path)
+    metadata = read_metadata(step_path)
+    spec = metadata["model"]
+    if spec is None:
+        raise UserError(f"{step_path} names no model to rebuild", "Read it with vit_jax.checkpoints.store.read_params")
+    build = model or named_module("model", spec["name"]).build
+    params, model_state = read_params(step_path, metadata["product"])
+    return Loaded(
+        path=step_path,
+        model=construct(build, spec["kwargs"], "metadata.model"),
+        params=params,
+        model_state=model_state,
+        labels=tuple(metadata["labels"]),
+        preprocess=Preprocess.from_json(metadata["preprocess"]),
+        metadata=metadata,
+    )

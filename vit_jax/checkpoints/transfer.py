@@ -1,0 +1,123 @@
+"""Carrying parameters over: from a checkpoint into a model that may differ in head, resolution or anything else."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from vit_jax.checkpoints.store import find, read_params
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+from vit_jax.nn.posemb import interpolate_posemb
+
+_HEAD = "head"
+_POSEMB = "pos_embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every parameter, as names like 'encoder/block_00/mlp/fc1/kernel'.
+
+    Args:
+        loaded: taken over as they are.
+        resized: position embeddings interpolated to another grid, as 'name (4, 4) -> (8, 8)'.
+        missing: in the model but not in the source: they keep their fresh values.
+        unused: in the source but not in the model.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"init_from {self.source}: {len(self.loaded)} parameters loaded"]
+        for verb in ("resized", "missing", "unused"):
+            names = getattr(self, verb)
+            # A whole missing tower is one line, not a hundred.
+            groups = Counter(n if verb == "resized" else "/".join(n.split("/")[:2]) for n in names)
+            listed = ", ".join(f"{g} ({c} arrays)" if c > 1 else g for g, c in groups.items())
+            lines.append(f"  {verb:8} {len(names):3}  {listed}".rstrip())
+        return "\n".join(lines)
+
+
+def init_from(
+    params: PyTree, sources: str | Mapping[str, str], method: str = "align_corners"
+) -> tuple[dict[str, np.ndarray], list[Report]]:
+    """Parameters for `params` out of checkpoints.
+
+    Args:
+        params: the fresh parameters, or their shapes.
+        sources: a checkpoint, for all that it has in common with the model except `head`; or `{subtree: source}`
+            with sources 'path' (its subtree of the same name) or 'path::subtree'.
+        method: how position embeddings are interpolated, see `vit_jax.nn.posemb.interpolate_posemb`.
+
+    Returns:
+        Flat name -> array for the parameters that were found, and a report for each source.
+
+    Raises:
+        UserError: not a checkpoint, nothing in common, or an array of another shape.
+    """
+    target = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    if isinstance(sources, str):
+        wanted = {n: s for n, s in target.items() if n.split("/")[0] != _HEAD}
+        found, report = _match(target, wanted, _flat_params(sources), sources, method, whole=True)
+        return found, [report]
+    found, reports = {}, []
+    for subtree, source in sources.items():
+        wanted = {n: s for n, s in target.items() if n == subtree or n.startswith(subtree + "/")}
+        if not wanted:
+            known = {n.split("/")[0] for n in target}
+            raise UserError(f"config.init_from fills {subtree!r}, which the model does not have", nearest(subtree, known))
+        path, _, inner = source.partition("::")
+        inner = inner or subtree
+        flat = {n.replace(inner, subtree, 1): v for n, v in _flat_params(path).items() if (n + "/").startswith(inner + "/")}
+        part, report = _match(wanted, wanted, flat, source, method, whole=False)
+        found |= part
+        reports.append(report)
+    return found, reports
+
+
+def _flat_params(path: str) -> dict[str, np.ndarray]:
+    params, _ = read_params(find(path))
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf)
+        for p, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def _match(
+    target: dict, wanted: dict, source: dict[str, np.ndarray], name: str, method: str, whole: bool
+) -> tuple[dict[str, np.ndarray], Report]:
+    found, resized = {}, []
+    for key, shape in wanted.items():
+        if key not in source:
+            continue
+        value = source[key]
+        if value.shape != shape and key.endswith("/" + _POSEMB) and value.ndim == len(shape) == 3 and value.shape[2] == shape[2]:
+            resized.append(f"{key} {value.shape[:2]} -> {shape[:2]}")
+            value = interpolate_posemb(value, shape[:2], method)
+        if value.shape != shape:
+            raise UserError(
+                f"{name} has {key} of shape {value.shape}, the model needs {shape}",
+                "Choose the model that was saved, or name the subtrees to load with config.init_from.SUBTREE",
+            )
+        found[key] = value
+    if not found:
+        raise UserError(f"{name} has no parameter in common with the model", "Check config.init_from and config.model")
+    names_resized = {r.split(" ")[0] for r in resized}
+    report = Report(
+        source=name,
+        loaded=tuple(k for k in found if k not in names_resized),
+        resized=tuple(resized),
+        missing=tuple(k for k in (target if whole else wanted) if k not in found),
+        unused=tuple(k for k in source if k not in found),
+    )
+    return found, report

@@ -1,0 +1,116 @@
+"""What an image file says about itself before anything is decoded: format, size, orientation, completeness.
+
+Sizes come from here so that a few bytes that announce a gigantic image are refused before memory is asked for, and
+completeness so that a file cut short is an error rather than a half grey picture.
+"""
+
+import zlib
+from typing import NamedTuple
+
+
+class Header(NamedTuple):
+    """Size in pixels as stored, and the EXIF orientation (1..8, 1 is upright) still to be applied to it."""
+
+    format: str
+    height: int
+    width: int
+    orientation: int
+
+
+def read_header(data: bytes) -> Header:
+    """Reads the header of a JPEG, PNG or WebP file.
+
+    Raises:
+        ValueError: with a reason that completes "the file ...", when it is another format or is damaged.
+    """
+    if data[:2] == b"\xff\xd8":
+        header = _jpeg(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        header = _png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        header = _webp(data)
+    else:
+        raise ValueError("is not a JPEG, PNG or WebP image" if data else "is empty")
+    if header.height < 1 or header.width < 1:
+        raise ValueError("has no size in its header")
+    return header
+
+
+def _jpeg(data: bytes) -> Header:
+    """Walks the marker segments (ITU T.81 annex B) up to the frame header."""
+    orientation, at = 1, 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
+        marker = data[at + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # stuffing, fill, and markers without a payload
+            at += 1
+            continue
+        if marker in (0xD9, 0xDA):
+            break
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(data[at + k : at + k + 2], "big") for k in (5, 7))
+            return Header("jpeg", height, width, orientation)
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[at + 10 : end])
+        at = end
+    raise ValueError("has no JPEG frame header")
+
+
+def _png(data: bytes) -> Header:
+    """Walks all chunks (PNG specification section 5), checking the sums of those that pixels depend on."""
+    height = width = 0
+    orientation, at = 1, 8
+    while True:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data):
+            raise ValueError("is cut short")
+        if kind[0] < 0x60 and zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            raise ValueError("is damaged: a checksum does not match")
+        if kind == b"IHDR":
+            width, height = (int.from_bytes(data[at + k : at + k + 4], "big") for k in (8, 12))
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data[at + 8 : end - 4])
+        elif kind == b"IEND":
+            return Header("png", height, width, orientation)
+        at = end
+
+
+def _webp(data: bytes) -> Header:
+    """Walks the RIFF chunks (RFC 9649)."""
+    if 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise ValueError("is cut short")
+    height = width = 0
+    orientation, at = 1, 12
+    while at + 8 <= len(data):
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = at + 8
+        if kind == b"VP8X":
+            size = [1 + int.from_bytes(data[body + k : body + k + 3], "little") for k in (4, 7)]
+        elif kind == b"VP8L":
+            bits = int.from_bytes(data[body + 1 : body + 5], "little")
+            size = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
+        elif kind == b"VP8 ":
+            size = [int.from_bytes(data[body + k : body + k + 2], "little") & 0x3FFF for k in (6, 8)]
+        else:
+            size = [0, 0]
+        width, height = max(width, size[0]), max(height, size[1])
+        if kind == b"EXIF":
+            orientation = _exif_orientation(data[body : body + length].removeprefix(b"Exif\0\0"))
+        at = body + length + length % 2
+    return Header("webp", height, width, orientation)
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """The orientation tag (0x0112) of an EXIF block, 1 where there is none."""
+    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    if order is None:
+        return 1
+    directory = int.from_bytes(tiff[4:8], order)
+    entries = int.from_bytes(tiff[directory : directory + 2], order)
+    first = directory + 2
+    for at in range(first, min(first + 12 * entries, len(tiff) - 11), 12):
+        if int.from_bytes(tiff[at : at + 2], order) == 0x0112:
+            value = int.from_bytes(tiff[at + 8 : at + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1

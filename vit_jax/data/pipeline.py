@@ -1,0 +1,306 @@
+"""Batches as a pure function of (seed, step) for training, and each example exactly once for evaluation.
+
+The order of rows is part of the promise: host i of n gets rows [i * B / n, (i + 1) * B / n) of the global batch, so
+what a row holds does not depend on the number of hosts, worker processes or threads, nor on where a run was resumed.
+"""
+
+import functools
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int, Shaped
+
+from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.source import Source
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+Batch = dict[str, Shaped[np.ndarray, "b *rest"]]
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+
+# More examples than any run sees, and exact in a float64, in which Grain counts batches.
+_ENDLESS = 2**50
+# So many bad images in a row mean that something else is wrong than a few images.
+_MAX_REPLACEMENTS = 100
+# index_shuffle walks cycles in a 16-bit block: below this size a table is faster (microseconds against milliseconds
+# for a handful of examples), above it a table wastes memory.
+_TABLE_UP_TO = 2**16
+
+
+class BatchIterator:
+    """Batches in order, prepared ahead. Close it, or use it in a `with`, to end the threads and processes behind it."""
+
+    def __init__(self, batches: grain.MapDataset, num_threads: int, num_workers: int = 0):
+        options = grain.ReadOptions(num_threads, prefetch_buffer_size=max(2, num_threads) if num_threads else 0)
+        iterable = batches.to_iter_dataset(options)
+        if num_workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which outside an absl app nobody has parsed.
+            options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+            iterable = iterable.mp_prefetch(options, worker_init_fn=_start_worker)
+        self._open = [iter(iterable)]
+        self._shared_memory = num_workers > 0
+        # Also closes what is forgotten: iterators that outlive the interpreter's modules fill stderr.
+        self._close = weakref.finalize(self, _close_and_forget, self._open)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            raise ValueError("these batches were closed")
+        batch = next(self._open[0])
+        # Workers hand over shared memory, which has to be given back before the process ends; a batch may live longer.
+        return {key: np.array(value) for key, value in batch.items()} if self._shared_memory else batch
+
+    def close(self) -> None:
+        """Ends it. Closing twice is fine."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _close_and_forget(iterators: list[grain.DatasetIterator]) -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+class TrainPipeline:
+    """Endless shuffled, augmented batches, indexed by step.
+
+    Every epoch is a new permutation of the source; batches run across the border between epochs. An example's
+    augmentation depends on the seed and on how many examples came before it, on nothing else.
+
+    Args:
+        source: where examples come from.
+        transform: called with the decoded example and a generator of its own.
+        batch_size: of the global batch.
+        seed: of order and augmentation, 0 or more.
+        num_threads: threads that prepare whole batches ahead, in each process; 0 prepares them in the caller.
+        num_workers: processes that do; 0 for none. Worth their start-up where one Python cannot keep up.
+        on_corrupt: "replace" an unreadable image by the next one of the epoch and count it in "corrupt", or "fail".
+
+    Raises:
+        UserError: for an empty source or a value out of its range. While reading: for an unreadable image with "fail",
+            or when one hundred in a row are unreadable.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        batch_size: int,
+        seed: int,
+        num_threads: int = 1,
+        num_workers: int = 0,
+        on_corrupt: str = "replace",
+    ):
+        if on_corrupt not in ("replace", "fail"):
+            raise UserError(f"There is no on_corrupt named {on_corrupt!r}", nearest(on_corrupt, ("replace", "fail")))
+        _check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
+        _check_whole(num_threads=(num_threads, 0), num_workers=(num_workers, 0))
+        _check_not_empty(source)
+        self.source = source
+        self.batch_size = batch_size
+        self._num_threads = num_threads
+        self._num_workers = num_workers
+        elements = _TrainElements(source, seed, replace=on_corrupt == "replace")
+        self._examples = grain.MapDataset.source(elements).random_map(transform, seed=_derived_seed(seed, 1))
+
+    def batch(self, step: int, slices: int = 1, index: int = 0) -> Batch:
+        """Slice `index` of `slices` of the batch of one step.
+
+        Returns:
+            "image" uint8 [B / slices, h, w, 3], "label" int32 [B / slices], "corrupt" int32 [B / slices] (1 where the
+            example stands in for one that could not be read), and whatever else source and transform supply.
+
+        Raises:
+            UserError: when the batch does not divide into `slices`.
+        """
+        return self._from(step, slices, index)[0]
+
+    def iterate(self, start_step: int = 0, slices: int = 1, index: int = 0) -> BatchIterator:
+        """`batch(start_step)`, `batch(start_step + 1)`, ... without end, prepared ahead. Close it after use."""
+        return BatchIterator(self._from(start_step, slices, index), self._num_threads, self._num_workers)
+
+    def _from(self, step: int, slices: int, index: int) -> grain.MapDataset:
+        _check_whole(step=(step, 0))
+        return _sliced(self._examples, self.batch_size, slices, index)[step:]
+
+
+class EvalPipeline:
+    """Each example exactly once, in the order of the source; every slice has the same number of batches.
+
+    Args:
+        source: where examples come from.
+        prepare: the preprocessing, or for augmented evaluation a transform, whose generator depends only on the seed
+            and the example's index.
+        batch_size: of the global batch. The last one is filled up by starting over, with "mask" 0.
+        seed: of the transform.
+        num_threads: threads that prepare whole batches ahead; 0 prepares them in the caller.
+
+    Raises:
+        UserError: for an empty source or a value out of its range. While reading: for any unreadable image, because
+            leaving one out would change the score.
+    """
+
+    def __init__(
+        self, source: Source, prepare: Preprocess | Transform, batch_size: int, seed: int = 0, num_threads: int = 1
+    ):
+        _check_whole(batch_size=(batch_size, 1), seed=(seed, 0), num_threads=(num_threads, 0))
+        _check_not_empty(source)
+        self.source = source
+        self.batch_size = batch_size
+        self._num_threads = num_threads
+        examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size))
+        if isinstance(prepare, Preprocess):
+            self._examples = examples.map(functools.partial(_preprocessed, prepare))
+        else:
+            self._examples = examples.random_map(prepare, seed=_derived_seed(seed, 1))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self.source) / self.batch_size)
+
+    def iterate(self, slices: int = 1, index: int = 0) -> BatchIterator:
+        """Slice `index` of `slices` of each batch. Close it after use.
+
+        Returns:
+            Batches of "image" uint8 [B / slices, h, w, 3], "label" int32, "mask" float32 (1 for an example, 0 for a
+            filler) and "index" int32 (of the example in the source), each [B / slices].
+
+        Raises:
+            UserError: when the batch does not divide into `slices`.
+        """
+        return BatchIterator(_sliced(self._examples, self.batch_size, slices, index), self._num_threads)
+
+
+class _TrainElements:
+    """The source as an endless sequence: element i is the example at position i % n of epoch i // n's permutation."""
+
+    def __init__(self, source: Source, seed: int, replace: bool):
+        self._source = source
+        self._seed = seed
+        self._replace = replace
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, element: int) -> dict[str, Any]:
+        n = len(self._source)
+        epoch, position = divmod(element, n)
+        for tried in range(min(n, _MAX_REPLACEMENTS)):
+            index = _shuffled((position + tried) % n, n, self._seed, epoch)
+            try:
+                return _read(self._source, index) | {"corrupt": int(tried > 0)}
+            except UnreadableImage as error:
+                if not self._replace:
+                    raise
+                last = error
+        raise UserError(f"{tried + 1} images in a row are unreadable. The last: {last.what}", last.what_to_do)
+
+
+class _EvalElements:
+    """The source in order, starting over after its end with mask 0, up to `length` elements."""
+
+    def __init__(self, source: Source, length: int):
+        self._source = source
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, element: int) -> dict[str, Any]:
+        repeat, index = divmod(element, len(self._source))
+        return _read(self._source, index) | {"mask": np.float32(repeat == 0), "index": index}
+
+
+def _read(source: Source, index: int) -> dict[str, Any]:
+    """One example with its image decoded and without its path."""
+    example = dict(source[index])
+    path = example.pop("path", None)
+    if not isinstance(example["image"], np.ndarray):
+        example["image"] = decode(example["image"], path or f"Example {index}")
+    return example
+
+
+def _preprocessed(preprocess: Preprocess, example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "image": preprocess.to_uint8(example["image"])}
+
+
+def _derived_seed(seed: int, *purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(n: int, seed: int, epoch: int) -> int | Int[np.ndarray, " n"]:
+    """What an epoch's permutation is computed from: a table for a small source, a seed for a large one."""
+    epoch_seed = _derived_seed(seed, 0, epoch)
+    if n > _TABLE_UP_TO:
+        return epoch_seed
+    # Raw Philox words, unlike Generator.permutation, are promised to stay the same in all versions of NumPy.
+    return np.argsort(np.random.Philox(epoch_seed).random_raw(n), kind="stable")
+
+
+def _shuffled(position: int, n: int, seed: int, epoch: int) -> int:
+    """The index of the example at one position of one epoch."""
+    order = _epoch_order(n, seed, epoch)
+    if isinstance(order, int):
+        return grain.experimental.index_shuffle(position, n - 1, order, 4)
+    return int(order[position])
+
+
+def _stacked(examples: Sequence[dict[str, Any]]) -> Batch:
+    """A batch of examples. Python's integers become int32."""
+    batch = {}
+    for key, first in examples[0].items():
+        values = [example[key] for example in examples]
+        batch[key] = np.array(values, np.int32) if isinstance(first, int) else np.stack(values)
+    return batch
+
+
+def _sliced(examples: grain.MapDataset, batch_size: int, slices: int, index: int) -> grain.MapDataset:
+    """Slice `index` of each global batch. Batched first and sliced then, the slices put together are the batch."""
+    if slices < 1 or batch_size % slices:
+        raise UserError(f"A batch of {batch_size} does not divide into {slices} slices", "Change batch_size")
+    if not 0 <= index < slices:
+        raise ValueError(f"slice {index} of {slices}")
+    return examples.batch(batch_size // slices, batch_fn=_stacked)[index::slices]
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    """Leaves it to the main process when to stop: it may still need batches before it saves on Ctrl-C or preemption."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _check_whole(**values: tuple[int, int]) -> None:
+    for name, (value, low) in values.items():
+        if not isinstance(value, int) or value < low:
+            raise UserError(f"{name}={value!r} is out of range", f"Give a whole number from {low} up")
+
+
+def _check_not_empty(source: Source) -> None:
+    if len(source) == 0:
+        raise UserError("The source has no examples", "Check the split and the path")

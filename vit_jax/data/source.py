@@ -1,0 +1,34 @@
+"""The contract of a data source."""
+
+from typing import Any, NotRequired, Protocol, TypedDict
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class Example(TypedDict):
+    """One example as a source gives it; sources of other tasks may add fields.
+
+    Attributes:
+        image: encoded bytes (JPEG, PNG or WebP), or an already decoded array [H, W, 3].
+        label: class index.
+        path: where the image came from, for error messages.
+    """
+
+    image: bytes | UInt8[np.ndarray, "h w 3"]
+    label: int
+    path: NotRequired[str]
+
+
+class Source(Protocol):
+    """A finite, indexable collection of examples.
+
+    It must be picklable (worker processes get a copy), safe to read from several threads, and it must give the same
+    example for the same index every time: that the batches are a pure function of seed and step rests on it.
+    """
+
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example | dict[str, Any]: ...

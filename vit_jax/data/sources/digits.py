@@ -1,0 +1,43 @@
+"""The 1797 handwritten digits (8x8, ten classes) that ship inside scikit-learn: real data with no download."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from vit_jax.data.sources.arrays import ArraySource
+from vit_jax.errors import UserError
+
+_TEST_EVERY = 5
+
+
+def build(split: str, classes: Sequence[int] | None = None, per_class: int | None = None) -> ArraySource:
+    """The digits as uint8 [N, 8, 8, 3]; every fifth image of each class is the test split.
+
+    Args:
+        split: "train" (1442 images) or "test" (355).
+        classes: digits to keep, all by default. Labels count from 0 in the order given.
+        per_class: keep only the first so many images of each class.
+
+    Raises:
+        UserError: for another split, a class that is no digit or given twice, or `per_class` below 1.
+    """
+    if split not in ("train", "test"):
+        raise UserError(f"The digits have no split {split!r}", "Use 'train' or 'test'")
+    kept = tuple(range(10)) if classes is None else tuple(classes)
+    if not kept or len(set(kept)) != len(kept) or not set(kept) <= set(range(10)):
+        raise UserError(f"classes={list(kept)} is not a choice of digits", "Give different digits from 0 to 9")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"per_class={per_class} leaves no images", "Give 1 or more, or None for all")
+    digits = load_digits()
+    rows, labels = [], []
+    for label, digit in enumerate(kept):
+        of_class = np.flatnonzero(digits.target == digit)
+        is_test = np.arange(len(of_class)) % _TEST_EVERY == _TEST_EVERY - 1
+        chosen = of_class[is_test == (split == "test")][:per_class]
+        rows.append(chosen)
+        labels.append(np.full(len(chosen), label))
+    # The file counts ink in 0..16.
+    grey = np.rint(digits.images[np.concatenate(rows)] * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    return ArraySource(images, np.concatenate(labels), [str(digit) for digit in kept])

@@ -1,0 +1,91 @@
+"""Augmentation for supervised image classification: crop, rotate, shift, flip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data import geometry
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+_CROPS = ("inception", "none")
+_BORDERS = ("replicate", "constant")
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """One random view of one image; see `build` for the fields."""
+
+    image_size: tuple[int, int]
+    crop: str
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    rotate: float
+    shift: float
+    flip: bool
+    border: str
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
+        image = example["image"]
+        if self.crop == "inception":
+            top, left, height, width = geometry.inception_crop_box(*image.shape[:2], rng, self.area, self.aspect)
+            image = image[top : top + height, left : left + width]
+        # The same draws whatever is switched on, so that switching rotation on leaves the flips as they were.
+        of_flip, of_angle, of_down, of_right = rng.random(4).tolist()
+        mirror = self.flip and of_flip < 0.5
+        if self.rotate or self.shift:
+            image = geometry.rotate_shift(
+                image,
+                self.rotate * (2 * of_angle - 1),
+                (self.shift * (2 * of_down - 1), self.shift * (2 * of_right - 1)),
+                size=self.image_size,
+                mirror=mirror,
+                border=self.border,
+            )
+        else:
+            image = geometry.resize(image, self.image_size)
+            image = geometry.flip(image) if mirror else image
+        return {**example, "image": image}
+
+
+def build(
+    image_size: int | Sequence[int],
+    crop: str = "inception",
+    area: Sequence[float] = (0.05, 1.0),
+    aspect: Sequence[float] = (3 / 4, 4 / 3),
+    rotate: float = 0.0,
+    shift: float = 0.0,
+    flip: bool = True,
+    border: str = "replicate",
+) -> Supervised:
+    """The transform of the supervised recipes.
+
+    Args:
+        image_size: (height, width) of the view, or one number for a square.
+        crop: "inception" takes a random part of the image, "none" squashes the whole of it.
+        area: bounds on the crop's share of the image's pixels.
+        aspect: bounds on the crop's width / height.
+        rotate: up to so many degrees either way, uniformly.
+        shift: up to this fraction of the view's height and width, uniformly.
+        flip: whether to mirror half of the views.
+        border: what rotation and shift bring in from outside the crop: "replicate" the edge or "constant" black.
+
+    Raises:
+        UserError: for a value out of its range.
+    """
+    for name, value, known in (("crop", crop, _CROPS), ("border", border, _BORDERS)):
+        if value not in known:
+            raise UserError(f"There is no {name} named {value!r}", nearest(value, known))
+    area, aspect = tuple(area), tuple(aspect)
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(f"area={area} is not a range of shares", "Give two numbers with 0 < low <= high <= 1")
+    if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1]:
+        raise UserError(f"aspect={aspect} is not a range of ratios", "Give two numbers with 0 < low <= high")
+    if not 0 <= rotate <= 180:
+        raise UserError(f"rotate={rotate} is not an angle", "Give degrees from 0 to 180")
+    if not 0 <= shift < 1:
+        raise UserError(f"shift={shift} is not a fraction", "Give a number from 0 to below 1")
+    return Supervised(geometry.size_pair(image_size), crop, area, aspect, float(rotate), float(shift), flip, border)

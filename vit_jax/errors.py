@@ -1,0 +1,23 @@
+"""The one exception that is meant for people."""
+
+
+class UserError(Exception):
+    """Something the caller can put right: what is wrong and what to do about it.
+
+    It is raised where the fault is known, by checking before calling. The command line prints it as one
+    sentence and exits with status 2; from Python it is an ordinary exception. Everything else is a bug and
+    keeps its traceback.
+
+    Args:
+        what: what is wrong, naming the file, key or value.
+        what_to_do: the next thing to try.
+    """
+
+    def __init__(self, what: str, what_to_do: str = ""):
+        super().__init__(what, what_to_do)
+        self.what = what
+        self.what_to_do = what_to_do
+
+    def __str__(self) -> str:
+        what = self.what.rstrip(". ")
+        return f"{what}. {self.what_to_do.rstrip('. ')}." if self.what_to_do else f"{what}."

@@ -1,0 +1,90 @@
+"""From names and plain values in a config to modules and calls, with the nearest right name in every error."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from vit_jax.errors import UserError
+
+# Only these packages are importable by name: a config or a checkpoint is data and must not name arbitrary code.
+_ROOMS = {
+    "model": "vit_jax.models",
+    "task": "vit_jax.tasks",
+    "source": "vit_jax.data.sources",
+    "transform": "vit_jax.data.transforms",
+    "evaluator": "vit_jax.evaluators",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest of `known` to `name`, or all of them when nothing is close."""
+    known = sorted(str(k) for k in known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known) or 'none'}"
+
+
+def named_module(kind: str, name: Any) -> ModuleType:
+    """Imports the module that a config names, e.g. `named_module('model', 'vit')` is `vit_jax.models.vit`.
+
+    Raises:
+        UserError: when the name is not `[a-z0-9_]+` or no such module exists.
+    """
+    package = importlib.import_module(_ROOMS[kind])
+    known = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name) or name not in known:
+        raise UserError(f"There is no {kind} named {name!r}", nearest(name, known))
+    module = importlib.import_module(f"{_ROOMS[kind]}.{name}")
+    if not hasattr(module, "build"):
+        raise UserError(f"{name!r} is not a {kind}: it has no build function", nearest(name, set(known) - {name}))
+    return module
+
+
+def construct(function: Callable, values: Mapping[str, Any], where: str, **given: Any) -> Any:
+    """Calls `function(**given, **values)`, refusing keys that it does not take and keys that it misses.
+
+    Args:
+        function: a class or function whose signature says which keys exist.
+        values: the keys of one config section.
+        where: the section's name, for the error ('config.optim').
+        given: arguments that the code supplies and a config must not.
+
+    Raises:
+        UserError: names the unread key and the nearest right one, or the key that is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    known = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - set(given)
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in values:
+            if key not in known:
+                raise UserError(f"Nobody reads the key '{where}.{key}'", nearest(key, known))
+    for key in known - set(values):
+        if parameters[key].default is inspect.Parameter.empty:
+            raise UserError(f"The key '{where}.{key}' is missing", f"Set it in the config or with --{where}.{key}=VALUE")
+    return function(**given, **values)
+
+
+def build_named(kind: str, section: Mapping[str, Any], where: str, **given: Any) -> Any:
+    """Calls `build` of the module that `section["name"]` names with the section's other keys.
+
+    Args:
+        kind: 'model', 'task', 'source', 'transform' or 'evaluator'.
+        section: a config section with a `name`.
+        where: the section's name, for errors.
+        given: arguments that the code supplies; a config must not.
+    """
+    values = dict(section)
+    if "name" not in values:
+        raise UserError(f"The key '{where}.name' is missing", f"Name the {kind} that it should build")
+    module = named_module(kind, values.pop("name"))
+    return construct(module.build, values, where, **given)
+
+
+def build_model(section: Mapping[str, Any], **given: Any) -> tuple[Any, dict[str, Any]]:
+    """A model from its config section, and the plain description that rebuilds it from a checkpoint."""
+    kwargs = {k: v for k, v in section.items() if k != "name"}
+    return build_named("model", section, "config.model", **given), {"name": section["name"], "kwargs": kwargs | given}

@@ -1,0 +1,60 @@
+"""Two-dimensional position embeddings: fixed sine-cosine tables, and resizing of learned ones."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+from vit_jax.nn.resize import resize_bilinear
+
+_ALIGN_CORNERS = {"align_corners": True, "half_pixel": False}
+
+
+def sincos2d(grid_hw: tuple[int, int], width: int, temperature: float = 1e4) -> Float[np.ndarray, "gh gw width"]:
+    """Fixed 2-D sine-cosine position embedding in the dialect of big_vision's ViT ("Better plain ViT baselines").
+
+    A token at (row y, column x) gets [sin(x w), cos(x w), sin(y w), cos(y w)]: the column comes first, and
+    w_k = temperature ** (-k / (width/4 - 1)), so that the last frequency is exactly 1 / temperature.
+
+    Args:
+        grid_hw: rows and columns of patches.
+        width: embedding width, a multiple of 4 and at least 8.
+        temperature: ratio of the largest to the smallest frequency.
+
+    Returns:
+        float32 table.
+
+    Raises:
+        UserError: when the width cannot be split into four equal parts of at least two frequencies.
+    """
+    if width % 4 or width < 8:
+        raise UserError(f"2-D sine-cosine positions cannot have width {width}", "Use a multiple of 4, at least 8")
+    omega = temperature ** -np.linspace(0.0, 1.0, width // 4)
+    y, x = (coordinate[..., None] * omega for coordinate in np.meshgrid(*map(np.arange, grid_hw), indexing="ij"))
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
+
+
+def interpolate_posemb(
+    posemb: Float[np.ndarray, "gh gw width"],
+    new_hw: tuple[int, int],
+    method: Literal["align_corners", "half_pixel"] = "align_corners",
+) -> Float[np.ndarray, "new_gh new_gw width"]:
+    """Resizes a learned grid of positions to another grid, e.g. to fine-tune at a higher resolution (ViT, section 3.2).
+
+    Args:
+        posemb: positions of the patches only; a class token has no place in a grid.
+        new_hw: rows and columns of the new grid; neither grid needs to be square.
+        method: "align_corners" is what the original ViT code and big_vision do (`scipy.ndimage.zoom`, order 1);
+            "half_pixel" is the convention of image resizing (timm, FlexiViT). They differ visibly: use the one with
+            which the checkpoint is meant to be read.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    if method not in _ALIGN_CORNERS:
+        raise UserError(f"There is no way '{method}' to resize position embeddings", nearest(method, _ALIGN_CORNERS))
+    if posemb.shape[:2] == tuple(new_hw):
+        return posemb
+    return resize_bilinear(posemb, new_hw, align_corners=_ALIGN_CORNERS[method])

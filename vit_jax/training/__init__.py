@@ -1,0 +1,1 @@
+"""From a config to a trained checkpoint: configuration, optimizers, sharding, metrics and the one loop."""

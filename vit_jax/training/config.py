@@ -1,0 +1,219 @@
+"""Run configuration: the top-level keys, loading a config file, and comparing two runs' configs."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vit_jax.errors import UserError
+from vit_jax.naming import construct, nearest
+
+# A run may be started again in its workdir with other values for these: they change what is logged and saved,
+# for how long the run goes on and how fast, not what a step computes.
+_MAY_DIFFER = ("steps", "stop_at", "log_every", "eval_every", "checkpoint", "data.num_threads", "data.num_workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The top level of a config. Sections are plain dicts: their keys go to the constructors that they configure.
+
+    Args:
+        seed: every random choice of the run is folded from it.
+        steps: length of the run in optimizer steps; schedules are laid out over it.
+        batch_size: global batch size in examples.
+        task: `name` of a module in `vit_jax.tasks`, and its arguments.
+        model: `name` of a module in `vit_jax.models`, and its arguments.
+        data: sources, transforms and preprocessing, see `vit_jax.training.inputs`.
+        optim: optimizer, schedule and frozen parameters, see `vit_jax.training.optim`.
+        stop_at: stop (and save) after this step although the schedule goes on, for queues with a time limit.
+        microbatch: examples that go through the model at a time; gradients accumulate. None: the whole batch.
+        ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses.
+        evals: evaluators by the name under which their metrics are logged.
+        eval_every: steps between evaluations; None: only at the end.
+        log_every: steps between lines of metrics.
+        checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min').
+        init_from: a checkpoint path, or `{subtree: path}`, from which parameters are taken before the first step.
+        mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
+    """
+
+    seed: int
+    steps: int
+    batch_size: int
+    task: dict[str, Any]
+    data: dict[str, Any]
+    optim: dict[str, Any]
+    model: dict[str, Any] | None = None
+    stop_at: int | None = None
+    microbatch: int | None = None
+    ema_decay: float | None = None
+    evals: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eval_every: int | None = None
+    log_every: int = 50
+    checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: str | dict[str, str] | None = None
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for key in ("steps", "batch_size", "log_every"):
+            _positive(key, getattr(self, key))
+        for key in ("stop_at", "microbatch", "eval_every"):
+            if getattr(self, key) is not None:
+                _positive(key, getattr(self, key))
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise UserError(f"config.ema_decay is {self.ema_decay}", "It must lie in [0, 1), usually 0.999 or more")
+
+
+def _positive(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"config.{key} is {value!r}", "It must be a whole number of at least 1")
+
+
+def run_config(values: Mapping[str, Any]) -> RunConfig:
+    """Checks the top-level keys of a plain config dict."""
+    config = construct(RunConfig, values, "config")
+    for field in dataclasses.fields(RunConfig):
+        section = getattr(config, field.name)
+        if str(field.type).startswith("dict") and not isinstance(section, dict):
+            raise UserError(f"config.{field.name} is {section!r}", "It must be a section with keys of its own")
+    return config
+
+
+def load_config(spec: str) -> dict[str, Any]:
+    """Runs `get_config` of a config file and returns plain dicts.
+
+    Args:
+        spec: a path or the name of a shipped config, with an optional argument after a colon:
+            `configs/digits.py`, `digits`, `digits:smoke`, `my/config.py:variant=b/16,res=384`.
+    """
+    name, _, argument = spec.partition(":")
+    path = _config_path(name)
+    module_spec = importlib.util.spec_from_file_location(f"vit_jax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    dont_write, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = dont_write
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no function get_config(arg)", "Start from one of the shipped configs")
+    config = module.get_config(argument)
+    return plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Names and files of the configs that come with the package."""
+    spec = importlib.util.find_spec("vit_jax.configs")
+    # Without an installation (a clone on PYTHONPATH) they lie beside the package.
+    folder = Path(spec.origin).parent if spec and spec.origin else Path(__file__).parents[2] / "configs"
+    return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
+
+
+def _config_path(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_configs()
+    stem = name.removeprefix("configs/").removesuffix(".py")
+    if stem in shipped:
+        return shipped[stem]
+    raise UserError(f"There is no config file {name!r}, and no shipped config of that name", nearest(stem, shipped))
+
+
+def parse_arg(argument: str, **defaults: Any) -> ml_collections.ConfigDict:
+    """The typed argument string of a config: `parse_arg("res=384,smoke", res=224, smoke=False)`.
+
+    Args:
+        argument: comma-separated `key=value`; a bare `key` means true.
+        defaults: every known key with its default, whose type the value must have.
+    """
+    values = ml_collections.ConfigDict(defaults)
+    for item in filter(None, (part.strip() for part in argument.split(","))):
+        key, equals, text = item.partition("=")
+        if key not in defaults:
+            raise UserError(f"The config takes no argument {key!r}", nearest(key, defaults))
+        values[key] = parse_value(text if equals else "true", defaults[key], f"config argument {key}")
+    return values
+
+
+def parse_value(text: str, current: Any, where: str) -> Any:
+    """`text` as a value of the type of `current` (any Python literal, or else a string, where that is None)."""
+    if isinstance(current, str):
+        return text
+    lowered = {"true": True, "false": False, "none": None, "null": None}
+    try:
+        value = lowered[text.lower()] if text.lower() in lowered else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(current, (list, tuple)) and not isinstance(value, (tuple, str)) and value is not None:
+        value = (value,)
+    kind = tuple if isinstance(current, list) else type(current)
+    if current is not None and value is not None and not isinstance(value, kind) or (
+        isinstance(current, int) and isinstance(value, bool) is not isinstance(current, bool) and value is not None
+    ):
+        raise UserError(f"{where} is {text!r}", f"It must be {_KINDS.get(kind, kind.__name__)}, for example {current!r}")
+    return value
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple", dict: "a section"}
+
+
+def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """`config` with dotted keys replaced: `{"optim.learning_rate": "3e-4"}`; keys of a section may be new."""
+    config = json.loads(json.dumps(config))  # a deep copy of plain values
+    for dotted, text in overrides.items():
+        *parents, key = dotted.split(".")
+        section, seen = config, "config"
+        for parent in parents:
+            if isinstance(section, dict) and parent in section and section[parent] is None:
+                section[parent] = {}
+            if not isinstance(section, dict) or parent not in section:
+                raise UserError(f"{seen} has no section {parent!r}", nearest(parent, section if isinstance(section, dict) else ()))
+            section, seen = section[parent], f"{seen}.{parent}"
+        if not isinstance(section, dict):
+            raise UserError(f"{seen} is a value, not a section", f"Set --{seen}=VALUE itself")
+        current = section.get(key)
+        if isinstance(current, dict) and text.lower() not in ("none", "null"):
+            raise UserError(f"{seen}.{key} is a section", f"Set one of its keys: {', '.join(sorted(current))}")
+        section[key] = parse_value(text, current, f"{seen}.{key}")
+    return plain(config)
+
+
+def plain(value: Any) -> Any:
+    """Config values as JSON knows them: dicts, lists, numbers, strings, None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(f"The config holds {value!r}", "Only numbers, strings, lists and sections can be stored")
+
+
+def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Keys whose value differs between two plain configs, without those that a resumed run may change."""
+    a, b = flatten(ours), flatten(stored)
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k, _ABSENT) != b.get(k, _ABSENT))
+    return [k for k in keys if not any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER)]
+
+
+_ABSENT = object()
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one dict with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

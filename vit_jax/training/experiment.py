@@ -1,0 +1,99 @@
+"""From a config to everything that the loop needs."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.errors import UserError
+from vit_jax.evaluators import Evaluator
+from vit_jax.naming import build_named
+from vit_jax.tasks import Batch, DataInfo, Task
+from vit_jax.training.config import RunConfig, run_config
+from vit_jax.training.evaluation import build_evaluators
+from vit_jax.training.inputs import build_inputs
+from vit_jax.training.step import Prepare
+
+
+class Pipeline(Protocol):
+    """Batches by step, see `vit_jax.data.pipeline.TrainPipeline`."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]: ...
+
+    def iterate(self, start_step: int, slices: int = 1, index: int = 0) -> Iterator[dict[str, np.ndarray]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What one run consists of; a task outside of vit_jax builds it by hand and hands it to the same loop.
+
+    Args:
+        config: the run's settings.
+        values: the same as plain values, as they are stored.
+        task: the objective.
+        pipeline: training batches.
+        prepare: runs on the device on whole batches before the loss: normalising, later mixing.
+        prepare_eval: the same for evaluation, without randomness.
+        evaluators: by the name under which they log.
+        metadata: what a checkpoint must carry beside config and model: preprocessing, labels, image size.
+    """
+
+    config: RunConfig
+    values: Mapping[str, Any]
+    task: Task
+    pipeline: Pipeline
+    prepare: Prepare = lambda batch, rng: batch
+    prepare_eval: Any = lambda batch: batch
+    evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: {"preprocess": None, "labels": [], "image_size": None}
+    )
+
+
+def build_experiment(values: Mapping[str, Any]) -> Experiment:
+    """Builds and checks every part of a plain config; touches no device and no workdir."""
+    config = run_config(values)
+    inputs = build_inputs(config.data)
+    source = inputs.train_source()
+    data = DataInfo(inputs.image_size, tuple(source.label_names))
+    task = build_named("task", config.task, "config.task", model=config.model, data=data)
+    evaluators = build_evaluators(config.evals, inputs, config.batch_size)
+    check_labels(data.label_names, evaluators)
+    preprocess = inputs.preprocessing
+    return Experiment(
+        config=config,
+        values=values,
+        task=task,
+        pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
+        prepare=lambda batch, rng: normalize_images(batch, preprocess),
+        prepare_eval=lambda batch: normalize_images(batch, preprocess),
+        evaluators=evaluators,
+        metadata={
+            "preprocess": preprocess.to_json(),
+            "labels": list(data.label_names),
+            "image_size": list(data.image_size),
+        },
+    )
+
+
+def normalize_images(batch: Batch, preprocess: Preprocess) -> Batch:
+    """uint8 images as the host sends them to the float32 images that a model takes."""
+    return {**batch, "image": preprocess.normalize(batch["image"])}
+
+
+def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluator]) -> None:
+    """A classifier is evaluated on its own classes; the others would be counted as errors in silence."""
+    for name, evaluator in evaluators.items():
+        if "logits" not in evaluator.needs:
+            continue
+        theirs = tuple(evaluator.pipeline.source.label_names)
+        if theirs != label_names:
+            stray = sorted(set(theirs) ^ set(label_names))
+            differ = f"they differ in {stray[0]!r}" if stray else "in another order"
+            raise UserError(
+                f"The model has {len(label_names)} classes and config.evals.{name} has {len(theirs)}: {differ}",
+                "Give both the same classes",
+            )

@@ -1,0 +1,86 @@
+"""From the `data` section of a config to pipelines: where train and evaluate get their batches."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.source import Source
+from vit_jax.errors import UserError
+from vit_jax.naming import build_named, construct
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The `data` section.
+
+    Args:
+        image_size: [height, width] in pixels of what the model sees; a single number means a square.
+        train: the training source, `name` of a module in `vit_jax.data.sources` and its arguments.
+        transform: the training augmentation, `name` of a module in `vit_jax.data.transforms` and its arguments.
+        eval: the evaluation source; None for a run without one.
+        preprocess: resizing and pixel statistics, see `vit_jax.data.preprocess.Preprocess`.
+        eval_batch_size: None for the batch size of training.
+        num_threads: threads that read and decode.
+        num_workers: processes that read and decode, each with that many threads; 0 for this process alone.
+        on_corrupt: 'replace' or 'fail' on an unreadable training image.
+    """
+
+    image_size: tuple[int, int]
+    train: Mapping[str, Any]
+    transform: Mapping[str, Any]
+    eval: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    eval_batch_size: int | None = None
+    num_threads: int = 2
+    num_workers: int = 0
+    on_corrupt: str = "replace"
+
+    @property
+    def preprocessing(self) -> Preprocess:
+        return construct(Preprocess, self.preprocess, "config.data.preprocess", image_size=self.image_size)
+
+    def train_source(self) -> Source:
+        return build_named("source", self.train, "config.data.train")
+
+    def train_pipeline(self, source: Source, batch_size: int, seed: int) -> TrainPipeline:
+        transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
+        return TrainPipeline(
+            source, transform, batch_size=batch_size, seed=seed, num_threads=self.num_threads,
+            num_workers=self.num_workers, on_corrupt=self.on_corrupt,
+        )  # fmt: skip
+
+    def eval_pipeline(
+        self,
+        batch_size: int,
+        where: str,
+        source: Mapping[str, Any] | None = None,
+        transform: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> EvalPipeline:
+        """A pipeline that gives every example once.
+
+        Args:
+            where: the section that asks for it, for errors.
+            source: another source than `data.eval`.
+            transform: an augmentation instead of plain preprocessing, drawn from `seed` and the example's index.
+        """
+        if source is None and self.eval is None:
+            raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
+        source = build_named("source", source or self.eval, f"{where}.source" if source else "config.data.eval")
+        if transform is not None:
+            transform = build_named("transform", transform, f"{where}.transform", image_size=self.image_size)
+        return EvalPipeline(
+            source, transform or self.preprocessing, batch_size=self.eval_batch_size or batch_size, seed=seed,
+            num_threads=self.num_threads,
+        )  # fmt: skip
+
+
+def build_inputs(section: Mapping[str, Any]) -> Inputs:
+    """Checks the `data` section of a config."""
+    size = section.get("image_size")
+    size = (size, size) if isinstance(size, int) else tuple(size or ())
+    if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+        raise UserError(f"config.data.image_size is {section.get('image_size')!r}", "Give [height, width] in pixels")
+    return construct(Inputs, {**section, "image_size": size}, "config.data")

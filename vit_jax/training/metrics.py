@@ -1,0 +1,142 @@
+"""Where numbers go: metrics.jsonl, TensorBoard events and the terminal."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jaxtyping import PyTree
+from tqdm import tqdm
+
+
+class Writer:
+    """Appends one JSON object a line to `metrics.jsonl` and mirrors it to TensorBoard.
+
+    Args:
+        workdir: where `metrics.jsonl` and `tensorboard/` are.
+        step: the step that the run starts from; lines after it, left by an interrupted run, are dropped.
+        active: False on all processes but one.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int, active: bool = True):
+        self._active = active
+        if not active:
+            return
+        from tensorboardX import SummaryWriter  # 0.3 s to import
+
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+            partial = workdir / "metrics.jsonl.partial"
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            partial.replace(self._path)
+        else:
+            self._path.write_text("")
+        self._file = open(self._path, "a", buffering=1) if os.path.exists(os.fspath(self._path)) else None
+        self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, flush_secs=30)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if not self._active:
+            return
+        line = json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}) + "\n"
+        if self._file:
+            self._file.write(line)
+        else:  # a remote file system without append
+            self._path.write_text(self._path.read_text() + line)
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._active:
+            self._board.close()
+            if self._file:
+                self._file.close()
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+    rows = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def round_off(value: float) -> float:
+    """Seven significant digits: what float32 holds, without its binary tail."""
+    return float(f"{float(value):.7g}")
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere (a log file, a notebook's output, CI)."""
+
+    def __init__(self, start: int, total: int, active: bool = True):
+        self._start, self._total, self._began = start, total, time.perf_counter()
+        self._active, self._bar = active, None
+        if active and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, leave=True)
+
+    def step(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def line(self, step: int, scalars: Mapping[str, float]) -> None:
+        if not self._active:
+            return
+        text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in scalars.items())
+        if self._bar is not None:
+            self._bar.write(f"step {step}/{self._total}  {text}", file=sys.stderr)
+            return
+        done = max(step - self._start, 1)
+        left = (time.perf_counter() - self._began) / done * (self._total - step)
+        print(f"step {step}/{self._total}  {text}  left {left:.0f}s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Throughput:
+    """Images per second and the share of time lost to waiting for data, between two lines of the log."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Counts from here on."""
+        self._step, self._waited, self._began = step, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self, running: PyTree[jax.Array]) -> Iterator[None]:
+        """Around the fetching of a batch while the device computes `running`.
+
+        It counts as waiting if the device ran out of work meanwhile: an upper bound, since the device was busy for a
+        part of it.
+        """
+        began = time.perf_counter()
+        yield
+        if all(leaf.is_ready() for leaf in jax.tree.leaves(running)):
+            self._waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around evaluation and saving, which do not count."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
+
+    def window(self, step: int) -> dict[str, float]:
+        """The two numbers since the last window, when the result of `step` has just arrived."""
+        done, seconds, waited = step - self._step, time.perf_counter() - self._began, self._waited
+        self.start(step)
+        if done < 1 or seconds <= 0:
+            return {}
+        return {"images_per_second": done * self._batch_size / seconds, "data_wait": min(waited / seconds, 1.0)}

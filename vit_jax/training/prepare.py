@@ -1,0 +1,158 @@
+"""What happens before the first step: mesh, state, compiled functions, and the place where a run goes on."""
+
+import dataclasses
+import importlib.metadata
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
+
+from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.transfer import init_from
+from vit_jax.errors import UserError
+from vit_jax.naming import construct
+from vit_jax.tasks import static_argument
+from vit_jax.training import optim
+from vit_jax.training.config import plain
+from vit_jax.training.evaluation import Evaluation
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated, state_sharding
+from vit_jax.training.state import PREPARE, State, init_state, random_key, split
+from vit_jax.training.step import Monitor, fresh_monitor, make_step
+from vit_jax.training.workdir import start_step, write_config
+
+
+@dataclasses.dataclass
+class Run:
+    """A run that is ready to go.
+
+    Args:
+        start, last: it does the steps start + 1 ... last.
+        state, monitor: on the mesh.
+        step: compiled (state, monitor, batch, static) -> (state, monitor); the state is donated.
+        fresh_monitor: compiled; the monitor for the next line of the log.
+        frozen: mask over the parameters.
+        product: which tree evaluation uses.
+        metadata: what every checkpoint carries.
+    """
+
+    mesh: Mesh
+    rows: NamedSharding
+    start: int
+    last: int
+    state: State
+    monitor: Monitor
+    step: Callable[..., tuple[State, Monitor]]
+    fresh_monitor: Callable[[Monitor], Monitor]
+    schedule: optim.Schedule
+    frozen: PyTree
+    product: str
+    evaluation: Evaluation
+    policy: Policy
+    store: Store
+    metadata: Mapping[str, Any]
+
+
+def prepare(experiment: Experiment, workdir: epath.Path) -> Run:
+    """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
+    config, task = experiment.config, experiment.task
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.batch_size, config.microbatch)
+    policy = construct(Policy, config.checkpoint, "config.checkpoint")
+    if policy.best and not (config.eval_every and policy.every and policy.every % config.eval_every == 0):
+        raise UserError(
+            "config.checkpoint.best needs an evaluation at every save",
+            "Set config.checkpoint.every to a multiple of config.eval_every",
+        )
+    last = min(config.steps, config.stop_at or config.steps)
+    start = start_step(workdir, experiment.values, last)
+
+    # Shapes first: the optimizer needs the parameters' names, the state's shapes need the optimizer.
+    raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype)
+           for k, v in experiment.pipeline.batch(0).items()}  # fmt: skip
+    prepared = jax.eval_shape(experiment.prepare, raw, random_key(config.seed, 0, PREPARE))
+    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
+    section = dict(config.optim)
+    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
+    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
+    ema_decay = None if config.ema_decay is None else lambda step: config.ema_decay
+
+    def fresh_state() -> State:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
+        return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
+
+    abstract = jax.eval_shape(fresh_state)
+    shardings = state_sharding(abstract, mesh)
+    step = make_step(
+        task, tx, prepare=experiment.prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch,
+        ema_decay=ema_decay,
+    )  # fmt: skip
+    empty = {"first_bad": jnp.int32(-1), "sums": {}}
+    _, shapes = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, start)), abstract, raw)
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["sums"])
+
+    write_config(workdir, experiment.values)
+    store = Store(workdir, policy)
+    if start:
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        state = store.restore(start, target)
+    else:
+        # jit places each leaf where it belongs without ever holding the state in one piece.
+        state = jax.jit(fresh_state, out_shardings=shardings)()
+        if config.init_from:
+            state = _transfer(state, shardings, frozen, config.init_from)
+    everywhere = replicated(mesh)
+    product = getattr(task, "product", "params" if ema_decay is None else "ema")
+    if jax.process_index() == 0:
+        size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
+        devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+        print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
+    return Run(
+        mesh=mesh,
+        rows=batch_sharding(mesh),
+        start=start,
+        last=last,
+        state=state,
+        monitor=jax.device_put(empty | {"sums": sums}, everywhere),
+        step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+        fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere),
+        schedule=schedule,
+        frozen=frozen,
+        product=product,
+        evaluation=Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh),
+        policy=policy,
+        store=store,
+        metadata=_metadata(experiment, product),
+    )
+
+
+def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Mapping[str, str]) -> State:
+    """The state with parameters from other checkpoints; a moving average starts from them too."""
+    found, reports = init_from(state["params"], sources)
+    if jax.process_index() == 0:
+        print(*reports, sep="\n", file=sys.stderr)
+
+    def replace(path: tuple, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        value = found.get(optim.path_name(path))
+        return leaf if value is None else jax.device_put(value.astype(leaf.dtype), sharding)
+
+    params = jax.tree.map_with_path(replace, state["params"], shardings["params"])
+    ema = {"ema": jax.tree.map(jnp.copy, split(params, frozen)[0])} if "ema" in state else {}
+    return {**state, "params": params, **ema}
+
+
+def _metadata(experiment: Experiment, product: str) -> dict[str, Any]:
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {
+        "config": plain(experiment.values),
+        "model": plain(getattr(experiment.task, "model_spec", None)),
+        "product": product,
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        **experiment.metadata,
+    }

@@ -1,0 +1,130 @@
+"""The mesh, and where batches and state live on it: jit with NamedSharding, no per-device code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from vit_jax.errors import UserError
+from vit_jax.naming import construct
+from vit_jax.training.optim import path_name
+
+_BATCH = PartitionSpec(("data", "fsdp"))
+_MIN_FSDP_ELEMENTS = 2**20  # below 4 MiB of float32 a gather costs more than the copy saves
+
+# Tensor parallelism splits heads and the hidden layer of the MLP: (end of the name, axis of the array).
+_TENSOR_RULES = (
+    ("query/kernel", 1),
+    ("key/kernel", 1),
+    ("value/kernel", 1),
+    ("query/bias", 0),
+    ("key/bias", 0),
+    ("value/bias", 0),
+    ("out/kernel", 0),
+    ("fc1/kernel", 1),
+    ("fc1/bias", 0),
+    ("fc2/kernel", 0),
+)
+
+
+def make_mesh(axes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh with the axes data, fsdp and tensor; one size may be -1 and takes the devices that are left."""
+
+    def resolve(data: int = -1, fsdp: int = 1, tensor: int = 1) -> tuple[int, ...]:
+        return data, fsdp, tensor
+
+    devices = jax.devices() if devices is None else devices
+    sizes = list(construct(resolve, axes, "config.mesh"))
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if sizes.count(-1) == 1 and known > 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+        data, fsdp, tensor = sizes
+        raise UserError(
+            f"The mesh data={data}, fsdp={fsdp}, tensor={tensor} does not multiply out to {len(devices)} devices",
+            "Change config.mesh, where -1 takes what is left",
+        )
+    # Auto axes: Linen modules do not trace under the Explicit axes that jax.make_mesh gives by default.
+    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over the axes data and fsdp, replicated over tensor."""
+    return NamedSharding(mesh, _BATCH)
+
+
+def check_batch(mesh: Mesh, batch_size: int, microbatch: int | None) -> None:
+    """Refuses batch sizes that the mesh or the accumulation cannot split evenly."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shards:
+        raise UserError(
+            f"The batch of {batch_size} examples does not divide over {shards} devices",
+            f"Set config.batch_size to a multiple of {shards}",
+        )
+    if microbatch and (batch_size % microbatch or microbatch % shards):
+        raise UserError(
+            f"The batch of {batch_size} examples does not split into microbatches of {microbatch} on {shards} devices",
+            f"config.microbatch must divide the batch and be a multiple of {shards}",
+        )
+
+
+def host_rows(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
+    """How many slices of the global batch the hosts read, and which of them this host reads.
+
+    Asked of the sharding, not computed from the process index: hosts that differ only along `tensor` read the
+    same rows, and the order of devices in the mesh decides which rows are whose.
+
+    Returns:
+        (slices, index): this host holds rows [index * B / slices, (index + 1) * B / slices).
+    """
+    rows = {(s[0].start or 0, batch_size if s[0].stop is None else s[0].stop)
+            for s in sharding.addressable_devices_indices_map((batch_size,)).values()}  # fmt: skip
+    start, stop = min(r[0] for r in rows), max(r[1] for r in rows)
+    size = sum(b - a for a, b in rows)
+    if size != stop - start or batch_size % size or start % size:
+        raise UserError("The devices of this host do not hold one contiguous slice of the batch", "Change config.mesh")
+    return batch_size // size, start // size
+
+
+def put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This host's rows as global arrays on the mesh."""
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
+    """A NamedSharding for every leaf of the training state.
+
+    Name rules split heads and MLPs over `tensor`; then the largest dimension that is still free and divisible goes
+    over `fsdp`. Optimizer slots and EMA end in their parameter's path, so they are split alike.
+    """
+    matched: set[str] = set()
+
+    def spec(path: tuple, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        dims: list[str | None] = [None] * len(leaf.shape)
+        for end, axis in _TENSOR_RULES if mesh.shape["tensor"] > 1 else ():
+            if name.endswith("/" + end) and axis < len(dims):
+                matched.add(end)
+                if leaf.shape[axis] % mesh.shape["tensor"]:
+                    raise UserError(
+                        f"{name} with {leaf.shape[axis]} heads or units does not divide over tensor={mesh.shape['tensor']}",
+                        "Lower config.mesh.tensor",
+                    )
+                dims[axis] = "tensor"
+        free = [i for i, d in enumerate(dims) if d is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
+        if mesh.shape["fsdp"] > 1 and free and int(np.prod(leaf.shape)) >= _MIN_FSDP_ELEMENTS:
+            dims[max(free, key=lambda i: leaf.shape[i])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*dims))
+
+    shardings = jax.tree.map_with_path(spec, abstract)
+    unused = [end for end, _ in _TENSOR_RULES if mesh.shape["tensor"] > 1 and end not in matched]
+    if unused:
+        raise UserError(f"The tensor-parallel rule '{unused[0]}' matches no parameter", "Use config.mesh.tensor=1")
+    return shardings

@@ -1,0 +1,62 @@
+"""The training state: plain nested dicts, and every random key folded from (seed, step, purpose)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from vit_jax.tasks import Batch, Task, Variables
+
+# {"step", "params", "model_state", "opt_state"} and "ema" where there is one. Frozen parameters are in `params` like
+# all others, but have no slot in `opt_state` and no copy in `ema`.
+State = dict[str, Any]
+
+# The purposes of random keys. No key is stored, so a resumed run draws what the uninterrupted one would have drawn.
+INIT, PREPARE, LOSS = range(3)
+
+
+def random_key(seed: int, step: int | Int[Array, ""], purpose: int) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
+
+
+def init_state(
+    task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int, frozen: PyTree, ema: bool
+) -> State:
+    """A fresh state; traceable, so that jit can place it on a mesh without ever holding it in one piece."""
+    variables = task.init(random_key(seed, 0, INIT), batch)
+    trained, _ = split(variables["params"], frozen)
+    state = {"step": jnp.int32(0), **variables, "opt_state": tx.init(trained)}
+    if ema:
+        # A copy: params and ema are donated to the step as two buffers.
+        state["ema"] = jax.tree.map(jnp.copy, trained)
+    return state
+
+
+def split(tree: dict, mask: PyTree) -> tuple[dict, dict]:
+    """A nested dict as (leaves whose mask is False, leaves whose mask is True), without empty branches."""
+    kept, masked = {}, {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            parts = split(value, mask[key])
+            kept |= {key: parts[0]} if parts[0] else {}
+            masked |= {key: parts[1]} if parts[1] else {}
+        else:
+            (masked if mask[key] else kept)[key] = value
+    return kept, masked
+
+
+def merge(first: dict, second: dict) -> dict:
+    """The inverse of `split`."""
+    merged = dict(first)
+    for key, value in second.items():
+        merged[key] = merge(merged[key], value) if key in merged and isinstance(value, dict) else value
+    return merged
+
+
+def variables_of(state: State, frozen: PyTree, product: str = "params") -> Variables:
+    """What `task.outputs` gets for evaluation: `product` says whether `params` or the `ema` stands under params."""
+    _, fixed = split(state["params"], frozen)
+    params = merge(state[product], fixed) if product == "ema" else state["params"]
+    return {"params": params, "model_state": state["model_state"]}

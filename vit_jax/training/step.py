@@ -1,0 +1,98 @@
+"""The train step: one traced function from (state, monitor, batch) to the next state."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from optax.microbatching import AccumulationType
+
+from vit_jax.errors import UserError
+from vit_jax.tasks import Batch, Task
+from vit_jax.training.optim import Schedule
+from vit_jax.training.state import LOSS, PREPARE, State, merge, random_key, split
+
+# Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.
+Prepare = Callable[[Batch, PRNGKeyArray], Batch]
+
+# {"first_bad": step of the first non-finite update or -1, "sums": (sum, weight) pairs since the last log line}
+Monitor = dict[str, Any]
+
+
+def make_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    *,
+    prepare: Prepare,
+    frozen: PyTree,
+    seed: int,
+    microbatch: int | None = None,
+    ema_decay: Schedule | None = None,
+) -> Callable[[State, Monitor, Batch, Hashable], tuple[State, Monitor]]:
+    """Builds the step; the fourth argument is the task's static one.
+
+    Args:
+        frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
+        microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
+        ema_decay: decay as a function of the 1-based step.
+    """
+    if microbatch and getattr(task, "whole_batch", ""):
+        raise UserError(f"This task cannot accumulate gradients: {task.whole_batch}", "Set config.microbatch=None")
+
+    def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
+        count = state["step"]
+        size = jax.tree.leaves(batch)[0].shape[0]
+        batch = prepare(batch, random_key(seed, count, PREPARE))
+        # One key per example travels with the batch, so that every microbatch draws masks of its own.
+        keys = jax.random.split(random_key(seed, count, LOSS), size)
+        trained, fixed = split(state["params"], frozen)
+        extra = {"static": static} if hasattr(task, "static") else {}
+
+        def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
+            examples, keys = rows
+            variables = {"params": merge(trained, fixed), "model_state": state["model_state"]}
+            if "ema" in state:
+                variables["ema"] = merge(state["ema"], fixed)
+            return task.loss(variables, examples, keys[0], count, **extra)
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        if microbatch and microbatch < size:
+            if jax.tree.leaves(state["model_state"]):
+                raise UserError(
+                    "This model keeps statistics of whole batches, which microbatches would change",
+                    "Set config.microbatch=None",
+                )
+            mean, total = AccumulationType.MEAN, AccumulationType.SUM
+            gradient = optax.microbatch(gradient, 1, microbatch, ((mean, (total, mean)), mean))
+        (value, (metrics, model_state)), gradients = gradient(trained, (batch, keys))
+
+        updates, opt_state = tx.update(gradients, state["opt_state"], trained)
+        trained = optax.apply_updates(trained, updates)
+        new_state = {
+            "step": count + 1,
+            "params": merge(trained, fixed),
+            "model_state": model_state,
+            "opt_state": opt_state,
+        }
+        if "ema" in state:
+            decay = ema_decay(count + 1)
+            new_state["ema"] = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state["ema"], trained)
+
+        gradient_norm = optax.global_norm(gradients)
+        metrics = {**metrics, "gradient_norm": (gradient_norm, jnp.float32(1))}
+        # A finite loss with non-finite updates would poison the parameters one step before the loss shows it.
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updates))
+        return new_state, {
+            "first_bad": jnp.where((monitor["first_bad"] < 0) & ~finite, count + 1, monitor["first_bad"]),
+            # Empty only while the shapes of the sums are found out by tracing.
+            "sums": jax.tree.map(jnp.add, monitor["sums"], metrics) if monitor["sums"] else metrics,
+        }
+
+    return step
+
+
+def fresh_monitor(monitor: Monitor) -> Monitor:
+    """The same monitor with sums of zero, for the next line of the log; traceable."""
+    return {"first_bad": monitor["first_bad"], "sums": jax.tree.map(jnp.zeros_like, monitor["sums"])}
