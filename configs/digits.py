@@ -3,7 +3,7 @@
 Paper: none; the supervised recipe of the ViT paper (arXiv:2010.11929, section B.1) at the smallest size that shows it.
 Expected: see the README's table of the demo. Hardware: 2 CPU cores. Time: about a minute.
 
-It is trained on the digits 0 to 5 and probed few-shot on 6 to 9, which it never saw.
+It is trained on the digits 0 to 6 and probed few-shot on 7 to 9, which it never saw.
 
 Argument: `smoke` for a run of a few seconds.
 """
@@ -15,7 +15,7 @@ from vit_jax.training.config import parse_arg
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, smoke=False)
-    seen, unseen = tuple(range(6)), tuple(range(6, 10))
+    seen, unseen = tuple(range(7)), tuple(range(7, 10))
     view = dict(name="supervised", crop="none", rotate=30.0, shift=0.15, flip=False, border="constant")
     probe = dict(
         name="fewshot",

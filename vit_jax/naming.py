@@ -84,7 +84,8 @@ def build_named(kind: str, section: Mapping[str, Any], where: str, **given: Any)
     return construct(module.build, values, where, **given)
 
 
-def build_model(section: Mapping[str, Any], **given: Any) -> tuple[Any, dict[str, Any]]:
+def build_model(section: Mapping[str, Any] | None, **given: Any) -> tuple[Any, dict[str, Any]]:
     """A model from its config section, and the plain description that rebuilds it from a checkpoint."""
+    section = section or {}
     kwargs = {k: v for k, v in section.items() if k != "name"}
     return build_named("model", section, "config.model", **given), {"name": section["name"], "kwargs": kwargs | given}

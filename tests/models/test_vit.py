@@ -8,18 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from vit_jax import naming
 from vit_jax.errors import UserError
 from vit_jax.models.parameter_count import parameter_count
 from vit_jax.models.vit import VARIANTS, ViT, ViTEncoder, build, drop_path_rates, parse_variant
 
+# This generator compiles several times faster than the default one.
+KEY = jax.random.key(0, impl="rbg")
+
 
 def random_params(model, images, seed=0):
     """Parameters of which every leaf is random, so that none hides behind its initial zero or one."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+    shapes = jax.eval_shape(model.init, KEY, images)["params"]
+
+    def draw(path, leaf):
+        mean = 1.0 if path[-1].key == "scale" else 0.0  # large enough activations for the two GELUs to differ
+        return rng.normal(mean, 0.2, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def random_images(*shape):
@@ -72,10 +81,12 @@ def test_parameter_counts_without_a_class_token(variant, count):
     ],
 )
 def test_parameter_counts_of_big_vision(variant, mean, map_):
-    for pooling, printed in (("mean", mean), ("map", map_)):
+    model = build(variant, num_classes=1000, pooling="map")
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]
+    count, in_pool = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, params["pool"]))
+    for printed, of_pooling in ((map_, count), (mean, count - in_pool)):
         decimals = len(printed.partition(".")[2])
-        count = parameter_count(build(variant, num_classes=1000, pooling=pooling), 224)
-        assert f"{count / 1e6:.{decimals}f}" == printed, pooling
+        assert f"{of_pooling / 1e6:.{decimals}f}" == printed
 
 
 @pytest.mark.parametrize(("representation_size", "count"), [(384, 22_122_472), (None, 21_974_632)])
@@ -97,7 +108,8 @@ def reference(model, params, images):
 
     def norm(x, p):
         centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+        variance = (centred**2).mean(-1, keepdims=True)
+        return centred / np.sqrt(variance + encoder.layer_norm_epsilon) * p["scale"] + p["bias"]
 
     def attend(x_q, x_kv, p):
         out = np.zeros_like(x_q) + p["out"]["bias"]
@@ -113,7 +125,10 @@ def reference(model, params, images):
 
     def mlp(x, p):
         x = x @ p["fc1"]["kernel"] + p["fc1"]["bias"]
-        x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        if encoder.gelu == "exact":
+            x = 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
+        else:
+            x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
         return x @ p["fc2"]["kernel"] + p["fc2"]["bias"]
 
     e = params["encoder"]
@@ -157,8 +172,9 @@ def reference(model, params, images):
         ViT(tiny_encoder(class_token_posemb=False, patch_size=(2, 4)), num_classes=5, pooling="mean"),
         ViT(tiny_encoder(class_token=False, class_token_posemb=False), num_classes=5, pooling="map"),
         ViT(tiny_encoder(posemb="sincos2d", class_token=False, class_token_posemb=False), 5, pooling="mean"),
+        ViT(tiny_encoder(gelu="exact", layer_norm_epsilon=0.1), num_classes=5, pooling="map"),
     ],
-    ids=["token+pre_logits", "mean+class token", "map", "sincos2d"],
+    ids=["token+pre_logits", "mean+class token", "map", "sincos2d", "exact GELU, large epsilon"],
 )
 def test_forward_equals_an_independent_float64_one(model):
     images = random_images(3, 8, 12, 3)
@@ -173,7 +189,7 @@ def test_forward_equals_an_independent_float64_one(model):
 def test_names_of_the_parameters():
     def names(**kwargs):
         images = jnp.zeros((1, 16, 24, 3))
-        shapes = jax.eval_shape(build("mu/8", num_classes=3, **kwargs).init, jax.random.key(0), images)["params"]
+        shapes = jax.eval_shape(build("mu/8", num_classes=3, **kwargs).init, KEY, images)["params"]
         return set(shapes), shapes["encoder"]
 
     top, encoder = names(representation_size=7)
@@ -190,14 +206,14 @@ def test_names_of_the_parameters():
 
 
 def test_blocks_are_numbered_with_two_digits():
-    shapes = jax.eval_shape(tiny_encoder(depth=11).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    shapes = jax.eval_shape(tiny_encoder(depth=11).init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
     assert [name for name in sorted(shapes) if "block" in name] == [f"block_{i:02d}" for i in range(11)]
 
 
 def test_initial_positions_class_token_and_head():
     model = ViT(tiny_encoder(posemb_stddev=0.5, width=64, depth=0), num_classes=4, head_bias_init=-6.9)
     images = random_images(2, 32, 32, 3)
-    out, variables = jax.jit(model.init_with_output)(jax.random.key(0), images)
+    out, variables = jax.jit(model.init_with_output)(KEY, images)
     encoder = variables["params"]["encoder"]
     for name in ("pos_embedding", "cls_pos_embedding"):
         np.testing.assert_allclose(encoder[name].std(), 0.5, rtol=0.25, err_msg=name)
@@ -207,12 +223,12 @@ def test_initial_positions_class_token_and_head():
 
 def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
     images = random_images(2, 8, 8, 3)
-    out, _ = jax.jit(ViT(tiny_encoder(depth=0), num_classes=4).init_with_output)(jax.random.key(0), images)
+    out, _ = jax.jit(ViT(tiny_encoder(depth=0), num_classes=4).init_with_output)(KEY, images)
     np.testing.assert_array_equal(out["logits"], np.zeros((2, 4)))
     np.testing.assert_array_equal(out["features"], out["tokens"][:, 0])
     assert out["features"].any()
     headless = ViT(tiny_encoder(), num_classes=0)
-    out, variables = jax.eval_shape(headless.init_with_output, jax.random.key(0), images)
+    out, variables = jax.eval_shape(headless.init_with_output, KEY, images)
     assert set(out) == {"tokens", "features"}
     assert set(variables["params"]) == {"encoder"}
 
@@ -220,10 +236,15 @@ def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
 @pytest.mark.parametrize("pooling", ["token", "mean", "map"])
 def test_half_precision_keeps_parameters_and_outputs_in_float32(pooling):
     images = random_images(2, 16, 16, 3)
-    half = build("mu/8", num_classes=3, pooling=pooling, representation_size=8, dtype="bfloat16")
-    params = jax.eval_shape(half.init, jax.random.key(0), images)["params"]
+    half = build("mu/8", num_classes=3, pooling=pooling, dtype="bfloat16")
+    params = jax.eval_shape(half.init, KEY, images)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    full = build("mu/8", num_classes=3, pooling=pooling, representation_size=8)
+    capture = {"capture_intermediates": True, "mutable": "intermediates"}
+    _, state = jax.eval_shape(lambda params: half.apply({"params": params}, images, **capture), params)
+    inside = {name: value for name, value in state["intermediates"].items() if name in ("encoder", "pool")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(inside)} == {jnp.dtype("bfloat16")}
+
+    full = build("mu/8", num_classes=3, pooling=pooling)
     params = random_params(full, images)
     out, expected = (jax.jit(model.apply)({"params": params}, images) for model in (half, full))
     assert {name: str(value.dtype) for name, value in out.items()} == {
@@ -258,7 +279,7 @@ def test_each_block_drops_at_its_own_rate():
     params = jax.tree.map(np.zeros_like, random_params(encoder, images[:1]))
     for i in range(3):  # every attention branch adds 1 to the residual stream, every MLP nothing
         params[f"block_{i:02d}"]["attention"]["out"]["bias"] += 1
-    states = block_outputs(encoder, params, images, train=True, rngs={"drop_path": jax.random.key(0)})
+    states = block_outputs(encoder, params, images, train=True, rngs={"drop_path": KEY})
     stream = [np.zeros(512), *(state[:, 0, 0] for state in states)]
     dropped = [(after == before).mean() for before, after in itertools.pairwise(stream)]
     np.testing.assert_allclose(dropped, [0, 0.25, 0.5], atol=0.07)
@@ -275,16 +296,61 @@ def test_dropout_follows_the_positions_and_is_off_outside_training():
     (out,) = block_outputs(encoder, params, images)
     np.testing.assert_array_equal(out[:, 0], 1.0)
     np.testing.assert_array_equal(out[:, 1:], 0.5)
-    (out,) = block_outputs(encoder, params, images, train=True, rngs={"dropout": jax.random.key(0)})
+    (out,) = block_outputs(encoder, params, images, train=True, rngs={"dropout": KEY})
     for tokens in (out[:, 0], out[:, 1:]):
         assert abs((tokens == 0).mean() - 0.25) < 0.15
     assert set(np.unique(out[:, 1:])) == {0.0, np.float32(0.5 / 0.75)}
 
 
+def test_dropout_reaches_the_blocks():
+    encoder = tiny_encoder(depth=1, dropout_rate=0.25)
+    images = np.zeros((8, 8, 8, 3), np.float32)
+    params = jax.tree.map(np.zeros_like, random_params(encoder, images))
+    params["block_00"]["attention"]["out"]["bias"] += 1
+    (out,) = block_outputs(encoder, params, images, train=True, rngs={"dropout": KEY})
+    assert abs((out == 0).mean() - 0.25) < 0.1
+
+
+def test_attention_dropout_reaches_the_blocks():
+    encoder = tiny_encoder(depth=1, attention_dropout_rate=0.5)
+    images = random_images(2, 8, 8, 3)
+    params = random_params(encoder, images)
+    train = jax.jit(lambda rng: encoder.apply({"params": params}, images, train=True, rngs={"dropout": rng}))
+    assert np.abs(train(KEY) - train(jax.random.fold_in(KEY, 1))).max() > 1e-3
+
+
+@pytest.mark.parametrize(("depth", "pooling"), [(1, "token"), (0, "map")])
+def test_the_attention_implementation_reaches_blocks_and_pooling(depth, pooling):
+    model = ViT(tiny_encoder(depth=depth, attention_implementation="cudnn"), num_classes=2, pooling=pooling)
+    with pytest.raises(UserError, match="cudnn"):
+        jax.eval_shape(model.init, KEY, jnp.zeros((1, 8, 8, 3)))
+
+
+def test_every_argument_of_build_reaches_the_model():
+    of_encoder = {
+        "posemb_stddev": 0.1,
+        "class_token": True,
+        "class_token_posemb": False,
+        "dropout_rate": 0.2,
+        "attention_dropout_rate": 0.3,
+        "drop_path_rate": 0.4,
+        "gelu": "exact",
+        "layer_norm_epsilon": 1e-5,
+        "attention_implementation": "explicit",
+        "sow_attention": True,
+    }
+    of_model = {"num_classes": 7, "pooling": "mean", "representation_size": 5, "head_bias_init": -1.0}
+    model = build("S/14", dtype="bfloat16", **of_encoder, **of_model)
+    assert {name: getattr(model, name) for name in of_model} == of_model
+    assert {name: getattr(model.encoder, name) for name in of_encoder} == of_encoder
+    assert (model.encoder.patch_size, model.encoder.width, model.encoder.dtype) == ((14, 14), 384, jnp.bfloat16)
+    assert build("S/14", num_classes=1, pooling="mean", posemb="sincos2d").encoder.posemb == "sincos2d"
+
+
 def test_attention_weights_of_every_block_can_be_sown():
     model = build("Ti/8", num_classes=2, sow_attention=True)
     images = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
-    variables = {"params": jax.eval_shape(model.init, jax.random.key(0), images)["params"]}
+    variables = {"params": jax.eval_shape(model.init, KEY, images)["params"]}
     _, state = jax.eval_shape(lambda v, x: model.apply(v, x, mutable="intermediates"), variables, images)
     blocks = state["intermediates"]["encoder"]
     assert len(blocks) == 12
@@ -295,7 +361,7 @@ def test_attention_weights_of_every_block_can_be_sown():
 
 def test_another_image_size_than_the_positions_is_a_user_error():
     encoder = tiny_encoder()
-    variables = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
+    variables = jax.eval_shape(encoder.init, KEY, jnp.zeros((1, 8, 12, 3)))
     with pytest.raises(UserError, match=r"3x2 .* 2x3.*init_from"):
         jax.eval_shape(encoder.apply, variables, jnp.zeros((1, 12, 8, 3)))
 
@@ -352,14 +418,22 @@ def test_a_config_section_builds_a_model():
         naming.construct(build, {"num_classes": 10}, "config.model")
 
 
-def test_a_model_made_in_a_setup_owns_its_encoder():
-    class TwoTowers(nn.Module):
-        def setup(self):
-            self.image = build("mu/8", num_classes=0)
+class InSetup(nn.Module):
+    def setup(self):
+        self.image = build("mu/8", num_classes=0)
 
-        def __call__(self, images):
-            return self.image(images)["features"]
+    def __call__(self, images):
+        return self.image(images)
 
-    params = jax.eval_shape(TwoTowers().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    assert set(params) == {"image"}
-    assert set(params["image"]) == {"encoder"}
+
+class InCompact(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return build("mu/8", num_classes=0)(images)
+
+
+@pytest.mark.parametrize("outer", [InSetup(), InCompact()])
+def test_a_model_made_inside_another_one_owns_its_encoder(outer):
+    params = jax.eval_shape(outer.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
+    (of_model,) = params.values()
+    assert set(of_model) == {"encoder"}

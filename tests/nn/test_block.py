@@ -11,11 +11,14 @@ import scipy.special
 from vit_jax.errors import UserError
 from vit_jax.nn.block import EncoderBlock, MlpBlock, drop_path
 
+# This generator compiles several times faster than the default one.
+KEY = jax.random.key(0, impl="rbg")
+
 
 def random_params(module, x, seed=0, **kwargs):
     """Parameters of which every leaf is random, so that none hides behind its initial zero or one."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, **kwargs))["params"]
+    shapes = jax.eval_shape(lambda: module.init(KEY, x, **kwargs))["params"]
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
@@ -31,9 +34,9 @@ def constant_branches(params, attention, mlp):
 @pytest.mark.parametrize("traced", [False, True])
 def test_drop_path_drops_whole_samples_and_rescales_the_rest(dtype, traced):
     x = jnp.ones((4000, 3, 2), dtype)
-    rng = jax.random.key(0)
+    rng = KEY
     run = jax.jit(lambda rate: drop_path(x, rate, rng)) if traced else (lambda rate: drop_path(x, rate, rng))
-    out = run(0.3)
+    out = run(np.float32(0.3) if traced else 0.3)
     assert out.dtype == dtype
     out = np.asarray(out, np.float32)
     kept = out[:, 0, 0] != 0
@@ -58,7 +61,7 @@ def test_mlp_has_the_right_gelu(gelu):
 
 
 def test_mlp_initial_values():
-    params = MlpBlock(64).init(jax.random.key(0), jnp.zeros((1, 32)), train=False)["params"]
+    params = MlpBlock(64).init(KEY, jnp.zeros((1, 32)), train=False)["params"]
     bound = np.sqrt(6 / (32 + 64))
     for layer in ("fc1", "fc2"):
         assert 0.97 * bound < np.abs(params[layer]["kernel"]).max() <= bound
@@ -67,7 +70,7 @@ def test_mlp_initial_values():
 
 def test_mlp_refuses_an_unknown_gelu():
     with pytest.raises(UserError, match="exact"):
-        MlpBlock(16, gelu="exakt").init(jax.random.key(0), jnp.zeros((1, 8)), train=False)
+        MlpBlock(16, gelu="exakt").init(KEY, jnp.zeros((1, 8)), train=False)
 
 
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
@@ -76,7 +79,7 @@ def test_dropout_follows_each_branch(branch):
     block = EncoderBlock(num_heads=2, mlp_dim=16, dropout_rate=0.25)
     params = constant_branches(random_params(block, x), attention=branch == "attention", mlp=branch == "mlp")
     train = jax.jit(lambda rng: block.apply({"params": params}, x, train=True, rngs={"dropout": rng}))
-    out = np.asarray(train(jax.random.key(0)))
+    out = np.asarray(train(KEY))
     assert abs((out == 0).mean() - 0.25) < 0.05
     np.testing.assert_allclose(out[out != 0], 1 / 0.75, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x), 1.0, rtol=1e-6)
@@ -89,7 +92,7 @@ def test_dropout_follows_the_gelu():
     fc1 = {"kernel": np.zeros((8, 256), np.float32), "bias": np.full(256, 10, np.float32)}
     fc2 = {"kernel": np.full((256, 8), 1 / 256, np.float32), "bias": np.zeros(8, np.float32)}
     mlp = MlpBlock(256, dropout_rate=0.5)
-    rngs = {"dropout": jax.random.key(0)}
+    rngs = {"dropout": KEY}
     out = np.asarray(mlp.apply({"params": {"fc1": fc1, "fc2": fc2}}, x, train=True, rngs=rngs))
     kept = out[out != 0]
     assert kept.size
@@ -102,7 +105,7 @@ def test_stochastic_depth_is_independent_in_the_two_branches():
     block = EncoderBlock(num_heads=2, mlp_dim=16)
     params = constant_branches(random_params(block, x), attention=1, mlp=10)
     train = jax.jit(lambda rng: block.apply({"params": params}, x, 0.5, train=True, rngs={"drop_path": rng}))
-    out = np.asarray(train(jax.random.key(0)))
+    out = np.asarray(train(KEY))
     assert (out == out[:, :1, :1]).all()
     values, counts = np.unique(out[:, 0, 0], return_counts=True)
     np.testing.assert_allclose(values, [0, 2, 20, 22])
@@ -123,7 +126,7 @@ def test_stacked_blocks_run_in_a_scan():
     block = EncoderBlock(num_heads=2, mlp_dim=32)
     layers = [random_params(block, x, seed) for seed in range(3)]
     rates = np.array([0.0, 0.2, 0.4], np.float32)
-    rngs = jax.random.split(jax.random.key(0), 3)
+    rngs = jax.random.split(KEY, 3)
 
     @functools.partial(jax.jit, static_argnums=2)
     def step(x, layer, train):
@@ -147,7 +150,7 @@ def test_stacked_blocks_run_in_a_scan():
 def test_half_precision_keeps_parameters_and_weights_in_float32():
     x = jnp.ones((1, 3, 8), jnp.bfloat16)
     block = EncoderBlock(num_heads=2, mlp_dim=16, dtype=jnp.bfloat16, sow_attention=True)
-    out, variables = jax.eval_shape(block.init_with_output, jax.random.key(0), x)
+    out, variables = jax.eval_shape(block.init_with_output, KEY, x)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert set(variables["params"]) == {"norm1", "attention", "norm2", "mlp"}

@@ -72,7 +72,7 @@ def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[n
                 f"{name} is {header.width}x{header.height}, more than {MAX_PIXELS // 10**6} megapixels",
                 "Scale it down first",
             )
-        pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_opencv(data)
+        pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_png_or_webp(data)
     except ValueError as error:
         raise UnreadableImage(f"{name} {error}", "Replace or remove it") from error
     transpose, rows, columns = _UPRIGHT[header.orientation]
@@ -87,18 +87,14 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise ValueError("is cut short") from error
-    # What is left are mostly harmless oddities, such as stray bytes before a marker, that every viewer accepts.
-    try:
-        return simplejpeg.decode_jpeg(data, "RGB", strict=False)
-    except ValueError as error:
-        raise ValueError(f"is damaged: {error}") from error
+    # What is left are mostly oddities that every viewer accepts, and so does OpenCV: stray bytes before a marker, rare
+    # chroma samplings. Its libjpeg mentions them on stderr.
+    return _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_png_or_webp(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     # UNCHANGED keeps alpha and 16 bits, and leaves the orientation alone.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError("is damaged")
+    pixels = _opencv(data, cv2.IMREAD_UNCHANGED)
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     if pixels.ndim == 2:
@@ -108,3 +104,13 @@ def _decode_opencv(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     colours, alpha = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3:].astype(np.uint16)
     # Fits in 16 bits: the weights add up to 255. The 127 rounds to nearest.
     return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _opencv(data: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # for example a WebP whose header says that it is wider than WebP can be
+        raise ValueError(f"is damaged: {error.err}") from error
+    if pixels is None:
+        raise ValueError("is damaged")
+    return pixels

@@ -259,9 +259,15 @@ def _epoch_order(n: int, seed: int, epoch: int) -> int | Int[np.ndarray, " n"]:
 def _shuffled(position: int, n: int, seed: int, epoch: int) -> int:
     """The index of the example at one position of one epoch."""
     order = _epoch_order(n, seed, epoch)
-    if isinstance(order, int):
-        return grain.experimental.index_shuffle(position, n - 1, order, 4)
-    return int(order[position])
+    if not isinstance(order, int):
+        return int(order[position])
+    # With a last index of exactly 4**k, index_shuffle (grain 0.2.18) gives one index twice and another never. One index
+    # more, walked past wherever it comes up, makes it a permutation again.
+    last = n - 1 + ((n - 1) & (n - 2) == 0)
+    index = grain.experimental.index_shuffle(position, last, order, 4)
+    while index >= n:
+        index = grain.experimental.index_shuffle(index, last, order, 4)
+    return index
 
 
 def _stacked(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -75,6 +75,11 @@ class Classify:
         return self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["image"], train=False)
 
 
+def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "B K"]:
+    """What a model trained with `objective` says: classes that sum to 1, or each by itself."""
+    return jax.nn.softmax(logits) if objective == "softmax" else jax.nn.sigmoid(logits)
+
+
 def build(
     *, model: Mapping[str, Any], data: DataInfo, objective: str = "softmax", label_smoothing: float = 0.0
 ) -> Classify:

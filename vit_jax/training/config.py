@@ -78,8 +78,8 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     """Checks the top-level keys of a plain config dict."""
     config = construct(RunConfig, values, "config")
     for field in dataclasses.fields(RunConfig):
-        section = getattr(config, field.name)
-        if str(field.type).startswith("dict") and not isinstance(section, dict):
+        section, kind = getattr(config, field.name), str(field.type)
+        if kind.startswith("dict") and not (isinstance(section, dict) or (section is None and kind.endswith("None"))):
             raise UserError(f"config.{field.name} is {section!r}", "It must be a section with keys of its own")
     return config
 
@@ -167,22 +167,27 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple
 
 
 def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    """`config` with dotted keys replaced: `{"optim.learning_rate": "3e-4"}`; keys of a section may be new."""
+    """`config` with dotted keys replaced: `{"optim.learning_rate": "3e-4"}`; keys and sections may be new.
+
+    A new `name` in a section drops the section's other keys: they were the arguments of what had the old name.
+    """
     config = json.loads(json.dumps(config))  # a deep copy of plain values
-    for dotted, text in overrides.items():
+    names_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".name"))
+    for dotted, text in names_first:
         *parents, key = dotted.split(".")
         section, seen = config, "config"
         for parent in parents:
-            if isinstance(section, dict) and parent in section and section[parent] is None:
+            # A misspelt section is made here and then refused by whoever should read it, who knows the right names.
+            if section.get(parent) is None:
                 section[parent] = {}
-            if not isinstance(section, dict) or parent not in section:
-                raise UserError(f"{seen} has no section {parent!r}", nearest(parent, section if isinstance(section, dict) else ()))
+            if not isinstance(section[parent], dict):
+                raise UserError(f"{seen}.{parent} is a value, not a section", f"Set --{seen}.{parent}=VALUE itself")
             section, seen = section[parent], f"{seen}.{parent}"
-        if not isinstance(section, dict):
-            raise UserError(f"{seen} is a value, not a section", f"Set --{seen}=VALUE itself")
         current = section.get(key)
         if isinstance(current, dict) and text.lower() not in ("none", "null"):
             raise UserError(f"{seen}.{key} is a section", f"Set one of its keys: {', '.join(sorted(current))}")
+        if key == "name" and current not in (None, text):
+            section.clear()
         section[key] = parse_value(text, current, f"{seen}.{key}")
     return plain(config)
 

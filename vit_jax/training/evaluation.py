@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Evaluator
 from vit_jax.naming import build_named
 from vit_jax.tasks import Batch, Variables
-from vit_jax.training.inputs import Inputs
-from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, put, replicated
+from vit_jax.training.config import run_config
+from vit_jax.training.inputs import Inputs, build_inputs, normalize_images
+from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, put, replicated
 
 OutputsFn = Callable[[Variables, Batch], Mapping[str, Array]]
 
@@ -81,3 +83,37 @@ class Evaluation:
             pending = running
         if pending is not None:
             yield jax.device_get(pending)
+
+
+def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluator]) -> None:
+    """A classifier is evaluated on its own classes; others would be counted as errors, or worse, as hits."""
+    for name, evaluator in evaluators.items():
+        if "logits" not in evaluator.needs:
+            continue
+        theirs = tuple(evaluator.pipeline.source.label_names)
+        if theirs != label_names:
+            stray = sorted(set(theirs) ^ set(label_names))
+            differ = f"they differ in {stray[0]!r}" if stray else "in another order"
+            raise UserError(
+                f"The model has {len(label_names)} classes and config.evals.{name} has {len(theirs)}: {differ}",
+                "Give both the same classes",
+            )
+
+
+def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, float]:
+    """Runs the evaluators of a plain config on a loaded checkpoint, with the checkpoint's own preprocessing."""
+    config = run_config(values)
+    if not config.evals:
+        raise UserError("The config names no evaluators", "Add one, for example --config.evals.val.name=classification")
+    preprocess = loaded.preprocess.to_json()
+    inputs = build_inputs({**config.data, "image_size": preprocess.pop("image_size"), "preprocess": preprocess})
+    evaluators = build_evaluators(config.evals, inputs, config.batch_size)
+    check_labels(loaded.labels, evaluators)
+
+    def outputs(variables: Variables, batch: Batch) -> Mapping[str, Array]:
+        return loaded.model.apply(variables, batch["image"], train=False)
+
+    evaluation = Evaluation(
+        evaluators, outputs, functools.partial(normalize_images, loaded.preprocess), make_mesh(config.mesh)
+    )
+    return evaluation.run({"params": loaded.params, **loaded.model_state})

@@ -1,20 +1,19 @@
 """From a config to everything that the loop needs."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from vit_jax.data.preprocess import Preprocess
-from vit_jax.errors import UserError
 from vit_jax.evaluators import Evaluator
 from vit_jax.naming import build_named
-from vit_jax.tasks import Batch, DataInfo, Task
+from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
-from vit_jax.training.evaluation import build_evaluators
-from vit_jax.training.inputs import build_inputs
+from vit_jax.training.evaluation import build_evaluators, check_labels
+from vit_jax.training.inputs import build_inputs, normalize_images
 from vit_jax.training.step import Prepare
 
 
@@ -68,8 +67,8 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         values=values,
         task=task,
         pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
-        prepare=lambda batch, rng: normalize_images(batch, preprocess),
-        prepare_eval=lambda batch: normalize_images(batch, preprocess),
+        prepare=lambda batch, rng: normalize_images(preprocess, batch),
+        prepare_eval=functools.partial(normalize_images, preprocess),
         evaluators=evaluators,
         metadata={
             "preprocess": preprocess.to_json(),
@@ -77,23 +76,3 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             "image_size": list(data.image_size),
         },
     )
-
-
-def normalize_images(batch: Batch, preprocess: Preprocess) -> Batch:
-    """uint8 images as the host sends them to the float32 images that a model takes."""
-    return {**batch, "image": preprocess.normalize(batch["image"])}
-
-
-def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluator]) -> None:
-    """A classifier is evaluated on its own classes; the others would be counted as errors in silence."""
-    for name, evaluator in evaluators.items():
-        if "logits" not in evaluator.needs:
-            continue
-        theirs = tuple(evaluator.pipeline.source.label_names)
-        if theirs != label_names:
-            stray = sorted(set(theirs) ^ set(label_names))
-            differ = f"they differ in {stray[0]!r}" if stray else "in another order"
-            raise UserError(
-                f"The model has {len(label_names)} classes and config.evals.{name} has {len(theirs)}: {differ}",
-                "Give both the same classes",
-            )

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Array
+
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
@@ -84,3 +86,8 @@ def build_inputs(section: Mapping[str, Any]) -> Inputs:
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise UserError(f"config.data.image_size is {section.get('image_size')!r}", "Give [height, width] in pixels")
     return construct(Inputs, {**section, "image_size": size}, "config.data")
+
+
+def normalize_images(preprocess: Preprocess, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch with uint8 images, as the host sends them, turned into the float32 images that a model takes."""
+    return {**batch, "image": preprocess.normalize(batch["image"])}

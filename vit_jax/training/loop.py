@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,17 +21,24 @@ from vit_jax.training.step import Monitor
 from vit_jax.training.workdir import write_json
 
 
-def train(experiment: Experiment, workdir: epath.PathLike) -> dict[str, Any]:
+def train(
+    experiment: Experiment, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
     """Trains to the end, resuming what `workdir` holds, and returns what it writes to `summary.json`.
 
     Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/<step>` and `summary.json`.
+
+    Args:
+        experiment: what to train, see `vit_jax.training.experiment.build_experiment`.
+        workdir: local or on a remote file system.
+        devices: all of them by default.
 
     Raises:
         UserError: anything that the caller can put right, before the first step where it can be known by then.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     began, workdir, config = time.perf_counter(), epath.Path(workdir), experiment.config
-    run = prepare(experiment, workdir)
+    run = prepare(experiment, workdir, devices)
     state, monitor, measured = run.state, run.monitor, {}
     run.state = None  # the step donates its buffers
     lead = jax.process_index() == 0

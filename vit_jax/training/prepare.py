@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,10 +59,10 @@ class Run:
     metadata: Mapping[str, Any]
 
 
-def prepare(experiment: Experiment, workdir: epath.Path) -> Run:
+def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
     """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
     config, task = experiment.config, experiment.task
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
     if policy.best and not (config.eval_every and policy.every and policy.every % config.eval_every == 0):
@@ -108,6 +108,7 @@ def prepare(experiment: Experiment, workdir: epath.Path) -> Run:
         if config.init_from:
             state = _transfer(state, shardings, frozen, config.init_from)
     everywhere = replicated(mesh)
+    monitor = jax.device_put(empty | {"sums": sums}, everywhere)
     product = getattr(task, "product", "params" if ema_decay is None else "ema")
     if jax.process_index() == 0:
         size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
@@ -119,9 +120,9 @@ def prepare(experiment: Experiment, workdir: epath.Path) -> Run:
         start=start,
         last=last,
         state=state,
-        monitor=jax.device_put(empty | {"sums": sums}, everywhere),
+        monitor=monitor,
         step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
-        fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere),
+        fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
         schedule=schedule,
         frozen=frozen,
         product=product,

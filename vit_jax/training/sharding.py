@@ -1,6 +1,6 @@
 """The mesh, and where batches and state live on it: jit with NamedSharding, no per-device code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,13 +30,13 @@ _TENSOR_RULES = (
 )
 
 
-def make_mesh(axes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh with the axes data, fsdp and tensor; one size may be -1 and takes the devices that are left."""
 
     def resolve(data: int = -1, fsdp: int = 1, tensor: int = 1) -> tuple[int, ...]:
         return data, fsdp, tensor
 
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
     sizes = list(construct(resolve, axes, "config.mesh"))
     known = int(np.prod([s for s in sizes if s != -1]))
     if sizes.count(-1) == 1 and known > 0:

@@ -80,10 +80,10 @@ def make_step(
             decay = ema_decay(count + 1)
             new_state["ema"] = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state["ema"], trained)
 
-        gradient_norm = optax.global_norm(gradients)
+        gradient_norm = optax.tree.norm(gradients)
         metrics = {**metrics, "gradient_norm": (gradient_norm, jnp.float32(1))}
         # A finite loss with non-finite updates would poison the parameters one step before the loss shows it.
-        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updates))
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
         return new_state, {
             "first_bad": jnp.where((monitor["first_bad"] < 0) & ~finite, count + 1, monitor["first_bad"]),
             # Empty only while the shapes of the sums are found out by tracing.

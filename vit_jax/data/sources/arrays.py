@@ -56,13 +56,12 @@ def build(path: str) -> ArraySource:
         UserError: when the file is missing, is not such a file, or its arrays do not belong together.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not {"images", "labels"} <= set(arrays.files):
-                raise UserError(
-                    f"{path} holds the arrays {sorted(arrays.files)}", "Save it with images=, labels= and label_names="
-                )
-            images, labels = arrays["images"], arrays["labels"]
-            names = arrays["label_names"] if "label_names" in arrays.files else range(int(labels.max(initial=-1)) + 1)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} could not be read as an .npz file: {error}", "Write it with numpy.savez") from error
-    return ArraySource(images, labels, [str(name) for name in names])
+    if not {"images", "labels"} <= set(arrays):
+        raise UserError(f"{path} holds the arrays {sorted(arrays)}", "Save it with images=, labels= and label_names=")
+    names = arrays.get("label_names", range(int(arrays["labels"].max(initial=-1)) + 1))
+    return ArraySource(arrays["images"], arrays["labels"], [str(name) for name in names])

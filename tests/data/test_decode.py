@@ -1,0 +1,236 @@
+"""Decoding against Pillow, and what must never be decoded."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageOps
+
+from vit_jax.data import decode as module
+from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.image_header import read_header
+from vit_jax.errors import UserError
+
+
+def picture(height=60, width=90):
+    """Smooth colours without any symmetry, so that a wrong orientation or channel order shows."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+def encoded(image, format, **options):
+    options = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True, "exact": True}}[format] | options
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def assert_same_pixels(decoded, reference, tolerance=0):
+    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
+    reference = np.asarray(reference.convert("RGB"))
+    assert decoded.shape == reference.shape
+    assert np.abs(decoded.astype(int) - reference).max() <= tolerance
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_colour_and_grey(format):
+    for mode in ("RGB", "L"):
+        data = encoded(picture().convert(mode), format)
+        assert_same_pixels(decode(data), Image.open(io.BytesIO(data)))
+
+
+def test_from_a_path_whatever_its_suffix(tmp_path):
+    path = tmp_path / "really a png.JPG"
+    path.write_bytes(encoded(picture(), "PNG"))
+    assert_same_pixels(decode(path), picture())
+    assert_same_pixels(decode(str(path)), picture())
+
+
+def test_cmyk():
+    data = encoded(picture().convert("CMYK"), "JPEG")
+    # The two libraries round ink differently, and nothing more.
+    assert_same_pixels(decode(data), Image.open(io.BytesIO(data)), tolerance=2)
+
+
+def test_progressive_jpeg():
+    data = encoded(picture(), "JPEG", progressive=True)
+    assert_same_pixels(decode(data), Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_alpha_is_put_on_white(format):
+    image = picture().convert("RGBA")
+    image.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 90).astype(np.uint8), (60, 1))))
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    assert_same_pixels(decode(encoded(image, format)), white, tolerance=1)
+
+
+def test_grey_with_alpha():
+    image = picture().convert("LA")
+    image.putalpha(0)
+    assert (decode(encoded(image, "PNG")) == 255).all()
+
+
+def test_palette():
+    image = picture().quantize(16)
+    assert_same_pixels(decode(encoded(image, "PNG")), image)
+    transparent = encoded(image, "PNG", transparency=bytes([0] * 16))
+    assert (decode(transparent) == 255).all()
+
+
+def test_one_bit_png():
+    image = picture().convert("1")
+    assert_same_pixels(decode(encoded(image, "PNG")), image)
+
+
+def test_sixteen_bits():
+    grey = np.array([[0, 257 * 100, 257 * 200 + 100, 65535]], np.uint16)
+    data = cv2.imencode(".png", grey)[1].tobytes()
+    np.testing.assert_array_equal(decode(data)[0], [[0] * 3, [100] * 3, [200] * 3, [255] * 3])
+    blue = np.zeros((2, 3, 4), np.uint16)
+    blue[..., 0], blue[..., 3] = 257 * 9, 65535
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", blue)[1].tobytes())[0, 0], [0, 0, 9])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(format):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(picture(), format, exif=exif)
+        assert_same_pixels(decode(data), ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+
+
+def test_exif_of_a_webp_may_have_the_prefix_of_a_jpeg():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), "WEBP", exif=exif)
+    at = data.index(b"EXIF")
+    length = struct.unpack("<I", data[at + 4 : at + 8])[0]
+    chunk = b"EXIF" + struct.pack("<I", length + 6) + b"Exif\0\0" + data[at + 8 :]
+    data = data[:4] + struct.pack("<I", len(data) - 8 + 6) + data[8:at] + chunk
+    assert read_header(data) == ("webp", 60, 90, 6)
+
+
+def test_first_frame_of_an_animation():
+    frames = [picture().rotate(90 * k) for k in range(3)]
+    for format in ("PNG", "WEBP"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+        assert_same_pixels(decode(data), frames[0])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_cut_short(format, capfd):
+    data = encoded(picture(), format)
+    for length in (0, 1, 2, 12, 30, 100, len(data) // 2, len(data) - 2):
+        with pytest.raises(UnreadableImage, match=r"^holiday\.x "):
+            decode(data[:length], "holiday.x")
+    # The libraries underneath print their own complaints, once for each epoch that meets the file.
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_png(capfd):
+    data = bytearray(encoded(picture(), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(UnreadableImage, match="checksum"):
+        decode(bytes(data))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_with_stray_bytes_is_readable(mode):
+    data = encoded(picture().convert(mode), "JPEG")
+    for marker in (b"\xff\xda", b"\xff\xc0"):
+        at = data.index(marker)
+        stray = data[:at] + b"\x00\x01\x02\x03" + data[at:]
+        with pytest.raises(ValueError, match="extraneous bytes"):
+            simplejpeg.decode_jpeg(stray)
+        assert_same_pixels(decode(stray), Image.open(io.BytesIO(data)), tolerance=2 if mode == "CMYK" else 0)
+
+
+def test_bytes_after_a_jpeg_do_not_matter(capfd):
+    data = encoded(picture(), "JPEG")
+    np.testing.assert_array_equal(decode(data + b"what cameras append"), decode(data))
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_jpeg():
+    data = encoded(picture(), "JPEG")
+    at = data.index(b"\xff\xc4")
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        decode(data[: at + 5] + b"\xff" * 16 + data[at + 21 :])
+
+
+def test_other_formats_are_named_as_such(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(UserError, match=r"a\.jpg is not a JPEG, PNG or WebP image"):
+        decode(path)
+    with pytest.raises(UserError, match="is empty"):
+        decode(b"")
+
+
+def test_missing_and_gigantic_files(tmp_path, monkeypatch):
+    with pytest.raises(UnreadableImage, match=r"no\.jpg could not be read: No such file"):
+        decode(tmp_path / "no.jpg")
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(), "PNG"))
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
+    with pytest.raises(UnreadableImage, match="too large"):
+        decode(path)
+
+
+def png_bomb():
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 20_001, 5_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def jpeg_bomb():
+    data = bytearray(encoded(picture(), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    return bytes(data)
+
+
+def webp_bomb():
+    data = bytearray(encoded(picture(), "WEBP"))
+    assert data[12:16] == b"VP8L"
+    data[21:25] = struct.pack("<I", 16_383 | 16_383 << 14)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bomb", [png_bomb, jpeg_bomb, webp_bomb])
+def test_header_bombs_are_refused_before_decoding(bomb, monkeypatch):
+    def decoded(*args, **kwargs):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(module.cv2, "imdecode", decoded)
+    monkeypatch.setattr(module.simplejpeg, "decode_jpeg", decoded)
+    with pytest.raises(UnreadableImage, match="more than 100 megapixels"):
+        decode(bomb())
+
+
+def test_sides_that_the_libraries_refuse():
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        decode(encoded(Image.new("L", (2**20 + 1, 1)), "PNG"))
+    canvas = bytearray(encoded(picture(), "WEBP", exif=Image.Exif(), icc_profile=b"none"))
+    assert canvas[12:16] == b"VP8X"
+    canvas[24:30] = (2**20 + 1).to_bytes(3, "little") + bytes(3)
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        decode(bytes(canvas))
+
+
+def test_header_sizes():
+    lossy = encoded(picture(31, 57), "WEBP", lossless=False)
+    assert lossy[12:16] == b"VP8 "
+    for data in (lossy, *(encoded(picture(31, 57), format) for format in ("JPEG", "PNG", "WEBP"))):
+        assert read_header(data)[1:] == (31, 57, 1)

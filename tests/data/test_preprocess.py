@@ -1,0 +1,99 @@
+"""One definition of preprocessing: the same bits on the host and on the device, and through JSON."""
+
+import json
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.errors import UserError
+
+IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+def noise(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("statistics", [{}, IMAGENET, {"std": (1, 3, 7)}])
+def test_numpy_and_jitted_jax_give_the_same_bits(statistics):
+    preprocess = Preprocess((16, 16), **statistics)
+    every_value = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    on_host = preprocess.normalize(every_value)
+    on_device = np.asarray(jax.jit(preprocess.normalize)(every_value))
+    assert on_host.dtype == on_device.dtype == np.float32
+    np.testing.assert_array_equal(on_host.view(np.uint32), on_device.view(np.uint32))
+
+
+def test_default_range():
+    made = Preprocess((1, 2)).normalize(np.array([[[0] * 3, [255] * 3]], np.uint8))
+    np.testing.assert_array_equal(made, [[[-1] * 3, [1] * 3]])
+
+
+def test_mean_and_standard_deviation():
+    made = Preprocess((9, 9), **IMAGENET)(noise(9, 9))
+    expected = (noise(9, 9) - np.array(IMAGENET["mean"])) / np.array(IMAGENET["std"])
+    np.testing.assert_allclose(made, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(50, 90), (90, 50), (7, 300), (16, 24), (24, 16), (5, 5), (31, 47)])
+@pytest.mark.parametrize("options", [{}, {"resize": "short_side"}, {"resize": "short_side", "resize_to": 32}])
+def test_any_shape_gives_the_image_size(shape, options):
+    made = Preprocess((16, 24), **options).to_uint8(noise(*shape))
+    assert made.shape == (16, 24, 3) and made.dtype == np.uint8 and made.flags.c_contiguous
+
+
+def test_squash_shows_everything_and_short_side_the_middle():
+    left_white = np.zeros((32, 64, 3), np.uint8)
+    left_white[:, :16] = 255
+    squashed = Preprocess((8, 8)).to_uint8(left_white)
+    assert (squashed[:, :2] == 255).all() and (squashed[:, 2:] == 0).all()
+    for resize_to in (None, 8):
+        cropped = Preprocess((8, 8), resize="short_side", resize_to=resize_to).to_uint8(left_white)
+        assert (cropped == 0).all()
+
+
+def test_resize_to_decides_how_much_is_cut_off():
+    bordered = np.full((64, 64, 3), 255, np.uint8)
+    bordered[8:-8, 8:-8] = 0
+    assert (Preprocess((48, 48), resize="short_side", resize_to=64).to_uint8(bordered) == 0).all()
+    assert (Preprocess((48, 48), resize="short_side", resize_to=48).to_uint8(bordered)[0] == 255).all()
+
+
+def test_json_round_trip():
+    preprocess = Preprocess((16, 24), resize="short_side", resize_to=32, **IMAGENET)
+    restored = Preprocess.from_json(json.loads(json.dumps(preprocess.to_json())))
+    assert restored == preprocess and hash(restored) == hash(preprocess)
+    assert pickle.loads(pickle.dumps(preprocess)) == preprocess
+
+
+def test_json_of_older_and_newer_versions():
+    assert Preprocess.from_json({"image_size": [8, 8]}) == Preprocess((8, 8))
+    with pytest.raises(UserError, match="Did you mean 'resize'"):
+        Preprocess.from_json({"image_size": [8, 8], "resizes": "squash"})
+    with pytest.raises(UserError, match="image_size"):
+        Preprocess.from_json({})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 0},
+        {"resize": "squish"},
+        {"resize_to": 32},
+        {"resize": "short_side", "resize_to": 8},
+        {"mean": (0.5,)},
+        {"std": (1, 0, 1)},
+    ],
+)
+def test_bad_values_are_refused(wrong):
+    with pytest.raises(UserError):
+        Preprocess(**{"image_size": (16, 16), **wrong})
+
+
+def test_bad_arrays_are_refused():
+    for wrong in (np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)):
+        with pytest.raises(UserError, match="uint8"):
+            Preprocess((8, 8)).to_uint8(wrong)

@@ -1,0 +1,87 @@
+"""Worker processes: the same batches, the same errors, and a clean end."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from vit_jax.data.pipeline import TrainPipeline
+from vit_jax.data.sources import digits, folder
+from vit_jax.data.transforms import supervised
+from vit_jax.errors import UserError
+
+
+def test_workers_give_the_same_batches_after_resuming_in_a_slice():
+    train = TrainPipeline(
+        digits.build("train"), supervised.build(8, rotate=20, shift=0.1), batch_size=8, seed=0, num_workers=2
+    )
+    with train.iterate(start_step=179, slices=2, index=1) as batches:  # the first epoch ends after 180 batches
+        for step in range(179, 185):
+            batch, expected = next(batches), train.batch(step, slices=2, index=1)
+            assert batch.keys() == expected.keys()
+            for key in batch:
+                assert type(batch[key]) is np.ndarray and batch[key].dtype == expected[key].dtype
+                np.testing.assert_array_equal(batch[key], expected[key])
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "x.png").write_bytes(b"no image")
+    source = folder.build(str(tmp_path), "train")
+    train = TrainPipeline(source, supervised.build(8), batch_size=2, seed=0, num_workers=1, on_corrupt="fail")
+    with train.iterate() as batches, pytest.raises(UserError) as caught:
+        next(batches)
+    assert "x.png is not a JPEG, PNG or WebP image" in caught.value.what
+    assert caught.value.what_to_do
+
+
+# Signals to a whole process group must leave it to the main process when to stop; nothing is closed on purpose.
+SCRIPT = """
+import multiprocessing, os, signal, sys
+from vit_jax.data.pipeline import TrainPipeline
+from vit_jax.data.sources import digits
+from vit_jax.data.transforms import supervised
+
+if __name__ == "__main__":
+    train = TrainPipeline(digits.build("train"), supervised.build(8), batch_size=4, seed=0, num_workers=1)
+    batches = train.iterate()
+    kept = next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    for _ in range(10):
+        kept = next(batches)
+    in_a_thread = TrainPipeline(digits.build("train"), supervised.build(8), batch_size=4, seed=0).iterate()
+    next(in_a_thread)
+    print("done", len(workers), "tensorflow" in sys.modules, "torch" in sys.modules)
+"""
+
+
+def test_a_forgotten_iterator_ends_quietly(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=120)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done 1 False False\n", "")
+
+
+def test_what_workers_import_is_free_of_jax():
+    modules = [
+        "decode",
+        "geometry",
+        "preprocess",
+        "source",
+        "sources.arrays",
+        "sources.folder",
+        "transforms.supervised",
+    ]
+    code = f"import sys, {', '.join(f'vit_jax.data.{name}' for name in modules)}; print('jax' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert ran.stdout == "False\n", ran.stderr

@@ -1,0 +1,215 @@
+"""Four tasks of other kinds go through the unedited loop: what the contract promises to later papers."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from vit_jax import UserError
+from vit_jax.checkpoints.store import find, read_params
+from vit_jax.tasks import Task
+from vit_jax.training.config import run_config
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.loop import train
+
+
+class ToyPipeline:
+    """Random batches as a pure function of the step."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def batch(self, step, slices=1, index=0):
+        rows = self._make(np.random.default_rng(step))
+        return {k: np.split(v, slices)[index] for k, v in rows.items()}
+
+    def iterate(self, start_step, slices=1, index=0):
+        return self._forever(start_step, slices, index)
+
+    def _forever(self, step, slices, index):
+        while True:
+            yield self.batch(step, slices, index)
+            step += 1
+
+
+def points(rng):
+    x = rng.normal(size=(16, 4)).astype(np.float32)
+    return {"x": x, "label": (x[:, 0] > 0).astype(np.int32)}
+
+
+def run(task, make, workdir, **settings):
+    values = {
+        "seed": 0, "steps": 6, "batch_size": 16, "log_every": 3, "task": {"name": "toy"}, "data": {},
+        "optim": {"name": "sgd", "learning_rate": 0.1}, **settings,
+    }  # fmt: skip
+    summary = train(Experiment(run_config(values), values, task, ToyPipeline(make)), workdir, jax.devices()[:1])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return summary, rows, *read_params(find(workdir))
+
+
+class NormNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2, name="head")(nn.BatchNorm(use_running_average=not train, momentum=0.5, name="encoder")(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormClassifier:
+    model: nn.Module = NormNet()
+
+    def init(self, rng, batch):
+        variables = self.model.init(rng, batch["x"], train=False)
+        return {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}}
+
+    def loss(self, variables, batch, rng, step):
+        collections = {"params": variables["params"], **variables["model_state"]}
+        logits, state = self.model.apply(collections, batch["x"], train=True, mutable=["batch_stats"])
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
+        return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, state)
+
+    def outputs(self, variables, batch):
+        return {"logits": self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["x"], False)}
+
+
+def test_batch_norm_classifier(tmp_path):
+    _, rows, _, state = run(BatchNormClassifier(), points, tmp_path)
+    mean = np.zeros(4)
+    for step in range(6):
+        mean = 0.5 * mean + 0.5 * points(np.random.default_rng(step))["x"].mean(0)
+    np.testing.assert_allclose(state["batch_stats"]["encoder"]["mean"], mean, atol=1e-6)
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_batch_norm_refuses_accumulation(tmp_path):
+    with pytest.raises(UserError, match="statistics of whole batches"):
+        run(BatchNormClassifier(), points, tmp_path, microbatch=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoViewTeacher:
+    """The student's view of an example is pulled to what the moving average says of another view."""
+
+    model: nn.Module = nn.Dense(3)
+    product: str = "params"
+
+    def init(self, rng, batch):
+        return {"params": {"encoder": self.model.init(rng, batch["x"])["params"]}, "model_state": {}}
+
+    def loss(self, variables, batch, rng, step):
+        noise = jax.random.normal(rng, (2, *batch["x"].shape))
+        student = self.model.apply({"params": variables["params"]["encoder"]}, batch["x"] + noise[0])
+        teacher = self.model.apply({"params": variables["ema"]["encoder"]}, batch["x"] + noise[1])
+        distances = jnp.square(student - teacher).sum(-1)
+        return distances.mean(), ({"loss": (distances.sum(), jnp.float32(distances.size))}, {})
+
+    def outputs(self, variables, batch):
+        return {"features": self.model.apply({"params": variables["params"]["encoder"]}, batch["x"])}
+
+
+def test_teacher_is_the_moving_average_after_the_optimizer(tmp_path):
+    history = []
+    for steps in range(1, 4):
+        run(TwoViewTeacher(), points, tmp_path / str(steps), ema_decay=0.75, steps=steps)
+        history.append([read_params(find(tmp_path / str(steps)), p)[0]["encoder"]["kernel"] for p in ("params", "ema")])
+    (_, before), (params, ema), _ = history
+    np.testing.assert_allclose(ema, 0.75 * before + 0.25 * params, rtol=1e-6)
+    assert not np.allclose(ema, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial:
+    """A generator, a discriminator that only its own term moves, and a frozen third network."""
+
+    generator: nn.Module = nn.Dense(4)
+    discriminator: nn.Module = nn.Dense(1)
+    judge: nn.Module = nn.Dense(2)
+
+    def init(self, rng, batch):
+        keys = jax.random.split(rng, 3)
+        nets = {"generator": self.generator, "discriminator": self.discriminator, "judge": self.judge}
+        params = {n: net.init(k, batch["x"])["params"] for (n, net), k in zip(nets.items(), keys, strict=True)}
+        return {"params": params, "model_state": {}}
+
+    def loss(self, variables, batch, rng, step, *, static):
+        params, fixed = variables["params"], jax.lax.stop_gradient
+        fake = self.generator.apply({"params": params["generator"]}, batch["x"])
+        score = lambda p, x: self.discriminator.apply({"params": p}, x).mean()  # noqa: E731
+        fool = -score(fixed(params["discriminator"]), fake) + jnp.square(self.judge.apply({"params": params["judge"]}, fake)).mean()
+        tell = jax.nn.softplus(score(params["discriminator"], fixed(fake)) - score(params["discriminator"], batch["x"]))
+        one = jnp.float32(1)
+        return fool * static + tell, ({"fool": (fool, one), "tell": (tell, one)}, {})
+
+    def static(self, step):
+        return 0 if step < 2 else 1  # the generator starts after two steps: one more compilation
+
+    def outputs(self, variables, batch):
+        return {"samples": self.generator.apply({"params": variables["params"]["generator"]}, batch["x"])}
+
+
+def test_generator_discriminator_and_a_frozen_network(tmp_path):
+    groups = [{"match": "generator/.*", "name": "adamw", "learning_rate": 0.1},
+              {"match": "discriminator/.*", "name": "sgd", "learning_rate": 0.01}]  # fmt: skip
+    optim = {"groups": groups, "frozen": ["judge/.*"]}
+    trees = {}
+    for steps in (1, 2, 3):
+        workdir = tmp_path / str(steps)
+        _, _, trees[steps], _ = run(Adversarial(), points, workdir, optim=optim, ema_decay=0.5, steps=steps)
+    kernels = {s: {n: np.asarray(p["kernel"]) for n, p in tree.items()} for s, tree in trees.items()}
+    np.testing.assert_array_equal(kernels[1]["judge"], kernels[3]["judge"])
+    # AdamW decays nothing and the gradient is zero until static() lets the generator's term in.
+    np.testing.assert_array_equal(kernels[1]["generator"], kernels[2]["generator"])
+    assert not np.array_equal(kernels[2]["generator"], kernels[3]["generator"])
+    assert not np.array_equal(kernels[1]["discriminator"], kernels[2]["discriminator"])
+    from orbax.checkpoint import v1 as ocp
+
+    saved = ocp.metadata(find(tmp_path / "3"), checkpointable_name="state").metadata
+    assert set(saved["ema"]) == {"generator", "discriminator"}
+    assert "judge" not in str(jax.tree_util.tree_structure(saved["opt_state"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedTokens:
+    """Next-token prediction where padding has no loss, so the mean's denominator varies between microbatches."""
+
+    model: nn.Module = nn.Sequential([nn.Embed(11, 8), nn.Dense(11)])
+    whole_batch: str = "the number of tokens that count differs between microbatches"
+
+    def init(self, rng, batch):
+        return {"params": self.model.init(rng, batch["tokens"])["params"], "model_state": {}}
+
+    def loss(self, variables, batch, rng, step):
+        logits = jax.nn.log_softmax(self.model.apply({"params": variables["params"]}, batch["tokens"][:, :-1]))
+        losses = -jnp.take_along_axis(logits, batch["tokens"][:, 1:, None], 2)[..., 0]
+        counts = (batch["tokens"][:, 1:] > 0).astype(jnp.float32)
+        total, weight = (losses * counts).sum(), counts.sum()
+        return total / weight, ({"loss": (total, weight)}, {})
+
+    def outputs(self, variables, batch):
+        return {"logits": self.model.apply({"params": variables["params"]}, batch["tokens"])}
+
+
+def counting(rng):
+    start, length = rng.integers(1, 10, (16, 1)), rng.integers(2, 7, (16, 1))
+    steps = np.arange(6)[None]
+    return {"tokens": np.where(steps < length, (start + steps - 1) % 10 + 1, 0).astype(np.int32)}
+
+
+def test_tokens_with_padding(tmp_path):
+    optim = {"name": "adamw", "learning_rate": 0.05}
+    _, rows, _, _ = run(PaddedTokens(), counting, tmp_path, optim=optim, steps=60, log_every=30)
+    assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
+
+
+def test_a_varying_denominator_refuses_accumulation(tmp_path):
+    with pytest.raises(UserError, match="number of tokens that count differs"):
+        run(PaddedTokens(), counting, tmp_path, microbatch=4)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_tasks_follow_the_protocol():
+    for kind in (BatchNormClassifier, TwoViewTeacher, Adversarial, PaddedTokens):
+        assert all(callable(getattr(kind, name)) for name in Task.__dict__ if not name.startswith("_"))

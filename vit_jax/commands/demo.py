@@ -1,0 +1,90 @@
+"""Pretrain, probe and fine-tune a small ViT on embedded digits, and write a report.
+
+example:
+  vit_jax demo --workdir runs/demo
+
+It tells the story of the ViT paper in about three minutes on two CPU cores: pretraining on the digits 0 to 6 at 16x16
+pixels; a few-shot linear probe on 7 to 9, which it never saw, beside the same probe on raw pixels; fine-tuning on all
+ten at 32x32 from the same checkpoint with interpolated position embeddings, beside the same budget from scratch.
+The workdir receives the three runs, report.html and summary.json. Started again, it continues where it was.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_jax.commands.table import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written")
+    parser.add_argument("--smoke", action="store_true", help="a run of a few steps that only shows that all works")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from etils import epath
+
+    from vit_jax.commands.demo_report import write_report
+    from vit_jax.training.config import load_config
+    from vit_jax.training.experiment import build_experiment
+    from vit_jax.training.loop import train
+    from vit_jax.training.workdir import write_json
+
+    began, workdir = time.perf_counter(), Path(arguments.workdir)
+    smoke = "smoke" if arguments.smoke else ""
+    # The path of the pretrained checkpoint is part of the fine-tuning run's config, so it is made absolute once.
+    pretrained = str((workdir / "pretrain").absolute())
+    specs = {
+        "pretrain": ("Pretraining on the digits 0 to 6 at 16x16 pixels", "digits", {}),
+        "finetune": ("Fine-tuning on all ten digits at 32x32 pixels", "digits_finetune", {"init_from": pretrained}),
+        "scratch": ("The same from scratch", "digits_finetune", {}),
+    }
+    results = {}
+    for name, (title, config, changes) in specs.items():
+        print(f"\n{title}", flush=True)
+        values = load_config(f"{config}:{smoke}") | changes
+        results[name] = train(build_experiment(values), workdir / name)
+
+    summary = summarise(results) | {"seconds": round(time.perf_counter() - began, 1)}
+    write_json(epath.Path(workdir) / "summary.json", summary)
+    rows = result_rows(results)
+    write_report(workdir, rows, results, summary["seconds"])
+    print(f"\n{table(*rows)}\n\n{summary['seconds']:.0f} seconds. Report: {workdir / 'report.html'}")
+
+
+def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`summary.json`: accuracies in [0, 1], few-shot ones by the number of shots, image sizes before and after."""
+    pretrain = results["pretrain"]
+    return {
+        "pretrain_accuracy": pretrain["val/accuracy"],
+        "fewshot_accuracy": {str(k): pretrain[f"fewshot/{k}shot"] for k in shots(pretrain)},
+        "fewshot_pixels": {str(k): pretrain[f"pixels/{k}shot"] for k in shots(pretrain)},
+        "finetune_accuracy": results["finetune"]["val/accuracy"],
+        "scratch_accuracy": results["scratch"]["val/accuracy"],
+        "image_size": [16, 32],
+    }
+
+
+def shots(pretrain: Mapping[str, Any]) -> list[int]:
+    """The numbers of shots that the probe was run with."""
+    names = (k.removeprefix("fewshot/") for k in pretrain if k.startswith("fewshot/"))
+    return sorted(int(n.removesuffix("shot")) for n in names if n.endswith("shot"))
+
+
+def result_rows(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The table of the terminal and of the report: header and rows."""
+    pretrain = results["pretrain"]
+
+    def mean(kind: str, k: int) -> str:
+        return f"{pretrain[f'{kind}/{k}shot']:.1%} ± {pretrain[f'{kind}/{k}shot_std']:.1%}"
+
+    header = ["held-out accuracy", "ViT", "baseline", "the baseline is"]
+    rows = [["pretraining, digits 0-6, 16x16", f"{pretrain['val/accuracy']:.1%}", "", ""]]
+    rows += [
+        [f"{k}-shot on the unseen digits 7-9", mean("fewshot", k), mean("pixels", k), "raw pixels"]
+        for k in shots(pretrain)
+    ]
+    accuracies = [f"{results[k]['val/accuracy']:.1%}" for k in ("finetune", "scratch")]
+    return header, [*rows, ["fine-tuning, digits 0-9, 32x32", *accuracies, "the same from scratch"]]

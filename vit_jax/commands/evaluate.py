@@ -1,0 +1,38 @@
+"""Measure a checkpoint on the evaluation data that it names, or on other data.
+
+examples:
+  vit_jax evaluate --checkpoint runs/digits
+  vit_jax evaluate --checkpoint runs/digits/checkpoints/400 --output scores.json
+  vit_jax evaluate --checkpoint runs/mine --config.data.eval.name=folder --config.data.eval.root=photos \\
+      --config.data.eval.split=test
+
+Model, labels and preprocessing come from the checkpoint; which evaluators run comes from its config, or from --config.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from vit_jax.commands.arguments import add_checkpoint, add_config, read_config
+from vit_jax.commands.table import show_metrics
+from vit_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    add_config(parser, False, "take data and evaluators from this config instead of the checkpoint's")
+    parser.add_argument("--output", metavar="FILE", help="write the metrics as JSON too")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.checkpoints.load import load
+    from vit_jax.training.evaluation import evaluate_loaded
+
+    loaded = load(arguments.checkpoint)
+    metrics = evaluate_loaded(loaded, read_config(arguments, loaded.metadata["config"]))
+    if arguments.output:
+        path = Path(arguments.output)
+        if not path.parent.is_dir():
+            raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
+        path.write_text(json.dumps({"checkpoint": str(loaded.path), **metrics}, indent=2) + "\n")
+    print(f"{loaded.path}\n\n{show_metrics(metrics)}")

@@ -1,0 +1,71 @@
+"""Figures as PNG bytes, drawn without a display."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+# Two hues that stay apart for colour-blind readers (Okabe and Ito), and more of the same set.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+
+
+def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> bytes:
+    """Learning curves: panel title -> line label -> (step, value) points."""
+    drawing = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained", dpi=110)
+    for axes, (title, lines) in zip(drawing.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for colour, (label, points) in zip(_COLOURS, lines.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markersize=3)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return _png(drawing)
+
+
+def shots_chart(rows: Mapping[str, Mapping[int, tuple[float, float]]]) -> bytes:
+    """Few-shot accuracy: label -> shots -> (mean, standard deviation)."""
+    drawing = Figure(figsize=(5, 3.2), layout="constrained", dpi=110)
+    axes = drawing.subplots()
+    for colour, (label, by_shots) in zip(_COLOURS, rows.items(), strict=False):
+        means, deviations = (np.array(v) for v in zip(*by_shots.values(), strict=True))
+        axes.errorbar(list(by_shots), means, deviations, color=colour, label=label, marker="o", capsize=3)
+    shots = list(next(iter(rows.values())))
+    axes.set(xscale="log", xlabel="labelled examples per class", ylabel="accuracy", xticks=shots)
+    axes.set_xticklabels([str(s) for s in shots])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _png(drawing)
+
+
+def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> bytes:
+    """Cosine similarity of each position's embedding to all others (ViT, Figure 7, centre), a panel a table."""
+    drawing = Figure(figsize=(4.6 * len(tables), 4.4), layout="constrained", dpi=110)
+    for axes, (title, table) in zip(drawing.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
+        rows, columns, width = table.shape
+        unit = table / np.maximum(np.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
+        similarity = np.einsum("abd,ijd->aibj", unit, unit)
+        # A tile for each position, with a gap of one cell between tiles.
+        canvas = np.full((rows, rows + 1, columns, columns + 1), np.nan)
+        canvas[:, :rows, :, :columns] = similarity
+        canvas = canvas.reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
+        image = axes.imshow(canvas, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
+        axes.set(title=f"{title}: {rows}x{columns} positions, width {width}", xticks=[], yticks=[])
+        axes.axis("off")
+    drawing.colorbar(image, ax=drawing.axes, shrink=0.8, label="cosine similarity")
+    return _png(drawing)
+
+
+def image_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def _png(drawing: Any) -> bytes:
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png")
+    return buffer.getvalue()

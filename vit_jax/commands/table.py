@@ -1,0 +1,25 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned by width: text to the left, everything after the first column to the right."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = (str(cell) for cell in row)
+        return "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def show_metrics(metrics: Mapping[str, float]) -> str:
+    """Scalars by name; a metric and its `_std` share a row."""
+    rows = []
+    for name, value in metrics.items():
+        if name.endswith("_std") and name.removesuffix("_std") in metrics:
+            continue
+        spread = metrics.get(f"{name}_std")
+        rows.append([name, f"{value:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")])
+    return table(["metric", "value"], rows)
