@@ -72,7 +72,9 @@ class BatchNormClassifier:
         return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, state)
 
     def outputs(self, variables, batch):
-        return {"logits": self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["x"], False)}
+        return {
+            "logits": self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["x"], False)
+        }
 
 
 def test_batch_norm_classifier(tmp_path):
@@ -138,7 +140,10 @@ class Adversarial:
         params, fixed = variables["params"], jax.lax.stop_gradient
         fake = self.generator.apply({"params": params["generator"]}, batch["x"])
         score = lambda p, x: self.discriminator.apply({"params": p}, x).mean()  # noqa: E731
-        fool = -score(fixed(params["discriminator"]), fake) + jnp.square(self.judge.apply({"params": params["judge"]}, fake)).mean()
+        fool = (
+            -score(fixed(params["discriminator"]), fake)
+            + jnp.square(self.judge.apply({"params": params["judge"]}, fake)).mean()
+        )
         tell = jax.nn.softplus(score(params["discriminator"], fixed(fake)) - score(params["discriminator"], batch["x"]))
         one = jnp.float32(1)
         return fool * static + tell, ({"fool": (fool, one), "tell": (tell, one)}, {})

@@ -64,7 +64,9 @@ def construct(function: Callable, values: Mapping[str, Any], where: str, **given
                 raise UserError(f"Nobody reads the key '{where}.{key}'", nearest(key, known))
     for key in known - set(values):
         if parameters[key].default is inspect.Parameter.empty:
-            raise UserError(f"The key '{where}.{key}' is missing", f"Set it in the config or with --{where}.{key}=VALUE")
+            raise UserError(
+                f"The key '{where}.{key}' is missing", f"Set it in the config or with --{where}.{key}=VALUE"
+            )
     return function(**given, **values)
 
 

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -40,16 +41,22 @@ def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
     assert caught.value.what_to_do
 
 
-# Signals to a whole process group must leave it to the main process when to stop; nothing is closed on purpose.
-SCRIPT = """
-import multiprocessing, os, signal, sys
-from vit_jax.data.pipeline import TrainPipeline
-from vit_jax.data.sources import digits
-from vit_jax.data.transforms import supervised
+def run(*arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120)
 
+
+# Signals to a whole process group must leave it to the main process when to stop; nothing is closed, on purpose.
+FORGETFUL = """
 if __name__ == "__main__":
-    train = TrainPipeline(digits.build("train"), supervised.build(8), batch_size=4, seed=0, num_workers=1)
-    batches = train.iterate()
+    import multiprocessing, os, signal, sys
+    import numpy as np
+    from vit_jax.data.pipeline import TrainPipeline
+    from vit_jax.data.sources.arrays import ArraySource
+    from vit_jax.data.transforms import supervised
+
+    source = ArraySource(np.zeros((10, 4, 4, 3), np.uint8), np.zeros(10, int), ["only"])
+    batches = TrainPipeline(source, supervised.build(8), batch_size=4, seed=0, num_workers=1).iterate()
     kept = next(batches)
     workers = multiprocessing.active_children()
     for worker in workers:
@@ -57,7 +64,7 @@ if __name__ == "__main__":
         os.kill(worker.pid, signal.SIGINT)
     for _ in range(10):
         kept = next(batches)
-    in_a_thread = TrainPipeline(digits.build("train"), supervised.build(8), batch_size=4, seed=0).iterate()
+    in_a_thread = TrainPipeline(source, supervised.build(8), batch_size=4, seed=0).iterate()
     next(in_a_thread)
     print("done", len(workers), "tensorflow" in sys.modules, "torch" in sys.modules)
 """
@@ -65,23 +72,42 @@ if __name__ == "__main__":
 
 def test_a_forgotten_iterator_ends_quietly(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=120)
+    script.write_text(FORGETFUL)
+    ran = run(script)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done 1 False False\n", "")
 
 
+KILLED = """
+import multiprocessing, os, signal, time
+from vit_jax.data.pipeline import _start_worker
+
+def work(ready):
+    _start_worker(0, 1)
+    ready.set()
+    time.sleep(70)
+
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+worker = context.Process(target=work, args=(ready,))
+worker.start()
+ready.wait()
+print("working", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_do_not_outlive_a_killed_process(tmp_path):
+    """They ignore polite signals, so this is what keeps them from staying for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    began = time.monotonic()
+    ran = run("-W", "ignore", script)
+    # The worker holds the same pipe, so that `run` returns when both have ended.
+    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, "working\n")
+    assert time.monotonic() - began < 60
+
+
 def test_what_workers_import_is_free_of_jax():
-    modules = [
-        "decode",
-        "geometry",
-        "preprocess",
-        "source",
-        "sources.arrays",
-        "sources.folder",
-        "transforms.supervised",
-    ]
-    code = f"import sys, {', '.join(f'vit_jax.data.{name}' for name in modules)}; print('jax' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    modules = ("preprocess", "source", "sources.arrays", "sources.folder", "transforms.supervised")
+    ran = run("-c", f"import sys, {', '.join(f'vit_jax.data.{name}' for name in modules)}; print('jax' in sys.modules)")
     assert ran.stdout == "False\n", ran.stderr

@@ -101,13 +101,14 @@ class Store:
         read_metadata(path)
         with _readable(path):
             on_disk = ocp.metadata(path, checkpointable_name=_STATE).metadata
-        stray = _shapes(on_disk).items() ^ _shapes(abstract).items()
+        there, here = _shapes(on_disk), _shapes(abstract)
+        stray = there.items() ^ here.items()
         if stray:
             name = min(stray)[0]
             raise UserError(
-                f"The state in {path} is of another kind: {name} is {_shapes(on_disk).get(name, 'absent')} there and "
-                f"{_shapes(abstract).get(name, 'absent')} here",
-                "Continue it with the code that wrote it, or start from it with config.init_from",
+                f"The checkpoint {path} is damaged or was written by other code: {name} is {there.get(name, 'absent')} "
+                f"there and {here.get(name, 'absent')} here",
+                _remedy(path),
             )
         with _readable(path):
             return ocp.load(path, abstract, checkpointable_name=_STATE)
@@ -132,7 +133,9 @@ def find(path: epath.PathLike) -> epath.Path:
     if path.is_dir() and path.name.isdecimal():
         return path
     if path.is_dir() and (path / "checkpoints").is_dir():
-        raise UserError(f"The run in {path} has not saved a checkpoint yet", "Wait for its first save, or start it again")
+        raise UserError(
+            f"The run in {path} has not saved a checkpoint yet", "Wait for its first save, or start it again"
+        )
     raise UserError(f"{path} is not a checkpoint", "Give a workdir, or a directory checkpoints/<step> in one")
 
 
@@ -145,7 +148,7 @@ def read_metadata(step_path: epath.Path) -> dict[str, Any]:
     with _readable(step_path):
         metadata = ocp.metadata(step_path, checkpointable_name=_STATE).custom_metadata
     if not isinstance(metadata, dict) or "format" not in metadata:
-        raise UserError(f"{step_path} was not written by vit_jax", "Give a workdir or a step directory of a vit_jax run")
+        raise UserError(f"The checkpoint {step_path} is incomplete or was not written by vit_jax", _remedy(step_path))
     if metadata["format"] > FORMAT:
         raise UserError(
             f"{step_path} has checkpoint format {metadata['format']}; this version reads up to {FORMAT}",
@@ -196,17 +199,22 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def _readable(step_path: epath.Path) -> Iterator[None]:
-    """Turns Orbax's many ways to fail on a damaged directory into one sentence."""
+    """Turns Orbax's many ways to fail on a damaged directory into one sentence, without its logs and stray tasks."""
     if not step_path.is_dir():
         raise UserError(f"There is no checkpoint at {step_path}", "Give a workdir, or a directory checkpoints/<step>")
-    _quiet()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sharding info not provided")
             warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
             yield
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Orbax raises ValueError, KeyError, OSError and plain Exception for damaged files
         raise UserError(f"The checkpoint {step_path} is incomplete or damaged", _remedy(step_path)) from error
+    finally:
+        logging.disable(disabled)
 
 
 def _remedy(step_path: epath.Path) -> str:

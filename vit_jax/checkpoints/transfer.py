@@ -75,10 +75,14 @@ def init_from(
         wanted = {n: s for n, s in target.items() if n == subtree or n.startswith(subtree + "/")}
         if not wanted:
             known = {n.split("/")[0] for n in target}
-            raise UserError(f"config.init_from fills {subtree!r}, which the model does not have", nearest(subtree, known))
+            raise UserError(
+                f"config.init_from fills {subtree!r}, which the model does not have", nearest(subtree, known)
+            )
         path, _, inner = source.partition("::")
         inner = inner or subtree
-        flat = {n.replace(inner, subtree, 1): v for n, v in _flat_params(path).items() if (n + "/").startswith(inner + "/")}
+        flat = {
+            n.replace(inner, subtree, 1): v for n, v in _flat_params(path).items() if (n + "/").startswith(inner + "/")
+        }
         part, report = _match(wanted, wanted, flat, source, method, whole=False)
         found |= part
         reports.append(report)
@@ -101,7 +105,12 @@ def _match(
         if key not in source:
             continue
         value = source[key]
-        if value.shape != shape and key.endswith("/" + _POSEMB) and value.ndim == len(shape) == 3 and value.shape[2] == shape[2]:
+        if (
+            value.shape != shape
+            and key.endswith("/" + _POSEMB)
+            and value.ndim == len(shape) == 3
+            and value.shape[2] == shape[2]
+        ):
             resized.append(f"{key} {value.shape[:2]} -> {shape[:2]}")
             value = interpolate_posemb(value, shape[:2], method)
         if value.shape != shape:

@@ -12,13 +12,19 @@ def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) 
     parser.add_argument("--override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --override before parsing.
     parser.add_argument(
-        "--config.KEY", dest="_", metavar="VALUE", help="replace one value of the config, for example --config.steps=100"
+        "--config.KEY",
+        dest="_",
+        metavar="VALUE",
+        help="replace one value of the config, for example --config.steps=100",
     )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a workdir (its newest step) or a directory checkpoints/<step>"
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a workdir (its newest step) or a directory checkpoints/<step>",
     )
 
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    import jax
     from etils import epath
 
     from vit_jax.commands.demo_report import write_report
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.workdir import write_json
 
     began, workdir = time.perf_counter(), Path(arguments.workdir)
+    # Fine-tuning and training from scratch are the same program, which needs compiling only once.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
     smoke = "smoke" if arguments.smoke else ""
     # The path of the pretrained checkpoint is part of the fine-tuning run's config, so it is made absolute once.
     pretrained = str((workdir / "pretrain").absolute())

@@ -38,7 +38,9 @@ def write_report(
             "rotated and shifted like those of training, for the probe and for the pixels alike."
         ),
         page.heading("Learning curves"),
-        page.figure(figures.curves(_curves(workdir)), "Left: pretraining. Right: fine-tuning and the same from scratch."),
+        page.figure(
+            figures.curves(_curves(workdir)), "Left: pretraining. Right: fine-tuning and the same from scratch."
+        ),
         page.heading("Few-shot probe on classes it never saw"),
         page.figure(figures.shots_chart(probes), "Bars are one standard deviation over the draws."),
         page.heading("Position embeddings"),

@@ -57,7 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     if output:
         output.close()
     if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(paths)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do)
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do
+        )
 
 
 def predict_batch(

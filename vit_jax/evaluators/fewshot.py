@@ -23,9 +23,7 @@ L2 = 2.0**10
 PIXELS = "pixels"
 
 
-def ridge(
-    features: Float[np.ndarray, "N D"], targets: Float[np.ndarray, "N K"], l2: float
-) -> Float[np.ndarray, "D K"]:
+def ridge(features: Float[np.ndarray, "N D"], targets: Float[np.ndarray, "N K"], l2: float) -> Float[np.ndarray, "D K"]:
     """(X'X + l2 I)^-1 X'Y, through whichever of the two Gram matrices is smaller."""
     n, d = features.shape
     if n >= d:

@@ -72,7 +72,9 @@ class Classify:
         return optax.smooth_labels(targets, self.label_smoothing) if self.label_smoothing else targets
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
-        return self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["image"], train=False)
+        return self.model.apply(
+            {"params": variables["params"], **variables["model_state"]}, batch["image"], train=False
+        )
 
 
 def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "B K"]:

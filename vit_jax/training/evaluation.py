@@ -42,7 +42,11 @@ class Evaluation:
     """
 
     def __init__(
-        self, evaluators: Mapping[str, Evaluator], outputs: OutputsFn, prepare: Callable[[Batch], Batch], mesh: jax.sharding.Mesh
+        self,
+        evaluators: Mapping[str, Evaluator],
+        outputs: OutputsFn,
+        prepare: Callable[[Batch], Batch],
+        mesh: jax.sharding.Mesh,
     ):
         self._evaluators = dict(evaluators)
         self._batches = batch_sharding(mesh)
@@ -50,7 +54,9 @@ class Evaluation:
         self._compiled = {}
         for name, evaluator in self._evaluators.items():
 
-            def measure(variables: Variables, batch: Batch, name: str = name, evaluator: Evaluator = evaluator) -> PyTree:
+            def measure(
+                variables: Variables, batch: Batch, name: str = name, evaluator: Evaluator = evaluator
+            ) -> PyTree:
                 batch = prepare(batch)
                 found = outputs(variables, batch) if evaluator.needs else {}
                 for need in evaluator.needs:

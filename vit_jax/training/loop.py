@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from vit_jax.checkpoints.store import steps_in
+from vit_jax.checkpoints.store import Store, steps_in
 from vit_jax.errors import UserError
 from vit_jax.tasks import static_argument
 from vit_jax.training.experiment import Experiment
@@ -50,7 +50,7 @@ def train(
     def write_line(step: int, monitor: Monitor) -> None:
         monitor = jax.device_get(monitor)
         speed = throughput.window(step)
-        _check_finite(int(monitor["first_bad"]), workdir)
+        _check_finite(int(monitor["first_bad"]), run.store, workdir)
         scalars = {f"train/{k}": float(s) / max(float(w), 1e-9) for k, (s, w) in monitor["sums"].items()}
         scalars |= {"train/learning_rate": float(run.schedule(step - 1)), **speed}
         writer.write(step, scalars)
@@ -88,7 +88,7 @@ def train(
                     write_line(*pending)
                     pending = None
                 with throughput.paused():
-                    _check_finite(int(monitor["first_bad"]), workdir)
+                    _check_finite(int(monitor["first_bad"]), run.store, workdir)
                     if evaluate:
                         measured = run.evaluation.run(variables_of(state, run.frozen, run.product))
                         if measured:
@@ -117,8 +117,9 @@ def train(
     return summary
 
 
-def _check_finite(first_bad: int, workdir: epath.Path) -> None:
+def _check_finite(first_bad: int, store: Store, workdir: epath.Path) -> None:
     if first_bad >= 0:
+        store.wait()
         steps = steps_in(workdir)
         kept = f"The checkpoint of step {steps[-1]} is kept" if steps else "No checkpoint was saved before"
         raise UserError(

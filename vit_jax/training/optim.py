@@ -94,9 +94,7 @@ def cosine(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) 
 SCHEDULES = {"constant": constant, "cosine": cosine}
 
 
-def _optimizer(
-    section: Mapping[str, Any], steps: int, where: str
-) -> tuple[optax.GradientTransformation, Schedule]:
+def _optimizer(section: Mapping[str, Any], steps: int, where: str) -> tuple[optax.GradientTransformation, Schedule]:
     values = dict(section)
     name, schedule = values.pop("name", None), dict(values.pop("schedule", {"name": "constant"}))
     clip_norm = values.pop("clip_norm", None)

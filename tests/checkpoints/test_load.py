@@ -1,0 +1,124 @@
+"""What `vit_jax.load` gives back is what training's evaluation used."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import vit_jax
+from tests.tiny import tiny_experiment, tiny_run
+from vit_jax import UserError
+from vit_jax.checkpoints import store
+from vit_jax.models import vit
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    tiny_run(folder, checkpoint__every=2, checkpoint__keep=2)
+    return folder
+
+
+def test_everything_travels_with_the_path(workdir):
+    loaded = vit_jax.load(workdir)
+    assert loaded.labels == tuple(str(d) for d in range(10))
+    assert loaded.preprocess.image_size == (8, 8)
+    assert loaded.path.name == "6"
+    assert {x.dtype for x in jax.tree.leaves(loaded.params)} == {np.dtype("float32")}
+    assert vit_jax.load(workdir / "checkpoints" / "4").metadata["step"] == 4
+
+
+def test_preprocessing_is_that_of_evaluation_bit_for_bit(workdir):
+    experiment, loaded = tiny_experiment(), vit_jax.load(workdir)
+    pipeline = experiment.evaluators["val"].pipeline
+    batch = next(iter(pipeline.iterate()))
+    fed = jax.jit(experiment.prepare_eval)({k: jax.numpy.asarray(v) for k, v in batch.items()})["image"]
+    for row, index in zip(np.asarray(fed), batch["index"], strict=True):
+        np.testing.assert_array_equal(loaded.preprocess(pipeline.source[index]["image"]), row)
+
+
+def test_accuracy_of_the_loaded_model_is_the_one_that_was_logged(workdir):
+    loaded, source = vit_jax.load(workdir), tiny_experiment().evaluators["val"].pipeline.source
+    images = np.stack([loaded.preprocess(source[i]["image"]) for i in range(len(source))])
+    labels = np.array([source[i]["label"] for i in range(len(source))])
+    accuracy = (np.asarray(loaded.logits(images)).argmax(1) == labels).mean()
+    assert accuracy == pytest.approx(json.loads((workdir / "summary.json").read_text())["val/accuracy"])
+    assert loaded.features(images).shape == (len(source), 32)
+
+
+def test_images_that_were_not_preprocessed(workdir):
+    loaded = vit_jax.load(workdir)
+    for images in (np.zeros((8, 8, 3), np.float32), np.zeros((1, 8, 8, 3), np.uint8)):
+        with pytest.raises(UserError, match="Stack preprocessed images"):
+            loaded.logits(images)
+    with pytest.raises(UserError, match="grid of 4x4 patches"):
+        loaded.logits(np.zeros((1, 16, 16, 3), np.float32))
+
+
+def test_a_model_from_outside(workdir):
+    calls = []
+
+    def my_model(**kwargs):
+        calls.append(kwargs)
+        return vit.build(**kwargs)
+
+    vit_jax.load(workdir, model=my_model)
+    assert calls == [{"variant": "mu/4", "pooling": "mean", "num_classes": 10}]
+
+
+def test_the_moving_average_is_the_product(tmp_path):
+    tiny_run(tmp_path, ema_decay=0.5)
+    path = store.find(tmp_path)
+    ema, _ = store.read_params(path, "ema")
+    params, _ = store.read_params(path, "params")
+    assert vit_jax.load(tmp_path).metadata["product"] == "ema"
+    jax.tree.map(np.testing.assert_array_equal, vit_jax.load(tmp_path).params, ema)
+    assert not np.array_equal(ema["head"]["kernel"], params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("lost", ["_CHECKPOINT_METADATA", "state", "state/_METADATA", "state/ocdbt.process_0"])
+def test_a_half_written_checkpoint(workdir, tmp_path, lost, capfd):
+    shutil.copytree(workdir, tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "6"
+    shutil.rmtree(step / lost) if (step / lost).is_dir() else (step / lost).unlink()
+    for use in (lambda: vit_jax.load(tmp_path / "run"), lambda: tiny_run(tmp_path / "run", steps=8)):
+        with pytest.raises(UserError, match="Remove that directory to continue from step 4"):
+            use()
+    assert "Traceback" not in capfd.readouterr().err
+    shutil.rmtree(step)
+    assert tiny_run(tmp_path / "run", steps=8)["step"] == 8
+
+
+def test_truncated_data(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "6" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        vit_jax.load(tmp_path / "run")
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "file.npz").write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "started" / "checkpoints").mkdir(parents=True)
+    for path, message in [
+        ("nowhere", "There is no checkpoint at"),
+        ("file.npz", "is not a checkpoint"),
+        ("empty", "is not a checkpoint"),
+        ("started", "has not saved a checkpoint yet"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            vit_jax.load(tmp_path / path)
+
+
+def test_a_newer_format_and_a_foreign_directory(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "FORMAT", 0)
+    with pytest.raises(UserError, match="format 1; this version reads up to 0. Update vit_jax"):
+        vit_jax.load(workdir)
+    from orbax.checkpoint import v1 as ocp
+
+    ocp.save(tmp_path / "7", {"a": np.ones(2)})
+    with pytest.raises(UserError, match="7 is incomplete or"):
+        vit_jax.load(tmp_path / "7")

@@ -1,0 +1,90 @@
+"""Configs: arguments, overrides, unread keys, and what a resumed run may change."""
+
+import pytest
+
+from tests.tiny import tiny_config, tiny_experiment
+from vit_jax import UserError
+from vit_jax.training.config import differences, load_config, override, parse_arg, run_config, shipped_configs
+
+
+def test_arguments_are_typed_by_their_defaults():
+    arg = parse_arg("res=384,smoke,lr=3,name=b/16", res=224, smoke=False, lr=0.1, name="")
+    assert (arg.res, arg.smoke, arg.lr, arg.name) == (384, True, 3.0, "b/16")
+    assert isinstance(arg.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("rse=384", "Did you mean 'res'"), ("res=big", "a whole number"), ("res=2.5", "a whole number"),
+     ("smoke=3", "true or false"), ("res", "a whole number")],
+)  # fmt: skip
+def test_wrong_arguments_are_named(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_arg(text, res=224, smoke=False)
+
+
+def test_overrides():
+    config = override(
+        {"a": {"x": 1, "y": 2.0, "z": None, "t": [1, 2]}, "b": "s"},
+        {"a.x": "5", "a.y": "3", "a.z": "(1, 2)", "a.t": "[3]", "b": "7", "c.d": "new", "a.n": "none"},
+    )
+    assert config == {"a": {"x": 5, "y": 3.0, "z": [1, 2], "t": [3], "n": None}, "b": "7", "c": {"d": "new"}}
+    assert isinstance(config["a"]["y"], float)
+
+
+def test_another_name_drops_the_arguments_of_the_old_one():
+    config = override(tiny_config(), {"data.eval.root": "photos", "data.eval.name": "folder"})
+    assert config["data"]["eval"] == {"name": "folder", "root": "photos"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optm.learning_rate", "1", "'config.optm'. Did you mean 'optim'"),
+        ("model.variant", "mu/4x", "There is no ViT 'mu/4x'"),
+        ("model.pooling", "maen", "Did you mean 'mean'"),
+        ("model.drop_out_rate", "0.1", "'config.model.drop_out_rate'. Did you mean 'dropout_rate'"),
+        ("model.name", "vitt", "There is no model named 'vitt'"),
+        ("model.name", "../vit", "There is no model named '../vit'"),
+        ("task.name", "clasify", "Did you mean 'classify'"),
+        ("task.objective", "softmx", "Did you mean 'softmax'"),
+        ("data.train.name", "digit", "Did you mean 'digits'"),
+        ("data.train.splitt", "test", "'config.data.train.splitt'. Did you mean 'split'"),
+        ("data.transform.crop", "inceptoin", "Did you mean 'inception'"),
+        ("data.imagesize", "8", "Did you mean 'image_size'"),
+        ("data.image_size", "-8", "Give \\[height, width\\]"),
+        ("data.preprocess.resize", "squish", "Did you mean 'squash'"),
+        ("evals.val.name", "clasification", "Did you mean 'classification'"),
+        ("evals.val", "5", "section"),
+        ("steps", "0", "at least 1"),
+        ("steps", "many", "whole number"),
+        ("ema_decay", "1.5", "\\[0, 1\\)"),
+        ("data", "none", "config.data"),
+    ],
+)
+def test_bad_values_get_a_sentence(key, value, message):
+    with pytest.raises(UserError, match=message):
+        tiny_experiment(**{key.replace(".", "__"): value})
+
+
+def test_missing_key_is_named():
+    with pytest.raises(UserError, match="'config.steps' is missing"):
+        run_config({k: v for k, v in tiny_config().items() if k != "steps"})
+
+
+def test_differences_ignore_length_logging_and_saving():
+    changes = {"steps": 9, "log_every": 1, "checkpoint__every": 2, "data__num_threads": 0, "stop_at": 3}
+    assert differences(tiny_config(**changes), tiny_config()) == []
+    assert differences(tiny_config(seed=4, model__pooling="map"), tiny_config()) == ["model.pooling", "seed"]
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_load_by_name_and_by_path(name):
+    values = load_config(f"{name}:smoke")
+    assert run_config(values).steps <= 50
+    assert load_config(f"{shipped_configs()[name]}:smoke") == values
+
+
+def test_unknown_config_file():
+    with pytest.raises(UserError, match="Did you mean 'digits'"):
+        load_config("digit")

@@ -1,0 +1,101 @@
+"""Optimizers and schedules against the papers' rules, written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vit_jax import UserError
+from vit_jax.training import optim
+
+PARAMS = {"block": {"fc1": {"kernel": np.full((2, 3), 0.5), "bias": np.ones(3)}}, "pos_embedding": np.ones((2, 2, 4))}
+GRADS = [jax.tree.map(lambda x, s=s: np.random.default_rng(s).normal(size=x.shape), PARAMS) for s in range(3)]
+
+
+def updates(section, steps=10, x64=True):
+    with jax.enable_x64(x64):
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        tx, schedule = optim.build(section, steps, params)
+        state, history = tx.init(params), []
+        for gradient in GRADS:
+            change, state = tx.update(jax.tree.map(jnp.asarray, gradient), state, params)
+            params = optax.apply_updates(params, change)
+            history.append(jax.tree.map(np.asarray, params))
+        return history, schedule
+
+
+def test_adamw_decays_kernels_only():
+    got, _ = updates({"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.3, "b1": 0.9, "b2": 0.99, "eps": 1e-8})
+
+    def expected(p, gradients, decay):
+        m = v = 0.0
+        for t, g in enumerate(gradients, 1):
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            p = p - 0.1 * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8) + decay * p)
+        return p
+
+    fc1, last = PARAMS["block"]["fc1"], got[-1]["block"]["fc1"]
+    for name, decay in (("kernel", 0.3), ("bias", 0.0)):
+        gradients = [g["block"]["fc1"][name] for g in GRADS]
+        np.testing.assert_allclose(last[name], expected(fc1[name], gradients, decay), rtol=1e-9)
+    posemb = expected(PARAMS["pos_embedding"], [g["pos_embedding"] for g in GRADS], 0.0)
+    np.testing.assert_allclose(got[-1]["pos_embedding"], posemb, rtol=1e-9)
+
+
+def test_sgd_momentum_with_clipping():
+    got, _ = updates({"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "clip_norm": 1.0})
+    p, trace = PARAMS["block"]["fc1"]["kernel"], 0.0
+    for gradient in GRADS:
+        norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
+        trace = 0.9 * trace + gradient["block"]["fc1"]["kernel"] / max(norm, 1.0)
+        p = p - 0.1 * trace
+    np.testing.assert_allclose(got[-1]["block"]["fc1"]["kernel"], p, rtol=1e-6)
+
+
+def test_momentum_can_be_bfloat16():
+    tx, _ = optim.build({"name": "sgd", "learning_rate": 0.1, "accumulator_dtype": "bfloat16"}, 10, PARAMS)
+    state = tx.init(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), PARAMS))
+    assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype("bfloat16")}
+
+
+def test_warmup_and_cosine():
+    section = {"name": "sgd", "learning_rate": 0.4, "schedule": {"name": "cosine", "warmup_steps": 4}}
+    _, schedule = optim.build(section, 20, PARAMS)
+    rates = np.array([float(schedule(s)) for s in range(21)])
+    np.testing.assert_allclose(rates[:5], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(rates[4:], 0.2 * (1 + np.cos(np.pi * np.arange(17) / 16)), atol=1e-7)
+
+
+def test_groups_and_frozen():
+    section = {"groups": [{"match": ".*/bias", "name": "sgd", "learning_rate": 1.0, "momentum": 0.0},
+                          {"match": ".*", "name": "sgd", "learning_rate": 0.0}]}  # fmt: skip
+    got, _ = updates(section)
+    bias = PARAMS["block"]["fc1"]["bias"] - sum(g["block"]["fc1"]["bias"] for g in GRADS)
+    np.testing.assert_allclose(got[-1]["block"]["fc1"]["bias"], bias)
+    np.testing.assert_array_equal(got[-1]["pos_embedding"], PARAMS["pos_embedding"])
+    assert optim.frozen_mask(PARAMS, ["block/.*"])["block"]["fc1"] == {"kernel": True, "bias": True}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "adam", "learning_rate": 1}, "no optimizer named 'adam'. Did you mean 'adamw'"),
+        ({"name": "sgd"}, "learning_rate' is missing"),
+        ({"name": "sgd", "learning_rate": 1.0, "momentun": 0.1}, "'config.optim.momentun'. Did you mean 'momentum'"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosine", "warmup_step": 1}}, "Did you mean 'warmup_steps'"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosin"}}, "Did you mean 'cosine'"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosine", "warmup_steps": 10}}, "not shorter than"),
+        ({"groups": [{"match": "bluck/.*", "name": "sgd", "learning_rate": 1.0}]}, "'bluck/.\\*' .* matches no parameter"),
+        ({"groups": [{"match": "block/.*", "name": "sgd", "learning_rate": 1.0}]}, "matches the parameter 'pos_embedding'"),
+        ({"groups": [], "name": "sgd"}, "beside 'groups'"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_a_sentence(section, message):
+    with pytest.raises(UserError, match=message):
+        optim.build(section, 10, PARAMS)
+
+
+def test_frozen_pattern_that_matches_nothing():
+    with pytest.raises(UserError, match="'head/.\\*' in config.optim.frozen matches no parameter"):
+        optim.frozen_mask(PARAMS, ["head/.*"])
