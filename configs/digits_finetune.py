@@ -15,7 +15,7 @@ from vit_jax.training.config import parse_arg
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, init="", smoke=False)
     config = ConfigDict()
-    config.seed = 1
+    config.seed = 0
     config.steps = 10 if arg.smoke else 220
     config.batch_size = 32 if arg.smoke else 128
     config.init_from = arg.init or None

@@ -9,7 +9,6 @@ import pytest
 from tests.tiny import tiny_run
 from vit_jax.checkpoints.store import find, read_params
 
-
 # Not AdamW: the gradient of a key's bias is zero but for rounding, which Adam scales up to full steps.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.0}
 

@@ -20,6 +20,7 @@ from vit_jax.commands.table import table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all three runs (default 0)")
     parser.add_argument("--smoke", action="store_true", help="a run of a few steps that only shows that all works")
 
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     results = {}
     for name, (title, config, changes) in specs.items():
         print(f"\n{title}", flush=True)
-        values = load_config(f"{config}:{smoke}") | changes
+        values = load_config(f"{config}:{smoke}") | {"seed": arguments.seed} | changes
         results[name] = train(build_experiment(values), workdir / name)
 
     summary = summarise(results) | {"seconds": round(time.perf_counter() - began, 1)}
