@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.nn.parameter_count import parameter_count
 from vit_jax.models.vit import VARIANTS, build
+from vit_jax.nn.parameter_count import parameter_count
 
 
 # Exact counts of the original repository at 224 pixels with 1000 classes; class token and 1+N learned positions.
