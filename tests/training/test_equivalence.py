@@ -60,6 +60,14 @@ def test_resuming_is_bitwise(uninterrupted, tmp_path, stops):
     assert not np.array_equal(jax.tree.leaves(uninterrupted)[0], 0)
 
 
+def test_a_checkpoint_holds_its_own_step_although_training_went_on(tmp_path):
+    """Saving is asynchronous while the step donates its buffers: the saved state must not be the next one."""
+    tiny_run(tmp_path / "on", checkpoint__every=1, checkpoint__keep=6)
+    tiny_run(tmp_path / "stopped", stop_at=2)
+    saved, _ = read_params(tmp_path / "on" / "checkpoints" / "2")
+    jax.tree.map(np.testing.assert_array_equal, saved, _params(tmp_path / "stopped"))
+
+
 def test_lines_after_the_restored_step_are_dropped(tmp_path):
     tiny_run(tmp_path, stop_at=4)
     with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -95,7 +95,7 @@ def train(
                             writer.write(step, measured)
                             progress.line(step, measured)
                     if save:
-                        run.store.save(step, state, run.metadata, measured)
+                        run.store.save(step, state, run.metadata, measured if evaluate else {})
                 if interrupt.requested and step < run.last:
                     run.store.wait()
                     progress.close()
