@@ -56,14 +56,16 @@ def test_importing_vit_jax_needs_neither_jax_nor_tensorflow_nor_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_train_writes_and_prints_a_table(capsys, config_file, tmp_path):
-    argv = ["train", "--config", str(config_file), "--workdir", str(tmp_path / "w"), "--config.steps", "2",
+def test_train_writes_and_prints_a_table(capsys, config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a relative workdir, as in the README
+    argv = ["train", "--config", str(config_file), "--workdir", "w", "--config.steps", "2",
             "--config.optim.schedule.warmup_steps=1"]  # fmt: skip
     assert main(argv) == 0
     out = capsys.readouterr()
     assert "val/accuracy" in out.out
     assert "step 2/2" in out.err
     assert json.loads((tmp_path / "w" / "config.json").read_text())["steps"] == 2
+    assert main(["evaluate", "--checkpoint", "w"]) == 0
 
 
 @pytest.mark.parametrize(

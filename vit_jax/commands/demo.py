@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Fine-tuning and training from scratch are the same program, which needs compiling only once.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
     smoke = "smoke" if arguments.smoke else ""
-    # The path of the pretrained checkpoint is part of the fine-tuning run's config, so it is made absolute once.
+    # Part of the fine-tuning run's config, which must be the same when the demo is continued from another folder.
     pretrained = str((workdir / "pretrain").absolute())
     specs = {
         "pretrain": ("Pretraining on the digits 0 to 6 at 16x16 pixels", "digits", {}),
