@@ -86,7 +86,8 @@ class Progress:
     def line(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in scalars.items())
+        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not k.endswith("_std")}
+        text = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
         if self._bar is not None:
             self._bar.write(f"step {step}/{self._total}  {text}", file=sys.stderr)
             return
