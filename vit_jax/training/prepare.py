@@ -73,9 +73,10 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
     last = min(config.steps, config.stop_at or config.steps)
     start = start_step(workdir, experiment.values, last)
 
-    # Shapes first: the optimizer needs the parameters' names, the state's shapes need the optimizer.
-    raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype)
-           for k, v in experiment.pipeline.batch(0).items()}  # fmt: skip
+    # Shapes first: the optimizer needs the parameters' names, the state's shapes need the optimizer. One row of the
+    # first batch tells what the data looks like.
+    row = experiment.pipeline.batch(0, config.batch_size, 0)
+    raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
     prepared = jax.eval_shape(experiment.prepare, raw, random_key(config.seed, 0, PREPARE))
     params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
     section = dict(config.optim)
