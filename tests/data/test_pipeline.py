@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data import pipeline as module
+from vit_jax.data import order
 from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
@@ -102,12 +102,12 @@ def test_every_epoch_is_another_permutation():
 
 @pytest.mark.parametrize("n", [1, 2, 17, 2**16, 2**16 + 1, 2**17 + 1])
 def test_permutations_of_small_and_large_sources(n):
-    order = [module._shuffled(position, n, seed=0, epoch=5) for position in range(n)]
-    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    indices = [order.shuffled(position, n, seed=0, epoch=5) for position in range(n)]
+    np.testing.assert_array_equal(np.sort(indices), np.arange(n))
     if n > 1000:
         # No more fixed points or neighbours kept together than chance has it.
-        assert np.sum(order == np.arange(n)) < 10 and np.sum(np.diff(order) == 1) < 10
-        assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 0.02
+        assert np.sum(indices == np.arange(n)) < 10 and np.sum(np.diff(indices) == 1) < 10
+        assert abs(np.corrcoef(indices, np.arange(n))[0, 1]) < 0.02
 
 
 def test_the_order_is_pinned():
