@@ -33,7 +33,7 @@ class Mixture:
         weights: share of each part in every stretch of training examples, in proportion to each other.
 
     Raises:
-        UserError: for no sources, an empty one, or weights that are not positive.
+        UserError: for no sources, an empty one, or weights that are not positive or too small.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
@@ -47,6 +47,7 @@ class Mixture:
                 raise UserError(f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out")
         self.sources = tuple(sources)
         self.weights = tuple(weights)
+        self.shares = _whole_shares(weights)
         self.label_names = tuple(dict.fromkeys(name for source in sources for name in source.label_names))
         position = {name: label for label, name in enumerate(self.label_names)}
         self._labels = [[position[name] for name in source.label_names] for source in sources]
@@ -102,7 +103,7 @@ class _Mixed:
         # Each part has a seed of its own: two equal sources are not to be taken in step.
         self._orders = [order_of(source, derived_seed(seed, 3, k)) for k, source in enumerate(mixture.sources)]
         self._first = [mixture.first(k) for k in range(len(self._orders))]
-        self._counts = _whole_shares(mixture.weights)
+        self._counts = mixture.shares
         self._ends = np.cumsum(self._counts)
 
     def candidates(self, element: int) -> Iterator[int]:
