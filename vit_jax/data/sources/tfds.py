@@ -14,7 +14,9 @@ class TfdsSource:
 
     def __init__(self, dataset: str, split: str, data_dir: str | None, image_key: str, label_key: str):
         self._arguments = (dataset, split, data_dir, image_key, label_key)
-        tfds, builder = _builder(dataset, data_dir)
+        import tensorflow_datasets as tfds  # half a second
+
+        builder = open_builder(dataset, data_dir)
         if not builder.is_prepared():
             raise UserError(f"The data set {dataset!r} is not prepared in {_folder(data_dir)}", _how(dataset, data_dir))
         if builder.info.file_format.value != "array_record":
@@ -78,11 +80,19 @@ def build(
     return TfdsSource(dataset, split, os.path.expanduser(data_dir) if data_dir else None, image_key, label_key)
 
 
-def _builder(dataset: str, data_dir: str | None) -> tuple[ModuleType, Any]:
-    import tensorflow_datasets as tfds  # half a second
+def open_builder(dataset: str, data_dir: str | None, file_format: str | None = None) -> Any:
+    """The TFDS builder of a data set, prepared or not.
+
+    Args:
+        file_format: of files that are yet to be written.
+
+    Raises:
+        UserError: when TFDS does not know it, or it is prepared in another format.
+    """
+    import tensorflow_datasets as tfds
 
     try:
-        return tfds, tfds.builder(dataset, data_dir=data_dir)
+        return tfds.builder(dataset, data_dir=data_dir, file_format=file_format)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
             f"TFDS knows no data set {dataset!r}, and {_folder(data_dir)} holds none of that name",
