@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.seed = arg.seed
-    config.steps = 20 if arg.smoke else 4000
+    config.steps = 20 if arg.smoke else 3000
     config.batch_size = 32 if arg.smoke else 128
     config.task = dict(name="classify")
     config.model = dict(name="vit", variant="mu/7", width=96, depth=4, mlp_dim=384, num_heads=3, pooling="mean")
@@ -29,20 +29,20 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(28, 28),
         train=dict(data, split="train"),
         eval=dict(data, split="test"),
-        # Clothes stand upright and fill the image: a flip and small shifts are all that keeps them what they are.
-        transform=dict(name="supervised", crop="none", shift=0.08, flip=True, border="constant"),
+        # In so few epochs more than a flip costs accuracy rather than bringing it.
+        transform=dict(name="supervised", crop="none", flip=True),
         preprocess=dict(mean=(73.0, 73.0, 73.0), std=(90.0, 90.0, 90.0)),
         eval_batch_size=None if arg.smoke else 500,
     )
     config.optim = dict(
         name="adamw",
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         weight_decay=0.05,
         clip_norm=1.0,
         schedule=dict(name="cosine", warmup_steps=5 if arg.smoke else 200),
     )
     config.evals = dict(val=dict(name="classification"))
-    config.eval_every = None if arg.smoke else 1000
+    config.eval_every = None if arg.smoke else 750
     config.log_every = 5 if arg.smoke else 200
     config.checkpoint = dict(every=None, keep=1)
     return config

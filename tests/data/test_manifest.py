@@ -102,7 +102,7 @@ GOOD = "path,label\n" + "a.png,x\n" * 3
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (GOOD.encode() + b"b\xfccher.png,x\n", {}, "1 of 6 lines of .*list.csv has bytes that are not UTF-8, first line 5"),
+        (GOOD.encode() + b"b\xfccher.png,x\n", {}, "1 of 6 lines of .* has bytes that are not UTF-8, first line 5"),
         (GOOD + "no.png,x\nnot.png,x\n", {}, "2 of 5 files that .* lists are missing: first '.*no.png' in line 5"),
         (GOOD + "empty.png,x\n", {}, "1 of 4 files that .* lists are empty: first '.*empty.png' in line 5"),
         (GOOD + "no.png,x\nempty.png,x\n", {}, "1 of 5 files .* are missing, and 1 are empty"),
@@ -116,9 +116,9 @@ GOOD = "path,label\n" + "a.png,x\n" * 3
         (GOOD, {"split": "train"}, "3 of 3 lines of .* have no 'split', first line 2"),
         (GOOD, {"path_key": "file"}, "no column 'file' but path, label. Write a header line"),
         (GOOD, {"label_key": "class"}, "3 of 3 lines .* have no 'class'"),
-        (GOOD + "a.png,y\n", {"label_names": ["w", "x"]}, r"1 of 4 lines .* labels outside the 2 classes \('y'\), first line 5"),
-        ("path,label\na.png,0\na.png,7\n", {"label_names": ["w", "x"]}, r"\('7'\), first line 3. they go from 0 to 1"),
-        ("path,label\na.png,-1\na.png,0\n", {"label_names": ["w", "x"]}, r"\('-1'\), first line 2. they go from 0 to 1"),
+        (GOOD + "a.png,y\n", {"label_names": ["w", "x"]}, r"1 of 4 .* outside the 2 classes \('y'\), first line 5"),
+        ("path,label\na.png,0\na.png,7\n", {"label_names": ["w", "x"]}, r"\('7'\), first line 3. Indices go from 0"),
+        ("path,label\na.png,-1\na.png,0\n", {"label_names": ["w", "x"]}, r"\('-1'\), first line 2. Indices go"),
         (GOOD, {"label_names": ["x", "x"]}, "name a class twice"),
         (GOOD, {"label_names": "nowhere.txt"}, "label names nowhere.txt could not be read"),
         ("", {}, "has no rows"),

@@ -6,7 +6,7 @@ import pytest
 from vit_jax.data.order import Mixture, order_of
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.sources import digits, mixture
+from vit_jax.data.sources import mixture
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.transforms import supervised
 from vit_jax.errors import UserError

@@ -190,6 +190,19 @@ def test_nothing_but_unreadable_images_is_an_error(spoilt):
         train.batch(0)
 
 
+def test_a_label_without_a_class_is_an_error_that_names_the_image():
+    class Wrong(ArraySource):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"label": index - 1, "path": f"photos/{index}.png"}
+
+    images = numbered(4)
+    wrong = Wrong(images.images[:2], images.labels[:2], ["cat", "dog"])
+    with pytest.raises(UserError, match=r"^photos/0\.png has label -1, but there are 2 classes\. Number them from 0"):
+        next(EvalPipeline(wrong, Preprocess(2), 1).iterate())
+    with pytest.raises(UserError, match="has label -1"):
+        TrainPipeline(wrong, identity, batch_size=2, seed=0).batch(0)
+
+
 def test_only_unreadable_images_are_replaced():
     def transform(example, rng):
         raise UserError("The caption is missing")

@@ -44,14 +44,19 @@ def data_dir(tmp_path_factory):
 
 
 def content(source):
-    return sorted((example["label"], decode(example["image"]).tobytes()) for example in map(source.__getitem__, range(len(source))))
+    return sorted(
+        (example["label"], decode(example["image"]).tobytes())
+        for example in map(source.__getitem__, range(len(source)))
+    )
 
 
 def test_what_is_written_is_read(data_dir):
     for split, count in (("train", 5), ("test", 2)):
         source, original = tfds.build("my_digits", split, data_dir), digits.build(split, per_class=count)
         assert source.label_names == original.label_names and len(source) == 10 * count
-        assert content(source) == sorted((original[k]["label"], original[k]["image"].tobytes()) for k in range(len(original)))
+        assert content(source) == sorted(
+            (original[k]["label"], original[k]["image"].tobytes()) for k in range(len(original))
+        )
 
 
 def test_parts_and_sums_of_splits(data_dir):
@@ -151,9 +156,9 @@ def test_what_is_missing_is_said(data_dir, arguments, message):
 
 
 def test_wrong_keys(data_dir):
-    with pytest.raises(UserError, match="no label_key 'labels'. Did you mean 'label'"):
+    with pytest.raises(UserError, match=r"no label_key 'labels'\. Did you mean 'label'"):
         tfds.build("my_digits", "train", data_dir, label_key="labels")
-    with pytest.raises(UserError, match="no image_key 'label'. Known: image"):
+    with pytest.raises(UserError, match=r"no image_key 'label'\. Known: image"):
         tfds.build("my_digits", "train", data_dir, image_key="label")
 
 
@@ -163,7 +168,7 @@ def test_other_file_formats(data_dir, tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     for path in info.parent.glob("*.array_record*"):
         path.rename(str(path).replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="holds tfrecord files, which cannot be read by index. Convert it"):
+    with pytest.raises(UserError, match=r"holds tfrecord files, which cannot be read by index\. Convert it"):
         tfds.build("fashion_mnist", "train", str(tmp_path))
 
 

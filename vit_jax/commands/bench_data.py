@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second: median, lowest and highest over the rounds, and the medians of the rounds' ratios."""
     if arguments.images < _BATCH or arguments.rounds < 1:
-        raise UserError("There is too little to measure", f"Give --images of at least {_BATCH} and --rounds of 1 or more")
+        raise UserError(
+            "There is too little to measure", f"Give --images of at least {_BATCH} and --rounds of 1 or more"
+        )
     from vit_jax.data.pipeline import TrainPipeline
     from vit_jax.data.transforms import supervised
 
@@ -34,7 +36,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {"batch_size": _BATCH, "images": steps * _BATCH, "rounds": arguments.rounds, "cpus": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="vit_jax-bench-") as folder:
         for kind in arguments.kinds:
-            source = _sources(folder)[kind]()
+            source = _sources(folder, arguments.images)[kind]()
 
             def pipeline(threads: int, source: Any = source) -> Callable[[], float]:
                 train = TrainPipeline(source, transform, batch_size=_BATCH, seed=0, num_threads=threads)
@@ -115,7 +117,7 @@ def _bare_rate(source: Any, steps: int) -> float:
     return steps * _BATCH / (time.perf_counter() - began)
 
 
-def _sources(folder: str) -> dict[str, Callable[[], Any]]:
+def _sources(folder: str, count: int) -> dict[str, Callable[[], Any]]:
     from vit_jax.data.array_record import write
     from vit_jax.data.decode import decode
     from vit_jax.data.sources import arrays, tfds
@@ -124,7 +126,7 @@ def _sources(folder: str) -> dict[str, Callable[[], Any]]:
     def jpegs() -> Any:
         root = os.path.join(folder, "jpegs")
         if not os.path.exists(root):
-            _write_jpegs(root)
+            _write_jpegs(root, min(count, 256))
         return folders.build(root, "train")
 
     def array_record() -> Any:
@@ -142,7 +144,7 @@ def _sources(folder: str) -> dict[str, Callable[[], Any]]:
     return dict(zip(KINDS, (jpegs, array_record, array), strict=True))
 
 
-def _write_jpegs(root: str, count: int = 256) -> None:
+def _write_jpegs(root: str, count: int) -> None:
     for index, image in enumerate(photos(count)):
         path = os.path.join(root, "train", str(index % 10))
         os.makedirs(path, exist_ok=True)

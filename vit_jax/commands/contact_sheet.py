@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     for start in range(0, len(batch["image"]), arguments.views):
         example = pipeline.example(start)
         views = batch["image"][start : start + arguments.views]
-        rows.append((_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), views))
+        rows.append(
+            (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), views)
+        )
     path.write_bytes(figures.contact_sheet(rows))
     print(f"{path}: {len(rows)} images, left as in evaluation, then {arguments.views} views of each as in training")
 

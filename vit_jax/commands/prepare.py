@@ -55,7 +55,8 @@ def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
     sources = {split: build(**{key: path, "split": split}) for split in arguments.splits or ("train", "test")}
     unreadable: list[UserError] = []
     written = write(arguments.name, sources, arguments.data_dir, arguments.short_side, unreadable)
-    print(f"{written}: {', '.join(f'{split} {len(source)}' for split, source in sources.items())}")
+    total = sum(len(source) for source in sources.values())
+    print(f"{written}: {total - len(unreadable)} of {total} images in {', '.join(sources)}")
     if unreadable:
         raise UserError(f"{len(unreadable)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do)
 

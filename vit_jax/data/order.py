@@ -44,7 +44,9 @@ class Mixture:
                 raise UserError(f"A weight of the mixture is {weight!r}", "Give positive numbers, such as 0.7 and 0.3")
         for k, source in enumerate(sources):
             if len(source) == 0:
-                raise UserError(f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out")
+                raise UserError(
+                    f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out"
+                )
         self.sources = tuple(sources)
         self.weights = tuple(weights)
         self.shares = _whole_shares(weights)
@@ -68,7 +70,9 @@ class Mixture:
         elif label is not None and 0 <= label < len(labels):
             example["label"] = labels[label]
         elif label is not None:
-            raise UserError(f"Example {index} has label {label}, but there are {len(labels)} classes", "Mend its source")
+            raise UserError(
+                f"Example {index} has label {label}, but there are {len(labels)} classes", "Number them from 0"
+            )
         return example
 
     def first(self, part: int) -> int:

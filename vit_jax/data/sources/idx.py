@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its kin: Fashion-MNIST by default, as Debian's dataset-fashion-mnist installs it."""
+"""IDX files, the format of MNIST; by default Fashion-MNIST as Debian's package dataset-fashion-mnist installs it."""
 
 import gzip
 import os

@@ -162,8 +162,9 @@ def _index(
     bad = [line for line, row in zip(lines, labels, strict=True) if any(str(label) not in known for label in row)]
     if bad:
         unknown = next(str(label) for row in labels for label in row if str(label) not in known)
-        range_or_name = f"they go from 0 to {len(names) - 1}" if unknown.lstrip("-").isdecimal() else nearest(unknown, names)
-        _report(path, bad, len(lines), f"labels outside the {len(names)} classes ({unknown!r})", range_or_name)
+        is_index = unknown.lstrip("-").isdecimal()
+        hint = f"Indices go from 0 to {len(names) - 1}" if is_index else nearest(unknown, names)
+        _report(path, bad, len(lines), f"labels outside the {len(names)} classes ({unknown!r})", hint)
     return names, [[known[str(label)] for label in row] for row in labels]
 
 
@@ -194,10 +195,11 @@ def _check_files(path: str, lines: list[int], images: list[str]) -> None:
     hint = "Mend the list or set root; check_files=False leaves them to training, which replaces and counts them"
     for bad, what in ((missing, "are missing"), (empty, "are empty")):
         if bad:
-            line, image = bad[0]
+            line, first = bad[0]
             others = f", and {len(empty)} are empty" if bad is missing and empty else ""
             raise UserError(
-                f"{len(bad)} of {len(images)} files that {path} lists {what}{others}: first {image!r} in line {line}", hint
+                f"{len(bad)} of {len(images)} files that {path} lists {what}{others}: first {first!r} in line {line}",
+                hint,
             )
 
 
