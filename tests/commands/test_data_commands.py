@@ -1,5 +1,6 @@
 """The commands about data: prepare, contact-sheet and bench data."""
 
+import importlib.util
 import json
 
 import cv2
@@ -57,11 +58,19 @@ def test_what_cannot_be_prepared(arguments, message, tmp_path, capsys):
 
 
 def test_stock_data_sets_need_tensorflow(tmp_path, monkeypatch, capsys):
-    import importlib.util
+    real = importlib.util.find_spec
+    for installed, name, message in (
+        (None, "cifar10", "pip install 'vit_jax[prepare]'"),
+        # Up to the archives that it would unpack.
+        (True, "imagenet2012", "manual_dir should contain two files: ILSVRC2012_img_train.tar and"),
+    ):
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["prepare", "cifar10", "--data-dir", str(tmp_path)]) == 2
-    assert "pip install 'vit_jax[prepare]'" in capsys.readouterr().err
+        def find_spec(module, *package, installed=installed):
+            return installed if module == "tensorflow" else real(module, *package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+        assert main(["prepare", name, "--data-dir", str(tmp_path), "--manual-dir", str(tmp_path / "archives")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_contact_sheet(tmp_path, capsys):
