@@ -19,5 +19,5 @@ class UserError(Exception):
         self.what_to_do = what_to_do
 
     def __str__(self) -> str:
-        what = self.what.rstrip(". ")
-        return f"{what}. {self.what_to_do.rstrip('. ')}." if self.what_to_do else f"{what}."
+        sentences = (text.strip() for text in (self.what, self.what_to_do) if text)
+        return " ".join(text if text.endswith((".", "?", "!")) else f"{text}." for text in sentences)

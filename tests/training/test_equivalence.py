@@ -9,7 +9,6 @@ import pytest
 from tests.tiny import tiny_run
 from vit_jax.checkpoints.store import find, read_params
 
-
 # Not AdamW: the gradient of a key's bias is zero but for rounding, which Adam scales up to full steps.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.0}
 
@@ -59,6 +58,14 @@ def test_resuming_is_bitwise(uninterrupted, tmp_path, stops):
     tiny_run(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, _params(tmp_path), uninterrupted)
     assert not np.array_equal(jax.tree.leaves(uninterrupted)[0], 0)
+
+
+def test_a_checkpoint_holds_its_own_step_although_training_went_on(tmp_path):
+    """Saving is asynchronous while the step donates its buffers: the saved state must not be the next one."""
+    tiny_run(tmp_path / "on", checkpoint__every=1, checkpoint__keep=6)
+    tiny_run(tmp_path / "stopped", stop_at=2)
+    saved, _ = read_params(tmp_path / "on" / "checkpoints" / "2")
+    jax.tree.map(np.testing.assert_array_equal, saved, _params(tmp_path / "stopped"))
 
 
 def test_lines_after_the_restored_step_are_dropped(tmp_path):

@@ -37,8 +37,9 @@ def test_learning_rate_of_the_first_step_is_zero(tmp_path):
 
 
 def test_newest_and_best_are_kept(tmp_path):
-    tiny_run(tmp_path, steps=8, eval_every=1, optim__learning_rate=3e-2,
-             checkpoint__every=1, checkpoint__keep=2, checkpoint__best="val/loss", checkpoint__best_mode="min")  # fmt: skip
+    policy = {"every": 1, "keep": 2, "best": "val/loss", "best_mode": "min"}
+    policy = {f"checkpoint__{key}": value for key, value in policy.items()}
+    tiny_run(tmp_path, steps=8, eval_every=1, optim__learning_rate=3e-2, **policy)
     losses = {r["step"]: r["val/loss"] for r in rows(tmp_path) if "val/loss" in r}
     assert set(steps_in(tmp_path)) == {7, 8, min(losses, key=losses.get)}
 
@@ -99,7 +100,7 @@ def test_a_finished_run_is_only_evaluated_again(tmp_path):
         (8, {"microbatch": 4}, "be a multiple of 8"),
         (8, {"mesh__data": 3}, "does not multiply out to 8 devices"),
         (8, {"mesh__dta": 8}, "Did you mean 'data'"),
-        (8, {"mesh__tensor": 4}, "does not divide over tensor=4"),
+        (8, {"mesh__tensor": 4}, "not divide over tensor=4"),
         (1, {"model__variant": "mu/5"}, "8x8 .* 5"),
         (1, {"model__variant": "mu/16"}, "8x8 .* 16"),
         (1, {"checkpoint__evry": 5}, "Did you mean 'every'"),

@@ -7,6 +7,7 @@ model, so a step directory can be copied away and still be loaded.
 import contextlib
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ class Store:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self.directory = workdir / "checkpoints"
+        self.directory = absolute(workdir) / "checkpoints"
         self._best = policy.best
         _quiet()
         self._checkpointer = ocp.training.Checkpointer(
@@ -114,6 +115,12 @@ class Store:
             return ocp.load(path, abstract, checkpointable_name=_STATE)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """`path` as Orbax needs it: local paths made absolute, 'gs://...' as it is."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else epath.Path(os.path.abspath(path))
+
+
 def steps_in(workdir: epath.PathLike) -> list[int]:
     """The steps that a run has saved, oldest first."""
     directory = epath.Path(workdir) / "checkpoints"
@@ -124,7 +131,7 @@ def steps_in(workdir: epath.PathLike) -> list[int]:
 
 def find(path: epath.PathLike) -> epath.Path:
     """The step directory that `path` means: itself, or the newest step of a workdir."""
-    path = epath.Path(path)
+    path = absolute(path)
     if not path.exists():
         raise UserError(f"There is no checkpoint at {path}", "Give a workdir, or a directory checkpoints/<step> in one")
     workdir = path.parent if path.name == "checkpoints" else path

@@ -20,6 +20,7 @@ from vit_jax.commands.table import table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all three runs (default 0)")
     parser.add_argument("--smoke", action="store_true", help="a run of a few steps that only shows that all works")
 
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Fine-tuning and training from scratch are the same program, which needs compiling only once.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
     smoke = "smoke" if arguments.smoke else ""
-    # The path of the pretrained checkpoint is part of the fine-tuning run's config, so it is made absolute once.
+    # Part of the fine-tuning run's config, which must be the same when the demo is continued from another folder.
     pretrained = str((workdir / "pretrain").absolute())
     specs = {
         "pretrain": ("Pretraining on the digits 0 to 6 at 16x16 pixels", "digits", {}),
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     results = {}
     for name, (title, config, changes) in specs.items():
         print(f"\n{title}", flush=True)
-        values = load_config(f"{config}:{smoke}") | changes
+        values = load_config(f"{config}:{smoke}") | {"seed": arguments.seed} | changes
         results[name] = train(build_experiment(values), workdir / name)
 
     summary = summarise(results) | {"seconds": round(time.perf_counter() - began, 1)}

@@ -57,6 +57,7 @@ def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> byt
         image = axes.imshow(canvas, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
         axes.set(title=f"{title}: {rows}x{columns} positions, width {width}", xticks=[], yticks=[])
         axes.axis("off")
+    drawing.get_layout_engine().set(wspace=0.06)
     drawing.colorbar(image, ax=drawing.axes, shrink=0.8, label="cosine similarity")
     return _png(drawing)
 

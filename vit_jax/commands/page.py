@@ -49,8 +49,8 @@ def prediction_card(png: bytes, truth: str, ranked: Sequence[tuple[str, float]])
     """One image with its true class and the predicted ones."""
     wrong = ranked[0][0] != truth
     lines = "<br>".join(f"{html.escape(name)} {probability:.1%}" for name, probability in ranked)
-    mark = ' class="wrong"' if wrong else ""
-    return f'<div class="card"><img src="{_data_uri(png)}" alt=""><br><b{mark}>is {html.escape(truth)}</b><br>{lines}</div>'
+    truth = f'<b class="{"wrong" if wrong else "right"}">is {html.escape(truth)}</b>'
+    return f'<div class="card"><img src="{_data_uri(png)}" alt=""><br>{truth}<br>{lines}</div>'
 
 
 def grid(cards: Sequence[str]) -> str:

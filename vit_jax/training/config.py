@@ -156,11 +156,8 @@ def parse_value(text: str, current: Any, where: str) -> Any:
     if isinstance(current, (list, tuple)) and not isinstance(value, (tuple, str)) and value is not None:
         value = (value,)
     kind = tuple if isinstance(current, list) else type(current)
-    if (
-        current is not None
-        and value is not None
-        and not isinstance(value, kind)
-        or (isinstance(current, int) and isinstance(value, bool) is not isinstance(current, bool) and value is not None)
+    if (current is not None and value is not None and not isinstance(value, kind)) or (
+        isinstance(current, int) and isinstance(value, bool) is not isinstance(current, bool) and value is not None
     ):
         raise UserError(
             f"{where} is {text!r}", f"It must be {_KINDS.get(kind, kind.__name__)}, for example {current!r}"

@@ -119,7 +119,7 @@ def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, floa
     def outputs(variables: Variables, batch: Batch) -> Mapping[str, Array]:
         return loaded.model.apply(variables, batch["image"], train=False)
 
-    evaluation = Evaluation(
-        evaluators, outputs, functools.partial(normalize_images, loaded.preprocess), make_mesh(config.mesh)
-    )
-    return evaluation.run({"params": loaded.params, **loaded.model_state})
+    mesh = make_mesh(config.mesh)
+    prepare = functools.partial(normalize_images, loaded.preprocess)
+    variables = {"params": loaded.params, **loaded.model_state}
+    return Evaluation(evaluators, outputs, prepare, mesh).run(jax.device_put(variables, replicated(mesh)))

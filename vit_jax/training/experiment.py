@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import PRNGKeyArray
 
 from vit_jax.evaluators import Evaluator
 from vit_jax.naming import build_named

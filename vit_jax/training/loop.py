@@ -95,7 +95,7 @@ def train(
                             writer.write(step, measured)
                             progress.line(step, measured)
                     if save:
-                        run.store.save(step, state, run.metadata, measured)
+                        run.store.save(step, state, run.metadata, measured if evaluate else {})
                 if interrupt.requested and step < run.last:
                     run.store.wait()
                     progress.close()
@@ -124,5 +124,5 @@ def _check_finite(first_bad: int, store: Store, workdir: epath.Path) -> None:
         kept = f"The checkpoint of step {steps[-1]} is kept" if steps else "No checkpoint was saved before"
         raise UserError(
             f"The loss or its gradient is not finite since step {first_bad}",
-            f"{kept}; try a lower config.optim.learning_rate, config.optim.clip_norm or a longer warmup, in a new workdir",
+            f"{kept}; try a lower learning rate, config.optim.clip_norm or a longer warmup, in a new workdir",
         )

@@ -37,25 +37,21 @@ class Writer:
             partial.replace(self._path)
         else:
             self._path.write_text("")
-        self._file = open(self._path, "a", buffering=1) if os.path.exists(os.fspath(self._path)) else None
+        self._file = self._path.open("a")
         self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, flush_secs=30)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        line = json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}) + "\n"
-        if self._file:
-            self._file.write(line)
-        else:  # a remote file system without append
-            self._path.write_text(self._path.read_text() + line)
+        self._file.write(json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}) + "\n")
+        self._file.flush()  # people and scripts read along
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._active:
             self._board.close()
-            if self._file:
-                self._file.close()
+            self._file.close()
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -90,7 +86,8 @@ class Progress:
     def line(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in scalars.items())
+        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not k.endswith("_std")}
+        text = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
         if self._bar is not None:
             self._bar.write(f"step {step}/{self._total}  {text}", file=sys.stderr)
             return

@@ -113,10 +113,10 @@ def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
             if name.endswith("/" + end) and axis < len(dims):
                 matched.add(end)
                 if leaf.shape[axis] % mesh.shape["tensor"]:
-                    raise UserError(
-                        f"{name} with {leaf.shape[axis]} heads or units does not divide over tensor={mesh.shape['tensor']}",
-                        "Lower config.mesh.tensor",
+                    split = (
+                        f"{leaf.shape[axis]} heads or units, which does not divide over tensor={mesh.shape['tensor']}"
                     )
+                    raise UserError(f"{name} has {split}", "Lower config.mesh.tensor")
                 dims[axis] = "tensor"
         free = [i for i, d in enumerate(dims) if d is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
         if mesh.shape["fsdp"] > 1 and free and int(np.prod(leaf.shape)) >= _MIN_FSDP_ELEMENTS:
