@@ -12,6 +12,9 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
+    "tensorflow-datasets>=4.9.10,<4.10",
+    "array_record>=0.8.6,<0.9",
+    "importlib_resources>=7.1,<7.2",  # tensorflow-datasets uses it and declares it for old Pythons only
     "ml_collections>=1.1,<1.2",
     "absl-py>=2.5.1,<2.6",
     "numpy>=2.4.6,<2.5",
@@ -50,6 +53,8 @@ setup(
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
         "cuda13": [f"jax[cuda13]{JAX_VERSIONS}"],
         "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
+        # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
+        "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "test": TEST_REQUIRES,
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
     },

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data import pipeline as module
+from vit_jax.data import order
 from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
@@ -102,12 +102,12 @@ def test_every_epoch_is_another_permutation():
 
 @pytest.mark.parametrize("n", [1, 2, 17, 2**16, 2**16 + 1, 2**17 + 1])
 def test_permutations_of_small_and_large_sources(n):
-    order = [module._shuffled(position, n, seed=0, epoch=5) for position in range(n)]
-    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    indices = [order.shuffled(position, n, seed=0, epoch=5) for position in range(n)]
+    np.testing.assert_array_equal(np.sort(indices), np.arange(n))
     if n > 1000:
         # No more fixed points or neighbours kept together than chance has it.
-        assert np.sum(order == np.arange(n)) < 10 and np.sum(np.diff(order) == 1) < 10
-        assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 0.02
+        assert np.sum(indices == np.arange(n)) < 10 and np.sum(np.diff(indices) == 1) < 10
+        assert abs(np.corrcoef(indices, np.arange(n))[0, 1]) < 0.02
 
 
 def test_the_order_is_pinned():
@@ -188,6 +188,19 @@ def test_nothing_but_unreadable_images_is_an_error(spoilt):
     train = TrainPipeline(Junk(), identity, batch_size=2, seed=0)
     with pytest.raises(UserError, match=r"100 images in a row are unreadable. The last: Example \d+ is not a JPEG"):
         train.batch(0)
+
+
+def test_a_label_without_a_class_is_an_error_that_names_the_image():
+    class Wrong(ArraySource):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"label": index - 1, "path": f"photos/{index}.png"}
+
+    images = numbered(4)
+    wrong = Wrong(images.images[:2], images.labels[:2], ["cat", "dog"])
+    with pytest.raises(UserError, match=r"^photos/0\.png has label -1, but there are 2 classes\. Number them from 0"):
+        next(EvalPipeline(wrong, Preprocess(2), 1).iterate())
+    with pytest.raises(UserError, match="has label -1"):
+        TrainPipeline(wrong, identity, batch_size=2, seed=0).batch(0)
 
 
 def test_only_unreadable_images_are_replaced():

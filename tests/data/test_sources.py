@@ -101,6 +101,6 @@ def test_arrays_refuse_what_does_not_fit_together():
 
 
 def test_every_source_and_transform_is_found_by_name():
-    for name in ("arrays", "digits", "folder"):
+    for name in ("arrays", "digits", "folder", "idx", "manifest", "mixture", "tfds"):
         assert callable(named_module("source", name).build)
     assert callable(named_module("transform", "supervised").build)

@@ -62,6 +62,27 @@ def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> byt
     return _png(drawing)
 
 
+def contact_sheet(rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "n h w 3"]]]) -> bytes:
+    """A row for each image: its label, the image itself, a gap, and its views."""
+    columns = 2 + len(rows[0][2])
+    aspect = rows[0][1].shape[0] / rows[0][1].shape[1]
+    drawing = Figure(figsize=(1.1 * columns + 0.8, 1.1 * aspect * len(rows) + 0.3), layout="constrained", dpi=110)
+    widths = [1, 0.1] + [1] * (columns - 2)
+    grid = drawing.subplots(len(rows), columns, squeeze=False, width_ratios=widths)
+    for line, (label, image, views) in zip(grid, rows, strict=True):
+        for axes, pixels in zip(line, [image, None, *views], strict=True):
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if pixels is not None:
+                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
+        # No mathematics in names: a dollar sign is a dollar sign.
+        short = label if len(label) <= 24 else label[:23] + "…"
+        line[0].set_ylabel(short, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
+    grid[0][0].set_title("as is", fontsize=8)
+    grid[0][2].set_title("in training", fontsize=8, loc="left")
+    return _png(drawing)
+
+
 def image_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 

@@ -7,10 +7,18 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import demo, evaluate, predict, train
+from vit_jax.commands import bench, contact_sheet, demo, evaluate, predict, prepare, train
 from vit_jax.errors import UserError
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "demo": demo}
+_COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "prepare": prepare,
+    "contact-sheet": contact_sheet,
+    "bench": bench,
+    "demo": demo,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

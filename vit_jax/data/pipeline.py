@@ -5,6 +5,7 @@ what a row holds does not depend on the number of hosts, worker processes or thr
 """
 
 import functools
+import itertools
 import math
 import multiprocessing
 import os
@@ -17,9 +18,10 @@ from typing import Any, Self
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
 from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.order import derived_seed, order_of
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
@@ -32,9 +34,6 @@ Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 _ENDLESS = 2**50
 # So many bad images in a row mean that something else is wrong than a few images.
 _MAX_REPLACEMENTS = 100
-# index_shuffle walks cycles in a 16-bit block: below this size a table is faster (microseconds against milliseconds
-# for a handful of examples), above it a table wastes memory.
-_TABLE_UP_TO = 2**16
 
 
 class BatchIterator:
@@ -82,8 +81,9 @@ def _close_and_forget(iterators: list[grain.DatasetIterator]) -> None:
 class TrainPipeline:
     """Endless shuffled, augmented batches, indexed by step.
 
-    Every epoch is a new permutation of the source; batches run across the border between epochs. An example's
-    augmentation depends on the seed and on how many examples came before it, on nothing else.
+    Every epoch is a new permutation of the source; batches run across the border between epochs. A mixture is drawn
+    from by weight, each of its parts in epochs of its own. An example's augmentation depends on the seed and on how
+    many examples came before it, on nothing else.
 
     Args:
         source: where examples come from.
@@ -93,6 +93,8 @@ class TrainPipeline:
         num_threads: threads that prepare whole batches ahead, in each process; 0 prepares them in the caller.
         num_workers: processes that do; 0 for none. Worth their start-up where one Python cannot keep up.
         on_corrupt: "replace" an unreadable image by the next one of the epoch and count it in "corrupt", or "fail".
+        repeats: rows in a row that show the same example, each with an augmentation of its own (repeated
+            augmentation: Hoffer et al., arXiv:1901.09335). A batch then holds batch_size / repeats examples.
 
     Raises:
         UserError: for an empty source or a value out of its range. While reading: for an unreadable image with "fail",
@@ -108,18 +110,21 @@ class TrainPipeline:
         num_threads: int = 1,
         num_workers: int = 0,
         on_corrupt: str = "replace",
+        repeats: int = 1,
     ):
         if on_corrupt not in ("replace", "fail"):
             raise UserError(f"There is no on_corrupt named {on_corrupt!r}", nearest(on_corrupt, ("replace", "fail")))
         _check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
-        _check_whole(num_threads=(num_threads, 0), num_workers=(num_workers, 0))
+        _check_whole(num_threads=(num_threads, 0), num_workers=(num_workers, 0), repeats=(repeats, 1))
+        if batch_size % repeats:
+            raise UserError(f"A batch of {batch_size} does not divide by repeats={repeats}", "Change one of them")
         _check_not_empty(source)
         self.source = source
         self.batch_size = batch_size
         self._num_threads = num_threads
         self._num_workers = num_workers
-        elements = _TrainElements(source, seed, replace=on_corrupt == "replace")
-        self._examples = grain.MapDataset.source(elements).random_map(transform, seed=_derived_seed(seed, 1))
+        self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats)
+        self._examples = grain.MapDataset.source(self._elements).random_map(transform, seed=derived_seed(seed, 1))
 
     def batch(self, step: int, slices: int = 1, index: int = 0) -> Batch:
         """Slice `index` of `slices` of the batch of one step.
@@ -136,6 +141,10 @@ class TrainPipeline:
     def iterate(self, start_step: int = 0, slices: int = 1, index: int = 0) -> BatchIterator:
         """`batch(start_step)`, `batch(start_step + 1)`, ... without end, prepared ahead. Close it after use."""
         return BatchIterator(self._from(start_step, slices, index), self._num_threads, self._num_workers)
+
+    def example(self, element: int) -> dict[str, Any]:
+        """What row `element % batch_size` of batch `element // batch_size` shows, decoded but not yet augmented."""
+        return self._elements[element]
 
     def _from(self, step: int, slices: int, index: int) -> grain.MapDataset:
         _check_whole(step=(step, 0))
@@ -170,7 +179,7 @@ class EvalPipeline:
         if isinstance(prepare, Preprocess):
             self._examples = examples.map(functools.partial(_preprocessed, prepare))
         else:
-            self._examples = examples.random_map(prepare, seed=_derived_seed(seed, 1))
+            self._examples = examples.random_map(prepare, seed=derived_seed(seed, 1))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -190,21 +199,20 @@ class EvalPipeline:
 
 
 class _TrainElements:
-    """The source as an endless sequence: element i is the example at position i % n of epoch i // n's permutation."""
+    """The source as an endless sequence in the order of training, each example `repeats` times in a row."""
 
-    def __init__(self, source: Source, seed: int, replace: bool):
+    def __init__(self, source: Source, seed: int, replace: bool, repeats: int):
         self._source = source
-        self._seed = seed
+        self._order = order_of(source, seed)
         self._replace = replace
+        self._repeats = repeats
 
     def __len__(self) -> int:
         return _ENDLESS
 
     def __getitem__(self, element: int) -> dict[str, Any]:
-        n = len(self._source)
-        epoch, position = divmod(element, n)
-        for tried in range(min(n, _MAX_REPLACEMENTS)):
-            index = _shuffled((position + tried) % n, n, self._seed, epoch)
+        candidates = self._order.candidates(element // self._repeats)
+        for tried, index in enumerate(itertools.islice(candidates, _MAX_REPLACEMENTS)):
             try:
                 return _read(self._source, index) | {"corrupt": int(tried > 0)}
             except UnreadableImage as error:
@@ -235,39 +243,16 @@ def _read(source: Source, index: int) -> dict[str, Any]:
     path = example.pop("path", None)
     if not isinstance(example["image"], np.ndarray):
         example["image"] = decode(example["image"], path or f"Example {index}")
+    label, classes = example.get("label"), len(source.label_names)
+    if isinstance(label, int) and classes and not 0 <= label < classes:
+        raise UserError(
+            f"{path or f'Example {index}'} has label {label}, but there are {classes} classes", "Number them from 0"
+        )
     return example
 
 
 def _preprocessed(preprocess: Preprocess, example: dict[str, Any]) -> dict[str, Any]:
     return {**example, "image": preprocess.to_uint8(example["image"])}
-
-
-def _derived_seed(seed: int, *purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_order(n: int, seed: int, epoch: int) -> int | Int[np.ndarray, " n"]:
-    """What an epoch's permutation is computed from: a table for a small source, a seed for a large one."""
-    epoch_seed = _derived_seed(seed, 0, epoch)
-    if n > _TABLE_UP_TO:
-        return epoch_seed
-    # Raw Philox words, unlike Generator.permutation, are promised to stay the same in all versions of NumPy.
-    return np.argsort(np.random.Philox(epoch_seed).random_raw(n), kind="stable")
-
-
-def _shuffled(position: int, n: int, seed: int, epoch: int) -> int:
-    """The index of the example at one position of one epoch."""
-    order = _epoch_order(n, seed, epoch)
-    if not isinstance(order, int):
-        return int(order[position])
-    # With a last index of exactly 4**k, index_shuffle (grain 0.2.18) gives one index twice and another never. One index
-    # more, walked past wherever it comes up, makes it a permutation again.
-    last = n - 1 + ((n - 1) & (n - 2) == 0)
-    index = grain.experimental.index_shuffle(position, last, order, 4)
-    while index >= n:
-        index = grain.experimental.index_shuffle(index, last, order, 4)
-    return index
 
 
 def _stacked(examples: Sequence[dict[str, Any]]) -> Batch:

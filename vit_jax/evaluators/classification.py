@@ -23,6 +23,10 @@ class Classification:
 
     def measure(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> dict[str, Array]:
         logits, label, mask = outputs["logits"], batch["label"], batch["mask"]
+        if label.ndim != 1:
+            raise UserError(
+                "The evaluation data has several labels an image", "Accuracy needs one: remove this evaluator"
+            )
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1, mode="fill")[:, 0]
         return {
             "correct": ((logits.argmax(-1) == label) * mask).sum(),

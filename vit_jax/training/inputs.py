@@ -26,7 +26,8 @@ class Inputs:
         eval_batch_size: None for the batch size of training.
         num_threads: threads that read and decode.
         num_workers: processes that read and decode, each with that many threads; 0 for this process alone.
-        on_corrupt: 'replace' or 'fail' on an unreadable training image.
+        on_corrupt: 'replace' or 'fail' on an unreadable training image; the share replaced is logged as train/corrupt.
+        repeats: rows in a row that show the same training example, each augmented anew.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +39,7 @@ class Inputs:
     num_threads: int = 2
     num_workers: int = 0
     on_corrupt: str = "replace"
+    repeats: int = 1
 
     @property
     def preprocessing(self) -> Preprocess:
@@ -50,7 +52,7 @@ class Inputs:
         transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
         return TrainPipeline(
             source, transform, batch_size=batch_size, seed=seed, num_threads=self.num_threads,
-            num_workers=self.num_workers, on_corrupt=self.on_corrupt,
+            num_workers=self.num_workers, on_corrupt=self.on_corrupt, repeats=self.repeats,
         )  # fmt: skip
 
     def eval_pipeline(

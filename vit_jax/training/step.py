@@ -44,6 +44,8 @@ def make_step(
     def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
         count = state["step"]
         size = jax.tree.leaves(batch)[0].shape[0]
+        # The share of images that stand in for unreadable ones, whatever the task.
+        corrupt = {k: (v.sum(dtype=jnp.float32), jnp.float32(size)) for k, v in batch.items() if k == "corrupt"}
         batch = prepare(batch, random_key(seed, count, PREPARE))
         # One key per example travels with the batch, so that every microbatch draws masks of its own.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
@@ -81,7 +83,7 @@ def make_step(
             new_state["ema"] = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state["ema"], trained)
 
         gradient_norm = optax.tree.norm(gradients)
-        metrics = {**metrics, "gradient_norm": (gradient_norm, jnp.float32(1))}
+        metrics = {**metrics, **corrupt, "gradient_norm": (gradient_norm, jnp.float32(1))}
         # A finite loss with non-finite updates would poison the parameters one step before the loss shows it.
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
         return new_state, {

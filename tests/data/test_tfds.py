@@ -1,0 +1,206 @@
+"""Data sets prepared by TFDS, read and written without TensorFlow."""
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from vit_jax.data.array_record import write
+from vit_jax.data.decode import decode
+from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.sources import digits, folder, tfds
+from vit_jax.data.sources.arrays import ArraySource
+from vit_jax.data.transforms import supervised
+from vit_jax.errors import UserError
+
+# The stock data sets that the documentation names, with the features that this package reads of them.
+STOCK = ("cifar10", "cifar100", "imagenet2012", "oxford_iiit_pet", "oxford_flowers102", "fashion_mnist")
+
+
+@contextlib.contextmanager
+def quiet():
+    """TFDS draws progress bars."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Fifty and twenty digits as the data set `my_digits`."""
+    root = str(tmp_path_factory.mktemp("tfds"))
+    with quiet():
+        write("my_digits", {s: digits.build(s, per_class=k) for s, k in (("train", 5), ("test", 2))}, root)
+    return root
+
+
+def content(source):
+    return sorted(
+        (example["label"], decode(example["image"]).tobytes())
+        for example in map(source.__getitem__, range(len(source)))
+    )
+
+
+def test_what_is_written_is_read(data_dir):
+    for split, count in (("train", 5), ("test", 2)):
+        source, original = tfds.build("my_digits", split, data_dir), digits.build(split, per_class=count)
+        assert source.label_names == original.label_names and len(source) == 10 * count
+        assert content(source) == sorted(
+            (original[k]["label"], original[k]["image"].tobytes()) for k in range(len(original))
+        )
+
+
+def test_parts_and_sums_of_splits(data_dir):
+    train, test = (content(tfds.build("my_digits", split, data_dir)) for split in ("train", "test"))
+    first, rest = (content(tfds.build("my_digits", split, data_dir)) for split in ("train[:30%]", "train[30%:]"))
+    assert len(first) == 15 and sorted(first + rest) == train
+    assert content(tfds.build("my_digits", "train+test", data_dir)) == sorted(train + test)
+    assert len(tfds.build("my_digits", "train[7:9]", data_dir)) == 2
+
+
+def test_batches_for_threads_workers_and_slices(data_dir):
+    source = pickle.loads(pickle.dumps(tfds.build("my_digits", "train", data_dir)))
+    for options in ({"num_threads": 3}, {"num_workers": 2}):
+        train = TrainPipeline(source, supervised.build(8, rotate=9), batch_size=8, seed=0, **options)
+        with train.iterate(5, 2, 1) as batches:
+            for step in (5, 6):
+                batch, expected = next(batches), train.batch(step)
+                for key in expected:
+                    np.testing.assert_array_equal(batch[key], expected[key][4:])
+    with EvalPipeline(source, Preprocess(8), 16).iterate() as batches:
+        assert sum(batch["mask"].sum() for batch in batches) == 50
+
+
+def test_reading_imports_neither_tensorflow_nor_jax(data_dir):
+    code = f"from vit_jax.data.sources import tfds; tfds.build('my_digits', 'train', {data_dir!r})[3]; import sys;"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", code + "print({'tensorflow', 'torch', 'jax'} & set(sys.modules))"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert ran.stdout == "set()\n", ran.stderr
+
+
+def stock_like(name, data_dir, count):
+    """A prepared data set with the features of a stock one and random content."""
+    features = tensorflow_datasets.builder(name, data_dir=data_dir).info.features
+    version = tensorflow_datasets.builder(name, data_dir=data_dir).version
+    rng = np.random.default_rng(0)
+
+    def value(feature, k):
+        kind = type(feature).__name__
+        if kind == "Image":
+            shape = [side or 20 + k for side in feature.shape]
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            return io.BytesIO(cv2.imencode(".jpg" if name == "imagenet2012" else ".png", pixels)[1].tobytes())
+        if kind == "ClassLabel":
+            return (feature.num_classes - 1 - k) % feature.num_classes
+        return tensorflow_datasets.features.BBox(0.0, 0.0, 1.0, 1.0) if kind == "BBoxFeature" else f"file {k}"
+
+    class Builder(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+        """Random images."""
+
+        VERSION = version
+        pkg_dir_path = None
+
+        def _info(self):
+            return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for k in range(count):
+                yield k, {key: value(feature, k) for key, feature in features.items()}
+
+    Builder.name = name
+    with quiet():
+        Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return features
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_schemas_of_the_documented_data_sets(name, tmp_path):
+    features = stock_like(name, str(tmp_path), 3)
+    source = tfds.build(name, "train", str(tmp_path))
+    assert source.label_names == tuple(features["label"].names) and len(source) == 3
+    batch = TrainPipeline(source, supervised.build(16), batch_size=3, seed=0).batch(0)
+    assert batch["image"].shape == (3, 16, 16, 3)
+    assert sorted(batch["label"]) == [len(source.label_names) - 3 + k for k in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifa10", "train"), "TFDS knows no data set 'cifa10', .* Did you mean 'cifar10'"),
+        (("nobody_has_this", "train"), "holds none of that name. Or write images of your own there"),
+        (("cifar10", "train"), "'cifar10' is not prepared in .*. Prepare it: vit_jax prepare cifar10 --data-dir /"),
+        (("my_digits", "val"), "no split 'val'. Its splits are train, test, "),
+        (("my_digits", "train["), "no split"),
+        (("my_digits", "train[:200%]"), "no split"),
+        (("my_digits", "train[:0%]"), "The split .* is empty"),
+        (("my digits", "train"), "cannot open 'my digits'"),
+        (("cifar10/nothing", "train"), "cannot open 'cifar10/nothing'"),
+    ],
+)
+def test_what_is_missing_is_said(data_dir, arguments, message):
+    with pytest.raises(UserError, match=message):
+        tfds.build(*arguments, data_dir=data_dir)
+
+
+def test_wrong_keys(data_dir):
+    with pytest.raises(UserError, match=r"no label_key 'labels'\. Did you mean 'label'"):
+        tfds.build("my_digits", "train", data_dir, label_key="labels")
+    with pytest.raises(UserError, match=r"no image_key 'label'\. Known: image"):
+        tfds.build("my_digits", "train", data_dir, image_key="label")
+
+
+def test_other_file_formats(data_dir, tmp_path):
+    stock_like("fashion_mnist", str(tmp_path), 2)
+    [info] = tmp_path.glob("fashion_mnist/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for path in info.parent.glob("*.array_record*"):
+        path.rename(str(path).replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"holds tfrecord files, which cannot be read by index\. Convert it"):
+        tfds.build("fashion_mnist", "train", str(tmp_path))
+
+
+def test_unreadable_images_are_left_out_and_named(tmp_path):
+    for k in range(3):
+        path = tmp_path / "photos" / "train" / "a" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if k == 1 else cv2.imencode(".png", np.full((40, 60, 3), k, np.uint8))[1].tobytes())
+    source, unreadable = folder.build(str(tmp_path / "photos"), "train"), []
+    with quiet():
+        write("mine", {"train": source}, str(tmp_path), short_side=20, unreadable=unreadable)
+    assert [error.what.endswith("1.png is empty") for error in unreadable] == [True]
+    images = [decode(tfds.build("mine", "train", str(tmp_path))[k]["image"]) for k in range(2)]
+    assert {image.shape for image in images} == {(20, 30, 3)} and {int(image.max()) for image in images} == {0, 2}
+    with pytest.raises(UserError, match="exists already"):
+        write("mine", {"train": source}, str(tmp_path))
+
+
+def test_what_cannot_be_written(tmp_path):
+    one = ArraySource(np.zeros((2, 3, 3, 3), np.uint8), np.array([0, 1]), ["a", "b"])
+    other = ArraySource(one.images, one.labels, ["a", "c"])
+    for arguments, message in (
+        (("My photos", {"train": one}), "cannot name a data set"),
+        (("cifar10", {"train": one}), "is a data set of TFDS"),
+        (("mine", {"train": one, "test": other}), "different classes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write(*arguments, str(tmp_path))
+
+
+def test_mock_data_of_tfds():
+    """The stand-in that TFDS offers for its own tests gives the fields that the source asks for."""
+    with tensorflow_datasets.testing.mock_data(num_examples=2):
+        record = tensorflow_datasets.data_source("cifar10", split="train")[0]
+    assert record["image"].shape == (32, 32, 3) and 0 <= record["label"] < 10

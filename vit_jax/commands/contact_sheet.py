@@ -1,0 +1,57 @@
+"""Draw what a config's pipeline does to its training images: each as it is, and as training sees it.
+
+examples:
+  vit_jax contact-sheet --config digits --output sheet.png
+  vit_jax contact-sheet --config digits --output sheet.png --images 4 --views 12 --config.data.transform.rotate=90
+
+Each row is one image of the config's order: left as evaluation would see it, then as many random views. Look at it
+before a long run: at labels, crops and colours.
+"""
+
+import argparse
+from pathlib import Path
+
+from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser, True, "the config whose data section is drawn")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG to write")
+    parser.add_argument("--images", type=int, default=10, metavar="N", help="rows (default 10)")
+    parser.add_argument("--views", type=int, default=8, metavar="N", help="random views of each (default 8)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from vit_jax.commands import figures
+    from vit_jax.training.config import run_config
+    from vit_jax.training.inputs import build_inputs
+
+    for name in ("images", "views"):
+        if not 1 <= getattr(arguments, name) <= 100:
+            raise UserError(f"--{name} is {getattr(arguments, name)}", "Give 1 to 100")
+    path = Path(arguments.output)
+    if not path.parent.is_dir():
+        raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
+    config = run_config(read_config(arguments))
+    # The views of one image are the rows that repeated augmentation makes of it.
+    inputs = dataclasses.replace(build_inputs(config.data), repeats=arguments.views)
+    source = inputs.train_source()
+    pipeline = inputs.train_pipeline(source, arguments.images * arguments.views, config.seed)
+    batch, rows = pipeline.batch(0), []
+    for start in range(0, len(batch["image"]), arguments.views):
+        example = pipeline.example(start)
+        views = batch["image"][start : start + arguments.views]
+        rows.append(
+            (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), views)
+        )
+    path.write_bytes(figures.contact_sheet(rows))
+    print(f"{path}: {len(rows)} images, left as in evaluation, then {arguments.views} views of each as in training")
+
+
+def _label(label: object, names: tuple[str, ...]) -> str:
+    if isinstance(label, int):
+        return names[label] if names else str(label)
+    return ", ".join(name for name, present in zip(names, label, strict=True) if present) or "none"

@@ -1,0 +1,85 @@
+"""Write a data set as ArrayRecord, which any number of workers and hosts read by index.
+
+examples:
+  vit_jax prepare cifar10
+  vit_jax prepare imagenet2012 --manual-dir archives --data-dir /data/tfds
+  vit_jax prepare my_photos --folder photos
+  vit_jax prepare my_photos --folder photos --short-side 320
+  vit_jax prepare my_photos --manifest photos.csv --splits train val
+  vit_jax prepare my_digits --idx mnist
+
+The first form downloads a data set that TFDS knows, and needs the extra that brings TensorFlow:
+pip install 'vit_jax[prepare]'. The others write images of your own and need nothing more. A config reads either with
+--config.data.train.name=tfds --config.data.train.dataset=NAME --config.data.train.split=train.
+Images of your own that cannot be read are left out, named at the end, and make the exit status 2.
+"""
+
+import argparse
+import importlib.util
+import sys
+
+from vit_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a data set of TFDS, or a name for your own")
+    parser.add_argument("--data-dir", metavar="DIR", help="where it goes ($TFDS_DATA_DIR or ~/tensorflow_datasets)")
+    parser.add_argument("--manual-dir", metavar="DIR", help="archives that must be fetched by hand, as ImageNet's")
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument("--folder", metavar="DIR", help="images by class: DIR/SPLIT/CLASS/ or DIR/CLASS/")
+    own.add_argument("--manifest", metavar="FILE", help="CSV or JSONL with path, label and split")
+    own.add_argument("--idx", metavar="DIR", help="IDX files, as MNIST has them")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits of your own images (train test)")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="shrink your own images to this first")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    own = {kind: getattr(arguments, kind) for kind in ("folder", "manifest", "idx") if getattr(arguments, kind)}
+    if not own:
+        for option in ("splits", "short_side"):
+            if getattr(arguments, option) is not None:
+                flag = f"--{option.replace('_', '-')}"
+                raise UserError(f"{flag} goes with images of your own", "Add --folder, --manifest or --idx")
+        return _stock(arguments)
+    [(kind, path)] = own.items()
+    return _own(arguments, kind, path)
+
+
+def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
+    from vit_jax.data.array_record import write
+    from vit_jax.naming import named_module
+
+    if arguments.short_side is not None and arguments.short_side < 1:
+        raise UserError(f"--short-side is {arguments.short_side}", "Give pixels, for example 320")
+    build, key = named_module("source", kind).build, "path" if kind == "manifest" else "root"
+    sources = {split: build(**{key: path, "split": split}) for split in arguments.splits or ("train", "test")}
+    unreadable: list[UserError] = []
+    written = write(arguments.name, sources, arguments.data_dir, arguments.short_side, unreadable)
+    total = sum(len(source) for source in sources.values())
+    print(f"{written}: {total - len(unreadable)} of {total} images in {', '.join(sources)}")
+    if unreadable:
+        raise UserError(f"{len(unreadable)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do)
+
+
+def _stock(arguments: argparse.Namespace) -> None:
+    import tensorflow_datasets as tfds
+
+    from vit_jax.data.sources.tfds import open_builder
+
+    builder = open_builder(arguments.name, arguments.data_dir, file_format="array_record")
+    if builder.is_prepared():
+        print(f"{builder.data_path} is there already")
+        return
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"TFDS needs TensorFlow to prepare {arguments.name!r}", "Install it once: pip install 'vit_jax[prepare]'"
+        )
+    config = tfds.download.DownloadConfig(manual_dir=arguments.manual_dir)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # what a missing archive or network raises
+        raise UserError(
+            f"TFDS could not prepare {arguments.name!r}: {' '.join(str(error).split())[:300]}",
+            "Check the network, and for archives that are fetched by hand --manual-dir",
+        ) from error
+    print(builder.data_path, file=sys.stdout)

@@ -1,0 +1,102 @@
+"""Writing ArrayRecord data sets in TFDS's layout, without TensorFlow for images of one's own."""
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import simplejpeg
+
+from vit_jax.data import geometry
+from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.source import Source
+from vit_jax.errors import UserError
+
+_JPEG_QUALITY = 95
+
+
+def write(
+    name: str,
+    splits: Mapping[str, Source],
+    data_dir: str | None = None,
+    short_side: int | None = None,
+    unreadable: list[UserError] | None = None,
+) -> str:
+    """Writes sources as the splits of a new data set; `vit_jax.data.sources.tfds` reads it by its name.
+
+    Encoded images are copied byte for byte once they were seen to decode, arrays become PNG.
+
+    Args:
+        name: of lower-case letters, digits and underscores.
+        splits: sources with class indices as labels, and the same classes.
+        data_dir: where TFDS keeps data sets, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        short_side: shrink images whose shorter side has more pixels to this, as JPEG of quality 95.
+        unreadable: where the errors of images that were left out are collected.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        UserError: for a name that cannot be used, one that is taken, classes that differ, or a split that has no
+            readable image.
+    """
+    import tensorflow_datasets as tfds
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"{name!r} cannot name a data set", "Use lower-case letters, digits and underscores")
+    names = {source.label_names for source in splits.values()}
+    if len(names) != 1:
+        raise UserError("The splits have different classes", "Give all the same class names")
+    # Its own builders would be found first when it is read again.
+    if name in tfds.list_builders(with_community_datasets=False):
+        raise UserError(f"{name!r} is a data set of TFDS", "Choose another name")
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=list(names.pop())),
+        }
+    )
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Images written by vit_jax."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = None
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {split: self._generate_examples(split, source) for split, source in splits.items()}
+
+        def _generate_examples(self, split: str, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+            written = 0
+            for index in range(len(source)):
+                example = source[index]
+                try:
+                    image = _encoded(example["image"], short_side, example.get("path"))
+                except UnreadableImage as error:
+                    if unreadable is None:
+                        raise
+                    unreadable.append(error)
+                    continue
+                written += 1
+                yield index, {"image": io.BytesIO(image), "label": int(example["label"])}
+            if not written:
+                raise UserError(f"No image of the split {split!r} can be read", "Check the path")
+
+    Builder.name = name
+    builder = Builder(data_dir=os.path.expanduser(data_dir) if data_dir else None, file_format="array_record")
+    if builder.is_prepared():
+        raise UserError(f"{builder.data_path} exists already", "Remove it, or choose another name")
+    builder.download_and_prepare()
+    return os.fspath(builder.data_path)
+
+
+def _encoded(image: Any, short_side: int | None, name: str | None) -> bytes:
+    pixels = image if not isinstance(image, bytes) else decode(image, name)
+    if short_side is not None and min(pixels.shape[:2]) > short_side:
+        return simplejpeg.encode_jpeg(geometry.resize_short_side(pixels, short_side), _JPEG_QUALITY, "RGB", "444")
+    return image if isinstance(image, bytes) else cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()

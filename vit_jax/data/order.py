@@ -1,0 +1,163 @@
+"""Which example comes when: the endless orders of training, as functions of seed and element alone."""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from vit_jax.data.source import Source
+from vit_jax.errors import UserError
+
+# index_shuffle walks cycles in a 16-bit block: below this size a table is faster (microseconds against milliseconds
+# for a handful of examples), above it a table wastes memory.
+_TABLE_UP_TO = 2**16
+# Weights of a mixture are kept to this share.
+_SHARES = 10_000
+
+
+class Order(Protocol):
+    def candidates(self, element: int) -> Iterator[int]:
+        """Indices for element 0, 1, 2, ...: first the example that is due, then what may replace it in turn."""
+        ...
+
+
+class Mixture:
+    """Several sources as one; training draws from them by weight, evaluation takes all of each in turn.
+
+    Args:
+        sources: the parts. Their classes are joined by name: equal names are one class.
+        weights: share of each part in every stretch of training examples, in proportion to each other.
+
+    Raises:
+        UserError: for no sources, an empty one, or weights that are not positive or too small.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
+        if not sources or len(sources) != len(weights):
+            raise UserError(f"The mixture has {len(sources)} sources", "Give one or more, each with a weight")
+        for weight in weights:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise UserError(f"A weight of the mixture is {weight!r}", "Give positive numbers, such as 0.7 and 0.3")
+        for k, source in enumerate(sources):
+            if len(source) == 0:
+                raise UserError(
+                    f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out"
+                )
+        self.sources = tuple(sources)
+        self.weights = tuple(weights)
+        self.shares = _whole_shares(weights)
+        self.label_names = tuple(dict.fromkeys(name for source in sources for name in source.label_names))
+        position = {name: label for label, name in enumerate(self.label_names)}
+        self._labels = [[position[name] for name in source.label_names] for source in sources]
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        source, labels = self.sources[part], self._labels[part]
+        example = dict(source[index - self.first(part)])
+        label = example.get("label")
+        if isinstance(label, np.ndarray) and label.ndim:  # multi-hot
+            joined = np.zeros(len(self.label_names), label.dtype)
+            joined[labels] = label
+            example["label"] = joined
+        elif label is not None and 0 <= label < len(labels):
+            example["label"] = labels[label]
+        elif label is not None:
+            raise UserError(
+                f"Example {index} has label {label}, but there are {len(labels)} classes", "Number them from 0"
+            )
+        return example
+
+    def first(self, part: int) -> int:
+        """Index of the first example of one part."""
+        return int(self._ends[part - 1]) if part else 0
+
+
+def order_of(source: Source, seed: int) -> Order:
+    """The order in which training takes the examples of a source."""
+    return _Mixed(source, seed) if isinstance(source, Mixture) else _Epochs(len(source), seed)
+
+
+class _Epochs:
+    """Element i is position i % n of epoch i // n, and every epoch is another permutation of n examples."""
+
+    def __init__(self, n: int, seed: int):
+        self._n = n
+        self._seed = seed
+
+    def candidates(self, element: int) -> Iterator[int]:
+        """The next ones of the same epoch may replace one, its first after its last."""
+        epoch, position = divmod(element, self._n)
+        for step in range(self._n):
+            yield shuffled((position + step) % self._n, self._n, self._seed, epoch)
+
+
+class _Mixed:
+    """Blocks of a fixed length in which each part has its exact share, at places drawn anew for every block."""
+
+    def __init__(self, mixture: Mixture, seed: int):
+        self._seed = derived_seed(seed, 2)
+        # Each part has a seed of its own: two equal sources are not to be taken in step.
+        self._orders = [order_of(source, derived_seed(seed, 3, k)) for k, source in enumerate(mixture.sources)]
+        self._first = [mixture.first(k) for k in range(len(self._orders))]
+        self._counts = mixture.shares
+        self._ends = np.cumsum(self._counts)
+
+    def candidates(self, element: int) -> Iterator[int]:
+        """Only another example of the same part may replace one."""
+        block, position = divmod(element, int(self._ends[-1]))
+        slot = shuffled(position, int(self._ends[-1]), self._seed, block)
+        part = int(np.searchsorted(self._ends, slot, side="right"))
+        of_part = block * self._counts[part] + slot - (int(self._ends[part - 1]) if part else 0)
+        return (self._first[part] + index for index in self._orders[part].candidates(of_part))
+
+
+def _whole_shares(weights: Sequence[float]) -> list[int]:
+    """Small whole numbers in the proportion of the weights, to one part in `_SHARES`; none is zero."""
+    exact = [weight / math.fsum(weights) * _SHARES for weight in weights]
+    counts = [math.floor(share + 1e-9) for share in exact]
+    largest_rest = sorted(range(len(exact)), key=lambda k: counts[k] - exact[k])
+    for k in largest_rest[: _SHARES - sum(counts)]:
+        counts[k] += 1
+    if min(counts) == 0:
+        raise UserError(
+            f"The smallest weight of the mixture is {min(weights) / math.fsum(weights):.1g} of all",
+            f"Give each at least {1 / _SHARES}, or leave it out",
+        )
+    divisor = math.gcd(*counts)
+    return [count // divisor for count in counts]
+
+
+def derived_seed(seed: int, *purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
+
+
+@functools.lru_cache(maxsize=32)
+def _epoch_order(n: int, seed: int, epoch: int) -> int | Int[np.ndarray, " n"]:
+    """What an epoch's permutation is computed from: a table for a small source, a seed for a large one."""
+    epoch_seed = derived_seed(seed, 0, epoch)
+    if n > _TABLE_UP_TO:
+        return epoch_seed
+    # Raw Philox words, unlike Generator.permutation, are promised to stay the same in all versions of NumPy.
+    return np.argsort(np.random.Philox(epoch_seed).random_raw(n), kind="stable")
+
+
+def shuffled(position: int, n: int, seed: int, epoch: int) -> int:
+    """The index of the example at one position of one epoch."""
+    order = _epoch_order(n, seed, epoch)
+    if not isinstance(order, int):
+        return int(order[position])
+    # With a last index of exactly 4**k, index_shuffle (grain 0.2.18) gives one index twice and another never. One index
+    # more, walked past wherever it comes up, makes it a permutation again.
+    last = n - 1 + ((n - 1) & (n - 2) == 0)
+    index = grain.experimental.index_shuffle(position, last, order, 4)
+    while index >= n:
+        index = grain.experimental.index_shuffle(index, last, order, 4)
+    return index

@@ -1,0 +1,230 @@
+"""A list of images: a CSV or JSONL file that gives the path and the label, or labels, of each."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.decode import read_file
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+
+class ManifestSource:
+    """Encoded images by path, read when they are asked for.
+
+    Args:
+        paths: of the images.
+        labels: of each image the class indices; exactly one where `multi_label` is false.
+        label_names: names of the classes.
+        multi_label: whether "label" is multi-hot float32 [K] rather than a class index.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], labels: Sequence[Sequence[int]], label_names: Sequence[str], multi_label: bool
+    ):
+        self.paths = list(paths)
+        self.label_names = tuple(label_names)
+        self._labels = [tuple(row) for row in labels]
+        self._multi_label = multi_label
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, labels = self.paths[index], self._labels[index]
+        if not self._multi_label:
+            return {"image": read_file(path), "label": labels[0], "path": path}
+        multi_hot = np.zeros(len(self.label_names), np.float32)
+        multi_hot[list(labels)] = 1
+        return {"image": read_file(path), "label": multi_hot, "path": path}
+
+
+def build(
+    path: str,
+    root: str | None = None,
+    split: str | None = None,
+    label_names: Sequence[str] | str | None = None,
+    multi_label: bool = False,
+    path_key: str = "path",
+    label_key: str = "label",
+    split_key: str = "split",
+    separator: str = ";",
+    check_files: bool = True,
+) -> ManifestSource:
+    """Reads a manifest: CSV with a header line, or JSONL (.jsonl, .ndjson) with one object a line, in UTF-8.
+
+    A label is the name of a class, or its index where `label_names` are given or all labels are whole numbers. With
+    `multi_label` it is any number of them, also none: a list in JSONL, joined by `separator` in CSV.
+
+    Args:
+        path: the manifest.
+        root: what the paths in it are relative to, its own folder by default.
+        split: keep the rows whose `split_key` says this; all rows by default.
+        label_names: the classes in order, or a text file with one a line; what the whole manifest uses by default.
+            Give them where training and evaluation have manifests of their own.
+        path_key, label_key, split_key: columns of the CSV, or keys of the objects.
+        check_files: look for every file now, rather than when it is its turn.
+
+    Raises:
+        UserError: naming the first bad line and how many there are, for lines that are not UTF-8 or not JSON, rows
+            without a path or label, labels out of range or unknown, and files that are missing or empty; and for a
+            manifest that is missing or has no rows of the split.
+    """
+    path = os.path.expanduser(path)
+    root = os.path.expanduser(root) if root is not None else os.path.dirname(path)
+    rows = _read_rows(path, path_key)
+    _refuse(path, rows, lambda row: not isinstance(row.get(path_key), str) or not row[path_key], f"no {path_key!r}")
+    if split is not None:
+        _refuse(path, rows, lambda row: not isinstance(row.get(split_key), str), f"no {split_key!r}")
+        splits = {row[split_key] for _, row in rows}
+        if split not in splits:
+            raise UserError(f"{path} has no rows with {split_key} {split!r}", nearest(split, splits))
+    _refuse(path, rows, lambda row: row.get(label_key) is None, f"no {label_key!r}")
+    labels = [_labels_of(row[label_key], multi_label, separator) for _, row in rows]
+    bad = [line for (line, _), found in zip(rows, labels, strict=True) if found is None]
+    _report(path, bad, len(rows), "a label that is neither a name nor an index" if not multi_label else "bad labels")
+    names, indexes = _index(path, [line for line, _ in rows], labels, _known_names(label_names))
+    kept = [k for k, (_, row) in enumerate(rows) if split is None or row[split_key] == split]
+    paths = [os.path.join(root, rows[k][1][path_key]) for k in kept]
+    if check_files:
+        _check_files(path, [rows[k][0] for k in kept], paths)
+    return ManifestSource(paths, [indexes[k] for k in kept], names, multi_label)
+
+
+def _read_rows(path: str, path_key: str) -> list[tuple[int, dict[str, Any]]]:
+    """Line number and fields of each row; at least one."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UserError(f"The manifest {path} could not be read: {error.strerror}", "Check the path") from error
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        lines = data.split(b"\n")
+        bad = [number for number, line in enumerate(lines, 1) if not _is_utf8(line)]
+        _report(path, bad, len(lines), "bytes that are not UTF-8", "Save it as UTF-8")
+        raise
+    if path.lower().endswith((".jsonl", ".ndjson")):
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [(number, _json_object(line)) for number, line in numbered]
+        _report(path, [number for number, row in rows if row is None], len(rows), "no JSON object")
+    else:
+        rows = _csv_rows(path, text, path_key)
+    if not rows:
+        raise UserError(f"The manifest {path} has no rows", "Write one for each image")
+    return rows
+
+
+def _csv_rows(path: str, text: str, path_key: str) -> list[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        if header and path_key not in header:
+            raise UserError(
+                f"{path} has no column {path_key!r} but {', '.join(header)}", "Write a header line, or set path_key"
+            )
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: {error} in line {reader.line_num}", "Mend its quotes") from error
+    # More fields than columns (under None), or fewer (as None): a comma in a name, most likely.
+    bad = [line for line, row in rows if None in row or None in row.values()]
+    _report(path, bad, len(rows), f"other than {len(header)} fields", "Put fields with commas in quotes")
+    return rows
+
+
+def _labels_of(value: Any, multi_label: bool, separator: str) -> list[str | int] | None:
+    """The labels of one row as names or indices, None where they are something else."""
+    if multi_label and isinstance(value, str):
+        value = [part.strip() for part in value.split(separator) if part.strip()]
+    values = value if multi_label and isinstance(value, list) else [value]
+    good = all(isinstance(v, (str, int)) and not isinstance(v, bool) and v != "" for v in values)
+    return values if good else None
+
+
+def _index(
+    path: str, lines: list[int], labels: list[list[str | int]], names: list[str] | None
+) -> tuple[list[str], list[list[int]]]:
+    """The classes, and the labels as their indices."""
+    found = {str(label) for row in labels for label in row}
+    numbers = {int(label) for label in found if label.isdecimal() and label.isascii()}
+    if names is None:
+        are_numbers = found and len(numbers) == len(found)
+        names = [str(k) for k in range(max(numbers) + 1)] if are_numbers else sorted(found)
+    known = {name: k for k, name in enumerate(names)}
+    # A name that looks like a number is a name first.
+    known = {str(k): k for k in range(len(names))} | known
+    bad = [line for line, row in zip(lines, labels, strict=True) if any(str(label) not in known for label in row)]
+    if bad:
+        unknown = next(str(label) for row in labels for label in row if str(label) not in known)
+        is_index = unknown.lstrip("-").isdecimal()
+        hint = f"Indices go from 0 to {len(names) - 1}" if is_index else nearest(unknown, names)
+        _report(path, bad, len(lines), f"labels outside the {len(names)} classes ({unknown!r})", hint)
+    return names, [[known[str(label)] for label in row] for row in labels]
+
+
+def _known_names(label_names: Sequence[str] | str | None) -> list[str] | None:
+    if isinstance(label_names, str):
+        try:
+            with open(os.path.expanduser(label_names), encoding="utf-8-sig") as file:
+                label_names = file.read().split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The label names {label_names} could not be read: {error}", "Check the path") from error
+        label_names = [name.strip() for name in label_names if name.strip()]
+    if label_names is None:
+        return None
+    names = [str(name) for name in label_names]
+    if not names or len(set(names)) != len(names):
+        raise UserError("label_names are empty or name a class twice", "Give each class one name")
+    return names
+
+
+def _check_files(path: str, lines: list[int], images: list[str]) -> None:
+    missing, empty = [], []
+    for line, image in zip(lines, images, strict=True):
+        try:
+            if os.stat(image).st_size == 0:
+                empty.append((line, image))
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            missing.append((line, image))
+    hint = "Mend the list or set root; check_files=False leaves them to training, which replaces and counts them"
+    for bad, what in ((missing, "are missing"), (empty, "are empty")):
+        if bad:
+            line, first = bad[0]
+            others = f", and {len(empty)} are empty" if bad is missing and empty else ""
+            raise UserError(
+                f"{len(bad)} of {len(images)} files that {path} lists {what}{others}: first {first!r} in line {line}",
+                hint,
+            )
+
+
+def _refuse(path: str, rows: Iterable[tuple[int, dict]], bad: Callable[[dict], bool], what: str) -> None:
+    rows = list(rows)
+    _report(path, [line for line, row in rows if bad(row)], len(rows), what)
+
+
+def _report(path: str, bad: list[int], total: int, what: str, what_to_do: str = "Mend or remove them") -> None:
+    if bad:
+        have = "has" if len(bad) == 1 else "have"
+        raise UserError(f"{len(bad)} of {total} lines of {path} {have} {what}, first line {bad[0]}", what_to_do)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
