@@ -30,7 +30,7 @@ class Experiment:
     """What one run consists of; a task outside of vit_jax builds it by hand and hands it to the same loop.
 
     Args:
-        config: the run's settings.
+        config: the run's settings, with durations in steps.
         values: the same as plain values, as they are stored.
         task: the objective.
         pipeline: training batches.
@@ -57,6 +57,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     config = run_config(values)
     inputs = build_inputs(config.data)
     source = inputs.train_source()
+    config = config.in_steps(len(source))
     data = DataInfo(inputs.image_size, tuple(source.label_names))
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)

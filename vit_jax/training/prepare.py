@@ -22,6 +22,8 @@ from vit_jax.training import optim
 from vit_jax.training.config import plain
 from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.parameters import path_name
+from vit_jax.training.schedules import Schedule
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated, state_sharding
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, fresh_monitor, make_step
@@ -50,7 +52,7 @@ class Run:
     monitor: Monitor
     step: Callable[..., tuple[State, Monitor]]
     fresh_monitor: Callable[[Monitor], Monitor]
-    schedule: optim.Schedule
+    schedule: Schedule
     frozen: PyTree
     product: str
     evaluation: Evaluation
@@ -143,7 +145,7 @@ def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Ma
         print(*reports, sep="\n", file=sys.stderr)
 
     def replace(path: tuple, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-        value = found.get(optim.path_name(path))
+        value = found.get(path_name(path))
         return leaf if value is None else jax.device_put(value.astype(leaf.dtype), sharding)
 
     params = jax.tree.map_with_path(replace, state["params"], shardings["params"])
