@@ -74,7 +74,9 @@ def test_cutmix_pastes_a_box_and_counts_its_pixels(per):
         for mask in pasted:
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert mask.sum() == len(rows) * len(columns)
-            assert not len(rows) or rows[-1] - rows[0] + 1 == len(rows) and columns[-1] - columns[0] + 1 == len(columns)
+            assert not len(rows) or (
+                rows[-1] - rows[0] + 1 == len(rows) and columns[-1] - columns[0] + 1 == len(columns)
+            )
         shares, differs = own_shares(out["label"], batch())
         np.testing.assert_allclose(shares, 1 - pasted.mean((1, 2))[differs], atol=1e-6)
         assert per == "example" or (pasted == pasted[0]).all()
