@@ -4,7 +4,7 @@ import pytest
 
 from tests.tiny import tiny_config, tiny_experiment, tiny_run
 from vit_jax import UserError
-from vit_jax.training.config import differences, load_config, override, parse_arg, run_config, shipped_configs
+from vit_jax.training.config import differences, load_config, override, parse_arg, run_config
 
 
 def test_arguments_are_typed_by_their_defaults():
@@ -126,13 +126,6 @@ def test_differences_ignore_length_logging_and_saving():
     changes = {"steps": 9, "log_every": 1, "checkpoint__every": 2, "data__num_threads": 0, "stop_at": 3}
     assert differences(tiny_config(**changes), tiny_config()) == []
     assert differences(tiny_config(seed=4, model__pooling="map"), tiny_config()) == ["model.pooling", "seed"]
-
-
-@pytest.mark.parametrize("name", sorted(shipped_configs()))
-def test_shipped_configs_load_by_name_and_by_path(name):
-    values = load_config(f"{name}:smoke")
-    assert run_config(values).steps <= 50
-    assert load_config(f"{shipped_configs()[name]}:smoke") == values
 
 
 def test_unknown_config_file():

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -93,11 +92,11 @@ def adamw(
         names: of the parameters.
         weight_decay_multipliers: (pattern, factor), the first match counts; where none matches, kernels have 1 and
             everything else 0. ('head/kernel', 3.0) decays the head more, ('.*', 1.0) decays everything.
-        mu_dtype: dtype of the first moment, 'bfloat16' to save memory.
+        mu_dtype: dtype in which the first moment is stored, 'bfloat16' to save memory.
     """
     factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
     return optax.chain(
-        optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype and _dtype(mu_dtype, "mu_dtype")),
+        _stored(optax.scale_by_adam(b1, b2, eps), "mu", mu_dtype, "mu_dtype"),
         decayed(weight_decay, factor),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -108,25 +107,15 @@ def sgd(
     learning_rate: Schedule,
     names: Sequence[str],
     momentum: float = 0.9,
-    accumulator_dtype: str = "float32",
+    accumulator_dtype: str | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum and no decay, the fine-tuning rule of the ViT paper (section B.1.1).
 
-    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`. Here it is only stored so, and
-    computed in float32; `optax.sgd` also multiplies in bfloat16, where 0.9 is 0.8984.
+    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`.
     """
     del names
-    dtype = _dtype(accumulator_dtype, "accumulator_dtype")
-
-    def init(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), params)
-
-    def update(updates: PyTree, trace: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        del params
-        updates = jax.tree.map(lambda g, t: g + momentum * t.astype(g.dtype), updates, trace)
-        return updates, jax.tree.map(lambda u: u.astype(dtype), updates)
-
-    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
+    trace = _stored(optax.trace(momentum), "trace", accumulator_dtype, "accumulator_dtype")
+    return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
@@ -138,10 +127,26 @@ def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
     return jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
 
 
-def _dtype(name: str, key: str) -> jnp.dtype:
-    if name not in ("float32", "bfloat16"):
-        raise UserError(f"An optimizer's {key} cannot be {name!r}", nearest(name, ("float32", "bfloat16")))
-    return jnp.dtype(name)
+def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
+    """`tx` with one field of its state stored in another dtype, but computed in that of the updates.
+
+    optax has arguments for this that also compute in bfloat16, where a decay of 0.9 is 0.8984.
+    """
+    if dtype is None:
+        return tx
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"An optimizer's {key} cannot be {dtype!r}", nearest(dtype, ("float32", "bfloat16")))
+
+    def cast(state: Any) -> Any:
+        stored = jax.tree.map(lambda x: x.astype(dtype), getattr(state, field))
+        return state._replace(**{field: stored})
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        exact = jax.tree.map(lambda x, u: x.astype(u.dtype), getattr(state, field), updates)
+        updates, state = tx.update(updates, state._replace(**{field: exact}), params)
+        return updates, cast(state)
+
+    return optax.GradientTransformation(lambda params: cast(tx.init(params)), update)
 
 
 def _optimizer(
