@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.tiny import tiny_config, tiny_experiment
+from tests.tiny import tiny_config, tiny_experiment, tiny_run
 from vit_jax import UserError
-from vit_jax.training.config import differences, load_config, override, parse_arg, run_config, shipped_configs
+from vit_jax.training.config import differences, load_config, override, parse_arg, run_config
 
 
 def test_arguments_are_typed_by_their_defaults():
@@ -72,17 +72,60 @@ def test_missing_key_is_named():
         run_config({k: v for k, v in tiny_config().items() if k != "steps"})
 
 
+def test_durations_in_epochs_and_examples():
+    """60 training images in batches of 16 make 3.75 steps an epoch."""
+    changes = {"steps__epochs": 10, "eval_every__epochs": 1, "log_every__examples": 32, "checkpoint__every__epochs": 2}
+    changes |= {"optim__schedule__warmup_steps__epochs": 0.5, "stop_at__steps": 9}
+    experiment = tiny_experiment(**changes)
+    config = experiment.config
+    assert (config.steps, config.eval_every, config.log_every, config.stop_at) == (38, 4, 2, 9)
+    assert config.checkpoint == {"every": 8} and config.optim["schedule"]["warmup_steps"] == 2
+    assert experiment.values["steps"] == {"epochs": 10}
+    assert run_config(experiment.values).steps == {"epochs": 10}
+
+
+def test_durations_in_groups():
+    groups = [{"match": ".*", "name": "sgd", "learning_rate": 1.0, "schedule": {"warmup_steps": {"examples": 160}}},
+              {"match": "x", "learning_rate_multipliers": [[".*", 2.0]]}]  # fmt: skip
+    config = run_config({**tiny_config(), "optim": {"groups": groups}}).in_steps(60)
+    assert config.optim["groups"][0]["schedule"] == {"warmup_steps": 10}
+    assert config.optim["groups"][1] == groups[1]
+
+
+def test_a_duration_is_replaced_whole():
+    assert override({"steps": 9}, {"steps.epochs": "1.5"}) == {"steps": {"epochs": 1.5}}
+    assert override({"steps": {"epochs": 3}}, {"steps.examples": "1e6"}) == {"steps": {"examples": 1e6}}
+    assert override({"steps": {"epochs": 3}}, {"steps": "7"}) == {"steps": 7}
+    with pytest.raises(UserError, match="config.seed is a value"):
+        override({"seed": 3}, {"seed.value": "2"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("steps__epoch", "3", "Set --config.steps=VALUE itself"),
+        ("eval_every__epoch", "3", "cannot be counted in 'epoch'. Did you mean 'epochs'"),
+        ("eval_every__epochs", "0", "config.eval_every.epochs is 0. It must be a number above 0"),
+        ("optim__schedule__warmup_steps__epochs", "many", "warmup_steps.epochs is 'many'"),
+        ("optim__schedule__warmup_steps__epochs", "9", "34 steps is not shorter than the run of 6"),
+        ("checkpoint__every__epochs", "-1", "config.checkpoint.every.epochs is -1"),
+    ],
+)
+def test_bad_durations_get_a_sentence(tmp_path, key, value, message):
+    with pytest.raises(UserError, match=message):
+        tiny_run(tmp_path / "new", **{key: value})
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_units_are_refused():
+    with pytest.raises(UserError, match="config.steps is counted in epochs and examples"):
+        run_config({**tiny_config(), "steps": {"epochs": 1, "examples": 2}})
+
+
 def test_differences_ignore_length_logging_and_saving():
     changes = {"steps": 9, "log_every": 1, "checkpoint__every": 2, "data__num_threads": 0, "stop_at": 3}
     assert differences(tiny_config(**changes), tiny_config()) == []
     assert differences(tiny_config(seed=4, model__pooling="map"), tiny_config()) == ["model.pooling", "seed"]
-
-
-@pytest.mark.parametrize("name", sorted(shipped_configs()))
-def test_shipped_configs_load_by_name_and_by_path(name):
-    values = load_config(f"{name}:smoke")
-    assert run_config(values).steps <= 50
-    assert load_config(f"{shipped_configs()[name]}:smoke") == values
 
 
 def test_unknown_config_file():

@@ -81,6 +81,7 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
 def test_dropout_differs_between_microbatches_and_resumes(tmp_path):
     """With dropout the accumulated run draws other masks than the plain one, and resumes bit for bit."""
     changes = {"model__dropout_rate": 0.5, "model__drop_path_rate": 0.2, "microbatch": 8, "ema_decay": 0.9}
+    changes |= {"data__mix__mixup": 0.2}
     tiny_run(tmp_path / "whole", **changes)
     tiny_run(tmp_path / "parts", stop_at=3, **changes)
     tiny_run(tmp_path / "parts", **changes)

@@ -67,6 +67,34 @@ def test_warmup_and_cosine():
     np.testing.assert_allclose(rates[4:], 0.2 * (1 + np.cos(np.pi * np.arange(17) / 16)), atol=1e-7)
 
 
+def rates(steps, **section):
+    _, schedule = optim.build({"name": "sgd", "learning_rate": 0.4, "schedule": section}, steps, PARAMS)
+    return np.array([float(schedule(s)) for s in range(steps + 1)])
+
+
+def test_linear_ends_where_it_should():
+    got = rates(20, name="linear", warmup_steps=4, end=0.01)
+    np.testing.assert_allclose(got[:5], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(got[4:], np.linspace(0.4, 0.01, 17), rtol=1e-5)
+
+
+def test_rsqrt_with_cooldown():
+    got = rates(40, name="rsqrt", warmup_steps=5, timescale=10, cooldown_steps=8)
+    t = np.arange(41)
+    expected = 0.4 / np.sqrt(1 + np.maximum(t - 5, 0) / 10) * np.minimum(1, t / 5) * np.minimum(1, (40 - t) / 8)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-9)
+    assert got[5] == pytest.approx(0.4) and got[40] == 0
+    # A longer run is the same until the cooldown.
+    np.testing.assert_array_equal(
+        rates(80, name="rsqrt", warmup_steps=5, timescale=10, cooldown_steps=8)[:33], got[:33]
+    )
+
+
+def test_constant_with_cooldown():
+    got = rates(10, name="constant", warmup_steps=2, cooldown_steps=4)
+    np.testing.assert_allclose(got, [0, 0.2, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0], rtol=1e-6)
+
+
 def test_groups_and_frozen():
     section = {"groups": [{"match": ".*/bias", "name": "sgd", "learning_rate": 1.0, "momentum": 0.0},
                           {"match": ".*", "name": "sgd", "learning_rate": 0.0}]}  # fmt: skip
@@ -89,6 +117,18 @@ def test_groups_and_frozen():
         ({"groups": [{"match": "bluck/.*", "name": "sgd", "learning_rate": 1.0}]}, "'bluck/.\\*' .* matches no parameter"),
         ({"groups": [{"match": "block/.*", "name": "sgd", "learning_rate": 1.0}]}, "matches the parameter 'pos_embedding'"),
         ({"groups": [], "name": "sgd"}, "beside 'groups'"),
+        ({"groups": [{"match": ".*", "name": "sgd", "learning_rate": 1.0}, {"match": "block/.*", "name": "sgd", "learning_rate": 1.0}]}, "that an earlier one leaves"),
+        ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": [["hed/.*", 2.0]]}, "'hed/.\\*' in config.optim.learning_rate_multipliers matches no parameter"),
+        ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": [["(", 2.0]]}, "is not a pattern"),
+        ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": {"head": 2.0}}, "a list of pairs"),
+        ({"name": "adamw", "learning_rate": 1.0, "weight_decay_multipliers": [["hed/.*", 2.0]]}, "weight_decay_multipliers matches no parameter"),
+        ({"name": "sgd", "learning_rate": 1.0, "weight_decay_multipliers": [[".*", 2.0]]}, "Nobody reads the key 'config.optim.weight_decay_multipliers'"),
+        ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 0.5}, "needs blocks"),
+        ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 1.5}, "\\(0, 1\\]"),
+        ({"name": "sgd", "learning_rate": 1.0, "accumulator_dtype": "bf16"}, "accumulator_dtype cannot be 'bf16'"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "rsqrt", "warmup_steps": 4, "cooldown_steps": 7}}, "cooldown of 7 steps are longer than the run of 10"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "rsqrt", "timescale": 0}}, "timescale is 0"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "linear", "warmup_steps": 2.5}}, "whole number of steps"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_sentence(section, message):

@@ -232,5 +232,5 @@ def _remedy(step_path: epath.Path) -> str:
 
 
 def _quiet() -> None:
-    """Orbax logs every file through absl at level INFO and WARNING; errors still come through."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Orbax logs every file through absl, and an error in each thread that it passes through before it is raised."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

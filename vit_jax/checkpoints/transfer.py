@@ -3,12 +3,13 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.store import find, read_metadata, read_params
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.posemb import interpolate_posemb
@@ -87,6 +88,32 @@ def init_from(
         found |= part
         reports.append(report)
     return found, reports
+
+
+def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The `model` and `data` sections of a config that goes on from a checkpoint with a new head.
+
+    Args:
+        source: a workdir or step directory of this project.
+        image_size: side of the square that the model is to see; by default what the checkpoint was trained on.
+
+    Returns:
+        The model's name and arguments but for those of the head (`num_classes`, `representation_size`,
+        `head_bias_init`); and `image_size` and `preprocess` as stored, with `resize_to` in the same proportion.
+    """
+    path = find(source)
+    metadata = read_metadata(path)
+    if metadata["model"] is None or metadata["preprocess"] is None:
+        raise UserError(f"{path} names no image model", "Give a checkpoint of an image model")
+    model = {"name": metadata["model"]["name"], **metadata["model"]["kwargs"]}
+    for key in ("num_classes", "representation_size", "head_bias_init"):
+        model.pop(key, None)
+    preprocess = dict(metadata["preprocess"])
+    stored = preprocess.pop("image_size")
+    size = [image_size, image_size] if image_size else stored
+    if preprocess.get("resize_to"):
+        preprocess["resize_to"] = max(*size, round(preprocess["resize_to"] * min(size) / min(stored)))
+    return model, {"image_size": size, "preprocess": preprocess}
 
 
 def _flat_params(path: str) -> dict[str, np.ndarray]:

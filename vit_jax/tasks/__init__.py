@@ -36,6 +36,7 @@ class Task(Protocol):
       compilation per value).
     - `whole_batch: str = ""`: why the loss cannot be accumulated over microbatches (a loss over the whole batch, or
       a mean whose denominator varies between microbatches); empty when it can.
+    - `mixed_labels: bool = False`: whether `loss` takes `label` as shares [B, K], as mixup and cutmix make them.
     - `product: str`: the tree that evaluation and `vit_jax.load` use, 'params' or 'ema'; by default the EMA where
       there is one.
     - `model_spec: dict`: `{"name": ..., "kwargs": ...}`, what `vit_jax.load` needs to rebuild the model.

@@ -6,7 +6,7 @@ ImageNet-21k pretraining (section B.1), where it goes with a head bias near -log
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ LOSSES = ("softmax", "sigmoid")
 
 @dataclasses.dataclass(frozen=True)
 class Classify:
-    """Classification of `batch["image"]` float [B, H, W, 3] into `batch["label"]`.
+    """Classification of `batch["image"]` float [B, H, W, 3] into `batch["label"]`, int32 [B] or shares [B, K].
 
     Args:
         model: called as `model(images, train=...)`, returns a dict with `logits` [B, K] and `features` [B, D].
@@ -38,6 +38,7 @@ class Classify:
     num_classes: int
     objective: str = "softmax"
     label_smoothing: float = 0.0
+    mixed_labels: ClassVar[bool] = True
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         variables = self.model.init({"params": rng}, batch["image"], train=False)

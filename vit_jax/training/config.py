@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ml_collections
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
+from vit_jax.training.durations import UNITS, check_duration, in_steps, is_duration, sections_in_steps
 
 # A run may be started again in its workdir with other values for these: they change what is logged and saved,
 # for how long the run goes on and how fast, not what a step computes.
@@ -22,6 +23,8 @@ _MAY_DIFFER = ("steps", "stop_at", "log_every", "eval_every", "checkpoint", "dat
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The top level of a config. Sections are plain dicts: their keys go to the constructors that they configure.
+
+    Whatever is counted in steps can be counted in epochs or examples instead: see `vit_jax.training.durations`.
 
     Args:
         seed: every random choice of the run is folded from it.
@@ -43,30 +46,41 @@ class RunConfig:
     """
 
     seed: int
-    steps: int
+    steps: int | dict[str, float]
     batch_size: int
     task: dict[str, Any]
     data: dict[str, Any]
     optim: dict[str, Any]
     model: dict[str, Any] | None = None
-    stop_at: int | None = None
+    stop_at: int | dict[str, float] | None = None
     microbatch: int | None = None
     ema_decay: float | None = None
     evals: dict[str, Any] = dataclasses.field(default_factory=dict)
-    eval_every: int | None = None
-    log_every: int = 50
+    eval_every: int | dict[str, float] | None = None
+    log_every: int | dict[str, float] = 50
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for key in ("steps", "batch_size", "log_every"):
-            _positive(key, getattr(self, key))
-        for key in ("stop_at", "microbatch", "eval_every"):
-            if getattr(self, key) is not None:
-                _positive(key, getattr(self, key))
+        _positive("batch_size", self.batch_size)
+        if self.microbatch is not None:
+            _positive("microbatch", self.microbatch)
+        for key in ("steps", "log_every", "stop_at", "eval_every"):
+            if getattr(self, key) is not None or key in ("steps", "log_every"):
+                check_duration(getattr(self, key), f"config.{key}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise UserError(f"config.ema_decay is {self.ema_decay}", "It must lie in [0, 1), usually 0.999 or more")
+
+    def in_steps(self, examples: int) -> Self:
+        """The same with every duration as a number of steps, for a training source of so many examples."""
+        top = {k: getattr(self, k) for k in ("steps", "stop_at", "eval_every", "log_every")}
+        top = {k: v and in_steps(v, f"config.{k}", examples, self.batch_size) for k, v in top.items()}
+        sections = {
+            k: sections_in_steps(getattr(self, k), f"config.{k}", examples, self.batch_size)
+            for k in ("checkpoint", "optim")
+        }
+        return dataclasses.replace(self, **top, **sections)
 
 
 def _positive(key: str, value: Any) -> None:
@@ -171,7 +185,8 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple
 def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     """`config` with dotted keys replaced: `{"optim.learning_rate": "3e-4"}`; keys and sections may be new.
 
-    A new `name` in a section drops the section's other keys: they were the arguments of what had the old name.
+    A new `name` in a section drops the section's other keys: they were the arguments of what had the old name. A
+    duration is replaced whole, whatever unit it was counted in.
     """
     config = json.loads(json.dumps(config))  # a deep copy of plain values
     names_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".name"))
@@ -180,18 +195,24 @@ def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, 
         section, seen = config, "config"
         for parent in parents:
             # A misspelt section is made here and then refused by whoever should read it, who knows the right names.
-            if section.get(parent) is None:
+            known = section.get(parent)
+            if known is None or (parent == parents[-1] and key in UNITS and _replaceable(known)):
                 section[parent] = {}
             if not isinstance(section[parent], dict):
                 raise UserError(f"{seen}.{parent} is a value, not a section", f"Set --{seen}.{parent}=VALUE itself")
             section, seen = section[parent], f"{seen}.{parent}"
         current = section.get(key)
+        current = None if is_duration(current) else current
         if isinstance(current, dict) and text.lower() not in ("none", "null"):
             raise UserError(f"{seen}.{key} is a section", f"Set one of its keys: {', '.join(sorted(current))}")
         if key == "name" and current not in (None, text):
             section.clear()
         section[key] = parse_value(text, current, f"{seen}.{key}")
     return plain(config)
+
+
+def _replaceable(duration: Any) -> bool:
+    return is_duration(duration) or isinstance(duration, (int, float))
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vit_jax.errors import UserError
 from vit_jax.evaluators import Evaluator
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo, Task
@@ -29,11 +30,11 @@ class Experiment:
     """What one run consists of; a task outside of vit_jax builds it by hand and hands it to the same loop.
 
     Args:
-        config: the run's settings.
+        config: the run's settings, with durations in steps.
         values: the same as plain values, as they are stored.
         task: the objective.
         pipeline: training batches.
-        prepare: runs on the device on whole batches before the loss: normalising, later mixing.
+        prepare: runs on the device on whole batches before the loss: normalising and mixing.
         prepare_eval: the same for evaluation, without randomness.
         evaluators: by the name under which they log.
         metadata: what a checkpoint must carry beside config and model: preprocessing, labels, image size.
@@ -56,17 +57,23 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     config = run_config(values)
     inputs = build_inputs(config.data)
     source = inputs.train_source()
+    config = config.in_steps(len(source))
     data = DataInfo(inputs.image_size, tuple(source.label_names))
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
     check_labels(data.label_names, evaluators)
-    preprocess = inputs.preprocessing
+    preprocess, mix = inputs.preprocessing, inputs.mixing
+    if mix.mixes_labels and not getattr(task, "mixed_labels", False):
+        raise UserError(
+            f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
+            "Remove mixup and cutmix from config.data.mix",
+        )
     return Experiment(
         config=config,
         values=values,
         task=task,
         pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
-        prepare=lambda batch, rng: normalize_images(preprocess, batch),
+        prepare=lambda batch, rng: mix(normalize_images(preprocess, batch), rng, len(data.label_names)),
         prepare_eval=functools.partial(normalize_images, preprocess),
         evaluators=evaluators,
         metadata={

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import Array
 
+from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
@@ -21,6 +22,7 @@ class Inputs:
         image_size: [height, width] in pixels of what the model sees; a single number means a square.
         train: the training source, `name` of a module in `vit_jax.data.sources` and its arguments.
         transform: the training augmentation, `name` of a module in `vit_jax.data.transforms` and its arguments.
+        mix: mixup, cutmix and erasing of whole training batches on the device, see `vit_jax.data.mix.Mix`.
         eval: the evaluation source; None for a run without one.
         preprocess: resizing and pixel statistics, see `vit_jax.data.preprocess.Preprocess`.
         eval_batch_size: None for the batch size of training.
@@ -33,6 +35,7 @@ class Inputs:
     image_size: tuple[int, int]
     train: Mapping[str, Any]
     transform: Mapping[str, Any]
+    mix: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     eval: Mapping[str, Any] | None = None
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     eval_batch_size: int | None = None
@@ -44,6 +47,10 @@ class Inputs:
     @property
     def preprocessing(self) -> Preprocess:
         return construct(Preprocess, self.preprocess, "config.data.preprocess", image_size=self.image_size)
+
+    @property
+    def mixing(self) -> Mix:
+        return construct(Mix, self.mix or {}, "config.data.mix")
 
     def train_source(self) -> Source:
         return build_named("source", self.train, "config.data.train")

@@ -1,5 +1,6 @@
 """The one train loop. It knows tasks only through their contract and reads top to bottom."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from vit_jax.training.prepare import prepare
 from vit_jax.training.sharding import host_rows, put
 from vit_jax.training.state import variables_of
 from vit_jax.training.step import Monitor
-from vit_jax.training.workdir import write_json
+from vit_jax.training.workdir import explains_full_disk, write_json
 
 
+@explains_full_disk
 def train(
     experiment: Experiment, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
@@ -56,7 +58,9 @@ def train(
         writer.write(step, scalars)
         progress.line(step, scalars)
 
-    try:
+    with contextlib.ExitStack() as closing:
+        for part in (run, writer, progress, batches):
+            closing.callback(part.close)
         with Interrupt() as interrupt:
             batch = put(next(batches), run.rows) if run.start < run.last else None
             for step in range(run.start + 1, run.last + 1):
@@ -104,11 +108,6 @@ def train(
         if run.start == run.last:
             measured = run.evaluation.run(variables_of(state, run.frozen, run.product))
         run.store.wait()
-    finally:
-        batches.close()
-        progress.close()
-        writer.close()
-        run.store.close()
 
     summary = {"step": run.last, **{k: round_off(v) for k, v in measured.items()}}
     summary["seconds"] = round(time.perf_counter() - began, 1)

@@ -49,9 +49,15 @@ class Writer:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self._active:
-            self._board.close()
-            self._file.close()
+        if not self._active:
+            return
+        with self._file:
+            try:
+                self._board.close()
+            except OSError:
+                # A full disk. tensorboardX would try to write again, and print the error, when the interpreter ends.
+                self._board.file_writer.event_writer._closed = True
+                raise
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:

@@ -1,25 +1,39 @@
-"""Optimizers and schedules as the papers use them, built on optax from the `optim` section of a config."""
+"""Optimizers as the papers use them, built on optax from the `optim` section of a config."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
-
-Schedule = Callable[[Any], Any]
+from vit_jax.training import schedules
+from vit_jax.training.parameters import (
+    by_name,
+    check_patterns,
+    decayed,
+    first_match,
+    kernels_only,
+    layerwise,
+    leaf_names,
+    path_name,
+    scaled,
+)
+from vit_jax.training.schedules import Schedule
 
 
 def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax.GradientTransformation, Schedule]:
     """The gradient transformation over `params` and the learning rate as a function of the step.
 
-    The section names one optimizer (`name` and its arguments), or `groups`, a list of such sections each with a
-    `match`: a regular expression over the whole parameter path ('encoder/.*'); the first match counts.
+    The section names one optimizer: `name` and its arguments, `learning_rate`, `schedule` (a section of its own, see
+    `vit_jax.training.schedules`), `clip_norm` (of all gradients together), `learning_rate_multipliers` (a list of
+    (pattern, factor), first match counts, 1 without one), `layer_decay` (see `parameters.layerwise`). Multipliers scale
+    the whole update, decay included, as parameter groups in PyTorch do.
+
+    Or it has `groups`, a list of such sections each with a `match`: a regular expression over the whole parameter path
+    ('encoder/.*'); the first match counts.
 
     Args:
         section: `config.optim` without `frozen`.
@@ -27,10 +41,12 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
         params: the trained parameters (arrays or shapes), without frozen leaves.
 
     Raises:
-        UserError: for unknown names and keys, a group that matches nothing, a parameter without a group.
+        UserError: for unknown names and keys, a pattern that matches nothing, a parameter without a group, a schedule
+            longer than the run.
     """
+    names = leaf_names(params)
     if "groups" not in section:
-        return _optimizer(section, steps, "config.optim")
+        return _optimizer(section, steps, names, "config.optim")
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
         raise UserError(f"Nobody reads the key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
@@ -38,22 +54,30 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
     patterns = [g.pop("match", None) for g in groups]
     if None in patterns:
         raise UserError("A group in config.optim.groups has no 'match'", "Give it a pattern such as 'encoder/.*'")
-    labels = jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)), params)
-    used = set(jax.tree.leaves(labels))
-    for i, pattern in enumerate(patterns):
-        if i not in used:
-            raise UserError(f"The pattern {pattern!r} in config.optim.groups matches no parameter", _some_paths(params))
-    if -1 in used:
-        stray = next(n for n, i in zip(leaf_names(params), jax.tree.leaves(labels), strict=True) if i == -1)
-        raise UserError(f"No group of config.optim.groups matches the parameter {stray!r}", "Add a last group '.*'")
-    built = [_optimizer(g, steps, f"config.optim.groups[{i}]") for i, g in enumerate(groups)]
+    check_patterns(patterns, names, "config.optim.groups")
+    found = {name: first_match(patterns, name) for name in names}
+    for name, i in found.items():
+        if i == -1:
+            raise UserError(f"No group of config.optim.groups matches the parameter {name!r}", "Add a last group '.*'")
+    built = []
+    for i, group in enumerate(groups):
+        own = [name for name in names if found[name] == i]
+        if not own:
+            raise UserError(
+                f"The pattern {patterns[i]!r} in config.optim.groups matches no parameter that an earlier one leaves",
+                "Put the narrower pattern first",
+            )
+        built.append(_optimizer(group, steps, own, f"config.optim.groups[{i}]"))
+    labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
     return optax.partition({i: tx for i, (tx, _) in enumerate(built)}, labels), built[0][1]
 
 
 def adamw(
     *,
     learning_rate: Schedule,
+    names: Sequence[str],
     weight_decay: float = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, float]] = (),
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -63,86 +87,84 @@ def adamw(
 
     The decay is multiplied by the scheduled learning rate: the 'decoupled' wd of the big_vision configs, which is
     not, equals `weight_decay = wd / learning_rate` here.
+
+    Args:
+        names: of the parameters.
+        weight_decay_multipliers: (pattern, factor), the first match counts; where none matches, kernels have 1 and
+            everything else 0. ('head/kernel', 3.0) decays the head more, ('.*', 1.0) decays everything.
+        mu_dtype: dtype in which the first moment is stored, 'bfloat16' to save memory.
     """
-    return optax.adamw(learning_rate, b1, b2, eps, mu_dtype=mu_dtype, weight_decay=weight_decay, mask=kernels_only)
+    factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
+    return optax.chain(
+        _stored(optax.scale_by_adam(b1, b2, eps), "mu", mu_dtype, "mu_dtype"),
+        decayed(weight_decay, factor),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def sgd(
-    *, learning_rate: Schedule, momentum: float = 0.9, accumulator_dtype: str = "float32"
+    *,
+    learning_rate: Schedule,
+    names: Sequence[str],
+    momentum: float = 0.9,
+    accumulator_dtype: str | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum and no decay, the fine-tuning rule of the ViT paper (section B.1.1).
 
     The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`.
     """
-    return optax.sgd(learning_rate, momentum, accumulator_dtype=jnp.dtype(accumulator_dtype))
+    del names
+    trace = _stored(optax.trace(momentum), "trace", accumulator_dtype, "accumulator_dtype")
+    return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
-def constant(*, peak: float, steps: int, warmup_steps: int = 0) -> Schedule:
-    """Linear warmup from 0, then `peak`."""
-    del steps
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), lambda _: peak], [warmup_steps])
+def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
+    """True for leaves that match one of `patterns` ('encoder/.*'); a pattern that matches nothing is an error."""
+    check_patterns(patterns, leaf_names(params), "config.optim.frozen")
+    return jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
 
 
-def cosine(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
-    """Linear warmup from 0, then half a cosine from `peak` at `warmup_steps` to `end` at `steps`."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, end)
+def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
+    """`tx` with one field of its state stored in another dtype, but computed in that of the updates.
+
+    optax has arguments for this that also compute in bfloat16, where a decay of 0.9 is 0.8984.
+    """
+    if dtype is None:
+        return tx
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"An optimizer's {key} cannot be {dtype!r}", nearest(dtype, ("float32", "bfloat16")))
+
+    def cast(state: Any) -> Any:
+        stored = jax.tree.map(lambda x: x.astype(dtype), getattr(state, field))
+        return state._replace(**{field: stored})
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        exact = jax.tree.map(lambda x, u: x.astype(u.dtype), getattr(state, field), updates)
+        updates, state = tx.update(updates, state._replace(**{field: exact}), params)
+        return updates, cast(state)
+
+    return optax.GradientTransformation(lambda params: cast(tx.init(params)), update)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine}
-
-
-def _optimizer(section: Mapping[str, Any], steps: int, where: str) -> tuple[optax.GradientTransformation, Schedule]:
+def _optimizer(
+    section: Mapping[str, Any], steps: int, names: Sequence[str], where: str
+) -> tuple[optax.GradientTransformation, Schedule]:
     values = dict(section)
-    name, schedule = values.pop("name", None), dict(values.pop("schedule", {"name": "constant"}))
-    clip_norm = values.pop("clip_norm", None)
+    name, schedule = values.pop("name", None), values.pop("schedule", {"name": "constant"})
+    clip_norm, layer_decay = values.pop("clip_norm", None), values.pop("layer_decay", None)
+    multipliers = values.pop("learning_rate_multipliers", ())
     if name not in OPTIMIZERS:
         raise UserError(f"There is no optimizer named {name!r}", nearest(name, OPTIMIZERS))
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
-    shape = schedule.pop("name", None)
-    if shape not in SCHEDULES:
-        raise UserError(f"There is no schedule named {shape!r}", nearest(shape, SCHEDULES))
-    if schedule.get("warmup_steps", 0) >= steps:
-        raise UserError(
-            f"The warmup of {schedule['warmup_steps']} steps is not shorter than the run of {steps}",
-            f"Lower {where}.schedule.warmup_steps or raise config.steps",
-        )
-    rate = construct(SCHEDULES[shape], schedule, f"{where}.schedule", peak=values.pop("learning_rate"), steps=steps)
-    tx = construct(OPTIMIZERS[name], values, where, learning_rate=rate)
-    return (optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx), rate
-
-
-def kernels_only(params: PyTree) -> PyTree:
-    """True for matrices and convolution kernels: biases, norms, tokens and position embeddings are not decayed."""
-    return jax.tree.map_with_path(lambda path, _: path_name(path).rpartition("/")[2] == "kernel", params)
-
-
-def path_name(path: tuple) -> str:
-    """A tree path as 'encoder/block_00/mlp/fc1/kernel'."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaf_names(tree: PyTree) -> list[str]:
-    """The names of all leaves, in the tree's order."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def first_match(patterns: list[str], name: str) -> int:
-    """Index of the first pattern that matches the whole of `name`, -1 without one."""
-    return next((i for i, p in enumerate(patterns) if re.fullmatch(p, name)), -1)
-
-
-def frozen_mask(params: PyTree, patterns: list[str]) -> PyTree:
-    """True for leaves that match one of `patterns` ('encoder/.*'); a pattern that matches nothing is an error."""
-    for pattern in patterns:
-        if not any(re.fullmatch(pattern, name) for name in leaf_names(params)):
-            raise UserError(f"The pattern {pattern!r} in config.optim.frozen matches no parameter", _some_paths(params))
-    return jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
-
-
-def _some_paths(params: PyTree) -> str:
-    names = leaf_names(params)
-    return f"Parameters are named like {', '.join(repr(n) for n in names[:: max(1, len(names) // 3)][:4])}"
+    rate = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule")
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts.append(construct(OPTIMIZERS[name], values, where, learning_rate=rate, names=names))
+    if multipliers:
+        parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
+    if layer_decay is not None:
+        parts.append(scaled(layerwise(layer_decay, names, f"{where}.layer_decay")))
+    return (optax.chain(*parts) if len(parts) > 1 else parts[0]), rate

@@ -1,5 +1,6 @@
 """What happens before the first step: mesh, state, compiled functions, and the place where a run goes on."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import sys
@@ -22,10 +23,12 @@ from vit_jax.training import optim
 from vit_jax.training.config import plain
 from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.parameters import path_name
+from vit_jax.training.schedules import Schedule
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated, state_sharding
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, fresh_monitor, make_step
-from vit_jax.training.workdir import start_step, write_config
+from vit_jax.training.workdir import start_step, taken, write_config
 
 
 @dataclasses.dataclass
@@ -40,6 +43,7 @@ class Run:
         frozen: mask over the parameters.
         product: which tree evaluation uses.
         metadata: what every checkpoint carries.
+        close: ends the saving and lets other runs into the workdir.
     """
 
     mesh: Mesh
@@ -50,13 +54,14 @@ class Run:
     monitor: Monitor
     step: Callable[..., tuple[State, Monitor]]
     fresh_monitor: Callable[[Monitor], Monitor]
-    schedule: optim.Schedule
+    schedule: Schedule
     frozen: PyTree
     product: str
     evaluation: Evaluation
     policy: Policy
     store: Store
     metadata: Mapping[str, Any]
+    close: Callable[[], None]
 
 
 def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
@@ -98,43 +103,49 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
     _, shapes = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, start)), abstract, raw)
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["sums"])
 
-    write_config(workdir, experiment.values)
-    store = Store(workdir, policy)
-    if start:
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        state = store.restore(start, target)
-    else:
-        # jit places each leaf where it belongs without ever holding the state in one piece. The CPU's compiler takes
-        # four times as long to optimise this program as the program takes to run once.
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        options = {"xla_backend_optimization_level": 0} if on_cpu else None
-        state = jax.jit(fresh_state, out_shardings=shardings, compiler_options=options)()
-        if config.init_from:
-            state = _transfer(state, shardings, frozen, config.init_from)
-    everywhere = replicated(mesh)
-    monitor = jax.device_put(empty | {"sums": sums}, everywhere)
-    product = getattr(task, "product", "params" if ema_decay is None else "ema")
-    if jax.process_index() == 0:
-        size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
-        devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
-        print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
-    return Run(
-        mesh=mesh,
-        rows=batch_sharding(mesh),
-        start=start,
-        last=last,
-        state=state,
-        monitor=monitor,
-        step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
-        fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
-        schedule=schedule,
-        frozen=frozen,
-        product=product,
-        evaluation=Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh),
-        policy=policy,
-        store=store,
-        metadata=_metadata(experiment, product),
-    )
+    with contextlib.ExitStack() as held:
+        held.enter_context(taken(workdir, active=jax.process_index() == 0))
+        # Once more: a run that was in the workdir until now may have saved since.
+        start = start_step(workdir, experiment.values, last)
+        write_config(workdir, experiment.values)
+        store = Store(workdir, policy)
+        held.callback(store.close)
+        if start:
+            target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+            state = store.restore(start, target)
+        else:
+            # jit places each leaf where it belongs without ever holding the state in one piece. The CPU's compiler
+            # takes four times as long to optimise this program as the program takes to run once.
+            on_cpu = mesh.devices.flat[0].platform == "cpu"
+            options = {"xla_backend_optimization_level": 0} if on_cpu else None
+            state = jax.jit(fresh_state, out_shardings=shardings, compiler_options=options)()
+            if config.init_from:
+                state = _transfer(state, shardings, frozen, config.init_from)
+        everywhere = replicated(mesh)
+        monitor = jax.device_put(empty | {"sums": sums}, everywhere)
+        product = getattr(task, "product", "params" if ema_decay is None else "ema")
+        if jax.process_index() == 0:
+            size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
+            devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+            print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
+        return Run(
+            mesh=mesh,
+            rows=batch_sharding(mesh),
+            start=start,
+            last=last,
+            state=state,
+            monitor=monitor,
+            step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+            fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
+            schedule=schedule,
+            frozen=frozen,
+            product=product,
+            evaluation=Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh),
+            policy=policy,
+            store=store,
+            metadata=_metadata(experiment, product),
+            close=held.pop_all().close,
+        )
 
 
 def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Mapping[str, str]) -> State:
@@ -144,7 +155,7 @@ def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Ma
         print(*reports, sep="\n", file=sys.stderr)
 
     def replace(path: tuple, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-        value = found.get(optim.path_name(path))
+        value = found.get(path_name(path))
         return leaf if value is None else jax.device_put(value.astype(leaf.dtype), sharding)
 
     params = jax.tree.map_with_path(replace, state["params"], shardings["params"])

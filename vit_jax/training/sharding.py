@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.training.optim import path_name
+from vit_jax.training.parameters import path_name
 
 _BATCH = PartitionSpec(("data", "fsdp"))
 _MIN_FSDP_ELEMENTS = 2**20  # below 4 MiB of float32 a gather costs more than the copy saves

@@ -11,7 +11,7 @@ from optax.microbatching import AccumulationType
 
 from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
-from vit_jax.training.optim import Schedule
+from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import LOSS, PREPARE, State, merge, random_key, split
 
 # Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.

@@ -1,14 +1,15 @@
-"""Augmentation for supervised image classification: crop, rotate, shift, flip."""
+"""Augmentation for supervised image classification: crop, rotate, shift, flip, RandAugment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data import geometry
+from vit_jax.data.randaugment import RandAugment
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
+from vit_jax.naming import construct, nearest
 
 _CROPS = ("inception", "none")
 _BORDERS = ("replicate", "constant")
@@ -26,6 +27,7 @@ class Supervised:
     shift: float
     flip: bool
     border: str
+    randaugment: RandAugment | None
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
@@ -48,6 +50,8 @@ class Supervised:
         else:
             image = geometry.resize(image, self.image_size)
             image = geometry.flip(image) if mirror else image
+        if self.randaugment is not None:
+            image = self.randaugment(image, rng)
         return {**example, "image": image}
 
 
@@ -60,6 +64,7 @@ def build(
     shift: float = 0.0,
     flip: bool = True,
     border: str = "replicate",
+    randaugment: Mapping[str, Any] | None = None,
 ) -> Supervised:
     """The transform of the supervised recipes.
 
@@ -72,6 +77,8 @@ def build(
         shift: up to this fraction of the view's height and width, uniformly.
         flip: whether to mirror half of the views.
         border: what rotation and shift bring in from outside the crop: "replicate" the edge or "constant" black.
+        randaugment: what follows on the finished view: the arguments of `vit_jax.data.randaugment.RandAugment`, for
+            example `{"layers": 2, "magnitude": 10}`.
 
     Raises:
         UserError: for a value out of its range.
@@ -91,4 +98,5 @@ def build(
     if not isinstance(flip, bool):
         raise UserError(f"flip={flip!r} is neither True nor False", "Give one of them")
     size, area, aspect = geometry.size_pair(image_size), tuple(area), tuple(aspect)
-    return Supervised(size, crop, area, aspect, float(rotate), float(shift), flip, border)
+    policy = construct(RandAugment, randaugment, "config.data.transform.randaugment") if randaugment else None
+    return Supervised(size, crop, area, aspect, float(rotate), float(shift), flip, border, policy)

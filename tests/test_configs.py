@@ -1,0 +1,183 @@
+"""Every shipped config is built, shape-checked and lowered for one step, with data sets that only have a length."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from tests.tiny import tiny_run
+from tests.training.test_recipes import adamw, momentum, three_updates
+from vit_jax import UserError
+from vit_jax.checkpoints import transfer
+from vit_jax.naming import build_named
+from vit_jax.tasks import static_argument
+from vit_jax.training import inputs, optim
+from vit_jax.training.config import load_config, override, run_config, shipped_configs
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.state import init_state, split
+from vit_jax.training.step import make_step
+
+# Classes, and images of the split that training takes its images from.
+SCHEMAS = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122), "cifar10": (10, 50_000),
+           "cifar100": (100, 50_000), "oxford_iiit_pet": (37, 3680), "oxford_flowers102": (102, 1020),
+           "photos": (4, 60)}  # fmt: skip
+
+
+class Schema:
+    """A source of the right length and classes, whose images are all one."""
+
+    def __init__(self, classes, length):
+        self.label_names, self._length = tuple(f"class {i}" for i in range(classes)), length
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8, 3), 99, np.uint8), "label": index % len(self.label_names)}
+
+
+def build_schema(kind, section, where, **given):
+    """Stands for `build_named`: data sets that are not on every machine become schemas of theirs."""
+    if kind == "source" and section["name"] in ("tfds", "folder"):
+        return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
+    return build_named(kind, section, where, **given)
+
+
+@pytest.fixture(autouse=True)
+def schemas(monkeypatch):
+    monkeypatch.setattr(inputs, "build_named", build_schema)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pretrained")
+    tiny_run(workdir, steps=3, model__representation_size=16, model__dropout_rate=0.1)
+    return workdir
+
+
+FROM_CHECKPOINT = ("finetune", "vit_paper_finetune")
+# Arguments with which a config is checked; one that is not listed is checked without.
+ARGUMENTS = {
+    "digits": ["", "smoke"],
+    "digits_finetune": ["", "smoke"],
+    "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
+    "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos")] + ["final"],
+    "vit_i1k": ["", "variant=B/16", "recipe=plain,aug=none"],
+    "vit_i21k": ["", "recipe=paper"],
+}
+CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
+
+
+def load(name, argument, checkpoint):
+    if Path(name).stem in FROM_CHECKPOINT:
+        argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
+    return load_config(f"{name}:{argument}")
+
+
+def lowered(values, batch_size=8):
+    """One lowered step at a small batch, and the shapes of the parameters."""
+    experiment = build_experiment(values)
+    config, task = experiment.config, experiment.task
+    # A whole batch at its real size would take longer to make than all the rest.
+    few = experiment.pipeline.batch(0, slices=experiment.pipeline.batch_size // 2)
+    raw = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
+    prepared = jax.eval_shape(experiment.prepare, raw, jax.random.key(0))
+    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
+    section = dict(config.optim)
+    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
+    tx, _ = optim.build(section, config.steps, split(params, frozen)[0])
+    state = jax.eval_shape(lambda b: init_state(task, tx, b, 0, frozen, False), prepared)
+    step = make_step(task, tx, prepare=experiment.prepare, frozen=frozen, seed=0)
+    monitor = {"first_bad": jax.ShapeDtypeStruct((), np.int32), "sums": {}}
+    jax.jit(step, static_argnums=3).lower(state, monitor, raw, static_argument(task, 0))
+    return params
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_every_config_is_built_and_lowered(name, argument, checkpoint):
+    """At its own width; blocks are alike, so two of them say as much as all."""
+    params = lowered(override(load(name, argument, checkpoint), {"model.depth": "2"}))
+    assert set(params) >= {"encoder", "head"}
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_load_by_name_and_by_path_with_a_smoke_run(name, checkpoint):
+    values = load(name, "smoke", checkpoint)
+    assert run_config(values).steps <= 50
+    assert load(str(shipped_configs()[name]), "smoke", checkpoint) == values
+
+
+@pytest.mark.parametrize(
+    ("argument", "count"),
+    [("", 22_122_472), ("variant=B/16", 86_567_656 - 768 + 768**2 + 768)],
+    ids=["S/16 of big_vision's plain config", "B/16 with a tanh layer, without the class token's position"],
+)
+def test_the_models_have_the_published_sizes(argument, count):
+    experiment = build_experiment(load_config(f"vit_i1k:{argument}"))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+def test_epochs_are_those_of_the_papers():
+    """90 epochs of 99% of ImageNet at batch 1024 are 111,477 steps in the baseline's config."""
+    SCHEMAS["imagenet2012"] = (1000, 1_268_355)
+    try:
+        assert build_experiment(load_config("vit_i1k")).config.steps == 111_477
+    finally:
+        SCHEMAS["imagenet2012"] = (1000, 1_281_167)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "rule"),
+    [
+        ("vit_i1k", "", lambda name, rates: adamw(name, rates, 1.0, 0.1 * name.endswith("kernel"), mu_dtype=bfloat16)),
+        (
+            "vit_i21k",
+            "recipe=paper",
+            lambda name, rates: adamw(name, rates, 1.0, 0.03 * name.endswith("kernel"), mu_dtype=bfloat16),
+        ),
+        ("vit_paper_finetune", "dataset=cifar10", lambda name, rates: momentum(name, rates, 1.0, bfloat16)),
+        ("finetune", "", lambda name, rates: momentum(name, rates, 1.0, bfloat16)),
+    ],
+)
+def test_the_first_three_updates_are_the_papers_rule(name, argument, rule, checkpoint):
+    section = override(load(name, argument, checkpoint), {"optim.schedule.warmup_steps": "2"})["optim"]
+    got, peak = three_updates(section, 10_000), section["learning_rate"]
+    for parameter, value in got.items():
+        np.testing.assert_allclose(value, rule(parameter, [0, peak / 2, peak]), atol=2e-6)
+
+
+def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
+    values = load("finetune", "data=photos,res=24", checkpoint)
+    assert values["model"] == {"name": "vit", "variant": "mu/4", "pooling": "mean", "dropout_rate": 0.1}
+    assert values["data"]["image_size"] == [24, 24] and values["init_from"] == str(checkpoint)
+    assert values["data"]["preprocess"]["resize"] == "squash"
+
+
+def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
+    metadata = {"model": {"name": "vit", "kwargs": {}},
+                "preprocess": {"image_size": [224, 224], "resize": "short_side", "resize_to": 256}}  # fmt: skip
+    monkeypatch.setattr(transfer, "read_metadata", lambda path: metadata)
+    assert transfer.starting_point(checkpoint, 384)[1]["preprocess"] == {"resize": "short_side", "resize_to": 439}
+    assert transfer.starting_point(checkpoint)[1]["preprocess"]["resize_to"] == 256
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("finetune", "needs a checkpoint"),
+        ("finetune:init=nowhere", "There is no checkpoint at nowhere"),
+        ("vit_paper_finetune:init=x,dataset=cifar", "Did you mean 'cifar10'"),
+        ("vit_i1k:aug=medium3", "Did you mean 'medium"),
+        ("vit_i1k:recipe=plian", "Did you mean 'plain'"),
+        ("vit_i21k:recipe=papr", "Did you mean 'paper'"),
+        ("vit_i21k:variant=B16", "There is no ViT 'B16'"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(spec, message):
+    with pytest.raises(UserError, match=message):
+        load_config(spec)

@@ -1,0 +1,125 @@
+"""The first three updates of the recipes' optimizers against the papers' rules, written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+from vit_jax.training import optim
+from vit_jax.training.parameters import layerwise, leaf_names
+
+
+def tree(make):
+    fc1 = lambda: {"fc1": {"kernel": make(3, 4), "bias": make(4)}}  # noqa: E731
+    encoder = {
+        "embedding": {"kernel": make(2, 2, 3, 4), "bias": make(4)}, "cls": make(1, 1, 4), "pos_embedding": make(2, 2, 4),
+        "block_00": fc1(), "block_01": fc1(), "norm": {"scale": make(4)},
+    }  # fmt: skip
+    return {"encoder": encoder, "head": {"kernel": make(4, 5), "bias": make(5)}}
+
+
+RNG = np.random.default_rng(0)
+PARAMS = tree(lambda *shape: RNG.normal(size=shape).astype(np.float32))
+GRADS = [tree(lambda *shape: RNG.normal(size=shape).astype(np.float32)) for _ in range(3)]
+NAMES = leaf_names(PARAMS)
+
+
+def flat(values):
+    return dict(zip(NAMES, jax.tree.leaves(values), strict=True))
+
+
+def three_updates(section, steps):
+    tx, _ = optim.build(section, steps, PARAMS)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for gradient in GRADS:
+        changes, state = update(gradient, state, params)
+        params = optax.apply_updates(params, changes)
+    return jax.tree.map(np.asarray, flat(params))
+
+
+def gradients(name, clip):
+    """The three gradients of one parameter, scaled by the norm of all."""
+    norms = [np.sqrt(sum((g.astype(float) ** 2).sum() for g in jax.tree.leaves(grad))) for grad in GRADS]
+    return [
+        flat(grad)[name].astype(float) * (min(1, clip / n) if clip else 1) for grad, n in zip(GRADS, norms, strict=True)
+    ]
+
+
+def adamw(name, rates, clip, decay, b1=0.9, b2=0.999, eps=1e-8, mu_dtype=float, scale=1.0):
+    p, m, v = flat(PARAMS)[name].astype(float), 0.0, 0.0
+    for t, (g, rate) in enumerate(zip(gradients(name, clip), rates, strict=True), 1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        p = p - rate * scale * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * p)
+        m = np.asarray(m).astype(mu_dtype).astype(float)
+    return p
+
+
+def momentum(name, rates, clip, dtype=float, scale=1.0):
+    p, trace = flat(PARAMS)[name].astype(float), 0.0
+    for g, rate in zip(gradients(name, clip), rates, strict=True):
+        trace = 0.9 * trace + g
+        p = p - rate * scale * trace
+        trace = trace.astype(dtype).astype(float)
+    return p
+
+
+def test_adamw_with_multipliers_by_name():
+    section = {
+        "name": "adamw", "learning_rate": 0.1, "weight_decay": 0.3, "clip_norm": 1.0,
+        "learning_rate_multipliers": [["head/.*", 10.0], ["encoder/block_00/.*", 0.0]],
+        "weight_decay_multipliers": [["head/kernel", 0.5], [".*/pos_embedding", 1.0]],
+        "schedule": {"name": "linear", "warmup_steps": 2},
+    }  # fmt: skip
+    got = three_updates(section, 10)
+    for name in NAMES:
+        scale = 10.0 if name.startswith("head") else 0.0 if "block_00" in name else 1.0
+        decay = {"head/kernel": 0.15, "encoder/pos_embedding": 0.3}.get(name, 0.3 * name.endswith("kernel"))
+        np.testing.assert_allclose(got[name], adamw(name, [0, 0.05, 0.1], 1.0, decay, scale=scale), atol=2e-5)
+
+
+def test_layer_wise_decay():
+    got = three_updates({"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.05, "layer_decay": 0.5}, 10)
+    for name in NAMES:
+        part = name.split("/")[1] if name.startswith("encoder") else "head"
+        scale = {"block_00": 0.25, "block_01": 0.5, "norm": 1.0, "head": 1.0}.get(part, 0.125)
+        decay = 0.05 * name.endswith("kernel")
+        np.testing.assert_allclose(got[name], adamw(name, [0.1] * 3, None, decay, scale=scale), atol=2e-5)
+
+
+def test_layers_of_two_towers_and_of_a_bare_encoder():
+    factor = layerwise(0.5, ["encoder/block_02/x", "text/block_00/x", "text/cls"], "layer_decay")
+    names = ("encoder/block_02/x", "text/block_00/x", "text/cls", "encoder/embedding/kernel", "temperature")
+    assert [factor(n) for n in names] == [0.5, 0.5, 0.25, 0.0625, 1.0]
+    bare = layerwise(0.5, ["block_00/x", "cls", "norm/scale"], "layer_decay")
+    assert [bare(n) for n in ("block_00/x", "cls", "norm/scale")] == [0.5, 0.25, 1.0]
+
+
+def test_sgd_with_bfloat16_momentum():
+    section = {"name": "sgd", "learning_rate": 0.3, "clip_norm": 1.0, "accumulator_dtype": "bfloat16"}
+    got = three_updates(section, 10)
+    for name in NAMES:
+        expected = momentum(name, [0.3] * 3, 1.0, ml_dtypes.bfloat16)
+        np.testing.assert_allclose(got[name], expected, atol=1e-6)
+    exact = momentum("head/kernel", [0.3] * 3, 1.0)
+    assert np.abs(got["head/kernel"] - exact).max() > 1e-5
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_mixed_groups(order):
+    """Each group clips its own gradients, decays and multiplies its own parameters."""
+    groups = [
+        {"match": "encoder/.*", "name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1, "layer_decay": 0.5,
+         "weight_decay_multipliers": [["encoder/cls", 2.0]]},
+        {"match": "head/.*", "name": "sgd", "learning_rate": 0.5, "learning_rate_multipliers": [[".*/bias", 2.0]]},
+    ][::order]  # fmt: skip
+    got = three_updates({"groups": groups}, 10)
+    for name in ("encoder/cls", "encoder/block_01/fc1/kernel", "encoder/norm/scale"):
+        scale = {"cls": 0.125, "block_01": 0.5, "norm": 1.0}[name.split("/")[1]]
+        decay = {"encoder/cls": 0.2}.get(name, 0.1 * name.endswith("kernel"))
+        np.testing.assert_allclose(got[name], adamw(name, [0.01] * 3, None, decay, scale=scale), atol=1e-5)
+    np.testing.assert_allclose(got["head/bias"], momentum("head/bias", [0.5] * 3, None, scale=2.0), atol=1e-5)
+    np.testing.assert_allclose(got["head/kernel"], momentum("head/kernel", [0.5] * 3, None), atol=1e-5)

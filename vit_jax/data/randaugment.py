@@ -1,0 +1,217 @@
+"""RandAugment (Cubuk et al., arXiv:1909.13719) on uint8 images, as the ViT recipes used it.
+
+The recipes' numbers were reached with TensorFlow's reading of the paper, whose habits are kept, since they are part of
+the recipe:
+
+- all 16 operations are equally likely and always applied; the magnitude is the same for all and never drawn;
+- magnitudes count from 0 to 10, and 15 or 20 extrapolate;
+- magnitude 0 is not the identity: colours fade to a tenth, posterising keeps one bit, everything is solarised;
+- what comes in from outside is grey 128, geometry samples the nearest pixel, shears are about the top left corner;
+- translations and cutout are in pixels whatever the image's size: at 224 they are 100 and 80 pixels at magnitude 10;
+- contrast blends with a grey of (number of pixels) / 256, not with the mean: big_vision mended that after the papers,
+  which is `contrast="mean"` here.
+
+In two places TensorFlow's outcome depends on its version: a solarising threshold of 256 or more (from magnitude 10)
+leaves images as they are here, and posterising to 0 bits keeps the highest.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vit_jax.data.geometry import Image
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+OPERATIONS = (
+    "autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "color", "contrast", "brightness",
+    "sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "cutout", "solarize_add",
+)  # fmt: skip
+_GREY = 128
+# tf.image.rgb_to_grayscale: BT.601 in four digits; on uint8 it goes through [0, 1] and back by way of 255.5.
+_LUMA = np.float32([0.2989, 0.5870, 0.1140]) * np.float32(255.5 / 255)
+_SMOOTH = np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / np.float32(13)
+_CONTRASTS = ("pixel_count", "mean")
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Applies `layers` operations drawn from `operations`.
+
+    Args:
+        layers: N of the paper.
+        magnitude: M of the paper, 0 to 20.
+        operations: which to draw from.
+        translate: pixels of a translation at magnitude 10.
+        cutout: half the side of the cut square in pixels at magnitude 10.
+        contrast: "pixel_count" or "mean", see the module.
+
+    Raises:
+        UserError: for values out of their range.
+    """
+
+    layers: int
+    magnitude: float
+    operations: tuple[str, ...] = OPERATIONS
+    translate: float = 100.0
+    cutout: float = 40.0
+    contrast: str = "pixel_count"
+
+    def __post_init__(self):
+        if isinstance(self.layers, bool) or not isinstance(self.layers, int) or self.layers < 1:
+            raise UserError(f"layers={self.layers!r} of RandAugment is not a number of operations", "Give 1 or more")
+        if not isinstance(self.magnitude, (int, float)) or not 0 <= self.magnitude <= 20:
+            raise UserError(
+                f"magnitude={self.magnitude!r} of RandAugment is out of range", "Give a number from 0 to 20"
+            )
+        if not isinstance(self.operations, Sequence) or isinstance(self.operations, str) or not self.operations:
+            raise UserError(f"operations={self.operations!r} of RandAugment is not a list", "Give names")
+        for name in self.operations:
+            if name not in OPERATIONS:
+                raise UserError(f"RandAugment has no operation {name!r}", nearest(name, OPERATIONS))
+        for key in ("translate", "cutout"):
+            if not isinstance(getattr(self, key), (int, float)) or getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)!r} of RandAugment is no distance", "Give pixels")
+        if self.contrast not in _CONTRASTS:
+            raise UserError(f"There is no contrast {self.contrast!r}", nearest(self.contrast, _CONTRASTS))
+        object.__setattr__(self, "operations", tuple(self.operations))
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        """One random augmentation of an image uint8 [H, W, 3]."""
+        for _ in range(self.layers):
+            # The same draws for every operation, so that a choice does not shift the draws after it.
+            of_operation, of_sign, down, right = rng.random(4).tolist()
+            name = self.operations[int(of_operation * len(self.operations))]
+            image = self.apply(name, image, sign=1 if of_sign < 0.5 else -1, place=(down, right))
+        return image
+
+    def apply(self, name: str, image: Image, sign: int = 1, place: tuple[float, float] = (0.5, 0.5)) -> Image:
+        """One operation at this magnitude.
+
+        Args:
+            name: one of `OPERATIONS`.
+            sign: 1 or -1, the direction of what has one.
+            place: centre of cutout, as fractions of height and width below 1.
+        """
+        share = self.magnitude / 10
+        enhancement = 1.8 * share + 0.1
+        height, width = image.shape[:2]
+        match name:
+            case "autocontrast":
+                return autocontrast(image)
+            case "equalize":
+                return equalize(image)
+            case "invert":
+                return 255 - image
+            case "rotate":
+                return rotate(image, sign * 30 * share)
+            case "posterize":
+                return posterize(image, int(4 * share))
+            case "solarize":
+                return np.where(image < np.int32(int(256 * share)), image, 255 - image)
+            case "solarize_add":
+                added = np.minimum(image.astype(np.int32) + int(110 * share), 255).astype(np.uint8)
+                return np.where(image < 128, added, image)
+            case "color":
+                return blend(grayscale(image)[..., None], image, enhancement)
+            case "contrast":
+                mean = height * width / 256 if self.contrast == "pixel_count" else grayscale(image).mean()
+                return blend(np.full((1, 1, 1), min(mean, 255), np.uint8), image, enhancement)
+            case "brightness":
+                return blend(np.zeros((1, 1, 1), np.uint8), image, enhancement)
+            case "sharpness":
+                return blend(smooth(image), image, enhancement)
+            case "shear_x":
+                return warp(image, [[1, sign * 0.3 * share, 0], [0, 1, 0]])
+            case "shear_y":
+                return warp(image, [[1, 0, 0], [sign * 0.3 * share, 1, 0]])
+            case "translate_x":
+                return warp(image, [[1, 0, sign * self.translate * share], [0, 1, 0]])
+            case "translate_y":
+                return warp(image, [[1, 0, 0], [0, 1, sign * self.translate * share]])
+            case "cutout":
+                return cutout(image, int(self.cutout * share), (int(place[0] * height), int(place[1] * width)))
+        raise UserError(f"RandAugment has no operation {name!r}", nearest(name, OPERATIONS))
+
+
+def blend(first: UInt8[np.ndarray, "..."], second: Image, factor: float) -> Image:
+    """From `first` (0) to `second` (1) and beyond, cut off at 0 and 255, fractions dropped."""
+    if factor == 1:
+        return second
+    first = first.astype(np.float32)
+    return np.clip(first + np.float32(factor) * (second - first), 0, 255).astype(np.uint8)
+
+
+def grayscale(image: Image) -> UInt8[np.ndarray, "h w"]:
+    """Luma, fractions dropped."""
+    return np.minimum(image.astype(np.float32) @ _LUMA, 255).astype(np.uint8)
+
+
+def smooth(image: Image) -> Image:
+    """A weighted 3x3 mean, fractions dropped; the border stays as it is."""
+    smoothed = image.copy()
+    if min(image.shape[:2]) > 2:
+        means = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH)
+        # A flat area must not lose a level to rounding in float32.
+        smoothed[1:-1, 1:-1] = np.floor(means[1:-1, 1:-1] + 1e-4).astype(np.uint8)
+    return smoothed
+
+
+def autocontrast(image: Image) -> Image:
+    """Each channel stretched so that its darkest value is 0 and its brightest 255."""
+    table = np.empty((256, 3), np.uint8)
+    for channel in range(3):
+        low, high = (float(f(image[..., channel])) for f in (np.min, np.max))
+        levels = np.arange(256.0)
+        if high > low:
+            levels = np.clip((levels - low) * 255 / (high - low), 0, 255)
+        table[:, channel] = np.floor(levels + 1e-9)
+    return _looked_up(table, image)
+
+
+def equalize(image: Image) -> Image:
+    """Each channel's histogram made flat, in whole numbers like Pillow's."""
+    table = np.empty((256, 3), np.uint8)
+    for channel in range(3):
+        counts = np.bincount(image[..., channel].ravel(), minlength=256)
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        below = np.cumsum(counts) - counts
+        table[:, channel] = np.minimum((below + step // 2) // step, 255) if step else np.arange(256)
+    return _looked_up(table, image)
+
+
+def posterize(image: Image, bits: int) -> Image:
+    """Only the highest `bits` bits, at least one."""
+    return image & np.uint8(256 - 2 ** min(8 - bits, 7))
+
+
+def rotate(image: Image, degrees: float) -> Image:
+    """About the centre, counter-clockwise."""
+    height, width = image.shape[:2]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = (width - 1) / 2, (height - 1) / 2
+    return warp(image, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
+
+
+def warp(image: Image, to_input: Sequence[Sequence[float]] | Float[np.ndarray, "2 3"]) -> Image:
+    """The nearest pixel of the input at `to_input @ (x, y, 1)`, grey outside."""
+    return cv2.warpAffine(
+        image, np.array(to_input, float), image.shape[1::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT, borderValue=(_GREY,) * 3,
+    )  # fmt: skip
+
+
+def cutout(image: Image, pad: int, centre: tuple[int, int]) -> Image:
+    """A grey square of side 2 * `pad` around `centre` (row, column), where it lies inside the image."""
+    image = image.copy()
+    rows, columns = (slice(max(0, c - pad), c + pad) for c in centre)
+    image[rows, columns] = _GREY
+    return image
+
+
+def _looked_up(table: UInt8[np.ndarray, "256 3"], image: Image) -> Image:
+    return np.stack([cv2.LUT(np.ascontiguousarray(image[..., c]), table[:, c]) for c in range(3)], axis=-1)

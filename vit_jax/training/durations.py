@@ -1,0 +1,70 @@
+"""Durations in a config: a number of optimizer steps, or a section with one of `steps`, `epochs` and `examples`.
+
+`config.steps = dict(epochs=90)` and `--config.optim.schedule.warmup_steps.examples=1e6` say how a duration is counted;
+the key's own name says what it becomes. `build_experiment` turns all of them into steps, once, from the length of the
+training source and the batch size; what is stored is what was written.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+UNITS = ("steps", "epochs", "examples")
+# Keys below config.checkpoint and config.optim that hold a duration.
+_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale")
+
+
+def is_duration(value: Any) -> bool:
+    """Whether a config value is a duration in the form of a section."""
+    return isinstance(value, Mapping) and bool(value) and set(value) <= set(UNITS)
+
+
+def check_duration(value: Any, where: str) -> None:
+    """Refuses what is neither a whole number of steps from 1 up nor a section that counts some."""
+    if not isinstance(value, Mapping):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{where} is {value!r}", "It must be a whole number of at least 1, or count epochs=...")
+        return
+    for unit in value:
+        if unit not in UNITS:
+            raise UserError(f"{where} cannot be counted in {unit!r}", nearest(unit, UNITS))
+    if len(value) != 1:
+        raise UserError(
+            f"{where} is counted in {' and '.join(value) or 'nothing'}", "Give one of steps, epochs, examples"
+        )
+    [(unit, count)] = value.items()
+    if isinstance(count, bool) or not isinstance(count, (int, float)) or not 0 < count < float("inf"):
+        raise UserError(f"{where}.{unit} is {count!r}", "It must be a number above 0")
+
+
+def in_steps(value: Any, where: str, examples: int, batch_size: int) -> int:
+    """A duration as optimizer steps, rounded, at least 1.
+
+    Args:
+        value: as `check_duration` takes it.
+        where: the key's name, for errors.
+        examples: length of the training source, which is one epoch.
+    """
+    check_duration(value, where)
+    if not isinstance(value, Mapping):
+        return value
+    [(unit, count)] = value.items()
+    per_step = {"steps": 1, "epochs": batch_size / examples, "examples": batch_size}[unit]
+    return max(1, round(count / per_step))
+
+
+def sections_in_steps(section: Mapping[str, Any], where: str, examples: int, batch_size: int) -> dict[str, Any]:
+    """A section in which every duration, at any depth, is a number of steps."""
+
+    def resolved(key: str, value: Any) -> Any:
+        if key in _KEYS and isinstance(value, Mapping):
+            return in_steps(value, f"{where}.{key}", examples, batch_size)
+        if isinstance(value, Mapping):
+            return sections_in_steps(value, f"{where}.{key}", examples, batch_size)
+        if isinstance(value, (list, tuple)):
+            return [resolved(f"{key}[{i}]", v) if isinstance(v, Mapping) else v for i, v in enumerate(value)]
+        return value
+
+    return {key: resolved(key, value) for key, value in section.items()}

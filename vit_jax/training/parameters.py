@@ -1,0 +1,117 @@
+"""Parameters by name: patterns that choose them, and factors for their learning rates and weight decay."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from vit_jax.errors import UserError
+
+# From the name of a parameter ('encoder/block_00/mlp/fc1/kernel') to a factor.
+Factor = Callable[[str], float]
+
+_BLOCK = re.compile(r"(.*/)?block_(\d+)/.*")
+# What comes before the first block. MAE and BEiT call it layer 0.
+_EMBEDDINGS = ("embedding", "cls", "pos_embedding", "cls_pos_embedding")
+
+
+def path_name(path: tuple) -> str:
+    """A tree path as 'encoder/block_00/mlp/fc1/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The names of all leaves, in the tree's order."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def first_match(patterns: Sequence[str], name: str) -> int:
+    """Index of the first pattern that matches the whole of `name`, -1 without one."""
+    return next((i for i, p in enumerate(patterns) if re.fullmatch(p, name)), -1)
+
+
+def check_patterns(patterns: Sequence[Any], names: Sequence[str], where: str) -> None:
+    """Refuses a pattern that is no regular expression, or that matches none of `names`."""
+    for pattern in patterns:
+        try:
+            matches = any(re.fullmatch(pattern, name) for name in names)
+        except (re.error, TypeError):
+            raise UserError(f"{pattern!r} in {where} is not a pattern", "Give one such as 'encoder/.*'") from None
+        if not matches:
+            some = ", ".join(repr(n) for n in names[:: max(1, len(names) // 3)][:4])
+            raise UserError(f"The pattern {pattern!r} in {where} matches no parameter", f"There are {some}")
+
+
+def by_name(pairs: Any, names: Sequence[str], where: str, otherwise: Factor = lambda name: 1.0) -> Factor:
+    """The factors of a config: a list of (pattern, factor), of which the first whose pattern matches counts.
+
+    Args:
+        names: of all parameters that it is for.
+        where: the key's name, for errors.
+        otherwise: the factor where no pattern matches.
+    """
+    numbers = isinstance(pairs, (list, tuple)) and all(
+        isinstance(p, (list, tuple)) and len(p) == 2 and isinstance(p[1], (int, float)) and p[1] >= 0 for p in pairs
+    )
+    if not numbers:
+        raise UserError(f"{where} is {pairs!r}", "Give a list of pairs such as ('head/.*', 10.0)")
+    patterns, factors = [p for p, _ in pairs], [float(f) for _, f in pairs]
+    check_patterns(patterns, names, where)
+
+    def factor(name: str) -> float:
+        i = first_match(patterns, name)
+        return otherwise(name) if i < 0 else factors[i]
+
+    return factor
+
+
+def layerwise(decay: float, names: Sequence[str], where: str) -> Factor:
+    """Layer-wise learning-rate decay as in BEiT (arXiv:2106.08254) and MAE (arXiv:2111.06377).
+
+    Patch embedding, class token and positions are layer 0, `block_00` is layer 1, and so on; layer l of a network of L
+    blocks gets `decay ** (L + 1 - l)`. What comes after the blocks (final norm, pooling, head) learns at the full rate.
+    Blocks are counted apart under each parent, so that a second tower has layers of its own.
+    """
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
+        raise UserError(f"{where} is {decay!r}", "It must lie in (0, 1], usually 0.65 to 0.9")
+    depths: dict[str, int] = {}
+    for name in names:
+        if found := _BLOCK.fullmatch(name):
+            tower = found[1] or ""
+            depths[tower] = max(depths.get(tower, 0), int(found[2]) + 1)
+    if not depths:
+        raise UserError(f"{where} needs blocks, and no parameter is named like 'block_00/...'", "Remove it")
+
+    def factor(name: str) -> float:
+        if found := _BLOCK.fullmatch(name):
+            return decay ** (depths[found[1] or ""] - int(found[2]))
+        parent = next((t for t in depths if name.startswith(t) and name[len(t) :].split("/")[0] in _EMBEDDINGS), None)
+        return 1.0 if parent is None else decay ** (depths[parent] + 1)
+
+    return factor
+
+
+def scaled(factor: Factor) -> optax.GradientTransformation:
+    """Multiplies each update by the factor of its parameter."""
+    # By name when it is traced, not by a tree made in advance: under optax.partition other groups' leaves are masked.
+    return optax.stateless(
+        lambda updates, params: jax.tree.map_with_path(lambda path, u: u * factor(path_name(path)), updates)
+    )
+
+
+def decayed(weight_decay: float, factor: Factor) -> optax.GradientTransformation:
+    """Adds `weight_decay` times the factor times the parameter to each update."""
+
+    def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+        rate = weight_decay * factor(path_name(path))
+        return update + rate * param if rate else update
+
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(add, updates, params))
+
+
+def kernels_only(name: str) -> float:
+    """1 for matrices and convolution kernels: biases, norms, tokens and position embeddings are not decayed."""
+    return float(name.rpartition("/")[2] == "kernel")

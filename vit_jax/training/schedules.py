@@ -1,0 +1,107 @@
+"""Learning rates over a run: a linear warmup from 0, a shape, and for open-ended shapes a linear cooldown to 0.
+
+A schedule is a function of the number of updates done so far, so the first update has the rate at 0.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from vit_jax.errors import UserError
+from vit_jax.naming import construct, nearest
+
+Schedule = Callable[[Any], Any]
+
+
+def constant(*, peak: float, steps: int, warmup_steps: int = 0, cooldown_steps: int = 0) -> Schedule:
+    """`peak` between warmup and cooldown."""
+    return _ramped(lambda step: peak, steps, warmup_steps, cooldown_steps)
+
+
+def cosine(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+    """Half a cosine from `peak` at `warmup_steps` to `end` at `steps`."""
+
+    def shape(step: Any) -> Any:
+        progress = _progress(step, warmup_steps, steps)
+        return end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+    return _ramped(shape, steps, warmup_steps, 0)
+
+
+def linear(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+    """A straight line from `peak` at `warmup_steps` to `end` at `steps`; the original ViT code ends at 1e-5."""
+    return _ramped(lambda step: end + (peak - end) * (1 - _progress(step, warmup_steps, steps)), steps, warmup_steps, 0)
+
+
+def rsqrt(
+    *, peak: float, steps: int, warmup_steps: int = 0, cooldown_steps: int = 0, timescale: float = 10_000
+) -> Schedule:
+    """`peak / sqrt(1 + t / timescale)`, t steps after the warmup: it does not depend on the run's length but for the
+    cooldown, so one long run can be cooled down at several lengths (Zhai et al., arXiv:2106.04560, section 3.5).
+
+    This is big_vision's form; the paper's text has the rate fall as 1 / sqrt(step) from the warmup's end on, which is
+    `timescale = warmup_steps`.
+    """
+
+    def shape(step: Any) -> Any:
+        return peak / jnp.sqrt(1 + jnp.maximum(step - warmup_steps, 0) / timescale)
+
+    return _ramped(shape, steps, warmup_steps, cooldown_steps)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt}
+
+
+def build(section: Mapping[str, Any], peak: float, steps: int, where: str) -> Schedule:
+    """The schedule that a section names, laid out over `steps`.
+
+    Raises:
+        UserError: unknown names and keys, or a warmup and cooldown longer than the run.
+    """
+    values = dict(section)
+    name = values.pop("name", None)
+    if name not in SCHEDULES:
+        raise UserError(f"There is no schedule named {name!r}", nearest(name, SCHEDULES))
+    for key in ("warmup_steps", "cooldown_steps"):
+        _check(values.get(key, 0), f"{where}.{key}", whole=True)
+    _check(values.get("timescale", 1), f"{where}.timescale", whole=False)
+    schedule = construct(SCHEDULES[name], values, where, peak=peak, steps=steps)
+    warmup, cooldown = values.get("warmup_steps", 0), values.get("cooldown_steps", 0)
+    if warmup >= steps:
+        raise UserError(
+            f"The warmup of {warmup} steps is not shorter than the run of {steps}",
+            f"Lower {where}.warmup_steps or raise config.steps",
+        )
+    if warmup + cooldown > steps:
+        raise UserError(
+            f"The warmup of {warmup} and the cooldown of {cooldown} steps are longer than the run of {steps}",
+            f"Lower {where}.cooldown_steps or raise config.steps",
+        )
+    return schedule
+
+
+def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:
+    """`shape` times a ramp up over `warmup` steps and a ramp down over the last `cooldown`."""
+
+    def schedule(step: Any) -> Any:
+        rate = shape(step)
+        if warmup:
+            rate = rate * jnp.minimum(1.0, step / warmup)
+        if cooldown:
+            rate = rate * jnp.clip((steps - step) / cooldown, 0.0, 1.0)
+        return jnp.asarray(rate)
+
+    return schedule
+
+
+def _progress(step: Any, warmup: int, steps: int) -> Any:
+    return jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
+
+
+def _check(value: Any, where: str, whole: bool) -> None:
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or value < 0 or (value == 0 and not whole):
+        raise UserError(
+            f"{where} is {value!r}", "It must be a whole number of steps" if whole else "It must be above 0"
+        )
