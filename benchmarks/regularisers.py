@@ -36,9 +36,7 @@ REGULARISERS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, type=Path, help="where the cells are")
-    parser.add_argument(
-        "--steps", type=int, default=1000, help="steps of 128 images of a cell (default 1000)"
-    )
+    parser.add_argument("--steps", type=int, default=1000, help="steps of 128 images of a cell (default 1000)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each regulariser (default 3)")
     arguments = parser.parse_args()
     cells: dict[str, list[dict]] = {name: [] for name in REGULARISERS}

@@ -11,6 +11,7 @@ from tests.tiny import tiny_run
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
+from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.naming import build_named
 from vit_jax.tasks import static_argument
 from vit_jax.training import inputs, optim
@@ -22,7 +23,7 @@ from vit_jax.training.step import make_step
 # Classes, and images of the split that training takes its images from.
 SCHEMAS = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122), "cifar10": (10, 50_000),
            "cifar100": (100, 50_000), "oxford_iiit_pet": (37, 3680), "oxford_flowers102": (102, 1020),
-           "photos": (4, 60)}  # fmt: skip
+           "photos": (4, 60), FASHION_MNIST: (10, 60_000)}  # fmt: skip
 
 
 class Schema:
@@ -40,7 +41,7 @@ class Schema:
 
 def build_schema(kind, section, where, **given):
     """Stands for `build_named`: data sets that are not on every machine become schemas of theirs."""
-    if kind == "source" and section["name"] in ("tfds", "folder"):
+    if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
     return build_named(kind, section, where, **given)
 
@@ -62,8 +63,10 @@ FROM_CHECKPOINT = ("finetune", "vit_paper_finetune")
 ARGUMENTS = {
     "digits": ["", "smoke"],
     "digits_finetune": ["", "smoke"],
+    "own_images": ["root=photos", "dataset=cifar10"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
-    "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos")] + ["final"],
+    "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
+    + ["final"],
     "vit_i1k": ["", "variant=B/16", "recipe=plain,aug=none"],
     "vit_i21k": ["", "recipe=paper"],
 }
@@ -170,7 +173,7 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
     ("spec", "message"),
     [
         ("finetune", "needs a checkpoint"),
-        ("finetune:init=nowhere", "There is no checkpoint at nowhere"),
+        ("finetune:init=nowhere", "There is no checkpoint at .*nowhere"),
         ("vit_paper_finetune:init=x,dataset=cifar", "Did you mean 'cifar10'"),
         ("vit_i1k:aug=medium3", "Did you mean 'medium"),
         ("vit_i1k:recipe=plian", "Did you mean 'plain'"),
