@@ -1,6 +1,7 @@
 """From the `data` section of a config to pipelines: where train and evaluate get their batches."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,12 +71,15 @@ class Inputs:
         """
         if source is None and self.eval is None:
             raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
-        source = build_named("source", source or self.eval, f"{where}.source" if source else "config.data.eval")
+        section = source or self.eval
+        source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
+        # What the examples depend on, so that results for them can be kept.
+        description = [section, transform, seed if transform else None, self.preprocessing.to_json(), len(source)]
         if transform is not None:
             transform = build_named("transform", transform, f"{where}.transform", image_size=self.image_size)
         return EvalPipeline(
             source, transform or self.preprocessing, batch_size=self.eval_batch_size or batch_size, seed=seed,
-            num_threads=self.num_threads,
+            num_threads=self.num_threads, description=json.dumps(description, sort_keys=True, default=str),
         )  # fmt: skip
 
 
