@@ -76,7 +76,7 @@ def test_logistic_regression_minimises_what_it_says():
 
 
 def test_linear_probe_written_out():
-    train, test = data(noise=1.0, width=40), data(200, noise=1.0, seed=1, width=40)
+    train, test = data(noise=0.7, width=40), data(200, noise=0.7, seed=1, width=40)
     penalties = (1.0, 0.1, 1e-2, 1e-5)
     mask = linear_probe.held_out(train[1], 0.2, 0)
     assert mask.sum() == 18 and all(mask[train[1] == c].sum() == 6 for c in (4, 5, 6))
@@ -86,7 +86,7 @@ def test_linear_probe_written_out():
         model = LogisticRegression(C=1 / (penalty * len(ours)), tol=1e-6, max_iter=5000).fit(ours, train[1][~mask])
         scores.append(model.score(theirs, train[1][mask]))
     best = penalties[int(np.argmax(scores))]
-    assert len(set(scores)) > 1
+    assert best == 0.1, "the best is the strongest of several, and neither the first nor the last"
     full, tested = standardize(train[0], test[0])
     expected = LogisticRegression(C=1 / (best * len(full)), tol=1e-6, max_iter=5000).fit(full, train[1])
     metrics = probe(linear_probe, train, test, penalties=penalties)

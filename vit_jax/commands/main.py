@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import demo, evaluate, predict, train
+from vit_jax.commands import bench_model, demo, evaluate, predict, train
 from vit_jax.errors import UserError
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "demo": demo}
+_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "demo": demo, "bench": bench_model}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
