@@ -12,6 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
 from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead
 from vit_jax.nn.posemb import sincos2d
@@ -162,10 +163,10 @@ class ViTEncoder(nn.Module):
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
         if self.posemb == "learn":
             self._check_grid(tuple(grid))
-            x = x + self.param("pos_embedding", position, (*grid, width)).astype(self.dtype)
+            positions = self.param("pos_embedding", position, (*grid, width))
         else:
-            x = x + jnp.asarray(sincos2d(tuple(grid), width), self.dtype)
-        x = x.reshape(batch, -1, width)
+            positions = jnp.asarray(sincos2d(tuple(grid), width))
+        x = x.reshape(batch, -1, width) + positions.reshape(-1, width).astype(self.dtype)
         if cls is not None:
             if self.class_token_posemb:
                 cls = cls + self.param("cls_pos_embedding", position, (1, 1, width))
@@ -175,7 +176,7 @@ class ViTEncoder(nn.Module):
         # Parameters are made by the loop, one block after the other, however they are run later.
         scans = self.scan and self.depth > 0 and not self.is_initializing()
         x = self._scan_blocks(x, train) if scans else self._loop_over_blocks(x, train)
-        norm = nn.LayerNorm(epsilon=self.layer_norm_epsilon, dtype=self.dtype, use_fast_variance=False, name="norm")
+        norm = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")
         return norm(x)
 
     def _block(self, block: type[nn.Module] = EncoderBlock, **kwargs: Any) -> nn.Module:
