@@ -1,7 +1,7 @@
 """A plain Vision Transformer as one writes it with Flax's own layers: what our train step is timed against.
 
-Nothing here is tuned and nothing is held back: `nn.Conv` for the patches, `nn.MultiHeadDotProductAttention`, layer norms
-as they come, the same sizes, dtypes, initial values and loss as ours, and the same optimizer.
+Nothing here is tuned and nothing is held back: `nn.Conv` for the patches, `nn.MultiHeadDotProductAttention`, layer
+norms and initial values as they come. Sizes, dtype, loss and optimizer are those of ours.
 """
 
 import flax.linen as nn

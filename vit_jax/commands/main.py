@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench_model, demo, evaluate, predict, train
+from vit_jax.commands import bench_model, demo, evaluate, predict, report, train
 from vit_jax.errors import UserError
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "demo": demo, "bench": bench_model}
+_COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "bench": bench_model,
+    "demo": demo,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
