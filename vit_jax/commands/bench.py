@@ -1,9 +1,15 @@
-"""Measure speed on this machine.
+"""Measure the speed of a model, or of the data pipeline, on this machine.
 
 examples:
+  vit_jax bench --variant S/16 --batch-size 16
+  vit_jax bench --variant B/16 --batch-size 256 --config.model.dtype=bfloat16 --json > b16.json
+  vit_jax bench --config digits --rounds 20
   vit_jax bench data
-  vit_jax bench data --json > data.json
-  vit_jax bench data --kinds folder --images 1000 --rounds 9
+  vit_jax bench data --kinds folder --images 1000 --rounds 9 --json > data.json
+
+Without `data`: images per second of the train and the inference step, and how long they take to compile. No data is
+read, images are random. A train step is all that training does on the device: normalising, forward, backward,
+optimizer. Every step is timed alone, from the call until the device is done.
 
 `data` reads 500x375 JPEGs from a folder and from ArrayRecord, and the same pixels from an array in memory, through a
 random crop of 224x224 pixels with flip into batches: once in a bare loop over the same library calls, and through the
@@ -13,18 +19,19 @@ whole pipeline with one thread and with two. The three take turns, so that a mac
 import argparse
 import json
 
+from vit_jax.commands import bench_data, bench_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from vit_jax.commands import bench_data
-
-    modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
-    for name, module in (("data", bench_data),):
-        mode = modes.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
-        module.add_arguments(mode)
-        mode.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        mode.set_defaults(module=module)
+    bench_model.add_arguments(parser)
+    modes = parser.add_subparsers(dest="mode", metavar="data")
+    data = modes.add_parser("data", help=bench_data.__doc__, description=bench_data.__doc__, allow_abbrev=False)
+    bench_data.add_arguments(data)
+    for each in (parser, data):
+        each.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    results = arguments.module.measure(arguments)
-    print(json.dumps(results, indent=2) if arguments.json else arguments.module.show(results))
+    module = bench_data if arguments.mode == "data" else bench_model
+    results = module.measure(arguments)
+    print(json.dumps(results, indent=2) if arguments.json else module.show(results))

@@ -21,6 +21,7 @@ from vit_jax.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_config(parser, False, "take data and evaluators from this config instead of the checkpoint's")
+    parser.add_argument("--cache", metavar="DIR", help="keep frozen features there, and use those that are there")
     parser.add_argument("--output", metavar="FILE", help="write the metrics as JSON too")
 
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.evaluation import evaluate_loaded
 
     loaded = load(arguments.checkpoint)
-    metrics = evaluate_loaded(loaded, read_config(arguments, loaded.metadata["config"]))
+    metrics = evaluate_loaded(loaded, read_config(arguments, loaded.metadata["config"]), arguments.cache)
     if arguments.output:
         path = Path(arguments.output)
         if not path.parent.is_dir():

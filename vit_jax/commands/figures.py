@@ -1,6 +1,8 @@
 """Figures as PNG bytes, drawn without a display."""
 
 import io
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,37 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> b
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    return _png(drawing)
+
+
+def run_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]]) -> bytes:
+    """Curves of several runs, two panels a row: title -> line label -> (step, mean, lowest, highest) points.
+
+    All panels share one legend, and a label has the same colour in all of them.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    styles = dict(zip(labels, itertools.cycle(itertools.product(("-", "--", ":"), _COLOURS)), strict=False))
+    rows = math.ceil(len(panels) / 2)
+    legend_rows = math.ceil(len(labels) / 2)
+    drawing = Figure(figsize=(9.2, 3.0 * rows + 0.25 * legend_rows), layout="constrained", dpi=110)
+    grid = drawing.subplots(rows, min(2, len(panels)), squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    handles = {}
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for label, points in lines.items():
+            (line, colour), (steps, means, lows, highs) = styles[label], zip(*points, strict=True)
+            marker = "o" if len(points) < 30 else None
+            # The dollar sign would begin a formula.
+            (handles[label],) = axes.plot(
+                steps, means, line, color=colour, label=label.replace("$", r"\$"), marker=marker, markersize=3
+            )
+            if lows != highs:
+                axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.set(title=title.replace("$", r"\$"), xlabel="step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    drawing.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
     return _png(drawing)
 
 

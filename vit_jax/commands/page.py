@@ -14,6 +14,7 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption, .note { c
 .grid { display: flex; flex-wrap: wrap; gap: 1rem; }
 .card { width: 8.5rem; font-size: .85rem; line-height: 1.35; overflow-wrap: anywhere; }
 .card img { width: 6rem; height: 6rem; image-rendering: pixelated; border-radius: .3rem; }
+.wide { overflow-x: auto; }
 .wrong { color: #b42318; }
 """
 
@@ -39,6 +40,11 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def wide(table: str) -> str:
+    """A table that scrolls by itself where it is wider than the page."""
+    return f'<div class="wide">{table}</div>'
 
 
 def figure(png: bytes, caption: str) -> str:

@@ -161,6 +161,7 @@ class EvalPipeline:
         batch_size: of the global batch. The last one is filled up by starting over, with "mask" 0.
         seed: of the transform.
         num_threads: threads that prepare whole batches ahead; 0 prepares them in the caller.
+        description: what the examples depend on, as text, so that results for them can be kept; None for no such text.
 
     Raises:
         UserError: for an empty source or a value out of its range. While reading: for any unreadable image, because
@@ -168,11 +169,18 @@ class EvalPipeline:
     """
 
     def __init__(
-        self, source: Source, prepare: Preprocess | Transform, batch_size: int, seed: int = 0, num_threads: int = 1
+        self,
+        source: Source,
+        prepare: Preprocess | Transform,
+        batch_size: int,
+        seed: int = 0,
+        num_threads: int = 1,
+        description: str | None = None,
     ):
         _check_whole(batch_size=(batch_size, 1), seed=(seed, 0), num_threads=(num_threads, 0))
         _check_not_empty(source)
         self.source = source
+        self.description = description
         self.batch_size = batch_size
         self._num_threads = num_threads
         examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size))

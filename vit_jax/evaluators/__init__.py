@@ -1,10 +1,10 @@
 """What a checkpoint is worth: one file per measurement, each seeing a task only through its named outputs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Float32, Int, PyTree
 
 from vit_jax.data.pipeline import EvalPipeline
 
@@ -12,16 +12,28 @@ from vit_jax.data.pipeline import EvalPipeline
 PipelineFactory = Callable[..., EvalPipeline]
 
 
+class Run(Protocol):
+    """One evaluation of one model, as an evaluator sees it."""
+
+    def __call__(self, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
+        """What the evaluator's `measure` kept of each batch, on the host."""
+        ...
+
+    def features(self, pipeline: EvalPipeline, output: str) -> tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, " N"]]:
+        """A task output (or "pixels") of all examples, and their labels: computed once, however many ask for it."""
+        ...
+
+
 class Evaluator(Protocol):
-    """A frozen dataclass made by the `build(pipeline, **kwargs)` of its module, with `pipeline` a PipelineFactory."""
+    """A frozen dataclass made by the `build(pipeline, **kwargs)` of its module, with `pipeline` a PipelineFactory.
+
+    One that calls `run(pipeline)` also has `measure(outputs, batch) -> PyTree`: what is kept of a batch, traced into
+    the same compiled function as the model.
+    """
 
     needs: tuple[str, ...]
     """Names of the task outputs that `measure` reads."""
 
-    def measure(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> PyTree:
-        """What is kept of a batch; traced into the same compiled function as the model."""
-        ...
-
-    def metrics(self, run: Callable[[EvalPipeline], Iterator[PyTree[np.ndarray]]]) -> dict[str, float]:
-        """The numbers; `run(pipeline)` gives what `measure` kept of each batch, on the host."""
+    def metrics(self, run: Run) -> dict[str, float]:
+        """The numbers."""
         ...

@@ -1,17 +1,16 @@
 """Accuracy over a labelled set, each example counted exactly once."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory
+from vit_jax.evaluators import PipelineFactory, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Classification:
             "out_of_range": ((label < 0) | (label >= logits.shape[1])).sum(),
         }
 
-    def metrics(self, run: Callable[[EvalPipeline], Iterator[PyTree[np.ndarray]]]) -> dict[str, float]:
+    def metrics(self, run: Run) -> dict[str, float]:
         total: dict[str, float] = {}
         for part in run(self.pipeline):
             total = {k: total.get(k, 0.0) + float(v) for k, v in part.items()}

@@ -7,20 +7,18 @@ fixed and not swept.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory
+from vit_jax.evaluators import PipelineFactory, Run
 
 BIAS = 100.0  # the constant feature; so large that its weight is practically unregularised
 L2 = 2.0**10
-PIXELS = "pixels"
 
 
 def ridge(features: Float[np.ndarray, "N D"], targets: Float[np.ndarray, "N K"], l2: float) -> Float[np.ndarray, "D K"]:
@@ -83,31 +81,16 @@ class FewShot:
     shots: tuple[int, ...]
     seeds: int
     l2: float
+    needs: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return () if self.features == PIXELS else (self.features,)
-
-    def measure(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> dict[str, Array]:
-        if self.features == PIXELS:
-            features = batch["image"].reshape(batch["image"].shape[0], -1)
-        else:
-            features = outputs[self.features]
-        return {"features": features.astype(jnp.float32), "label": batch["label"], "mask": batch["mask"]}
-
-    def metrics(self, run: Callable[[EvalPipeline], Iterator[PyTree[np.ndarray]]]) -> dict[str, float]:
-        train, test = (_collect(run(pipeline)) for pipeline in (self.train, self.test))
+    def metrics(self, run: Run) -> dict[str, float]:
+        train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         metrics = {}
         for k in self.shots:
             accuracies = [fewshot_accuracy(train, test, k, seed, self.l2) for seed in range(self.seeds)]
             metrics[f"{k}shot"] = float(np.mean(accuracies))
             metrics[f"{k}shot_std"] = float(np.std(accuracies))
         return metrics
-
-
-def _collect(parts: Iterator[PyTree[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    kept = [(p["features"][p["mask"] > 0], p["label"][p["mask"] > 0]) for p in parts]
-    return np.concatenate([f for f, _ in kept]), np.concatenate([y for _, y in kept])
 
 
 def build(

@@ -1,22 +1,26 @@
 """The Vision Transformer ("An image is worth 16x16 words", arXiv:2010.11929) and its published sizes."""
 
 import dataclasses
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
 from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead
 from vit_jax.nn.posemb import sincos2d
 
 _POSEMBS = ("learn", "sincos2d")
 _POOLINGS = ("token", "mean", "map")
+# What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -71,6 +75,10 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
     return tuple(rate * i / max(depth - 1, 1) for i in range(depth))
 
 
+def _block_name(i: int) -> str:
+    return f"block_{i:02d}"
+
+
 class ViTEncoder(nn.Module):
     """Patches, positions, Transformer blocks and a final layer norm: the trunk `params["encoder"]`.
 
@@ -96,6 +104,10 @@ class ViTEncoder(nn.Module):
         layer_norm_epsilon: of every layer norm.
         attention_implementation: see `attention`.
         sow_attention: sow each block's attention weights as "intermediates".
+        scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
+            block. Parameters are unstacked all the same; dropout draws other masks than without scan.
+        remat: what a block recomputes in the backward pass to save memory: "none", "full" (all of it) or "dots" (all
+            but the products with its weight matrices).
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -118,10 +130,16 @@ class ViTEncoder(nn.Module):
     layer_norm_epsilon: float = 1e-6
     attention_implementation: Implementation = "auto"
     sow_attention: bool = False
+    scan: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
 
     def __post_init__(self):
         if self.posemb not in _POSEMBS:
             raise UserError(f"There is no position embedding '{self.posemb}'", nearest(self.posemb, _POSEMBS))
+        if self.remat not in ("none", *_REMAT_POLICIES):
+            raise UserError(f"There is no remat '{self.remat}'", nearest(self.remat, ("none", *_REMAT_POLICIES)))
+        if self.scan and self.sow_attention:
+            raise UserError("A scanned encoder cannot sow attention weights", "Set scan=False or sow_attention=False")
         if self.class_token_posemb and not (self.class_token and self.posemb == "learn"):
             raise UserError(
                 "class_token_posemb needs a class token and learned positions",
@@ -145,32 +163,74 @@ class ViTEncoder(nn.Module):
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
         if self.posemb == "learn":
             self._check_grid(tuple(grid))
-            x = x + self.param("pos_embedding", position, (*grid, width)).astype(self.dtype)
+            positions = self.param("pos_embedding", position, (*grid, width))
         else:
-            x = x + jnp.asarray(sincos2d(tuple(grid), width), self.dtype)
-        x = x.reshape(batch, -1, width)
+            positions = jnp.asarray(sincos2d(tuple(grid), width))
+        x = x.reshape(batch, -1, width) + positions.reshape(-1, width).astype(self.dtype)
         if cls is not None:
             if self.class_token_posemb:
                 cls = cls + self.param("cls_pos_embedding", position, (1, 1, width))
             x = jnp.concatenate([jnp.broadcast_to(cls.astype(self.dtype), (batch, 1, width)), x], axis=1)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
-        for i, drop_path_rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            block = EncoderBlock(
-                num_heads=self.num_heads,
-                mlp_dim=self.mlp_dim,
-                dtype=self.dtype,
-                dropout_rate=self.dropout_rate,
-                attention_dropout_rate=self.attention_dropout_rate,
-                gelu=self.gelu,
-                layer_norm_epsilon=self.layer_norm_epsilon,
-                attention_implementation=self.attention_implementation,
-                sow_attention=self.sow_attention,
-                name=f"block_{i:02d}",
-            )
-            x = block(x, drop_path_rate, train=train)
-        norm = nn.LayerNorm(epsilon=self.layer_norm_epsilon, dtype=self.dtype, use_fast_variance=False, name="norm")
+        # Parameters are made by the loop, one block after the other, however they are run later.
+        scans = self.scan and self.depth > 0 and not self.is_initializing()
+        x = self._scan_blocks(x, train) if scans else self._loop_over_blocks(x, train)
+        norm = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")
         return norm(x)
+
+    def _block(self, block: type[nn.Module] = EncoderBlock, **kwargs: Any) -> nn.Module:
+        return block(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            dtype=self.dtype,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            gelu=self.gelu,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            attention_implementation=self.attention_implementation,
+            sow_attention=self.sow_attention,
+            **kwargs,
+        )
+
+    def _loop_over_blocks(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
+        block = EncoderBlock
+        if self.remat != "none":
+            # The rate of stochastic depth and `train` are static; self counts as argument 0.
+            block = nn.remat(EncoderBlock, policy=_REMAT_POLICIES[self.remat], static_argnums=(2, 3))
+        for i, drop_path_rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
+            x = self._block(block, name=_block_name(i))(x, drop_path_rate, train)
+        return x
+
+    def _scan_blocks(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
+        block = self._block(parent=None)
+        layers = {"params": self._stacked_parameters()}
+        rngs = []
+        if train and max(self.dropout_rate, self.attention_dropout_rate) > 0:
+            rngs.append("dropout")
+        if train and self.drop_path_rate > 0:
+            rngs.append("drop_path")
+            layers["drop_path_rate"] = jnp.array(drop_path_rates(self.drop_path_rate, self.depth))
+        layers["rngs"] = {name: jax.random.split(self.make_rng(name), self.depth) for name in rngs}
+
+        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, None]:
+            variables, rate = {"params": layer["params"]}, layer.get("drop_path_rate", 0.0)
+            return block.apply(variables, x, rate, train, rngs=layer["rngs"]), None
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(body, x, layers)[0]
+
+    def _stacked_parameters(self) -> PyTree:
+        """The blocks' parameters with the layers in front, matrices already in the compute dtype: half the copy."""
+
+        def stack(path: tuple[jax.tree_util.DictKey, ...], *leaves: Array) -> Array:
+            # Layer norms compute in float32, whatever the compute dtype.
+            dtype = leaves[0].dtype if path[0].key.startswith("norm") else self.dtype
+            return jnp.stack([leaf.astype(dtype) for leaf in leaves])
+
+        blocks = [self.get_variable("params", _block_name(i)) for i in range(self.depth)]
+        return jax.tree_util.tree_map_with_path(stack, *blocks)
 
     def _check_grid(self, grid: tuple[int, int]) -> None:
         if not self.has_variable("params", "pos_embedding"):
@@ -273,6 +333,8 @@ class ViT(nn.Module):
         layer_norm_epsilon: float = 1e-6,
         attention_implementation: Implementation = "auto",
         sow_attention: bool = False,
+        scan: bool = False,
+        remat: Literal["none", "full", "dots"] = "none",
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 
@@ -308,6 +370,8 @@ class ViT(nn.Module):
             layer_norm_epsilon=layer_norm_epsilon,
             attention_implementation=attention_implementation,
             sow_attention=sow_attention,
+            scan=scan,
+            remat=remat,
             # Unowned, so that ViT adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

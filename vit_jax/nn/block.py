@@ -11,6 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation, MultiHeadAttention
+from vit_jax.nn.norm import LayerNorm
 
 _GELU_IS_APPROXIMATE = {"tanh": True, "exact": False}
 
@@ -102,9 +103,7 @@ class EncoderBlock(nn.Module):
         self, x: Float[Array, "b t width"], drop_path_rate: float | Float[Array, ""] = 0.0, train: bool = False
     ) -> Float[Array, "b t width"]:
         """Applies the block; `drop_path_rate` may be traced and is used in training (rng collection "drop_path")."""
-        norm = functools.partial(
-            nn.LayerNorm, epsilon=self.layer_norm_epsilon, dtype=self.dtype, use_fast_variance=False
-        )
+        norm = functools.partial(LayerNorm, self.layer_norm_epsilon, self.dtype)
         # A rate of 0 that is known while tracing costs nothing and asks for no rng.
         drops_paths = train and not (isinstance(drop_path_rate, int | float) and drop_path_rate == 0)
 

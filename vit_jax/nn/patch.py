@@ -1,7 +1,6 @@
 """Cutting an image into patches and embedding each of them."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
@@ -9,7 +8,7 @@ from vit_jax.errors import UserError
 
 
 class PatchEmbed(nn.Module):
-    """A linear embedding of non-overlapping patches (ViT, equation 1), written as a strided convolution.
+    """A linear embedding of non-overlapping patches (ViT, equation 1), a convolution with a stride of one patch.
 
     Parameters, float32: `kernel` [ph, pw, C, width] and `bias` [width].
 
@@ -39,11 +38,8 @@ class PatchEmbed(nn.Module):
             )
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*patch, images.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        x = jax.lax.conv_general_dilated(
-            images.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=patch,
-            padding=((0, 0), (0, 0)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return x + bias.astype(self.dtype)
+        # Patches do not overlap, so the convolution is one matrix product, which runs faster on a CPU.
+        (rows, columns), (height, width) = (s // p for s, p in zip(size, patch, strict=True)), patch
+        x = images.astype(self.dtype).reshape(-1, rows, height, columns, width * images.shape[-1])
+        x = x.swapaxes(2, 3).reshape(-1, rows, columns, height * width * images.shape[-1])
+        return x @ kernel.astype(self.dtype).reshape(-1, self.width) + bias.astype(self.dtype)

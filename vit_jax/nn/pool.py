@@ -8,6 +8,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.nn.attention import Implementation, MultiHeadAttention
 from vit_jax.nn.block import MlpBlock
+from vit_jax.nn.norm import LayerNorm
 
 
 class MAPHead(nn.Module):
@@ -40,6 +41,6 @@ class MAPHead(nn.Module):
         x = MultiHeadAttention(
             num_heads=self.num_heads, dtype=self.dtype, implementation=self.attention_implementation, name="attention"
         )(probe, x, train=False)
-        norm = nn.LayerNorm(epsilon=self.layer_norm_epsilon, dtype=self.dtype, use_fast_variance=False, name="norm")
+        norm = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")
         x = x + MlpBlock(self.mlp_dim, self.dtype, gelu=self.gelu, name="mlp")(norm(x), train=False)
         return x[:, 0]

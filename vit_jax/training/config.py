@@ -38,7 +38,7 @@ class RunConfig:
         microbatch: examples that go through the model at a time; gradients accumulate. None: the whole batch.
         ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses.
         evals: evaluators by the name under which their metrics are logged.
-        eval_every: steps between evaluations; None: only at the end.
+        eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
         log_every: steps between lines of metrics.
         checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min').
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters are taken before the first step.

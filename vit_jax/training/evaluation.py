@@ -1,20 +1,23 @@
 """Running evaluators: the same code during training and from the command line."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Array, PyTree
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Evaluator
+from vit_jax.evaluators import Evaluator, features
+from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
 from vit_jax.tasks import Batch, Variables
-from vit_jax.training.config import run_config
+from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs, normalize_images
 from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, put, replicated
 
@@ -28,8 +31,19 @@ def build_evaluators(section: Mapping[str, Any], inputs: Inputs, batch_size: int
         if not isinstance(values, Mapping):
             raise UserError(f"config.evals.{name} is {values!r}", "It must be a section with the name of an evaluator")
         pipeline = functools.partial(inputs.eval_pipeline, batch_size, f"config.evals.{name}")
-        evaluators[name] = build_named("evaluator", values, f"config.evals.{name}", pipeline=pipeline)
+        own = {key: value for key, value in values.items() if key != "every"}
+        evaluators[name] = build_named("evaluator", own, f"config.evals.{name}", pipeline=pipeline)
     return evaluators
+
+
+def intervals(config: RunConfig) -> dict[str, int | None]:
+    """Steps between two runs of each evaluator: its own `every`, or else `config.eval_every`; None: at the end."""
+    every = {}
+    for name, values in config.evals.items():
+        every[name] = values.get("every", config.eval_every)
+        if every[name] is not None and (not isinstance(every[name], int) or every[name] < 1):
+            raise UserError(f"config.evals.{name}.every is {every[name]!r}", "Give steps, at least 1")
+    return every
 
 
 class Evaluation:
@@ -39,6 +53,8 @@ class Evaluation:
         evaluators: by name.
         outputs: the task's `outputs`, for batches as `prepare` leaves them.
         prepare: what turns a batch from the host into what the task expects.
+        every: steps between two runs of an evaluator, see `intervals`.
+        cache: where frozen features are kept on disk; for a single model, in a single process.
     """
 
     def __init__(
@@ -47,48 +63,102 @@ class Evaluation:
         outputs: OutputsFn,
         prepare: Callable[[Batch], Batch],
         mesh: jax.sharding.Mesh,
+        every: Mapping[str, int | None] | None = None,
+        cache: FeatureCache | None = None,
     ):
         self._evaluators = dict(evaluators)
-        self._batches = batch_sharding(mesh)
+        self._outputs = outputs
+        self._prepare = prepare
         self._mesh = mesh
-        self._compiled = {}
-        for name, evaluator in self._evaluators.items():
+        self._every = every or {}
+        self._cache = cache
+        self._compiled: dict[str, Callable[[Variables, Batch], PyTree]] = {}
 
-            def measure(
-                variables: Variables, batch: Batch, name: str = name, evaluator: Evaluator = evaluator
-            ) -> PyTree:
-                batch = prepare(batch)
-                found = outputs(variables, batch) if evaluator.needs else {}
-                for need in evaluator.needs:
+    def due(self, step: int, last: bool) -> list[str]:
+        """Names of the evaluators that run after `step`; all of them after the last."""
+        return [name for name in self._evaluators if last or (self._every.get(name) and step % self._every[name] == 0)]
+
+    def run(self, variables: Variables, names: Collection[str] | None = None) -> dict[str, float]:
+        """The metrics of the named evaluators (of all by default) as 'evaluator/metric'."""
+        results, shared = {}, {}
+        for name, evaluator in self._evaluators.items():
+            if names is None or name in names:
+                metrics = evaluator.metrics(_Run(self, name, variables, shared))
+                results |= {f"{name}/{k}": float(v) for k, v in metrics.items()}
+        return results
+
+    def measured(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
+        """What an evaluator keeps of each batch, on the host."""
+        evaluator = self._evaluators[name]
+        return self._batches(name, name, evaluator.needs, evaluator.measure, variables, pipeline)
+
+    def features(self, name: str, output: str, variables: Variables, pipeline: EvalPipeline) -> Labelled:
+        """A whole set's features, for the evaluator `name`; one compiled function serves all evaluators."""
+        cache = self._cache if pipeline.description is not None else None
+        found = cache.read(output, pipeline.description) if cache else None
+        if found is None:
+            needs = () if output == features.PIXELS else (output,)
+            measure = functools.partial(features.measure, output)
+            key = f"features {output}"  # no evaluator's name has a space
+            found = features.collect(self._batches(name, key, needs, measure, variables, pipeline))
+            if cache:
+                cache.write(output, pipeline.description, found)
+        return found
+
+    def _batches(
+        self,
+        name: str,
+        key: str,
+        needs: Collection[str],
+        measure: Callable[..., PyTree],
+        variables: Variables,
+        pipeline: EvalPipeline,
+    ) -> Iterator[PyTree[np.ndarray]]:
+        if key not in self._compiled:
+
+            def of_batch(variables: Variables, batch: Batch) -> PyTree:
+                batch = self._prepare(batch)
+                found = self._outputs(variables, batch) if needs else {}
+                for need in needs:
                     if need not in found:
                         raise UserError(
                             f"The evaluator '{name}' needs '{need}', which this task does not give",
                             f"It gives {', '.join(sorted(found))}; remove config.evals.{name}",
                         )
-                return evaluator.measure(found, batch)
+                return measure(found, batch)
 
-            self._compiled[name] = jax.jit(measure, out_shardings=replicated(mesh))
+            self._compiled[key] = jax.jit(of_batch, out_shardings=replicated(self._mesh))
 
-    def run(self, variables: Variables) -> dict[str, float]:
-        """All metrics as 'evaluator/metric'."""
-        results = {}
-        for name, evaluator in self._evaluators.items():
-            metrics = evaluator.metrics(functools.partial(self._measure, name, variables))
-            results |= {f"{name}/{k}": float(v) for k, v in metrics.items()}
-        return results
-
-    def _measure(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         check_batch(self._mesh, pipeline.batch_size, None)
-        slices, index = host_rows(self._batches, pipeline.batch_size)
+        rows = batch_sharding(self._mesh)
         pending = None
-        for batch in pipeline.iterate(slices, index):
+        for batch in pipeline.iterate(*host_rows(rows, pipeline.batch_size)):
             # One batch behind: the host decodes the next while the device works on this one.
-            running = self._compiled[name](variables, put(batch, self._batches))
+            running = self._compiled[key](variables, put(batch, rows))
             if pending is not None:
                 yield jax.device_get(pending)
             pending = running
         if pending is not None:
             yield jax.device_get(pending)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """See `vit_jax.evaluators.Run`; `shared` holds the features that an evaluator of this run has computed."""
+
+    evaluation: Evaluation
+    name: str
+    variables: Variables
+    shared: dict[Any, Labelled]
+
+    def __call__(self, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
+        return self.evaluation.measured(self.name, self.variables, pipeline)
+
+    def features(self, pipeline: EvalPipeline, output: str) -> Labelled:
+        key = (output, pipeline.description or id(pipeline))
+        if key not in self.shared:
+            self.shared[key] = self.evaluation.features(self.name, output, self.variables, pipeline)
+        return self.shared[key]
 
 
 def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluator]) -> None:
@@ -106,11 +176,16 @@ def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluato
             )
 
 
-def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, float]:
-    """Runs the evaluators of a plain config on a loaded checkpoint, with the checkpoint's own preprocessing."""
+def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any], cache: epath.PathLike | None = None) -> dict[str, float]:
+    """Runs the evaluators of a plain config on a loaded checkpoint, with the checkpoint's own preprocessing.
+
+    Args:
+        cache: a directory in which frozen features are kept for the next time.
+    """
     config = run_config(values)
     if not config.evals:
         raise UserError("The config names no evaluators", "Add one, for example --config.evals.val.name=classification")
+    intervals(config)
     preprocess = loaded.preprocess.to_json()
     inputs = build_inputs({**config.data, "image_size": preprocess.pop("image_size"), "preprocess": preprocess})
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
@@ -122,4 +197,8 @@ def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, floa
     mesh = make_mesh(config.mesh)
     prepare = functools.partial(normalize_images, loaded.preprocess)
     variables = {"params": loaded.params, **loaded.model_state}
-    return Evaluation(evaluators, outputs, prepare, mesh).run(jax.device_put(variables, replicated(mesh)))
+    kept = None
+    if cache is not None and jax.process_count() == 1:
+        kept = FeatureCache(cache, features.digest(variables, loaded.metadata["model"]))
+    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept)
+    return evaluation.run(jax.device_put(variables, replicated(mesh)))

@@ -1,7 +1,6 @@
 """From a config to everything that the loop needs."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.evaluation import build_evaluators, check_labels
-from vit_jax.training.inputs import build_inputs, normalize_images
+from vit_jax.training.inputs import build_inputs
 from vit_jax.training.step import Prepare
 
 
@@ -62,8 +61,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
     check_labels(data.label_names, evaluators)
-    preprocess, mix = inputs.preprocessing, inputs.mixing
-    if mix.mixes_labels and not getattr(task, "mixed_labels", False):
+    if inputs.mixing.mixes_labels and not getattr(task, "mixed_labels", False):
         raise UserError(
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
             "Remove mixup and cutmix from config.data.mix",
@@ -73,11 +71,11 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         values=values,
         task=task,
         pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
-        prepare=lambda batch, rng: mix(normalize_images(preprocess, batch), rng, len(data.label_names)),
-        prepare_eval=functools.partial(normalize_images, preprocess),
+        prepare=inputs.prepare(len(data.label_names)),
+        prepare_eval=inputs.prepare_eval(),
         evaluators=evaluators,
         metadata={
-            "preprocess": preprocess.to_json(),
+            "preprocess": inputs.preprocessing.to_json(),
             "labels": list(data.label_names),
             "image_size": list(data.image_size),
         },

@@ -1,10 +1,12 @@
 """From the `data` section of a config to pipelines: where train and evaluate get their batches."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
@@ -12,6 +14,8 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct
+
+Batch = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Inputs:
     def mixing(self) -> Mix:
         return construct(Mix, self.mix or {}, "config.data.mix")
 
+    def prepare(self, num_classes: int) -> Callable[[Batch, PRNGKeyArray], Batch]:
+        """What the device does to a training batch before the loss: normalising and mixing."""
+        preprocess, mix = self.preprocessing, self.mixing
+        return lambda batch, rng: mix(normalize_images(preprocess, batch), rng, num_classes)
+
+    def prepare_eval(self) -> Callable[[Batch], Batch]:
+        """What the device does to an evaluation batch before the model: normalising."""
+        return functools.partial(normalize_images, self.preprocessing)
+
     def train_source(self) -> Source:
         return build_named("source", self.train, "config.data.train")
 
@@ -79,12 +92,15 @@ class Inputs:
         """
         if source is None and self.eval is None:
             raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
-        source = build_named("source", source or self.eval, f"{where}.source" if source else "config.data.eval")
+        section = source or self.eval
+        source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
+        # What the examples depend on, so that results for them can be kept.
+        description = [section, transform, seed if transform else None, self.preprocessing.to_json(), len(source)]
         if transform is not None:
             transform = build_named("transform", transform, f"{where}.transform", image_size=self.image_size)
         return EvalPipeline(
             source, transform or self.preprocessing, batch_size=self.eval_batch_size or batch_size, seed=seed,
-            num_threads=self.num_threads,
+            num_threads=self.num_threads, description=json.dumps(description, sort_keys=True, default=str),
         )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def train(
                 progress.step(step)
 
                 stop = step == run.last or interrupt.requested
-                evaluate = step == run.last or (config.eval_every and step % config.eval_every == 0)
+                evaluate = run.evaluation.due(step, step == run.last)
                 save = stop or run.policy.due(step)
                 if stop or step % config.log_every == 0:
                     pending, monitor = (step, monitor), run.fresh_monitor(monitor)
@@ -94,7 +94,7 @@ def train(
                 with throughput.paused():
                     _check_finite(int(monitor["first_bad"]), run.store, workdir)
                     if evaluate:
-                        measured = run.evaluation.run(variables_of(state, run.frozen, run.product))
+                        measured = run.evaluation.run(variables_of(state, run.frozen, run.product), evaluate)
                         if measured:
                             writer.write(step, measured)
                             progress.line(step, measured)

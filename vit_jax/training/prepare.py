@@ -21,7 +21,7 @@ from vit_jax.naming import construct
 from vit_jax.tasks import static_argument
 from vit_jax.training import optim
 from vit_jax.training.config import plain
-from vit_jax.training.evaluation import Evaluation
+from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.parameters import path_name
 from vit_jax.training.schedules import Schedule
@@ -70,7 +70,8 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
-    if policy.best and not (config.eval_every and policy.every and policy.every % config.eval_every == 0):
+    evaluated = intervals(config).get(policy.best.partition("/")[0], config.eval_every) if policy.best else None
+    if policy.best and not (evaluated and policy.every and policy.every % evaluated == 0):
         raise UserError(
             "config.checkpoint.best needs an evaluation at every save",
             "Set config.checkpoint.every to a multiple of config.eval_every",
@@ -140,7 +141,9 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             schedule=schedule,
             frozen=frozen,
             product=product,
-            evaluation=Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh),
+            evaluation=Evaluation(
+                experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config)
+            ),
             policy=policy,
             store=store,
             metadata=_metadata(experiment, product),

@@ -1,0 +1,77 @@
+"""The bench runs what it says, reports it whole, and refuses what it cannot run."""
+
+import json
+
+import pytest
+
+from vit_jax.commands.main import main
+from vit_jax.nn.flops import encoder_flops, peak_flops
+
+TINY = ["--rounds", "3", "--warmup", "1", "--classes", "7", "--batch-size", "8"]
+
+
+def test_a_variant_is_timed(capsys):
+    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.pooling=mean"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "mu/8" in out and "images/s" in out and "batch 8 at 16x16" in out
+    assert main([*argv, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    for name in ("train", "inference"):
+        found = results[name]
+        speeds = [found[f"images_per_second{end}"] for end in ("_min", "", "_max")]
+        assert 0 < speeds[0] <= speeds[1] <= speeds[2]
+        assert found["seconds_per_step"] == pytest.approx(8 / speeds[1], rel=0.01)
+        assert found["compile_seconds"] > 0
+        assert "bfloat16_utilisation" not in found  # a CPU's peak is not in the table
+    assert results["model"]["pooling"] == "mean" and results["parameters"] > 12_000
+    assert results["train"]["flops_per_image"] == 3 * results["inference"]["flops_per_image"]
+
+
+def test_a_config_is_timed_without_its_data(capsys):
+    assert main(["bench", "--config", "digits:smoke", *TINY, "--config.data.train.name=gone", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["batch_size"] == 8 and results["image_size"] == [16, 16] and results["model"]["width"] == 64
+
+
+def test_a_config_that_counts_in_epochs_and_mixes(capsys):
+    small = ["--config.model.variant=mu/16", "--config.model.representation_size=none", "--image-size", "32"]
+    assert main(["bench", "--config", "vit_i1k", *TINY, *small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "either --config or --variant"),
+        (["--variant", "mu/8", "--config", "digits"], "either --config or --variant"),
+        (["--variant", "mu8"], "There is no ViT 'mu8'"),
+        (["--variant", "mu/16", "--image-size", "24", *TINY], "does not divide into patches"),
+        (["--variant", "mu/8", "--batch-size", "7"], "7 examples does not divide"),
+        (["--variant", "mu/8", "--rounds", "0"], "--rounds is 0"),
+    ],
+)
+def test_mistakes(capsys, argv, message):
+    assert main(["bench", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flops_of_the_published_sizes():
+    """Training GFLOP an image at 224, three times forward: S/16 27.6, B/16 105.4, L/16 369.3, H/14 1004."""
+    for patch, width, depth, expected in (
+        (16, 384, 12, 27.6),
+        (16, 768, 12, 105.4),
+        (16, 1024, 24, 369.3),
+        (14, 1280, 32, 1004),
+    ):
+        patches = (224 // patch) ** 2
+        flops = encoder_flops(
+            patches=patches, tokens=patches + 1, patch_pixels=patch**2, width=width, depth=depth, mlp_dim=4 * width
+        )
+        assert 3e-9 * flops == pytest.approx(expected, rel=5e-3)
+
+
+def test_peaks():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert (peak_flops("TPU v5 lite"), peak_flops("TPU v5p")) == (197e12, 459e12)
+    assert peak_flops("cpu") is None

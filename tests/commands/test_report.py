@@ -1,0 +1,128 @@
+"""Runs side by side: what is grouped, what is counted, and that names from outside cannot break the page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_config, tiny_run
+from vit_jax.commands import figures, report
+from vit_jax.commands.main import main
+
+
+def write_run(folder, accuracies, seed=0, **settings):
+    """A workdir as training leaves it, with these accuracies at steps 2, 4, ..."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "optim": {"name": "sgd"}, **settings}))
+    rows = []
+    for i, accuracy in enumerate(accuracies):
+        rows.append({"step": 2 * i + 1, "train/loss": 1.0 / (i + 1), "train/accuracy": 0.5})
+        rows.append({"step": 2 * i + 2, "val/accuracy": accuracy, "val/examples": 50, "knn/5shot_std": 0.1})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 99, "val/acc')
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    write_run(tmp_path / "sweep" / "a0", [0.2, 0.5])
+    write_run(tmp_path / "sweep" / "a1", [0.4, 0.7], seed=1)
+    write_run(tmp_path / "sweep" / "b", [0.1, 0.2, 0.9], optim={"name": "adamw", "decay": 0.1})
+    (tmp_path / "sweep" / "notes").mkdir()
+    return tmp_path / "sweep"
+
+
+def groups_of(sweep):
+    return report.group_runs([report.read_run(path) for path in report.find_runs(str(sweep))])
+
+
+def test_seeds_share_a_row_with_mean_and_deviation(sweep):
+    header, rows = report.result_table(groups_of(sweep), ["val/accuracy", "train/loss"])
+    assert header == ["run", "seeds", "step", "val/accuracy", "train/loss"]
+    assert rows == [
+        ["1: a0 and 1 more", "2", "4", f"0.6 ± {np.std([0.5, 0.7], ddof=1):.2g}", "0.5 ± 0"],
+        ["2: b", "1", "6", "0.9", "0.3333"],
+    ]
+
+
+def test_curves_are_means_with_their_range(sweep):
+    first, second = groups_of(sweep).values()
+    assert report.curve(first, "val/accuracy") == [
+        pytest.approx((2, 0.3, 0.2, 0.4)),
+        pytest.approx((4, 0.6, 0.5, 0.7)),
+    ]
+    assert [point[0] for point in report.curve(second, "val/accuracy")] == [2, 4, 6]
+    assert report.curve(second, "none") == []
+
+
+def test_settings_that_differ(sweep):
+    header, rows = report.difference_table(groups_of(sweep))
+    assert header == ["setting", "1: a0 and 1 more", "2: b"]
+    assert rows == [["optim.decay", "", "0.1"], ["optim.name", '"sgd"', '"adamw"']]
+
+
+def test_metrics_by_default_and_by_name(sweep):
+    runs = [report.read_run(path) for path in report.find_runs(str(sweep))]
+    assert report.choose_metrics(runs, None) == ["val/accuracy", "train/loss"]
+    assert report.choose_metrics(runs, ["train/accuracy"]) == ["train/accuracy"]
+
+
+def test_the_command_writes_one_page(sweep, capsys, tmp_path):
+    output = tmp_path / "out.html"
+    assert main(["report", str(sweep), str(sweep / "b"), "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "1: a0 and 1 more" in out and "0.6 ± 0.14" in out and str(output) in out
+    text = output.read_text(encoding="utf-8")
+    assert text.count("2: b") >= 3 and text.count(str(sweep / "b")) == 1, "a run that was named twice counts once"
+    assert "adamw" in text and "Shaded" in text and text.count("data:image/png") == 1
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text), "the page needs another file"
+
+
+def test_names_are_escaped(tmp_path, capsys):
+    name = "<script>alert(1)</script> & $\\frac{1$_\"'"
+    write_run(tmp_path / "runs" / name.replace("/", "∕"), [0.1, 0.2], **{"<b>": "<i>"})
+    write_run(tmp_path / "runs" / "_hidden", [0.1])
+    output = tmp_path / "out.html"
+    assert main(["report", str(tmp_path / "runs"), "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in text and "&lt;i&gt;" in text
+    assert "<script" not in text and "<i>" not in text and "<b>" not in text
+
+
+def test_more_runs_than_colours_stay_apart():
+    lines = {f"{i}: run": [(0, i, i, i), (1, i, i - 1, i + 1)] for i in range(17)}
+    png = figures.run_curves({"a $x$": lines, "b": {"3: run": lines["3: run"]}, "c": {}})
+    assert png.startswith(b"\x89PNG")
+
+
+def test_a_run_as_training_leaves_it(tmp_path, capsys):
+    tiny_run(tmp_path / "run", steps=2, optim__schedule__warmup_steps=1)
+    assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "out.html")]) == 0
+    assert "val/accuracy" in capsys.readouterr().out
+    assert "Nothing but the seed" in (tmp_path / "out.html").read_text()
+    assert tiny_config()["optim"]["name"] in json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["gone"], "There is no directory gone"),
+        (["sweep/notes"], "is not a workdir and holds none"),
+        (["sweep", "--metrics", "val/acuracy"], "No run has logged 'val/acuracy'. Did you mean 'val/accuracy'?"),
+        (["sweep", "--output", "no/where.html"], "There is no directory no"),
+        (["sweep", "--output", "sweep"], "is a directory"),
+        (["sweep/silent"], "has logged nothing yet"),
+        (["sweep/broken"], "is damaged"),
+    ],
+)
+def test_mistakes(sweep, capsys, monkeypatch, argv, message):
+    write_run(sweep / "silent", [])
+    write_run(sweep / "broken", [0.1])
+    (sweep / "broken" / "config.json").write_text('{"seed"')
+    if argv[0] == "sweep":
+        for name in ("silent", "broken"):
+            (sweep / name / "config.json").unlink()
+    (sweep / "silent" / "metrics.jsonl").write_text("")
+    monkeypatch.chdir(sweep.parent)
+    assert main(["report", *argv]) == 2
+    assert message in capsys.readouterr().err

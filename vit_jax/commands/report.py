@@ -1,0 +1,201 @@
+"""Put runs side by side in one HTML file: curves, final metrics, and what their configs differ in.
+
+examples:
+  vit_jax report runs/a runs/b --output compare.html
+  vit_jax report runs/sweep --metrics val/accuracy train/loss
+
+A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
+but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+_PANELS = 8  # curves by default; --metrics asks for others
+_SILENT = ("/examples", "_std")  # endings of metrics that no one compares
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLog:
+    """What a workdir says.
+
+    Args:
+        name: its path as given.
+        settings: the config, flattened to dotted keys.
+        rows: lines of `metrics.jsonl`.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    def final(self, metric: str) -> float | None:
+        """The last value that was logged."""
+        return next((row[metric] for row in reversed(self.rows) if metric in row), None)
+
+    @property
+    def step(self) -> int:
+        return max((row["step"] for row in self.rows), default=0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="workdirs of runs, or directories of them")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="what to show, for example val/accuracy")
+    parser.add_argument("--output", default="report.html", metavar="FILE", help="the page (default report.html)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    output = Path(arguments.output)
+    if not output.parent.is_dir():
+        raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a directory", "Name a file in it")
+    runs = [read_run(path) for given in arguments.workdirs for path in find_runs(given)]
+    runs = list({run.name: run for run in runs}.values())
+    metrics = choose_metrics(runs, arguments.metrics)
+    groups = group_runs(runs)
+    output.write_text(build_page(groups, metrics), encoding="utf-8")
+
+    from vit_jax.commands.table import table
+
+    header, rows = result_table(groups, metrics)
+    print(f"{table(header, rows)}\n\nReport: {output}")
+
+
+def find_runs(given: str) -> list[epath.Path]:
+    """A workdir itself, or the workdirs directly below a directory.
+
+    Raises:
+        UserError: when there are none.
+    """
+    path = epath.Path(given)
+    if not path.is_dir():
+        raise UserError(f"There is no directory {given}", "Give workdirs of runs")
+    found = [p for p in (path, *sorted(path.iterdir())) if (p / "config.json").exists()]
+    if not found:
+        raise UserError(f"{given} is not a workdir and holds none", "Give a directory that 'vit_jax train' wrote")
+    return found[:1] if found[0] == path else found
+
+
+def read_run(path: epath.Path) -> RunLog:
+    """Reads config and metrics.
+
+    Raises:
+        UserError: for a damaged config, or a run that has logged nothing yet.
+    """
+    from vit_jax.training.config import flatten
+    from vit_jax.training.metrics import read_metrics
+
+    try:
+        settings = flatten(json.loads((path / "config.json").read_text()))
+    except (json.JSONDecodeError, AttributeError):
+        raise UserError(f"{path / 'config.json'} is damaged", "Leave this run out") from None
+    rows = read_metrics(path) if (path / "metrics.jsonl").exists() else []
+    if not rows:
+        raise UserError(f"The run in {path} has logged nothing yet", "Leave it out, or wait")
+    return RunLog(str(path), settings, rows)
+
+
+def choose_metrics(runs: Sequence[RunLog], wanted: Sequence[str] | None) -> list[str]:
+    """The metrics that were asked for, or the training loss and what evaluators measured.
+
+    Raises:
+        UserError: for a metric that no run has logged.
+    """
+    known = list(dict.fromkeys(key for run in runs for row in run.rows for key in row if key != "step"))
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"No run has logged '{name}'", nearest(name, known))
+    if wanted:
+        return list(dict.fromkeys(wanted))
+    measured = [k for k in known if "/" in k and not k.startswith("train/") and not k.endswith(_SILENT)]
+    # Accuracies first: they are what runs are compared by.
+    measured.sort(key=lambda name: not name.endswith("/accuracy"))
+    return [*measured, *(k for k in ("train/loss",) if k in known)][:_PANELS] or known[:_PANELS]
+
+
+def group_runs(runs: Sequence[RunLog]) -> dict[str, list[RunLog]]:
+    """Runs by label; those that differ in nothing but the seed are together."""
+    by_config: dict[str, list[RunLog]] = {}
+    for log in runs:
+        settings = {key: value for key, value in log.settings.items() if key != "seed"}
+        by_config.setdefault(json.dumps(settings, sort_keys=True), []).append(log)
+    groups = {}
+    for i, group in enumerate(by_config.values(), 1):
+        first = Path(group[0].name).name or group[0].name
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        groups[f"{i}: {first}{more}"] = group  # the number keeps labels apart
+    return groups
+
+
+def result_table(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Final metrics, a row a group."""
+    rows = []
+    for label, group in groups.items():
+        steps = sorted({log.step for log in group})
+        cells = [label, str(len(group)), "–".join(str(s) for s in {steps[0]: 0, steps[-1]: 0})]
+        for metric in metrics:
+            values = [v for log in group if (v := log.final(metric)) is not None]
+            if not values:
+                cells.append("")
+                continue
+            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.4g}{spread}")
+        rows.append(cells)
+    return ["run", "seeds", "step", *metrics], rows
+
+
+def difference_table(groups: Mapping[str, Sequence[RunLog]]) -> tuple[list[str], list[list[str]]]:
+    """The settings that are not the same for all groups, a row a setting."""
+    configs = [group[0].settings for group in groups.values()]
+    keys = sorted({key for config in configs for key in config} - {"seed"})
+    rows = []
+    for key in keys:
+        cells = [json.dumps(config[key], ensure_ascii=False) if key in config else "" for config in configs]
+        if len(set(cells)) > 1:
+            rows.append([key, *cells])
+    return ["setting", *groups], rows
+
+
+def curve(group: Sequence[RunLog], metric: str) -> list[tuple[int, float, float, float]]:
+    """(step, mean, lowest, highest) over the runs of a group that have logged the step."""
+    values: dict[int, list[float]] = {}
+    for log in group:
+        for row in log.rows:
+            if metric in row:
+                values.setdefault(row["step"], []).append(row[metric])
+    return [(step, statistics.mean(v), min(v), max(v)) for step, v in sorted(values.items())]
+
+
+def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]) -> str:
+    """The whole document."""
+    from vit_jax.commands import figures, page
+
+    seeds = any(len(group) > 1 for group in groups.values())
+    panels = {
+        metric: {label: points for label, group in groups.items() if (points := curve(group, metric))}
+        for metric in metrics
+    }
+    parts = [page.wide(page.html_table(*result_table(groups, metrics)))]
+    parts.append(page.paragraph(
+        "The last value that each run logged." + (" Mean and standard deviation over seeds." if seeds else "")
+    ))  # fmt: skip
+    caption = "Shaded: from the lowest to the highest seed." if seeds else ""
+    parts += [page.heading("Curves"), page.figure(figures.run_curves(panels), caption)]
+    header, rows = difference_table(groups)
+    parts.append(page.heading("What differs"))
+    parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
+    parts.append(page.heading("Runs"))
+    names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
+    parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))
+    return page.page("vit_jax report", parts)
