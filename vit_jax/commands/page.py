@@ -14,7 +14,7 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption, .note { c
 .grid { display: flex; flex-wrap: wrap; gap: 1rem; }
 .card { width: 8.5rem; font-size: .85rem; line-height: 1.35; overflow-wrap: anywhere; }
 .card img { width: 6rem; height: 6rem; image-rendering: pixelated; border-radius: .3rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide td { white-space: nowrap; }
 .wrong { color: #b42318; }
 """
 

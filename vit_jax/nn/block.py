@@ -64,7 +64,8 @@ class MlpBlock(nn.Module):
         )
         width = x.shape[-1]
         x = dense(self.mlp_dim, name="fc1")(x)
-        x = nn.gelu(x, approximate=_GELU_IS_APPROXIMATE[self.gelu])
+        # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
+        x = jax.checkpoint(functools.partial(nn.gelu, approximate=_GELU_IS_APPROXIMATE[self.gelu]))(x)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
         x = dense(width, name="fc2")(x)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
