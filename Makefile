@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits;
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the slow ones
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the slow tests
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

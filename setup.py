@@ -27,7 +27,7 @@ INSTALL_REQUIRES = [
     "jaxtyping>=0.3.11,<0.4",
     "etils[epath]>=1.15,<1.16",
 ]
-TEST_REQUIRES = ["pytest>=9.2,<9.3", "scipy>=1.17.1,<1.18", "pillow>=13,<13.1"]
+TEST_REQUIRES = ["pytest>=9.2,<9.3", "scipy>=1.17.1,<1.18", "pillow>=13,<13.1", "pytest-xdist>=3.8,<3.9"]
 
 setup(
     name="vit_jax",
