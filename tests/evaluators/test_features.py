@@ -10,7 +10,7 @@ from tests.tiny import tiny_config, tiny_run
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.evaluators.features import FeatureCache, digest
-from vit_jax.training.config import run_config
+from vit_jax.training.config import differences, run_config
 from vit_jax.training.evaluation import Evaluation, build_evaluators, intervals
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.sharding import make_mesh
@@ -128,6 +128,11 @@ def test_evaluators_run_on_schedules_of_their_own(tmp_path):
     assert steps == {"val/accuracy": [2, 4, 6], "knn/accuracy": [3, 6], "end/accuracy": [6]}
     assert {"val/accuracy", "knn/accuracy", "end/accuracy"} <= set(summary)
 
+    changed = json.loads(json.dumps(values))
+    changed["evals"]["val"]["every"] = 1
+    assert differences(changed, values) == [], "a run goes on with another schedule"
+    changed["evals"]["knn"]["k"] = 1
+    assert differences(changed, values) == ["evals.knn.k"]
     values["evals"]["val"]["every"] = 0
     with pytest.raises(UserError, match=r"config.evals.val.every is 0"):
         intervals(run_config(values))

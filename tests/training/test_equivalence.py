@@ -32,8 +32,9 @@ def reference(tmp_path_factory):
         (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}),
         (1, {"microbatch": 4}),
         (4, {"microbatch": 8}),
+        (8, {"mesh__data": 4, "mesh__tensor": 2, "model__scan": True, "model__remat": "full", "microbatch": 8}),
     ],
-    ids=["8 devices", "2x2x2", "accumulated", "accumulated on 4 devices"],
+    ids=["8 devices", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
 )
 def test_the_same_parameters(reference, tmp_path, devices, changes):
     workdir, expected = reference

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,7 +231,10 @@ def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]
     """Keys whose value differs between two plain configs, without those that a resumed run may change."""
     a, b = flatten(ours), flatten(stored)
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, _ABSENT) != b.get(k, _ABSENT))
-    return [k for k in keys if not any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER)]
+    schedules = re.compile(r"evals\.[^.]+\.every")
+    return [
+        k for k in keys if not (schedules.fullmatch(k) or any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER))
+    ]
 
 
 _ABSENT = object()
