@@ -14,11 +14,11 @@ from vit_jax.checkpoints import transfer
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.naming import build_named
 from vit_jax.tasks import static_argument
-from vit_jax.training import inputs, optim
+from vit_jax.training import inputs
 from vit_jax.training.config import load_config, override, run_config, shipped_configs
 from vit_jax.training.experiment import build_experiment
-from vit_jax.training.state import init_state, split
-from vit_jax.training.step import make_step
+from vit_jax.training.program import build_program
+from vit_jax.training.sharding import make_mesh
 
 # Classes, and images of the split that training takes its images from.
 SCHEMAS = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122), "cifar10": (10, 50_000),
@@ -86,16 +86,9 @@ def lowered(values, batch_size=8):
     # A whole batch at its real size would take longer to make than all the rest.
     few = experiment.pipeline.batch(0, slices=experiment.pipeline.batch_size // 2)
     raw = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
-    prepared = jax.eval_shape(experiment.prepare, raw, jax.random.key(0))
-    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
-    section = dict(config.optim)
-    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
-    tx, _ = optim.build(section, config.steps, split(params, frozen)[0])
-    state = jax.eval_shape(lambda b: init_state(task, tx, b, 0, frozen, False), prepared)
-    step = make_step(task, tx, prepare=experiment.prepare, frozen=frozen, seed=0)
-    monitor = {"first_bad": jax.ShapeDtypeStruct((), np.int32), "sums": {}}
-    jax.jit(step, static_argnums=3).lower(state, monitor, raw, static_argument(task, 0))
-    return params
+    program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
+    program.step.lower(program.state, program.fresh_monitor(), raw, static_argument(task, 0))
+    return program.params
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)

@@ -58,17 +58,15 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
         median, minimum and maximum of images per second over `rounds` steps.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from vit_jax.naming import build_named
     from vit_jax.tasks import DataInfo, static_argument
-    from vit_jax.training import optim
     from vit_jax.training.config import run_config
     from vit_jax.training.inputs import build_inputs
-    from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, put, replicated, state_sharding
-    from vit_jax.training.state import init_state, split, variables_of
-    from vit_jax.training.step import make_step
+    from vit_jax.training.program import build_program
+    from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, put
+    from vit_jax.training.state import variables_of
 
     # Durations in epochs need the length of a data set, which is not read: any will do, since no schedule ends here.
     config = run_config(values).in_steps(examples=1_000_000)
@@ -83,30 +81,14 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
         "label": rng.integers(0, classes, config.batch_size).astype(np.int32),
     }
 
-    prepare, prepare_eval = inputs.prepare(classes), inputs.prepare_eval()
-    prepared = jax.eval_shape(prepare, host, jax.random.key(0))
-    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
-    section = dict(config.optim)
-    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
-    tx, _ = optim.build(section, config.steps, split(params, frozen)[0])
-    ema_decay = None if config.ema_decay is None else lambda step: config.ema_decay
-
-    def fresh_state() -> Any:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
-        return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
-
-    shardings = state_sharding(jax.eval_shape(fresh_state), mesh)
-    everywhere = replicated(mesh)
-    train = make_step(task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch,
-                      ema_decay=ema_decay)  # fmt: skip
-    train = jax.jit(train, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere))
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in host.items()}
+    program = build_program(config, task, inputs.prepare(classes), shapes, mesh)
+    prepare_eval = inputs.prepare_eval()
     inference = jax.jit(lambda variables, batch: task.outputs(variables, prepare_eval(batch)))
 
-    state = jax.jit(fresh_state, out_shardings=shardings)()
+    state, monitor = program.fresh_state(), program.fresh_monitor()
     batch = put(host, batch_sharding(mesh))
-    monitor = jax.device_put({"first_bad": jnp.int32(-1), "sums": {}}, everywhere)
-    static = static_argument(task, 0)
-    variables = variables_of(state, frozen)
+    variables = variables_of(state, program.frozen)
     results = {
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
@@ -115,7 +97,7 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
         "model": dict(config.model or {}),
         "batch_size": config.batch_size,
         "image_size": list(inputs.image_size),
-        "parameters": int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(params))),
+        "parameters": int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(program.params))),
         "rounds": rounds,
     }
 
@@ -126,7 +108,7 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
     results["inference"] = {"compile_seconds": round(seconds, 2), **_speeds(timed, config.batch_size)}
 
     began = time.perf_counter()
-    step = train.lower(state, monitor, batch, static).compile()
+    step = program.step.lower(state, monitor, batch, static_argument(task, 0)).compile()
     seconds = time.perf_counter() - began
     del variables  # the step donates the buffers
 

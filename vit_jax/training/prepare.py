@@ -18,16 +18,15 @@ from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.tasks import static_argument
-from vit_jax.training import optim
 from vit_jax.training.config import plain
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.parameters import path_name
+from vit_jax.training.program import Program, build_program
 from vit_jax.training.schedules import Schedule
-from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated, state_sharding
-from vit_jax.training.state import PREPARE, State, init_state, random_key, split
-from vit_jax.training.step import Monitor, fresh_monitor, make_step
+from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated
+from vit_jax.training.state import State, split
+from vit_jax.training.step import Monitor, fresh_monitor
 from vit_jax.training.workdir import start_step, taken, write_config
 
 
@@ -79,30 +78,10 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
     last = min(config.steps, config.stop_at or config.steps)
     start = start_step(workdir, experiment.values, last)
 
-    # Shapes first: the optimizer needs the parameters' names, the state's shapes need the optimizer. One row of the
-    # first batch tells what the data looks like.
+    # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
-    prepared = jax.eval_shape(experiment.prepare, raw, random_key(config.seed, 0, PREPARE))
-    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
-    section = dict(config.optim)
-    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
-    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
-    ema_decay = None if config.ema_decay is None else lambda step: config.ema_decay
-
-    def fresh_state() -> State:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
-        return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
-
-    abstract = jax.eval_shape(fresh_state)
-    shardings = state_sharding(abstract, mesh)
-    step = make_step(
-        task, tx, prepare=experiment.prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch,
-        ema_decay=ema_decay,
-    )  # fmt: skip
-    empty = {"first_bad": jnp.int32(-1), "sums": {}}
-    _, shapes = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, start)), abstract, raw)
-    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["sums"])
+    program = build_program(config, task, experiment.prepare, raw, mesh)
 
     with contextlib.ExitStack() as held:
         held.enter_context(taken(workdir, active=jax.process_index() == 0))
@@ -112,21 +91,15 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
         store = Store(workdir, policy)
         held.callback(store.close)
         if start:
-            target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-            state = store.restore(start, target)
+            state = store.restore(start, jax.tree.map(_placed, program.state, program.shardings))
         else:
-            # jit places each leaf where it belongs without ever holding the state in one piece. The CPU's compiler
-            # takes four times as long to optimise this program as the program takes to run once.
-            on_cpu = mesh.devices.flat[0].platform == "cpu"
-            options = {"xla_backend_optimization_level": 0} if on_cpu else None
-            state = jax.jit(fresh_state, out_shardings=shardings, compiler_options=options)()
+            state = program.fresh_state()
             if config.init_from:
-                state = _transfer(state, shardings, frozen, config.init_from)
-        everywhere = replicated(mesh)
-        monitor = jax.device_put(empty | {"sums": sums}, everywhere)
-        product = getattr(task, "product", "params" if ema_decay is None else "ema")
+                state = _transfer(state, program, config.init_from)
+        monitor, everywhere = program.fresh_monitor(), replicated(mesh)
+        product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
         if jax.process_index() == 0:
-            size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
+            size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(program.params))
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
             print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
         return Run(
@@ -136,10 +109,10 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             last=last,
             state=state,
             monitor=monitor,
-            step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+            step=program.step,
             fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
-            schedule=schedule,
-            frozen=frozen,
+            schedule=program.schedule,
+            frozen=program.frozen,
             product=product,
             evaluation=Evaluation(
                 experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config)
@@ -151,7 +124,11 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
         )
 
 
-def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Mapping[str, str]) -> State:
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) -> State:
     """The state with parameters from other checkpoints; a moving average starts from them too."""
     found, reports = init_from(state["params"], sources)
     if jax.process_index() == 0:
@@ -161,8 +138,8 @@ def _transfer(state: State, shardings: PyTree, frozen: PyTree, sources: str | Ma
         value = found.get(path_name(path))
         return leaf if value is None else jax.device_put(value.astype(leaf.dtype), sharding)
 
-    params = jax.tree.map_with_path(replace, state["params"], shardings["params"])
-    ema = {"ema": jax.tree.map(jnp.copy, split(params, frozen)[0])} if "ema" in state else {}
+    params = jax.tree.map_with_path(replace, state["params"], program.shardings["params"])
+    ema = {"ema": jax.tree.map(jnp.copy, split(params, program.frozen)[0])} if "ema" in state else {}
     return {**state, "params": params, **ema}
 
 

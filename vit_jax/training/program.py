@@ -1,0 +1,90 @@
+"""What a run compiles: the first state and the step, with all shapes known before anything runs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from vit_jax.tasks import Task, static_argument
+from vit_jax.training import optim
+from vit_jax.training.config import RunConfig
+from vit_jax.training.schedules import Schedule
+from vit_jax.training.sharding import replicated, state_sharding
+from vit_jax.training.state import PREPARE, State, init_state, random_key, split
+from vit_jax.training.step import Monitor, Prepare, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The pieces of a run on a mesh.
+
+    Args:
+        params: shapes of the parameters.
+        frozen: mask over the parameters.
+        schedule: the learning rate by step.
+        state: shapes of the state, with `shardings` beside it.
+        batch: shapes of a batch as the host sends it.
+        fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
+        fresh_monitor: a monitor with sums of zero, on the mesh.
+        step: jitted (state, monitor, batch, static) -> (state, monitor); the state is donated.
+    """
+
+    params: PyTree
+    frozen: PyTree
+    schedule: Schedule
+    state: PyTree
+    shardings: PyTree
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    fresh_state: Callable[[], State]
+    fresh_monitor: Callable[[], Monitor]
+    step: Callable[..., tuple[State, Monitor]]
+
+
+def build_program(
+    config: RunConfig, task: Task, prepare: Prepare, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> Program:
+    """The program of a config whose durations are in steps, for batches of the given shapes."""
+    # The optimizer needs the parameters' names, the state's shapes need the optimizer.
+    prepared = jax.eval_shape(prepare, batch, random_key(config.seed, 0, PREPARE))
+    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
+    section = dict(config.optim)
+    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
+    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
+    ema_decay = None if config.ema_decay is None else lambda step: config.ema_decay
+
+    def initialise() -> State:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
+        return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
+
+    state = jax.eval_shape(initialise)
+    shardings, everywhere = state_sharding(state, mesh), replicated(mesh)
+    step = make_step(
+        task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay
+    )
+    empty = {"first_bad": jnp.int32(-1), "sums": {}}
+    _, monitor = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, 0)), state, batch)
+
+    def fresh_state() -> State:
+        # The CPU's compiler takes four times as long to optimise this program as the program takes to run once.
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        return jax.jit(initialise, out_shardings=shardings, compiler_options=options)()
+
+    def fresh_monitor() -> Monitor:
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), monitor["sums"])
+        return jax.device_put(empty | {"sums": sums}, everywhere)
+
+    return Program(
+        params=params,
+        frozen=frozen,
+        schedule=schedule,
+        state=state,
+        shardings=shardings,
+        batch=batch,
+        fresh_state=fresh_state,
+        fresh_monitor=fresh_monitor,
+        step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+    )
