@@ -44,13 +44,16 @@ def named_module(kind: str, name: Any) -> ModuleType:
     return module
 
 
-def construct(function: Callable, values: Mapping[str, Any], where: str, **given: Any) -> Any:
+def construct(
+    function: Callable, values: Mapping[str, Any], where: str, siblings: Iterable[str] = (), **given: Any
+) -> Any:
     """Calls `function(**given, **values)`, refusing keys that it does not take and keys that it misses.
 
     Args:
         function: a class or function whose signature says which keys exist.
         values: the keys of one config section.
         where: the section's name, for the error ('config.optim').
+        siblings: keys of the section that the caller has read itself; an error may name them too.
         given: arguments that the code supplies and a config must not.
 
     Raises:
@@ -61,7 +64,7 @@ def construct(function: Callable, values: Mapping[str, Any], where: str, **given
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in values:
             if key not in known:
-                raise UserError(f"Nobody reads the key '{where}.{key}'", nearest(key, known))
+                raise UserError(f"Nobody reads the key '{where}.{key}'", nearest(key, known | set(siblings)))
     for key in known - set(values):
         if parameters[key].default is inspect.Parameter.empty:
             raise UserError(

@@ -110,6 +110,8 @@ def test_groups_and_frozen():
     [
         ({"name": "adam", "learning_rate": 1}, "no optimizer named 'adam'. Did you mean 'adamw'"),
         ({"name": "sgd"}, "learning_rate' is missing"),
+        ({"name": "sgd", "learning_rate": 1.0, "lerning_rate": 2.0}, "Did you mean 'learning_rate'"),
+        ({"name": "sgd", "learning_rate": 1.0, "clip_nrm": 2.0}, "Did you mean 'clip_norm'"),
         ({"name": "sgd", "learning_rate": 1.0, "momentun": 0.1}, "'config.optim.momentun'. Did you mean 'momentum'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosine", "warmup_step": 1}}, "Did you mean 'warmup_steps'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosin"}}, "Did you mean 'cosine'"),

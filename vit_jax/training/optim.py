@@ -153,6 +153,8 @@ def _optimizer(
     section: Mapping[str, Any], steps: int, names: Sequence[str], where: str
 ) -> tuple[optax.GradientTransformation, Schedule]:
     values = dict(section)
+    # `construct` sees what is left after these; a misspelt one of them is to be recognised all the same.
+    own = ("name", "learning_rate", "schedule", "clip_norm", "layer_decay", "learning_rate_multipliers")
     name, schedule = values.pop("name", None), values.pop("schedule", {"name": "constant"})
     clip_norm, layer_decay = values.pop("clip_norm", None), values.pop("layer_decay", None)
     multipliers = values.pop("learning_rate_multipliers", ())
@@ -162,7 +164,7 @@ def _optimizer(
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
     rate = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(construct(OPTIMIZERS[name], values, where, learning_rate=rate, names=names))
+    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=rate, names=names))
     if multipliers:
         parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
     if layer_decay is not None:
