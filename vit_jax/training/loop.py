@@ -87,7 +87,7 @@ def train(
                     pending, monitor = (step, monitor), run.fresh_monitor(monitor)
                 if not (evaluate or save):
                     continue
-                # Here, and only here, the host waits for the device.
+                # Here, and only here, the host waits for the step that it has just started.
                 if pending is not None:
                     write_line(*pending)
                     pending = None
