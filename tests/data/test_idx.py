@@ -89,3 +89,10 @@ def test_fashion_mnist():
     assert len(test) == 10_000 and test.label_names[9] == "Ankle boot"
     np.testing.assert_array_equal(np.bincount(test.labels), [1000] * 10)
     assert test[0]["image"].shape == (28, 28, 3) and test.label_names[test[0]["label"]] == "Ankle boot"
+
+
+def test_fewer_examples(root):
+    train = idx.build("train", str(root), examples=2)
+    assert [train[k]["label"] for k in range(len(train))] == [2, 0]
+    with pytest.raises(UserError, match="has 3 examples of 'train', not 4"):
+        idx.build("train", str(root), examples=4)

@@ -19,16 +19,20 @@ _FASHION_LABELS = (
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def build(split: str, root: str = FASHION_MNIST, label_names: Sequence[str] | None = None) -> ArraySource:
+def build(
+    split: str, root: str = FASHION_MNIST, label_names: Sequence[str] | None = None, examples: int | None = None
+) -> ArraySource:
     """Reads `{train,t10k}-images-idx3-ubyte` and `{train,t10k}-labels-idx1-ubyte`, each as it is or with `.gz`.
 
     Args:
         split: "train" or "test".
         root: the folder.
         label_names: names of the classes. By default those of Fashion-MNIST for its own folder, numbers for another.
+        examples: only the first so many, for experiments with few labels. MNIST's files are in random order.
 
     Raises:
-        UserError: when a file is missing, damaged or of another kind, or when images and labels do not match.
+        UserError: when a file is missing, damaged or of another kind, when images and labels do not match, or when
+            there are fewer than `examples`.
     """
     if split not in _PREFIXES:
         raise UserError(f"IDX files have no split {split!r}", "Use 'train' or 'test'")
@@ -40,6 +44,9 @@ def build(split: str, root: str = FASHION_MNIST, label_names: Sequence[str] | No
     if label_names is None:
         numbers = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
         label_names = _FASHION_LABELS if os.path.realpath(root) == os.path.realpath(FASHION_MNIST) else numbers
+    if examples is not None and not 1 <= examples <= len(images):
+        raise UserError(f"{root} has {len(images)} examples of {split!r}, not {examples}", "Ask for 1 to all of them")
+    images, labels = images[:examples], labels[:examples]
     return ArraySource(np.repeat(images[..., None], 3, axis=-1), labels, label_names)
 
 
