@@ -1,0 +1,1 @@
+"""Other libraries' names for the parameters of our models: one module for each architecture in each library."""

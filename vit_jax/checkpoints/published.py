@@ -1,0 +1,67 @@
+"""What a weight file of another library says about its model, and how the modules in `families` answer for it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vit_jax.checkpoints.name_map import NameMap, Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """The JSON files that lie beside a weight file; empty where there are none.
+
+    Args:
+        config: config.json, of timm ('architecture', 'pretrained_cfg', ...) or of transformers ('model_type', ...).
+        preprocessor: preprocessor_config.json of transformers.
+    """
+
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A model as a file describes it.
+
+    Args:
+        model: the module in `vit_jax.models` that builds it.
+        kwargs: its arguments, plain values; `vit_jax.load` lets a caller replace some before the names are mapped.
+        layout: how this file differs from others of its family (prefix, generation of names), for `name_map`.
+        preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w].
+        labels: class names in the order of the logits; empty where the file does not say.
+    """
+
+    model: str
+    kwargs: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+class Family(Protocol):
+    """A module in `vit_jax.checkpoints.families`: one architecture as one library names its tensors."""
+
+    LIBRARY: str  # 'timm', 'transformers' or 'google'
+    MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
+
+    def describe(self, tensors: Shapes, sidecar: Sidecar) -> Published | None:
+        """The model that these tensors are, or None when they are not of this family.
+
+        It looks at names first and at shapes after; what it cannot find out (activation, epsilon, number of heads) it
+        takes from the sidecar, else from the family's default.
+        """
+        ...
+
+    def name_map(self, kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+        """The names for a model with these arguments; an empty layout is the one to write."""
+        ...
+
+    def sidecar(self, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+        """The JSON files to write beside the tensors: {'config.json': {...}, ...}; None when the library cannot hold
+        this model.
+
+        Args:
+            metadata: what our checkpoints carry: `model` {"name", "kwargs"}, `preprocess`, `labels`, `image_size`.
+        """
+        ...
