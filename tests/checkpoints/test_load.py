@@ -105,7 +105,7 @@ def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "started" / "checkpoints").mkdir(parents=True)
     for path, message in [
         ("nowhere", "There is no checkpoint at"),
-        ("file.npz", "is not a checkpoint"),
+        ("file.npz", "is not an .npz archive, or cut short"),
         ("empty", "is not a checkpoint"),
         ("started", "has not saved a checkpoint yet"),
     ]:

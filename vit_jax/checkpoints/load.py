@@ -11,7 +11,8 @@ from etils import epath
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.checkpoints.source import open_source
+from vit_jax.checkpoints.transfer import fit_positions
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
@@ -22,7 +23,7 @@ class Loaded:
     """A model ready to use.
 
     Args:
-        path: the step directory that it came from.
+        path: the step directory or the file that it came from.
         model: the Linen module; `model.apply({"params": params, **model_state}, x, train=False)` returns a dict.
         params: nested dict of float32 arrays.
         model_state: further collections (batch statistics); empty for a ViT.
@@ -68,29 +69,52 @@ class Loaded:
         return jax.jit(lambda params, state, x: self.model.apply({"params": params, **state}, x, train=False))
 
 
-def load(path: epath.PathLike, *, model: Callable[..., nn.Module] | None = None) -> Loaded:
-    """Loads a checkpoint of this project.
+def load(
+    path: epath.PathLike,
+    *,
+    model: Callable[..., nn.Module] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
+) -> Loaded:
+    """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
     Args:
-        path: a workdir (its newest step) or a step directory `checkpoints/<step>`, local or on a remote file system.
+        path: a workdir of this project (its newest step) or a step directory `checkpoints/<step>`; a .safetensors or
+            .npz file of published weights, or a folder with one; local, a URL, or 'hf://owner/name'.
         model: builds the module from the stored keyword arguments, for models that live outside vit_jax.
+        image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
+            width). Learned position embeddings are interpolated, the way that goes with the weights.
+        overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
+            `num_heads`, `gelu` or `layer_norm_epsilon`.
+        sha256: what a published file must hash to.
 
     Raises:
-        UserError: no checkpoint there, damaged, newer than this version, or of an unknown model.
+        UserError: no checkpoint there, damaged, newer than this version, of an unknown model, with a tensor missing or
+            left over, or with another hash.
     """
-    step_path = find(path)
-    metadata = read_metadata(step_path)
+    source = open_source(path, overrides=overrides, sha256=sha256)
+    metadata = dict(source.metadata)
     spec = metadata["model"]
     if spec is None:
-        raise UserError(f"{step_path} names no model to rebuild", "Read it with vit_jax.checkpoints.store.read_params")
+        raise UserError(
+            f"{source.path} names no model to rebuild", "Read it with vit_jax.checkpoints.store.read_params"
+        )
     build = model or named_module("model", spec["name"]).build
-    params, model_state = read_params(step_path, metadata["product"])
+    module = construct(build, spec["kwargs"], "metadata.model")
+    params, model_state = source.read()
+    preprocess = Preprocess.from_json(metadata["preprocess"])
+    if image_size is not None:
+        preprocess = preprocess.resized(image_size)
+        metadata["preprocess"], metadata["image_size"] = preprocess.to_json(), list(preprocess.image_size)
+        method = spec["kwargs"].get("posemb_resize", "align_corners")
+        params = fit_positions(params, module, preprocess.image_size, method)
     return Loaded(
-        path=step_path,
-        model=construct(build, spec["kwargs"], "metadata.model"),
+        path=source.path,
+        model=module,
         params=params,
         model_state=model_state,
         labels=tuple(metadata["labels"]),
-        preprocess=Preprocess.from_json(metadata["preprocess"]),
+        preprocess=preprocess,
         metadata=metadata,
     )

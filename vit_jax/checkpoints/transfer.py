@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import PyTree
 
-from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.checkpoints.source import flat_shapes, nested, open_source
+from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.posemb import interpolate_posemb
@@ -101,27 +104,57 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
         The model's name and arguments but for those of the head (`num_classes`, `representation_size`,
         `head_bias_init`); and `image_size` and `preprocess` as stored, with `resize_to` in the same proportion.
     """
-    path = find(source)
-    metadata = read_metadata(path)
+    opened = open_source(source)
+    metadata = opened.metadata
     if metadata["model"] is None or metadata["preprocess"] is None:
-        raise UserError(f"{path} names no image model", "Give a checkpoint of an image model")
+        raise UserError(f"{opened.path} names no image model", "Give a checkpoint of an image model")
     model = {"name": metadata["model"]["name"], **metadata["model"]["kwargs"]}
     for key in ("num_classes", "representation_size", "head_bias_init"):
         model.pop(key, None)
-    preprocess = dict(metadata["preprocess"])
-    stored = preprocess.pop("image_size")
-    size = [image_size, image_size] if image_size else stored
-    if preprocess.get("resize_to"):
-        preprocess["resize_to"] = max(*size, round(preprocess["resize_to"] * min(size) / min(stored)))
-    return model, {"image_size": size, "preprocess": preprocess}
+    stored = Preprocess.from_json(metadata["preprocess"])
+    preprocess = (stored.resized(image_size) if image_size else stored).to_json()
+    return model, {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
+
+
+def fit_positions(
+    params: PyTree, model: nn.Module, size: tuple[int, int], method: str = "align_corners"
+) -> dict[str, Any]:
+    """`params` with learned positions interpolated to the grid that the model has for images of `size` pixels [h, w].
+
+    Args:
+        method: see `vit_jax.nn.posemb.interpolate_posemb`.
+
+    Raises:
+        UserError: when anything but positions would have to change.
+    """
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
+    flat = flat_arrays(params)
+    for name, shape in flat_shapes(variables["params"]).items():
+        value = flat[name]
+        if value.shape == shape:
+            continue
+        if not _is_position(name, value.shape, shape):
+            raise UserError(
+                f"{name} is {value.shape} and would have to be {shape} for images of {size[0]}x{size[1]} pixels",
+                "Use the image size that the weights were made for",
+            )
+        flat[name] = jnp.asarray(interpolate_posemb(np.asarray(value), shape[:2], method))
+    return nested(flat)
+
+
+def _is_position(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    return name.endswith("/" + _POSEMB) and len(old) == len(new) == 3 and old[2] == new[2]
+
+
+def flat_arrays(params: PyTree) -> dict[str, Any]:
+    """Flat name -> leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _flat_params(path: str) -> dict[str, np.ndarray]:
-    params, _ = read_params(find(path))
-    return {
-        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf)
-        for p, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    return {name: np.asarray(leaf) for name, leaf in flat_arrays(open_source(path).read()[0]).items()}
 
 
 def _match(
@@ -132,12 +165,7 @@ def _match(
         if key not in source:
             continue
         value = source[key]
-        if (
-            value.shape != shape
-            and key.endswith("/" + _POSEMB)
-            and value.ndim == len(shape) == 3
-            and value.shape[2] == shape[2]
-        ):
+        if value.shape != shape and _is_position(key, value.shape, shape):
             resized.append(f"{key} {value.shape[:2]} -> {shape[:2]}")
             value = interpolate_posemb(value, shape[:2], method)
         if value.shape != shape:

@@ -1,0 +1,232 @@
+"""Any file of parameters, whoever wrote it, as metadata of our own format and parameters under our own names."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Shaped
+
+from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints.npz import NpzFile
+from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.errors import UserError
+from vit_jax.naming import construct, named_module
+
+TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
+
+_INDEX = ".safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that was found and understood, before its parameters are read.
+
+    Args:
+        path: the step directory or the weight file.
+        metadata: see `vit_jax.checkpoints.store`; a published file has it made from what it says about itself.
+        read: gives (params, model_state), nested dicts of float32 arrays.
+    """
+
+    path: epath.Path
+    metadata: Mapping[str, Any]
+    read: Callable[[], tuple[dict, dict]]
+
+
+def open_source(
+    path: epath.PathLike, *, overrides: Mapping[str, Any] | None = None, sha256: str | None = None
+) -> Source:
+    """Finds out what lies at `path`.
+
+    Args:
+        path: a workdir or step directory of this project; a .safetensors or .npz file, an index of several, or a
+            folder with one of them; a URL of a file, or 'hf://owner/name'.
+        overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`.
+        sha256: what the weight file must hash to.
+
+    Raises:
+        UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
+            with another hash.
+    """
+    path = str(path)
+    if remote.is_remote(path) and not _is_remote_run(path):
+        path = str(remote.fetch(path))
+    file = None if remote.is_remote(path) else _weight_file(Path(path).expanduser())
+    if file is None:
+        if overrides or sha256:
+            raise UserError(
+                f"{path} is not a published weight file, so it takes neither overrides nor a sha256",
+                "Leave them out: a checkpoint of this project holds its own arguments",
+            )
+        step = store.find(path)
+        metadata = store.read_metadata(step)
+        return Source(step, metadata, functools.partial(store.read_params, step, metadata["product"]))
+    if sha256:
+        if file.name.endswith(_INDEX):
+            raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
+        remote.check_sha256(file, sha256)
+    return _published(file, overrides or {})
+
+
+def families_of(library: str | None = None) -> list[ModuleType]:
+    """The modules that know other libraries' names, of one library or of all."""
+    names = [module.name for module in pkgutil.iter_modules(families.__path__) if not module.name.startswith("_")]
+    modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names]
+    return [m for m in modules if hasattr(m, "describe") and library in (None, m.LIBRARY)]
+
+
+def model_shapes(model: str, kwargs: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict, dict]:
+    """Flat name -> shape of the parameters of a model and of its other collections, for images of `size` [h, w]."""
+    module = construct(named_module("model", model).build, kwargs, "model")
+    variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, *size, 3)), train=False), jax.random.key(0))
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    return flat_shapes(variables["params"]), flat_shapes(state)
+
+
+def flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a/b': x} as {'a': {'b': x}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[leaf] = value
+    return tree
+
+
+def _is_remote_run(path: str) -> bool:
+    """Whether a URL is a workdir or step directory of ours, which Orbax reads where it is."""
+    if path.startswith("hf://") or path.endswith((".safetensors", ".npz", _INDEX)):
+        return False
+    try:
+        return epath.Path(path).is_dir()
+    except Exception as error:  # as in remote: each file system has errors of its own
+        raise UserError(f"{path} cannot be reached: {str(error).splitlines()[0]}", "Check the address") from error
+
+
+def _weight_file(path: Path) -> Path | None:
+    """The published weight file that `path` means, None for what only our own store may know."""
+    if path.is_dir():
+        if (path / "checkpoints").is_dir() or path.name.isdecimal():
+            return None
+        for pattern in ("model.safetensors", "*" + _INDEX, "*.safetensors", "*.npz"):
+            found = sorted(path.glob(pattern))
+            if len(found) > 1:
+                names = ", ".join(p.name for p in found)
+                raise UserError(f"{path} holds several weight files: {names}", "Name one of them")
+            if found:
+                return found[0]
+        if pickles := sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES):
+            raise _pickle(path / pickles[0])
+        return None
+    if not path.exists():
+        return None
+    if path.name.endswith((".safetensors", ".npz", _INDEX)):
+        return path
+    with path.open("rb") as file:
+        start = file.read(2)
+    if path.suffix in _PICKLES or start[:1] == b"\x80":
+        raise _pickle(path)
+    raise UserError(
+        f"{path} is no weight file that vit_jax reads", "Give .safetensors, .npz or a checkpoint of vit_jax"
+    )
+
+
+def _pickle(path: Path) -> UserError:
+    return UserError(
+        f"{path} is a pickle, or may be one: opening it could run code, so vit_jax never does",
+        "Take the .safetensors file of the same model, or save it with safetensors.torch.save_file",
+    )
+
+
+def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
+    file = _open(path)
+    sidecar = _sidecar(path)
+    shapes = file.shapes
+    found = [(m, described) for m in families_of() if (described := m.describe(shapes, sidecar)) is not None]
+    if not found:
+        some = ", ".join(repr(name) for name in list(shapes)[:3])
+        known = "; ".join(f"{m.LIBRARY}: {m.MODELS}" for m in families_of())
+        raise UserError(f"{path} is of no family that vit_jax knows; its tensors are {some}, ...", f"Known: {known}")
+    family, published = found[0]
+    kwargs = {**published.kwargs, **overrides}
+    preprocess = Preprocess.from_json(published.preprocess)
+    construct(named_module("model", published.model).build, kwargs, "overrides")  # refuses what nobody reads
+    name_map = family.name_map(kwargs, published.layout)
+    name_map.check(shapes, path)
+    metadata = {
+        "format": store.FORMAT,
+        "step": 0,
+        "config": {"task": {"name": "classify"}},
+        "model": {"name": published.model, "kwargs": kwargs},
+        "preprocess": preprocess.to_json(),
+        "labels": list(published.labels),
+        "image_size": list(preprocess.image_size),
+        "product": "params",
+        "frozen": [],
+        "versions": {},
+        "source": {"file": path.name, "library": family.LIBRARY, "family": family.__name__.rpartition(".")[2]},
+    }
+
+    def read() -> tuple[dict, dict]:
+        params, state = model_shapes(published.model, kwargs, preprocess.image_size)
+        if state:
+            raise UserError(f"{published.model} keeps a state beside its parameters", "Load another model")
+        return nested(dict(_to_device(name_map.read(file.__getitem__, params, path)))), {}
+
+    return Source(epath.Path(path), metadata, read)
+
+
+def _to_device(arrays: Iterator[tuple[str, Shaped[np.ndarray, "..."]]]) -> Iterator[tuple[str, jax.Array]]:
+    """One array at a time, so that the file's and the device's copies never exist of all of them together."""
+    device = jax.local_devices()[0]
+    for name, array in arrays:
+        array = np.asarray(array, np.float32)
+        # A copy where the memory is the file's, which others may change.
+        yield name, jax.device_put(array if _owns_memory(array) else array.copy(), device)
+
+
+def _owns_memory(array: np.ndarray) -> bool:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.flags.owndata
+
+
+def _open(path: Path) -> TensorFile:
+    try:
+        if path.name.endswith(_INDEX):
+            return ShardedSafetensors(path)
+        return NpzFile(path) if path.suffix == ".npz" else SafetensorsFile(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be read: {error}", "Check the path and your permission") from error
+
+
+def _sidecar(path: Path) -> Sidecar:
+    def read(name: str) -> dict[str, Any]:
+        file = path.parent / name
+        if not file.is_file():
+            return {}
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON: {error}", "Fetch it again") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{file} is not a JSON object", "Fetch it again")
+        return values
+
+    return Sidecar(read("config.json"), read("preprocessor_config.json"))
