@@ -20,19 +20,18 @@ class NpzFile:
 
     def __init__(self, path: Path):
         self.path, self.metadata = path, {}
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not an .npz archive, or cut short", "Fetch it again")
         try:
             self._file = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not an .npz archive, or cut short: {error}", "Fetch it again") from error
-        if not isinstance(self._file, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array, not an archive of them", "Give an .npz file of parameters")
-        self._dtypes: dict[str, np.dtype] = {}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} could not be read: {error}", "Fetch it again") from error
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name in self._file.files:
             shape, dtype = self._header(name)
             if dtype.hasobject:
                 raise UserError(f"{path} holds Python objects in {name!r}, which could run code", "Do not open it")
-            self.shapes[name], self._dtypes[name] = shape, dtype
+            self.shapes[name] = shape
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         try:

@@ -44,6 +44,7 @@ class Family(Protocol):
 
     LIBRARY: str  # 'timm', 'transformers' or 'google'
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
+    WRITES: tuple[str, ...]  # modules in vit_jax.models that it can write: ('vit',)
 
     def describe(self, tensors: Shapes, sidecar: Sidecar) -> Published | None:
         """The model that these tensors are, or None when they are not of this family.

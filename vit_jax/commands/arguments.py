@@ -1,9 +1,12 @@
 """Arguments that several commands share."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.training.config import load_config, override
+
+if TYPE_CHECKING:
+    from vit_jax.checkpoints.load import Loaded
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) -> None:
@@ -24,8 +27,35 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="a workdir (its newest step) or a directory checkpoints/<step>",
+        help="a workdir (its newest step), a directory checkpoints/<step>, a .safetensors or .npz file, or hf://owner/name",
     )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """`--model.key=value` and `--sha256`, for published files."""
+    parser.add_argument("--sha256", metavar="HASH", help="what the published weight file must hash to")
+    parser.add_argument("--model-override", action="append", default=[], help=argparse.SUPPRESS)
+    # Only for --help: main rewrites these into --model-override before parsing.
+    parser.add_argument(
+        "--model.KEY",
+        dest="_",
+        metavar="VALUE",
+        help="what a published file cannot say about its model, for example --model.num_heads=12",
+    )
+
+
+def read_overrides(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """The arguments of `vit_jax.checkpoints.source.open_source` that `add_overrides` asks for."""
+    return override({}, dict(pair.split("=", 1) for pair in arguments.model_override)), arguments.sha256
+
+
+def open_loaded(arguments: argparse.Namespace) -> "Loaded":
+    """The checkpoint that `add_checkpoint` asks for."""
+    from vit_jax.checkpoints.load import load
+
+    overrides, sha256 = read_overrides(arguments)
+    return load(arguments.checkpoint, overrides=overrides, sha256=sha256)
 
 
 def read_config(arguments: argparse.Namespace, base: dict[str, Any] | None = None) -> dict[str, Any]:

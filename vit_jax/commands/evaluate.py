@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from vit_jax.commands.arguments import add_checkpoint, add_config, read_config
+from vit_jax.commands.arguments import add_checkpoint, add_config, open_loaded, read_config
 from vit_jax.commands.table import show_metrics
 from vit_jax.errors import UserError
 
@@ -26,10 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.checkpoints.load import load
     from vit_jax.training.evaluation import evaluate_loaded
 
-    loaded = load(arguments.checkpoint)
+    loaded = open_loaded(arguments)
+    if "data" not in loaded.metadata["config"] and not arguments.config:
+        raise UserError(f"{loaded.path} names no data to evaluate on", "Give --config")
     metrics = evaluate_loaded(loaded, read_config(arguments, loaded.metadata["config"]), arguments.cache)
     if arguments.output:
         path = Path(arguments.output)

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench, contact_sheet, demo, evaluate, predict, prepare, report, train
+from vit_jax.commands import bench, contact_sheet, convert, demo, evaluate, predict, prepare, report, train
 from vit_jax.errors import UserError
 
 _COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "convert": convert,
     "report": report,
     "prepare": prepare,
     "contact-sheet": contact_sheet,
@@ -62,17 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# `--config.a.b=v` and `--config.a.b v` become `--override a.b=v`, which argparse can collect.
+_PREFIXES = {"--config.": "--override", "--model.": "--model-override"}
+
+
 def _with_overrides(argv: Sequence[str]) -> list[str]:
-    """`--config.a.b=v` and `--config.a.b v` as `--override a.b=v`, which argparse can collect."""
     rewritten, rest = [], iter(argv)
     for argument in rest:
-        if not argument.startswith("--config."):
+        prefix = next((p for p in _PREFIXES if argument.startswith(p)), None)
+        if prefix is None:
             rewritten.append(argument)
             continue
-        key, equals, value = argument.removeprefix("--config.").partition("=")
+        key, equals, value = argument.removeprefix(prefix).partition("=")
         if not equals:
             value = next(rest, None)
             if value is None:
                 raise UserError(f"{argument} has no value", f"Write {argument}=VALUE")
-        rewritten += ["--override", f"{key}={value}"]
+        rewritten += [_PREFIXES[prefix], f"{key}={value}"]
     return rewritten

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vit_jax.commands.arguments import add_checkpoint
+from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from vit_jax.checkpoints.load import load
-
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}", "Ask for at least 1 class")
     paths = _expand(arguments.images)
-    loaded = load(arguments.checkpoint)
+    loaded = open_loaded(arguments)
     output = _open(arguments.output) if arguments.output else None
     unreadable: list[UserError] = []
     bar = tqdm(total=len(paths), unit="image", disable=output is None or not sys.stderr.isatty())

@@ -2,7 +2,7 @@
 
 Pillow's bilinear and bicubic filters widen when shrinking, so that they average; OpenCV's do not. Each axis is one
 product with a sparse matrix of weights in 22-bit fixed point, rounded to uint8 in between. Width comes before height,
-as in all versions of Pillow until 2026; later ones turn the order round for tall images, which changes some pixels by 1.
+as in all versions of Pillow until 2026; later ones turn that round for tall images, which changes some pixels by 1.
 """
 
 import functools

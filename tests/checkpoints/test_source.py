@@ -1,0 +1,138 @@
+"""What lies at a path: published files, our own checkpoints, and what is refused."""
+
+import hashlib
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+
+import vit_jax
+from vit_jax.checkpoints import remote
+from vit_jax.checkpoints.safetensors import write_safetensors
+from vit_jax.checkpoints.source import families_of, open_source
+from vit_jax.errors import UserError
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("the file was unpickled",))
+
+
+def refused(path, message, **options):
+    with pytest.raises(UserError, match=message):
+        open_source(path, **options)
+
+
+def test_pickles_are_never_opened(tmp_path):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "w.pth", "is a pickle, or may be one")
+    refused(tmp_path, "w.pth is a pickle, or may be one")  # a folder with nothing better
+    (tmp_path / "weights").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "weights", "is a pickle, or may be one")
+    (tmp_path / "disguised.safetensors").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "disguised.safetensors", "cut short or no safetensors file|too short")
+    (tmp_path / "disguised.npz").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "disguised.npz", "is not an .npz archive")
+    (tmp_path / "notes.txt").write_text("hello")
+    refused(tmp_path / "notes.txt", "no weight file that vit_jax reads")
+
+
+def test_unknown_families_are_named_with_the_known_ones(tmp_path):
+    write_safetensors(tmp_path / "m.safetensors", {"lstm.weight_ih": np.zeros((4, 4), np.float32)})
+    refused(tmp_path / "m.safetensors", r"of no family that vit_jax knows; its tensors are 'lstm.weight_ih'.*Known: ")
+
+
+def test_a_folder_with_several_files_wants_a_name(tmp_path):
+    for name in ("a", "b"):
+        write_safetensors(tmp_path / f"{name}.safetensors", {"x": np.zeros(1, np.float32)})
+    refused(tmp_path, "holds several weight files: a.safetensors, b.safetensors")
+    write_safetensors(tmp_path / "model.safetensors", {"x": np.zeros(1, np.float32)})
+    refused(tmp_path, "model.safetensors is of no family")  # the name that libraries give wins
+
+
+def test_damaged_sidecars(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", {"x": np.zeros(1, np.float32)})
+    (tmp_path / "config.json").write_text("{")
+    refused(tmp_path, "config.json is not JSON")
+    (tmp_path / "config.json").write_text(json.dumps([1]))
+    refused(tmp_path, "config.json is not a JSON object")
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_safetensors(path, {"x": np.zeros(1, np.float32)})
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    refused(path, f"has the sha256 {right}, not 0000", sha256="0" * 64)
+    refused(path, "of no family", sha256=right.upper())
+    refused(path, "of no family", sha256="sha256:" + right)
+
+
+def test_our_own_checkpoints_take_no_overrides(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    refused(tmp_path, "takes neither overrides nor a sha256", overrides={"num_heads": 3})
+
+
+def test_without_the_hub_s_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused(
+        "hf://timm/vit_base_patch16_224", r"needs huggingface_hub, which is not installed. pip install 'vit_jax\[hub\]'"
+    )
+
+
+def test_without_a_network(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("Name or service not known\nsecond line")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    refused("hf://timm/vit", r"hf://timm/vit could not be fetched: Name or service not known\. Check the address")
+    refused("hf://timm", "names no repository of the hub")
+
+
+def test_the_hub_s_folder_is_read_like_any_other(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    asked = {}
+
+    def download(name, revision, allow_patterns):
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    write_safetensors(tmp_path / "model.safetensors", {"x": np.zeros(1, np.float32)})
+    refused("hf://timm/vit@main", "model.safetensors is of no family")
+    assert asked["name"] == "timm/vit" and asked["revision"] == "main"
+    assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked["patterns"])
+    refused("hf://timm/vit/other.npz", "There is no file 'other.npz'")
+
+
+def test_urls_are_fetched_once_and_whole(monkeypatch, tmp_path):
+    """A local folder stands for a bucket: epath gives both the same interface."""
+    bucket, local = tmp_path / "bucket", epath.Path
+    bucket.mkdir()
+    write_safetensors(bucket / "m.safetensors", {"x": np.zeros(1, np.float32)})
+    (bucket / "config.json").write_text("{}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote.epath, "Path", lambda path: local(str(path).replace("fake://", f"{tmp_path}/")))
+    found = remote.fetch("fake://bucket/m.safetensors")
+    assert found.read_bytes() == (bucket / "m.safetensors").read_bytes()
+    assert (found.parent / "config.json").exists()
+    (bucket / "m.safetensors").unlink()
+    assert remote.fetch("fake://bucket/m.safetensors") == found
+    with pytest.raises(UserError, match="There is nothing at fake://bucket/n.npz"):
+        remote.fetch("fake://bucket/n.npz")
+    assert [p.name for p in found.parent.iterdir() if "part" in p.name] == []
+
+
+def test_an_unknown_scheme():
+    with pytest.raises(UserError, match="nosuch://x/y.npz|nothing at"):
+        vit_jax.load("nosuch://x/y.npz")
+
+
+def test_each_family_says_what_it_is():
+    for family in families_of():
+        assert family.LIBRARY in ("timm", "transformers", "google") and family.MODELS
+        assert isinstance(family.WRITES, tuple)

@@ -1,0 +1,137 @@
+"""Writing a model's parameters the way another library names and keeps them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+
+from vit_jax.checkpoints import store
+from vit_jax.checkpoints.npz import write_npz
+from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.safetensors import write_safetensors
+from vit_jax.checkpoints.source import Source, families_of
+from vit_jax.checkpoints.transfer import flat_arrays
+from vit_jax.errors import UserError
+from vit_jax.naming import construct, named_module
+
+FORMATS = ("orbax", "npz", "timm", "transformers")
+# How a model is run and trained, not what it computes: no other library's file keeps these.
+_NOT_ARCHITECTURE = {
+    "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "attention_implementation", "sow_attention",
+    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent",
+}  # fmt: skip
+
+
+def default_format(target: Path, model: str) -> str:
+    """The format that a file name asks for; of the two libraries of safetensors files the first that has the model."""
+    if target.name.endswith(".npz"):
+        return "npz"
+    if target.name.endswith(".safetensors"):
+        return next((f for f in ("timm", "transformers") if _families(f, model)), "timm")
+    return "orbax"
+
+
+def export(source: Source, target: Path, to: str) -> list[Path]:
+    """Writes a checkpoint in another format.
+
+    Args:
+        source: what to write, see `open_source`.
+        target: a .npz file; a .safetensors file or a folder for it, with the JSON files that its library expects beside
+            it; or a workdir for "orbax". Nothing that exists is overwritten.
+        to: one of `FORMATS`.
+
+    Returns:
+        The files, or the workdir.
+
+    Raises:
+        UserError: the format has no place for this model, or would give it back as another one; something is there.
+    """
+    spec = source.metadata["model"]
+    if spec is None:
+        raise UserError(f"{source.path} names no model", "Convert a checkpoint of an image model")
+    if to == "orbax":
+        return [_export_orbax(source, target)]
+    file = target if target.suffix in (".npz", ".safetensors") else target / "model.safetensors"
+    family, sidecar = _family_for(source, to)
+    params, state = source.read()
+    if state:
+        raise UserError(f"{spec['name']} keeps a state beside its parameters", "Convert to orbax")
+    tensors = family.name_map(spec["kwargs"], {}).write({n: np.asarray(x) for n, x in flat_arrays(params).items()})
+    _check_return(family, spec, {name: tensor.shape for name, tensor in tensors.items()}, sidecar, to)
+    beside = {file.parent / name: json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
+    for path in (file, *beside):
+        if path.exists():
+            raise UserError(f"{path} is there already", "Remove it, or choose another place")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if to == "npz":
+        write_npz(file, tensors)
+    else:
+        write_safetensors(file, tensors, {"format": "pt"})
+    for path, text in beside.items():
+        path.write_text(text, encoding="utf-8")
+    return [file, *beside]
+
+
+def _export_orbax(source: Source, workdir: Path) -> Path:
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty", "Choose another place")
+    params, model_state = source.read()
+    saved = store.Store(workdir, store.Policy())
+    metadata = {key: value for key, value in source.metadata.items() if key not in ("format", "step")}
+    saved.save(0, {"params": params, "model_state": model_state}, {**metadata, "product": "params"}, {})
+    saved.wait()
+    saved.close()
+    return workdir
+
+
+def _families(to: str, model: str) -> list[ModuleType]:
+    return [f for f in families_of("google" if to == "npz" else to) if model in f.WRITES]
+
+
+def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
+    model = source.metadata["model"]["name"]
+    for family in _families(to, model):
+        sidecar = family.sidecar(source.metadata)
+        if sidecar is not None:
+            return family, sidecar
+    others = [f for f in FORMATS[1:] if f != to and _families(f, model)]
+    raise UserError(
+        f"{to} has no place for this {model}",
+        f"Write it as {' or '.join([*others, 'orbax'])} (--to)",
+    )
+
+
+def _check_return(
+    family: ModuleType, spec: Mapping[str, Any], shapes: Mapping[str, tuple], sidecar: dict[str, dict], to: str
+) -> None:
+    """Whoever reads the file must get this model, not one that differs in what the file cannot say."""
+    described = family.describe(
+        shapes, Sidecar(*(sidecar.get(f"{n}.json", {}) for n in ("config", "preprocessor_config")))
+    )
+    if described is None:
+        raise AssertionError(f"{family.__name__} does not recognise what it writes")
+    build = named_module("model", spec["name"]).build
+    here, there = (_architecture(construct(build, kwargs, "model")) for kwargs in (spec["kwargs"], described.kwargs))
+    for name in here:
+        if here[name] != there.get(name):
+            raise UserError(
+                f"{to} cannot keep {name.rpartition('.')[2]}={here[name]!r} of this model: it would be read as "
+                f"{there.get(name)!r}",
+                "Write it in another format (--to)",
+            )
+
+
+def _architecture(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+    values = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if isinstance(value, nn.Module):
+            values |= _architecture(value, f"{prefix}{field.name}.")
+        elif field.name not in _NOT_ARCHITECTURE:
+            values[prefix + field.name] = value
+    return values

@@ -1,0 +1,39 @@
+"""Write a checkpoint in the format of another library, or bring one of theirs here.
+
+examples:
+  vit_jax convert runs/mine mine.safetensors                 # for timm, with its config.json beside it
+  vit_jax convert runs/mine exported --to transformers       # a folder for from_pretrained
+  vit_jax convert runs/mine mine.npz                         # names of google-research/vision_transformer
+  vit_jax convert hf://timm/vit_base_patch16_224.augreg_in21k runs/base
+
+Parameters are only renamed, split and transposed: there and back gives the same bits. A format that could not say
+something about the model, so that it would be read as another one, is refused.
+"""
+
+import argparse
+from pathlib import Path
+
+from vit_jax.commands.arguments import add_overrides, read_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a checkpoint that vit_jax loads: workdir, file, URL, hf://...")
+    parser.add_argument("target", metavar="DST", type=Path, help="a .safetensors or .npz file, a folder or a workdir")
+    parser.add_argument(
+        "--to",
+        choices=("orbax", "npz", "timm", "transformers"),
+        help="the format; by default .npz and .safetensors (timm where it has the model) as DST ends, else orbax",
+    )
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.checkpoints.export import default_format, export
+    from vit_jax.checkpoints.source import open_source
+
+    overrides, sha256 = read_overrides(arguments)
+    source = open_source(arguments.source, overrides=overrides, sha256=sha256)
+    spec = source.metadata["model"] or {}
+    to = arguments.to or default_format(arguments.target, spec.get("name", ""))
+    written = export(source, arguments.target, to)
+    print(f"{source.path} -> {to}: {', '.join(str(path) for path in written)}")
