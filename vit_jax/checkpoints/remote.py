@@ -31,10 +31,10 @@ def fetch(path: str) -> Path:
     """
     if path.startswith("hf://"):
         return _fetch_from_hub(path.removeprefix("hf://"), path)
-    source = _open_url(path)
-    target = _cache() / hashlib.sha256(path.encode()).hexdigest()[:16] / source.name
+    target = _cache() / hashlib.sha256(path.encode()).hexdigest()[:16] / path.rpartition("/")[2]
     if target.exists():
         return target
+    source = _open_url(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + f".part{os.getpid()}")
     try:
