@@ -85,6 +85,15 @@ def test_contact_sheet(tmp_path, capsys):
     assert "no directory" in capsys.readouterr().err
 
 
+def test_contact_sheet_of_two_views(tmp_path, capsys):
+    command = ["contact-sheet", "--config", "digits:smoke", "--images", "2", "--views", "3", "--output"]
+    assert main([*command, str(tmp_path / "one.png")]) == 0
+    assert main([*command, str(tmp_path / "two.png"), "--config.data.transform.name=two_views"]) == 0
+    assert "3 times the 2 views of each" in capsys.readouterr().out
+    one, two = decode(tmp_path / "one.png"), decode(tmp_path / "two.png")
+    assert two.shape[1] > 1.5 * one.shape[1]
+
+
 def test_bench_data(capsys):
     assert main(["bench", "data", "--images", "32", "--rounds", "1", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

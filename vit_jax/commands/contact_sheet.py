@@ -4,8 +4,8 @@ examples:
   vit_jax contact-sheet --config digits --output sheet.png
   vit_jax contact-sheet --config digits --output sheet.png --images 4 --views 12 --config.data.transform.rotate=90
 
-Each row is one image of the config's order: left as evaluation would see it, then as many random views. Look at it
-before a long run: at labels, crops and colours.
+Each row is one image of the config's order: left as evaluation would see it, then as many random views (or pairs of
+views, where the loss compares two of an image). Look at it before a long run: at labels, crops and colours.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, True, "the config whose data section is drawn")
     parser.add_argument("--output", required=True, metavar="FILE", help="the PNG to write")
     parser.add_argument("--images", type=int, default=10, metavar="N", help="rows (default 10)")
-    parser.add_argument("--views", type=int, default=8, metavar="N", help="random views of each (default 8)")
+    parser.add_argument("--views", type=int, default=8, metavar="N", help="random views or pairs of each (default 8)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,11 +44,14 @@ def run(arguments: argparse.Namespace) -> None:
     for start in range(0, len(batch["image"]), arguments.views):
         example = pipeline.example(start)
         views = batch["image"][start : start + arguments.views]
+        together = 1 if views.ndim == 4 else views.shape[1]  # views that a loss compares
+        views = views.reshape(-1, *views.shape[-3:])
         rows.append(
             (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), views)
         )
-    path.write_bytes(figures.contact_sheet(rows))
-    print(f"{path}: {len(rows)} images, left as in evaluation, then {arguments.views} views of each as in training")
+    path.write_bytes(figures.contact_sheet(rows, together))
+    kind = "views" if together == 1 else f"times the {together} views"
+    print(f"{path}: {len(rows)} images, left as in evaluation, then {arguments.views} {kind} of each as in training")
 
 
 def _label(label: object, names: tuple[str, ...]) -> str:

@@ -95,8 +95,10 @@ def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> byt
     return _png(drawing)
 
 
-def contact_sheet(rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "n h w 3"]]]) -> bytes:
-    """A row for each image: its label, the image itself, a gap, and its views."""
+def contact_sheet(
+    rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "n h w 3"]]], together: int = 1
+) -> bytes:
+    """A row for each image: its label, the image itself, a gap, and its views, so many `together` under one title."""
     columns = 2 + len(rows[0][2])
     aspect = rows[0][1].shape[0] / rows[0][1].shape[1]
     drawing = Figure(figsize=(1.1 * columns + 0.8, 1.1 * aspect * len(rows) + 0.3), layout="constrained", dpi=110)
@@ -112,7 +114,10 @@ def contact_sheet(rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np
         short = label if len(label) <= 24 else label[:23] + "…"
         line[0].set_ylabel(short, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     grid[0][0].set_title("as is", fontsize=8)
-    grid[0][2].set_title("in training", fontsize=8, loc="left")
+    if together == 1:
+        grid[0][2].set_title("in training", fontsize=8, loc="left")
+    for i in range(columns - 2) if together > 1 else ():
+        grid[0][2 + i].set_title(f"{i // together + 1}, view {i % together + 1}", fontsize=8)
     return _png(drawing)
 
 

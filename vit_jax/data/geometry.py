@@ -1,5 +1,5 @@
 """Resizing, cropping, rotating and flipping uint8 images with NumPy and OpenCV; nothing here draws its own randomness
-except the crop box, which takes the generator as an argument."""
+except the crop boxes, which take the generator as an argument."""
 
 import math
 from collections.abc import Sequence
@@ -104,6 +104,36 @@ def inception_crop_box(
             # Like TensorFlow, a crop never touches the last row or column unless it spans them all.
             return int(of_top * (height - h)), int(of_left * (width - w)), h, w
     return 0, 0, height, width
+
+
+def uniform_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    attempts: int = 10,
+) -> tuple[int, int, int, int]:
+    """Draws a crop as torchvision's `RandomResizedCrop` does, with which most PyTorch recipes were trained.
+
+    The area is uniform within `area`, a fraction of the image's, and the aspect ratio (width / height) uniform in the
+    logarithm. After `attempts` boxes that do not fit, it is the largest central one whose aspect ratio is allowed.
+
+    Returns:
+        top, left, height, width in pixels.
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for _ in range(attempts):
+        of_area, of_aspect, of_top, of_left = rng.random(4).tolist()
+        pixels = height * width * (area[0] + of_area * (area[1] - area[0]))
+        ratio = math.exp(low + of_aspect * (high - low))
+        h, w = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return int(of_top * (height - h + 1)), int(of_left * (width - w + 1)), h, w
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    h, w = max(h, 1), max(w, 1)
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def rotate_shift(

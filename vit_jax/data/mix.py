@@ -79,6 +79,11 @@ class Mix:
         """
         of_erasing, of_mixing = jax.random.split(rng)
         images = batch["image"]
+        if images.ndim != 4 and (self.erase or self.mixes_labels):
+            raise UserError(
+                "Mixing and erasing take one view of each image, and the transform gives several",
+                "Remove config.data.mix",
+            )
         if self.erase:
             images = self._erase(images, of_erasing)
         if not self.mixes_labels:

@@ -1,0 +1,48 @@
+"""Two random views of each image, drawn alike (SimCLR) or by two recipes (MoCo v3): what contrastive losses compare."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.transforms import view
+from vit_jax.naming import construct
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """The two recipes."""
+
+    first: view.View
+    second: view.View
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Replaces "image" uint8 [H, W, 3] by two views uint8 [2, h, w, 3]; the other fields pass through."""
+        return {**example, "image": np.stack([v.draw(example["image"], rng) for v in (self.first, self.second)])}
+
+
+def build(
+    image_size: int | Sequence[int],
+    first: Mapping[str, Any] | None = None,
+    second: Mapping[str, Any] | None = None,
+    **both: Any,
+) -> TwoViews:
+    """Two views of `image_size`.
+
+    Args:
+        image_size: (height, width) of the views, or one number for a square.
+        first: arguments of `vit_jax.data.transforms.view.build` for the first view only.
+        second: likewise for the second.
+        both: likewise for both; what one view's own arguments say goes before.
+
+    Raises:
+        UserError: for unknown arguments and values out of their range.
+    """
+    where = "config.data.transform"
+    return TwoViews(
+        *(
+            construct(view.build, {**both, **(own or {})}, f"{where}.{name}" if own else where, image_size=image_size)
+            for name, own in (("first", first), ("second", second))
+        )
+    )

@@ -1,0 +1,142 @@
+"""One random view of an image for contrastive learning: crop, flip, colour distortion, grey, blur, solarise.
+
+SimCLR (arXiv:2002.05709, appendix A) and MoCo v3 (arXiv:2104.02057, section 4.2, which is BYOL's, arXiv:2006.07733,
+appendix B) differ in the arguments only; two of these views are `vit_jax.data.transforms.two_views`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data import color, geometry
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+_CROPS = {"uniform": geometry.uniform_crop_box, "inception": geometry.inception_crop_box}
+
+
+@dataclass(frozen=True)
+class View:
+    """See `build` for the fields."""
+
+    image_size: tuple[int, int]
+    crop: str
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flip: float
+    jitter: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    gray: float
+    blur: float
+    blur_sigma: tuple[float, float]
+    solarize: float
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
+        return {**example, "image": self.draw(example["image"], rng)}
+
+    def draw(self, image: geometry.Image, rng: np.random.Generator) -> geometry.Image:
+        """One view.
+
+        Raises:
+            UserError: when the smallest crop would not hold a pixel.
+        """
+        height, width = image.shape[:2]
+        if self.area[0] * height * width < 1:
+            raise UserError(
+                f"An image of {height}x{width} pixels is too small for crops of {self.area[0]:.0%} of it",
+                "Raise area in config.data.transform, or leave such images out",
+            )
+        top, left, height, width = _CROPS[self.crop](height, width, rng, self.area, self.aspect)
+        # The same draws whatever is switched on, so that one option does not change what the others draw.
+        of_flip, of_jitter, of_gray, of_blur, of_sigma, of_solarize = rng.random(6).tolist()
+        factors, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4).tolist()
+        image = geometry.resize(image[top : top + height, left : left + width], self.image_size)
+        if of_flip < self.flip:
+            image = geometry.flip(image)
+        if of_jitter < self.jitter:
+            image = self._distort(image, factors, order)
+        if of_gray < self.gray:
+            image = color.grayscale(image)
+        if of_blur < self.blur:
+            low, high = self.blur_sigma
+            # SimCLR's kernel: a tenth of the image's height, which at 224 cuts nothing visible off.
+            taps = 2 * max(1, self.image_size[0] // 10 // 2) + 1
+            image = color.gaussian_blur(image, low + (high - low) * of_sigma, taps)
+        return color.solarize(image) if of_solarize < self.solarize else image
+
+    def _distort(self, image: geometry.Image, factors: Sequence[float], order: Sequence[int]) -> geometry.Image:
+        operations = (color.brightness, color.contrast, color.saturation, color.hue)
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        for i in order:
+            if strengths[i]:
+                # The first three multiply around 1 and do not go below 0, the hue turns around 0.
+                centre = 0.0 if operations[i] is color.hue else 1.0
+                value = centre + strengths[i] * factors[i]
+                image = operations[i](image, max(value, 0.0) if centre else value)
+        return image
+
+
+def build(
+    image_size: int | Sequence[int],
+    crop: str = "uniform",
+    area: Sequence[float] = (0.08, 1.0),
+    aspect: Sequence[float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+    jitter: float = 0.8,
+    brightness: float = 0.8,
+    contrast: float = 0.8,
+    saturation: float = 0.8,
+    hue: float = 0.2,
+    strength: float = 1.0,
+    gray: float = 0.2,
+    blur: float = 0.5,
+    blur_sigma: Sequence[float] = (0.1, 2.0),
+    solarize: float = 0.0,
+) -> View:
+    """A view; the defaults are SimCLR's on ImageNet.
+
+    Args:
+        image_size: (height, width) of the view, or one number for a square.
+        crop: how a crop is drawn: "uniform" in area and in the logarithm of the aspect (PyTorch), or "inception" as
+            TensorFlow draws it.
+        area: bounds on the crop's share of the image's pixels.
+        aspect: bounds on the crop's width / height.
+        flip: probability, like `jitter` (of the four colour distortions together, in random order), `gray`, `blur` and
+            `solarize`.
+        brightness: half the width of the range around 1 from which the factor is drawn, like `contrast` and
+            `saturation`. SimCLR's first version added to the brightness instead.
+        hue: largest turn either way, in turns of the colour circle, at most 0.5.
+        strength: multiplies the four: s of SimCLR's appendix A.
+        blur_sigma: bounds on the blur's standard deviation in pixels.
+
+    Raises:
+        UserError: for a value out of its range.
+    """
+    if crop not in _CROPS:
+        raise UserError(f"There is no crop named {crop!r}", nearest(crop, _CROPS))
+    for name, value in (("area", area), ("aspect", aspect), ("blur_sigma", blur_sigma)):
+        if not isinstance(value, Sequence) or len(value) != 2 or not 0 < value[0] <= value[1]:
+            raise UserError(f"{name}={value} is not a range", "Give two numbers with 0 < low <= high")
+    if area[1] > 1:
+        raise UserError(f"area={area} reaches beyond the image", "Give shares up to 1")
+    shares = {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}
+    for name, value in shares.items():
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise UserError(f"{name}={value!r} is not a probability", "Give a number from 0 to 1")
+    colors = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    for name, value in {**colors, "strength": strength}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise UserError(f"{name}={value!r} is not a strength", "Give a number of at least 0")
+    colors = {name: float(strength * value) for name, value in colors.items()}
+    if colors["hue"] > 0.5:
+        raise UserError(f"hue={hue} times strength={strength} is more than half a turn", "Give at most 0.5")
+    return View(
+        image_size=geometry.size_pair(image_size), crop=crop, area=tuple(area), aspect=tuple(aspect),
+        blur_sigma=tuple(blur_sigma), **colors, **{name: float(value) for name, value in shares.items()},
+    )  # fmt: skip
