@@ -37,8 +37,8 @@ def contrast(image: Image, factor: float) -> Image:
 
 def saturation(image: Image, factor: float) -> Image:
     """From the grey image (factor 0) through the image (1) and beyond."""
-    # OpenCV rounds to the nearest; a little less than a half below that drops the fraction, but for the last bit.
-    return cv2.addWeighted(image, factor, grayscale(image), 1 - factor, -0.4999)
+    mixed = cv2.addWeighted(image, factor, grayscale(image), 1 - factor, 0, dtype=cv2.CV_32F)
+    return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
 def hue(image: Image, turn: float) -> Image:
