@@ -6,7 +6,8 @@ import pytest
 import scipy.ndimage
 
 from vit_jax.errors import UserError
-from vit_jax.nn.posemb import interpolate_posemb, sincos2d
+from vit_jax.models.vit import ViTEncoder
+from vit_jax.nn.posemb import SINCOS2D, interpolate_posemb, sincos2d
 from vit_jax.nn.resize import linear_weights, resize_bilinear
 
 GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
@@ -69,6 +70,27 @@ def test_sincos2d_golden_values():
     np.testing.assert_allclose(
         sincos2d((1, 2), 16)[0, 1, :4], np.sin([1, 10 ** (-4 / 3), 10 ** (-8 / 3), 1e-4]), atol=1e-6
     )
+
+
+def test_sincos2d_dialects():
+    """MAE and MoCo v3 stop one frequency before the last of big_vision, and MoCo v3 has the row first."""
+    column, row = 2, 1
+    w = 10_000.0 ** (-np.arange(4) / 4)  # width 16
+    mae = [np.sin(column * w), np.cos(column * w), np.sin(row * w), np.cos(row * w)]
+    moco = [np.sin(row * w), np.cos(row * w), np.sin(column * w), np.cos(column * w)]
+    tables = {name: sincos2d((2, 3), 16, **kwargs)[row, column] for name, kwargs in SINCOS2D.items()}
+    np.testing.assert_allclose(tables["sincos2d_mae"], np.concatenate(mae), atol=1e-6)
+    np.testing.assert_allclose(tables["sincos2d_moco"], np.concatenate(moco), atol=1e-6)
+    np.testing.assert_array_equal(tables["sincos2d"], sincos2d((2, 3), 16)[row, column])
+    assert np.abs(tables["sincos2d"] - tables["sincos2d_mae"]).max() > 0.03
+    positions = {}
+    for name in SINCOS2D:
+        # Tokens without blocks and with patches of nothing are the norm of the positions.
+        encoder = ViTEncoder((2, 2), 16, 0, 16, 2, posemb=name, class_token=False, class_token_posemb=False)
+        variables = encoder.init(jax.random.key(0), np.zeros((1, 4, 6, 3)))
+        positions[name] = encoder.apply(variables, np.zeros((1, 4, 6, 3)))[0, 5]
+        centred = tables[name] - tables[name].mean()
+        np.testing.assert_allclose(positions[name], centred / np.sqrt(tables[name].var() + 1e-6), atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [4, 30])

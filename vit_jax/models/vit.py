@@ -15,9 +15,9 @@ from vit_jax.nn.block import EncoderBlock
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead
-from vit_jax.nn.posemb import sincos2d
+from vit_jax.nn.posemb import SINCOS2D, sincos2d
 
-_POSEMBS = ("learn", "sincos2d")
+_POSEMBS = ("learn", *SINCOS2D)
 _POOLINGS = ("token", "mean", "map")
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -91,7 +91,7 @@ class ViTEncoder(nn.Module):
         depth: number of blocks.
         mlp_dim: hidden width of the MLPs.
         num_heads: attention heads.
-        posemb: "learn" or the fixed "sincos2d".
+        posemb: "learn", or a fixed table in one of the dialects of `vit_jax.nn.posemb.SINCOS2D`.
         class_token: put a learned token before the patches.
         class_token_posemb: give the class token a learned position too, the first of the 1+N positions of the
             original code. big_vision has none.
@@ -118,7 +118,7 @@ class ViTEncoder(nn.Module):
     depth: int
     mlp_dim: int
     num_heads: int
-    posemb: Literal["learn", "sincos2d"] = "learn"
+    posemb: str = "learn"
     class_token: bool = True
     class_token_posemb: bool = True
     posemb_stddev: float = 0.02
@@ -165,7 +165,7 @@ class ViTEncoder(nn.Module):
             self._check_grid(tuple(grid))
             positions = self.param("pos_embedding", position, (*grid, width))
         else:
-            positions = jnp.asarray(sincos2d(tuple(grid), width))
+            positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.posemb]))
         x = x.reshape(batch, -1, width) + positions.reshape(-1, width).astype(self.dtype)
         if cls is not None:
             if self.class_token_posemb:
@@ -321,7 +321,7 @@ class ViT(nn.Module):
         pooling: Literal["token", "mean", "map"] = "token",
         representation_size: int | None = None,
         head_bias_init: float = 0.0,
-        posemb: Literal["learn", "sincos2d"] = "learn",
+        posemb: str = "learn",
         class_token: bool | None = None,
         class_token_posemb: bool | None = None,
         posemb_stddev: float = 0.02,

@@ -12,16 +12,25 @@ from vit_jax.nn.resize import resize_bilinear
 _ALIGN_CORNERS = {"align_corners": True, "half_pixel": False}
 
 
-def sincos2d(grid_hw: tuple[int, int], width: int, temperature: float = 1e4) -> Float[np.ndarray, "gh gw width"]:
-    """Fixed 2-D sine-cosine position embedding in the dialect of big_vision's ViT ("Better plain ViT baselines").
+def sincos2d(
+    grid_hw: tuple[int, int],
+    width: int,
+    temperature: float = 1e4,
+    row_first: bool = False,
+    reaches_temperature: bool = True,
+) -> Float[np.ndarray, "gh gw width"]:
+    """Fixed 2-D sine-cosine position embedding, by default in the dialect of big_vision ("Better plain ViT baselines").
 
     A token at (row y, column x) gets [sin(x w), cos(x w), sin(y w), cos(y w)]: the column comes first, and
-    w_k = temperature ** (-k / (width/4 - 1)), so that the last frequency is exactly 1 / temperature.
+    w_k = temperature ** (-k / (width/4 - 1)), so that the last frequency is exactly 1 / temperature. `SINCOS2D` has the
+    arguments for the other dialects; a model that is read in the wrong one fails silently.
 
     Args:
         grid_hw: rows and columns of patches.
         width: embedding width, a multiple of 4 and at least 8.
         temperature: ratio of the largest to the smallest frequency.
+        row_first: [sin(y w), cos(y w), sin(x w), cos(x w)] instead.
+        reaches_temperature: False for w_k = temperature ** (-k / (width/4)), which stops one frequency before.
 
     Returns:
         float32 table.
@@ -31,9 +40,19 @@ def sincos2d(grid_hw: tuple[int, int], width: int, temperature: float = 1e4) -> 
     """
     if width % 4 or width < 8:
         raise UserError(f"2-D sine-cosine positions cannot have width {width}", "Use a multiple of 4, at least 8")
-    omega = temperature ** -np.linspace(0.0, 1.0, width // 4)
+    omega = temperature ** -np.linspace(0.0, 1.0, width // 4, endpoint=reaches_temperature)
     y, x = (coordinate[..., None] * omega for coordinate in np.meshgrid(*map(np.arange, grid_hw), indexing="ij"))
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
+    first, second = (y, x) if row_first else (x, y)
+    waves = [np.sin(first), np.cos(first), np.sin(second), np.cos(second)]
+    return np.concatenate(waves, axis=-1).astype(np.float32)
+
+
+# What the `posemb` of a model may say, beside "learn". The first dialect is big_vision's.
+SINCOS2D: dict[str, dict[str, bool]] = {
+    "sincos2d": {},
+    "sincos2d_mae": {"reaches_temperature": False},
+    "sincos2d_moco": {"reaches_temperature": False, "row_first": True},
+}
 
 
 def interpolate_posemb(
