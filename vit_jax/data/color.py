@@ -37,7 +37,8 @@ def contrast(image: Image, factor: float) -> Image:
 
 def saturation(image: Image, factor: float) -> Image:
     """From the grey image (factor 0) through the image (1) and beyond."""
-    mixed = cv2.addWeighted(image, factor, grayscale(image), 1 - factor, 0, dtype=cv2.CV_32F)
+    # What has no colour must not lose a level to the last bit of a float32.
+    mixed = cv2.addWeighted(image, factor, grayscale(image), 1 - factor, 1e-3, dtype=cv2.CV_32F)
     return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
