@@ -1,0 +1,190 @@
+"""Residual networks ("Deep residual learning for image recognition", arXiv:1512.03385) with batch normalisation.
+
+The stride of a bottleneck is that of its 3x3 convolution ("v1.5"), as in PyTorch and in SimCLR; each unit's last norm
+may start at zero, so that the unit starts as its shortcut (Goyal et al., arXiv:1706.02677).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+from vit_jax.nn.batch_norm import BatchNorm
+
+# Units in each of the four stages, and whether they are bottlenecks (table 1 of the paper).
+VARIANTS = {
+    "18": ((2, 2, 2, 2), False),
+    "34": ((3, 4, 6, 3), False),
+    "50": ((3, 4, 6, 3), True),
+    "101": ((3, 4, 23, 3), True),
+    "152": ((3, 8, 36, 3), True),
+}
+_STEMS = ("imagenet", "cifar")
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 in a bottleneck, beside a shortcut; ReLU after the sum.
+
+    Parameters: `conv1`, `norm1`, `conv2`, `norm2` (and `conv3`, `norm3`); `proj_conv` and `proj_norm` where the
+    shape changes.
+
+    Attributes:
+        width: channels inside; a bottleneck gives four times as many.
+        stride: of the unit.
+        bottleneck: three convolutions instead of two.
+        zero_init: the last norm's scale starts at zero.
+        dtype: dtype of the computation.
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    zero_init: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow out"]:
+        width, stride, out = self.width, self.stride, self.width * (4 if self.bottleneck else 1)
+        # (channels, kernel, stride) of each convolution
+        convs = (
+            [(width, 1, 1), (width, 3, stride), (out, 1, 1)] if self.bottleneck else [(width, 3, stride), (out, 3, 1)]
+        )
+        shortcut = x
+        if stride != 1 or x.shape[-1] != out:
+            shortcut = conv(out, 1, stride, self.dtype, "proj_conv")(x)
+            shortcut = BatchNorm(dtype=self.dtype, name="proj_norm")(shortcut, train)
+        for i, (channels, kernel, step) in enumerate(convs, 1):
+            last = i == len(convs)
+            scale = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
+            x = conv(channels, kernel, step, self.dtype, f"conv{i}")(x)
+            x = BatchNorm(dtype=self.dtype, scale_init=scale, name=f"norm{i}")(x, train)
+            x = x if last else nn.relu(x)
+        return nn.relu(shortcut + x)
+
+
+class ResNetEncoder(nn.Module):
+    """Stem and four stages: the trunk `params["encoder"]`.
+
+    Parameters: `conv1` and `norm1` of the stem, `stage1_unit01`, `stage1_unit02`, ..., `stage4_unit03`; statistics of
+    the norms in the collection "batch_stats".
+
+    Attributes:
+        depths: units in each stage.
+        width: channels of the stem and of the first stage's units; each further stage has twice as many.
+        bottleneck: see `ResidualUnit`, like `zero_init` and `dtype`.
+        stem: "imagenet" divides height and width by 4 (a 7x7 convolution and a max pooling), "cifar" keeps them (a 3x3
+            convolution; SimCLR, section B.9).
+    """
+
+    depths: Sequence[int]
+    width: int = 64
+    bottleneck: bool = True
+    zero_init: bool = True
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
+        small = self.stem == "cifar"
+        x = conv(self.width, 3 if small else 7, 1 if small else 2, self.dtype, "conv1")(images.astype(self.dtype))
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))
+        if not small:
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                x = ResidualUnit(
+                    width=self.width * 2**stage,
+                    stride=2 if stage and i == 0 else 1,
+                    bottleneck=self.bottleneck,
+                    zero_init=self.zero_init,
+                    dtype=self.dtype,
+                    name=f"stage{stage + 1}_unit{i + 1:02d}",
+                )(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """A classifier: the encoder, the mean over all places, and a linear head that starts at zero.
+
+    Parameters: `encoder`, and `head` with classes.
+
+    Attributes:
+        encoder: see `ResNetEncoder`.
+        num_classes: outputs of the head; 0 for no head.
+    """
+
+    encoder: nn.Module
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
+        """Classifies normalised images.
+
+        Returns:
+            "feature_map" [B, h, w, F] of the last stage; "features" [B, F] float32, its mean; "logits"
+            [B, num_classes] float32, absent when there is no head.
+        """
+        feature_map = self.encoder(images, train=train)
+        outputs = {"feature_map": feature_map, "features": feature_map.mean(axis=(1, 2), dtype=jnp.float32)}
+        if self.num_classes:
+            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+            outputs["logits"] = head(outputs["features"])
+        return outputs
+
+    @classmethod
+    def from_variant(
+        cls,
+        variant: str,
+        *,
+        num_classes: int,
+        depths: Sequence[int] | None = None,
+        width: int = 64,
+        stem: Literal["imagenet", "cifar"] = "imagenet",
+        zero_init: bool = True,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> Self:
+        """A network of a published depth, from values that JSON can hold.
+
+        Args:
+            variant: "18", "34", "50", "101" or "152".
+            num_classes: see `ResNet`.
+            depths: units in each stage, instead of the variant's.
+            width: channels of the first stage's units, see `ResNetEncoder`; SimCLR's 2x and 4x have 128 and 256.
+            stem: see `ResNetEncoder`, like `zero_init`.
+            dtype: compute dtype by name; parameters and statistics are float32 in any case.
+
+        Raises:
+            UserError: for an unknown variant or value.
+        """
+        for what, name, known in (
+            ("is no ResNet", str(variant), VARIANTS), ("is no stem", stem, _STEMS), ("is no dtype", dtype, _DTYPES),
+        ):  # fmt: skip
+            if name not in known:
+                raise UserError(f"There {what} named {name!r}", nearest(name, known))
+        of_variant, bottleneck = VARIANTS[str(variant)]
+        depths = tuple(of_variant if depths is None else depths)
+        if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
+            raise UserError(f"depths={depths} is not a number of units for each stage", "Give one such as (2, 2, 2, 2)")
+        encoder = ResNetEncoder(
+            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem, dtype=_DTYPES[dtype],
+            parent=None,
+        )  # fmt: skip
+        return cls(encoder=encoder, num_classes=num_classes)
+
+
+def conv(width: int, kernel_size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
+    """A convolution without bias that pads as PyTorch does: Flax's SAME pads strided ones unevenly."""
+    return nn.Conv(
+        width, (kernel_size, kernel_size), (stride, stride), padding=kernel_size // 2, use_bias=False,
+        kernel_init=_HE, dtype=dtype, name=name,
+    )  # fmt: skip
+
+
+# What a config's model section calls, and what a checkpoint's metadata holds the arguments of.
+build = ResNet.from_variant
