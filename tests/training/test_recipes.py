@@ -108,6 +108,22 @@ def test_sgd_with_bfloat16_momentum():
     assert np.abs(got["head/kernel"] - exact).max() > 1e-5
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars(nesterov):
+    section = {"name": "lars", "learning_rate": 2.0, "weight_decay": 0.3, "trust_coefficient": 0.01, "momentum": 0.8,
+               "nesterov": nesterov, "schedule": {"name": "linear", "warmup_steps": 2}}  # fmt: skip
+    got = three_updates(section, 10)
+    for name in NAMES:
+        p, velocity, kernel = flat(PARAMS)[name].astype(float), 0.0, name.endswith("kernel")
+        for g, rate in zip(gradients(name, None), [0, 1.0, 2.0], strict=True):
+            if kernel:
+                g = g + 0.3 * p
+                g = g * 0.01 * np.linalg.norm(p) / np.linalg.norm(g)
+            velocity = 0.8 * velocity + rate * g
+            p = p - (0.8 * velocity + rate * g if nesterov else velocity)
+        np.testing.assert_allclose(got[name], p, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_mixed_groups(order):
     """Each group clips its own gradients, decays and multiplies its own parameters."""
@@ -123,3 +139,12 @@ def test_mixed_groups(order):
         np.testing.assert_allclose(got[name], adamw(name, [0.01] * 3, None, decay, scale=scale), atol=1e-5)
     np.testing.assert_allclose(got["head/bias"], momentum("head/bias", [0.5] * 3, None, scale=2.0), atol=1e-5)
     np.testing.assert_allclose(got["head/kernel"], momentum("head/kernel", [0.5] * 3, None), atol=1e-5)
+
+
+def test_lars_in_a_group():
+    groups = [{"match": "encoder/.*", "name": "sgd", "learning_rate": 0.01},
+              {"match": "head/.*", "name": "lars", "learning_rate": 2.0, "weight_decay": 0.3}]  # fmt: skip
+    alone = three_updates({"name": "lars", "learning_rate": 2.0, "weight_decay": 0.3}, 10)
+    got = three_updates({"groups": groups}, 10)
+    for name in ("head/kernel", "head/bias"):
+        np.testing.assert_allclose(got[name], alone[name], atol=1e-6)

@@ -1,5 +1,6 @@
 """Optimizers as the papers use them, built on optax from the `optim` section of a config."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,7 +119,29 @@ def sgd(
     return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+def lars(
+    *,
+    learning_rate: Schedule,
+    names: Sequence[str],
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    trust_coefficient: float = 1e-3,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """LARS (You et al., arXiv:1708.03888) as SimCLR uses it: biases, norms and tokens are neither decayed nor adapted.
+
+    A kernel's gradient plus decay is scaled to `trust_coefficient` times the norm of the kernel, then by the learning
+    rate, and then enters the momentum.
+    """
+    del names
+    kernels = functools.partial(jax.tree.map_with_path, lambda path, _: bool(kernels_only(path_name(path))))
+    return optax.lars(
+        learning_rate, weight_decay, kernels, trust_coefficient, trust_ratio_mask=kernels, momentum=momentum,
+        nesterov=nesterov,
+    )  # fmt: skip
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars}
 
 
 def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
