@@ -1,6 +1,7 @@
 """Four tasks of other kinds go through the unedited loop: what the contract promises to later papers."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -120,6 +121,19 @@ def test_teacher_is_the_moving_average_after_the_optimizer(tmp_path):
     (_, before), (params, ema), _ = history
     np.testing.assert_allclose(ema, 0.75 * before + 0.25 * params, rtol=1e-6)
     assert not np.allclose(ema, params)
+
+
+def test_the_teachers_decay_may_follow_a_schedule(tmp_path):
+    """Cosine from 0.5 to 1 over four steps: the average after update t keeps 0.5 + 0.25 (1 - cos(pi t / 4))."""
+    history = []
+    for stop in range(1, 5):
+        decay = {"name": "cosine", "start": 0.5, "end": 1.0}
+        run(TwoViewTeacher(), points, tmp_path / str(stop), ema_decay=decay, steps=4, stop_at=stop)
+        history.append([read_params(find(tmp_path / str(stop)), p)[0]["encoder"]["kernel"] for p in ("params", "ema")])
+    for t, ((_, before), (params, ema)) in enumerate(itertools.pairwise(history), 2):
+        keep = 0.5 + 0.25 * (1 - np.cos(np.pi * t / 4))
+        np.testing.assert_allclose(ema, keep * before + (1 - keep) * params, rtol=1e-6)
+    np.testing.assert_array_equal(history[-1][1], history[-2][1])
 
 
 @dataclasses.dataclass(frozen=True)

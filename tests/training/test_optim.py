@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from vit_jax import UserError
-from vit_jax.training import optim
+from vit_jax.training import optim, schedules
 
 PARAMS = {"block": {"fc1": {"kernel": np.full((2, 3), 0.5), "bias": np.ones(3)}}, "pos_embedding": np.ones((2, 2, 4))}
 GRADS = [jax.tree.map(lambda x, s=s: np.random.default_rng(s).normal(size=x.shape), PARAMS) for s in range(3)]
@@ -141,3 +141,23 @@ def test_mistakes_get_a_sentence(section, message):
 def test_frozen_pattern_that_matches_nothing():
     with pytest.raises(UserError, match="'head/.\\*' in config.optim.frozen matches no parameter"):
         optim.frozen_mask(PARAMS, ["head/.*"])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "cosine", "start": 0.99, "ends": 1.0}, "config.ema_decay.ends'. Did you mean 'end'"),
+        ({"name": "cosine", "start": 0.99}, "config.ema_decay.end is None"),
+        ({"name": "cosine", "start": 0.99, "end": 1.5}, "config.ema_decay.end is 1.5"),
+        ({"name": "cosin", "start": 0.99, "end": 1.0}, "Did you mean 'cosine'"),
+    ],
+)
+def test_a_decay_schedule_that_is_none(section, message):
+    with pytest.raises(UserError, match=message):
+        schedules.ema_decay(section, 10)
+
+
+def test_decays_of_the_moving_average():
+    assert schedules.ema_decay(0.9, 10)(3) == 0.9
+    cosine = schedules.ema_decay({"name": "cosine", "start": 0.99, "end": 1.0}, 10)
+    np.testing.assert_allclose([cosine(t) for t in (0, 5, 10)], [0.99, 0.995, 1.0], rtol=1e-6)

@@ -37,7 +37,8 @@ class RunConfig:
         optim: optimizer, schedule and frozen parameters, see `vit_jax.training.optim`.
         stop_at: stop (and save) after this step although the schedule goes on, for queues with a time limit.
         microbatch: examples that go through the model at a time; gradients accumulate. None: the whole batch.
-        ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses.
+        ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses unless
+            the task says otherwise; or a section, see `vit_jax.training.schedules.ema_decay`.
         evals: evaluators by the name under which their metrics are logged.
         eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
         log_every: steps between lines of metrics.
@@ -55,7 +56,7 @@ class RunConfig:
     model: dict[str, Any] | None = None
     stop_at: int | dict[str, float] | None = None
     microbatch: int | None = None
-    ema_decay: float | None = None
+    ema_decay: float | dict[str, Any] | None = None
     evals: dict[str, Any] = dataclasses.field(default_factory=dict)
     eval_every: int | dict[str, float] | None = None
     log_every: int | dict[str, float] = 50
@@ -70,7 +71,7 @@ class RunConfig:
         for key in ("steps", "log_every", "stop_at", "eval_every"):
             if getattr(self, key) is not None or key in ("steps", "log_every"):
                 check_duration(getattr(self, key), f"config.{key}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+        if self.ema_decay is not None and not isinstance(self.ema_decay, dict) and not 0 <= self.ema_decay < 1:
             raise UserError(f"config.ema_decay is {self.ema_decay}", "It must lie in [0, 1), usually 0.999 or more")
 
     def in_steps(self, examples: int) -> Self:

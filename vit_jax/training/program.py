@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from vit_jax.tasks import Task, static_argument
-from vit_jax.training import optim
+from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.sharding import replicated, state_sharding
@@ -53,7 +53,7 @@ def build_program(
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
     tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
-    ema_decay = None if config.ema_decay is None else lambda step: config.ema_decay
+    ema_decay = None if config.ema_decay is None else schedules.ema_decay(config.ema_decay, config.steps)
 
     def initialise() -> State:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)

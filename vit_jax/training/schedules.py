@@ -1,4 +1,5 @@
-"""Learning rates over a run: a linear warmup from 0, a shape, and for open-ended shapes a linear cooldown to 0.
+"""Learning rates over a run: a linear warmup from 0, a shape, and for open-ended shapes a linear cooldown to 0; and
+the decay of the moving average.
 
 A schedule is a function of the number of updates done so far, so the first update has the rate at 0.
 """
@@ -79,6 +80,28 @@ def build(section: Mapping[str, Any], peak: float, steps: int, where: str) -> Sc
             f"Lower {where}.cooldown_steps or raise config.steps",
         )
     return schedule
+
+
+def ema_decay(value: float | Mapping[str, Any], steps: int) -> Schedule:
+    """`config.ema_decay`: a constant decay, or a section such as `{"name": "cosine", "start": 0.99, "end": 1.0}`.
+
+    A section names a schedule from `start` to `end` over the run; the cosine to 1 is that of BYOL and MoCo v3. The
+    average after update t takes `decay(t)` of its old value.
+
+    Raises:
+        UserError: unknown names and keys, or a decay outside [0, 1].
+    """
+    if not isinstance(value, Mapping):
+        return lambda step: value
+    known = ("name", "start", "end")
+    for key in value:
+        if key not in known:
+            raise UserError(f"Nobody reads the key 'config.ema_decay.{key}'", nearest(key, known))
+    for key in ("start", "end"):
+        decay = value.get(key)
+        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
+            raise UserError(f"config.ema_decay.{key} is {decay!r}", "It must lie in [0, 1], usually 0.99 to 1")
+    return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, "config.ema_decay")
 
 
 def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:
