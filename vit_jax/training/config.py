@@ -18,7 +18,16 @@ from vit_jax.training.durations import UNITS, check_duration, in_steps, is_durat
 
 # A run may be started again in its workdir with other values for these: they change what is logged and saved,
 # for how long the run goes on and how fast, not what a step computes.
-_MAY_DIFFER = ("steps", "stop_at", "log_every", "eval_every", "checkpoint", "data.num_threads", "data.num_workers")
+_MAY_DIFFER = (
+    "steps",
+    "stop_at",
+    "log_every",
+    "gradient_norms",
+    "eval_every",
+    "checkpoint",
+    "data.num_threads",
+    "data.num_workers",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,8 @@ class RunConfig:
         evals: evaluators by the name under which their metrics are logged.
         eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
         log_every: steps between lines of metrics.
+        gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
+            metrics it is a mean since the last line, so `log_every=1` shows single spikes.
         checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min').
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters are taken before the first step.
         mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
@@ -60,6 +71,7 @@ class RunConfig:
     evals: dict[str, Any] = dataclasses.field(default_factory=dict)
     eval_every: int | dict[str, float] | None = None
     log_every: int | dict[str, float] = 50
+    gradient_norms: bool = False
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -92,7 +92,8 @@ class Progress:
     def line(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not k.endswith("_std")}
+        silent = ("_std", "gradient_norm/")  # a deviation, or one of many layers
+        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not any(part in k for part in silent)}
         text = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
         if self._bar is not None:
             self._bar.write(f"step {step}/{self._total}  {text}", file=sys.stderr)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from vit_jax.errors import UserError
 
@@ -92,6 +92,14 @@ def layerwise(decay: float, names: Sequence[str], where: str) -> Factor:
         return 1.0 if parent is None else decay ** (depths[parent] + 1)
 
     return factor
+
+
+def norms_by_layer(tree: PyTree[jax.Array]) -> dict[str, Float[jax.Array, ""]]:
+    """The norm of all leaves together under the first two parts of their names ('encoder/block_00')."""
+    layers: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        layers.setdefault("/".join(path_name(path).split("/")[:2]), []).append(leaf)
+    return {name: optax.tree.norm(leaves) for name, leaves in layers.items()}
 
 
 def scaled(factor: Factor) -> optax.GradientTransformation:

@@ -62,8 +62,9 @@ def build_program(
     state = jax.eval_shape(initialise)
     shardings, everywhere = state_sharding(state, mesh), replicated(mesh)
     step = make_step(
-        task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay
-    )
+        task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay,
+        gradient_norms=config.gradient_norms,
+    )  # fmt: skip
     empty = {"first_bad": jnp.int32(-1), "sums": {}}
     _, monitor = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, 0)), state, batch)
 

@@ -11,6 +11,7 @@ from optax.microbatching import AccumulationType
 
 from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
+from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import LOSS, PREPARE, State, merge, random_key, split
 
@@ -30,6 +31,7 @@ def make_step(
     seed: int,
     microbatch: int | None = None,
     ema_decay: Schedule | None = None,
+    gradient_norms: bool = False,
 ) -> Callable[[State, Monitor, Batch, Hashable], tuple[State, Monitor]]:
     """Builds the step; the fourth argument is the task's static one.
 
@@ -37,6 +39,7 @@ def make_step(
         frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
         microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
         ema_decay: decay as a function of the 1-based step.
+        gradient_norms: also log the norm of each layer's gradient.
     """
     if microbatch and getattr(task, "whole_batch", ""):
         raise UserError(f"This task cannot accumulate gradients: {task.whole_batch}", "Set config.microbatch=None")
@@ -84,6 +87,9 @@ def make_step(
 
         gradient_norm = optax.tree.norm(gradients)
         metrics = {**metrics, **corrupt, "gradient_norm": (gradient_norm, jnp.float32(1))}
+        if gradient_norms:
+            layers = norms_by_layer(gradients)
+            metrics |= {f"gradient_norm/{name}": (norm, jnp.float32(1)) for name, norm in layers.items()}
         # A finite loss with non-finite updates would poison the parameters one step before the loss shows it.
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
         return new_state, {
