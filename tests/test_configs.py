@@ -69,6 +69,8 @@ ARGUMENTS = {
     + ["final"],
     "vit_i1k": ["", "variant=B/16", "recipe=plain,aug=none"],
     "vit_i21k": ["", "recipe=paper"],
+    "simclr_i1k": ["model=18", "model=18,version=2", "model=S/16"],
+    "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 
@@ -94,8 +96,9 @@ def lowered(values, batch_size=8):
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_every_config_is_built_and_lowered(name, argument, checkpoint):
     """At its own width; blocks are alike, so two of them say as much as all."""
-    params = lowered(override(load(name, argument, checkpoint), {"model.depth": "2"}))
-    assert set(params) >= {"encoder", "head"}
+    values = load(name, argument, checkpoint)
+    params = lowered(override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {}))
+    assert set(params) >= {"encoder", "head" if values["task"]["name"] == "classify" else "projector"}
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
 
 
@@ -116,6 +119,26 @@ def test_the_models_have_the_published_sizes(argument, count):
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
     params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "trunk", "heads"),
+    [
+        # torchvision's count without its classifier; and ViTs without theirs and without learned positions.
+        ("simclr_i1k", "", 25_557_032 - 2_049_000, 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128),
+        ("moco_v3_i1k", "variant=B/16", 85_798_656 - 197 * 768, 3_145_728 + 16_777_216 + 1_048_576 + 4 * 4096
+         + 1_048_576 + 2 * 4096 + 1_048_576),
+    ],
+)  # fmt: skip
+def test_the_contrastive_models_have_the_published_sizes(config, argument, trunk, heads):
+    experiment = build_experiment(load_config(f"{config}:{argument}"))
+    views = jax.ShapeDtypeStruct((2, 2, 224, 224, 3), np.float32)
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": views})["params"]
+    counts = {name: sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
+    assert counts.pop("encoder") == trunk and sum(counts.values()) == heads
+    if config == "moco_v3_i1k":
+        small = build_experiment(load_config(config)).task.model.encoder
+        assert (small.num_heads, small.width) == (12, 384)
 
 
 def test_epochs_are_those_of_the_papers():
@@ -172,6 +195,10 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
         ("vit_i1k:recipe=plian", "Did you mean 'plain'"),
         ("vit_i21k:recipe=papr", "Did you mean 'paper'"),
         ("vit_i21k:variant=B16", "There is no ViT 'B16'"),
+        ("simclr_i1k:model=51", "There is no model '51'. Did you mean '50'"),
+        ("simclr_i1k:model=S16/", "There is no ViT 'S16/'"),
+        ("simclr_i1k:version=3", "no version 3 of SimCLR"),
+        ("moco_v3_i1k:varaint=S/16", "Did you mean 'variant'"),
     ],
 )
 def test_wrong_arguments_get_a_sentence(spec, message):
