@@ -103,22 +103,6 @@ def adamw(
     )
 
 
-def sgd(
-    *,
-    learning_rate: Schedule,
-    names: Sequence[str],
-    momentum: float = 0.9,
-    accumulator_dtype: str | None = None,
-) -> optax.GradientTransformation:
-    """SGD with momentum and no decay, the fine-tuning rule of the ViT paper (section B.1.1).
-
-    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`.
-    """
-    del names
-    trace = _stored(optax.trace(momentum), "trace", accumulator_dtype, "accumulator_dtype")
-    return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
-
-
 def lars(
     *,
     learning_rate: Schedule,
@@ -139,6 +123,22 @@ def lars(
         learning_rate, weight_decay, kernels, trust_coefficient, trust_ratio_mask=kernels, momentum=momentum,
         nesterov=nesterov,
     )  # fmt: skip
+
+
+def sgd(
+    *,
+    learning_rate: Schedule,
+    names: Sequence[str],
+    momentum: float = 0.9,
+    accumulator_dtype: str | None = None,
+) -> optax.GradientTransformation:
+    """SGD with momentum and no decay, the fine-tuning rule of the ViT paper (section B.1.1).
+
+    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`.
+    """
+    del names
+    trace = _stored(optax.trace(momentum), "trace", accumulator_dtype, "accumulator_dtype")
+    return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars}
