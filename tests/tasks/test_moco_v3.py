@@ -120,5 +120,7 @@ def test_without_a_moving_average(tmp_path):
 def test_bad_values_are_refused():
     with pytest.raises(UserError, match="temperature is -1"):
         task_of(temperature=-1)
+    with pytest.raises(UserError, match="projector_layers is 0"):
+        task_of(projector_layers=0)
     with pytest.raises(UserError, match="Did you mean 'predictor_norm'"):
         task_of(predictor_nrom=True)

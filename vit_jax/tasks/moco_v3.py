@@ -121,6 +121,8 @@ def build(
     del data
     if not temperature > 0:
         raise UserError(f"config.task.temperature is {temperature}", "Use a positive one, usually 0.2")
+    if projector_layers < 1:
+        raise UserError(f"config.task.projector_layers is {projector_layers}", "Use 3, or 2 for a ResNet")
     module, spec = build_model(model, num_classes=0)
     projector = ProjectionHead(projector_layers, out, hidden, last_norm="plain")
     predictor = ProjectionHead(2, out, hidden, last_norm="plain" if predictor_norm else "none")
