@@ -4,14 +4,14 @@
   vit_jax train --config moco_v3_i1k:variant=B/16 --workdir runs/moco-b16
   vit_jax train --config finetune:init=runs/moco-s16,data=photos --workdir runs/photos
 
-Paper: "An empirical study of training self-supervised Vision Transformers" (arXiv:2104.02057), section 5 and the
-authors' reference commands: batch 4096, AdamW with learning rate 1.5e-4 per 256 images and decay 0.1, 40 epochs of
+Paper: "An empirical study of training self-supervised Vision Transformers" (arXiv:2104.02057), with the authors'
+reference commands: batch 4096, AdamW with learning rate 1.5e-4 per 256 images and decay 0.1, 40 epochs of
 warmup, cosine, 300 epochs; temperature 0.2; moving average from 0.99 to 1 by a cosine; projector of 3 and predictor of
 2 layers with batch normalisation; fixed sine-cosine positions; the random patch projection is frozen. Views (those of
 BYOL): crops of 8% to 100%, flips, colour jitter 0.4, 0.4, 0.2, 0.1 in 80%, grey in 20%; the first is always blurred,
 the second in 10%, and solarised in 20%.
-Expected: accuracy of a linear classifier on the frozen class token after 300 epochs: 73.2% for S/16, 76.7% for B/16
-(table 1 and the authors' repository); fine-tuned 81.4% and 83.2%. Half of that and a loss curve with dips is the
+Expected: accuracy of a linear classifier on the frozen class token after 300 epochs: 73.2% for S/16, 76.7% for B/16,
+as the authors' repository lists them; fine-tuned 81.4% and 83.2%. Half of that and a loss curve with dips is the
 instability of section 4: `gradients` logs each layer's gradient norm, `learn_patches` trains the patch projection.
 Hardware and time: the authors' commands are for 32 GPUs of 32 GB for S/16 and 64 for B/16; the time is not known.
 

@@ -11,7 +11,7 @@ Version 2, "Big self-supervised models are strong semi-supervised learners" (arX
 of which the first stays, decay 1e-4.
 Expected: accuracy of a linear classifier on the frozen features (table 6 of the first paper, 1000 epochs): 69.3%, with
 `width=128` 74.2% and with `width=256` 76.5%; the authors' code names 64.5% after 100 epochs. Version 2: 71.7% after 800
-epochs. A ViT with SimCLR has the optimizer of MoCo v3 (table 4 there compares the two); no figure is promised.
+epochs. A ViT with SimCLR has the optimizer of MoCo v3; no figure is promised.
 Hardware and time: 100 epochs of ResNet-50 in 1.5 hours on 128 TPU v3 cores, by the authors.
 
 `probe/accuracy` at the end stands for the linear classifier: it is trained on features of whole images, without the

@@ -27,7 +27,7 @@ def test_published_sizes(variant, expected):
 
 def test_a_network_of_twice_the_width():
     total, params = count(variant="50", num_classes=0, width=128)
-    assert round(total / 1e6) == 94 and set(params) == {"encoder"}  # SimCLR, table 1: 94 million
+    assert round(total / 1e6) == 94 and set(params) == {"encoder"}  # SimCLR, table 6: 94 million
 
 
 @pytest.mark.parametrize(("stem", "places"), [("imagenet", 4), ("cifar", 16)])

@@ -1,7 +1,7 @@
 """One random view of an image for contrastive learning: crop, flip, colour distortion, grey, blur, solarise.
 
-SimCLR (arXiv:2002.05709, appendix A) and MoCo v3 (arXiv:2104.02057, section 4.2, which is BYOL's, arXiv:2006.07733,
-appendix B) differ in the arguments only; two of these views are `vit_jax.data.transforms.two_views`.
+SimCLR (arXiv:2002.05709, appendix A) and MoCo v3 (arXiv:2104.02057, whose views are those of BYOL, arXiv:2006.07733)
+differ in the arguments only; two of these views are `vit_jax.data.transforms.two_views`.
 """
 
 from collections.abc import Sequence
