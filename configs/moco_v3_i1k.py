@@ -11,8 +11,9 @@ warmup, cosine, 300 epochs; temperature 0.2; moving average from 0.99 to 1 by a 
 BYOL): crops of 8% to 100%, flips, colour jitter 0.4, 0.4, 0.2, 0.1 in 80%, grey in 20%; the first is always blurred,
 the second in 10%, and solarised in 20%.
 Expected: accuracy of a linear classifier on the frozen class token after 300 epochs: 73.2% for S/16, 76.7% for B/16,
-as the authors' repository lists them; fine-tuned 81.4% and 83.2%. Half of that and a loss curve with dips is the
-instability of section 4: `gradients` logs each layer's gradient norm, `learn_patches` trains the patch projection.
+as the authors' repository lists them; fine-tuned 81.4% and 83.2%. Some points less, with dips in the accuracy on the
+way, is the instability of section 4: `gradients` logs each layer's gradient norm, `learn_patches` trains the patch
+projection as an ablation.
 Hardware and time: the authors' commands are for 32 GPUs of 32 GB for S/16 and 64 for B/16; the time is not known.
 
 `probe/accuracy` at the end stands for the linear classifier: it is trained on features of whole images, without the
