@@ -21,13 +21,15 @@ INSTALL_REQUIRES = [
     "opencv-python-headless>=5.0.0.93,<5.1",
     "simplejpeg>=1.9,<1.10",
     "scikit-learn>=1.9.1,<1.10",
+    "scipy>=1.17.1,<1.18",
     "tensorboardX>=2.6.5,<2.7",
     "tqdm>=4.70.1,<4.71",
     "matplotlib>=3.11.2,<3.12",
     "jaxtyping>=0.3.11,<0.4",
     "etils[epath]>=1.15,<1.16",
 ]
-TEST_REQUIRES = ["pytest>=9.2,<9.3", "scipy>=1.17.1,<1.18", "pillow>=13,<13.1", "pytest-xdist>=3.8,<3.9"]
+HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
+TEST_REQUIRES = ["pytest>=9.2,<9.3", "pillow>=13,<13.1", "pytest-xdist>=3.8,<3.9"]
 
 setup(
     name="vit_jax",
@@ -55,7 +57,10 @@ setup(
         "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
+        "hub": [HUB],
         "test": TEST_REQUIRES,
+        # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
+        "oracle": [*TEST_REQUIRES, HUB, "torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.23.0"],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
     },
     entry_points={"console_scripts": ["vit_jax = vit_jax.__main__:main"]},
