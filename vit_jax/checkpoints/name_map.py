@@ -51,7 +51,7 @@ def same(ours: str, theirs: str, shape: Sequence[int] | None = None, stored: Seq
 
 
 def linear(ours: str, theirs: str, kernel_shape: Sequence[int] | None = None, out_axes: int = 1) -> Entry:
-    """PyTorch's weight [out, in] as a kernel [in, out], or as `kernel_shape` with its last `out_axes` axes the outputs."""
+    """PyTorch's weight [out, in] as a kernel [in, out], or as `kernel_shape` with `out_axes` last axes for outputs."""
 
     def read(w: NDArray) -> list[NDArray]:
         kernel = transpose(w.reshape(w.shape[0], -1))
