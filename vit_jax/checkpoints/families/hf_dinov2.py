@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
 
 LIBRARY = "transformers"
@@ -90,6 +92,10 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries.append(same("encoder/registers", f"{embeddings}register_tokens"))
     if kwargs["num_classes"]:
         entries += dense("head", "classifier")
+    if kwargs.get("num_registers") and "prefix" not in layout:
+        # To be written: transformers wants a mask token there, which only pre-training reads.
+        zeros = np.zeros((1, parts.size_of(kwargs)[0].width), np.float32)
+        entries.append(Entry((), (f"{embeddings}mask_token",), lambda mask_token: [], lambda: [zeros]))
     return NameMap(entries, (f"{embeddings}mask_token",))
 
 
