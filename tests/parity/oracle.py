@@ -34,10 +34,9 @@ def randomise(model, seed=0):
             return 0.3 * normal + (0.0 if name.endswith("bias") else 1.0)
         if re.search(r"fc1|intermediate|weights_in|w12|gate_proj|up_proj", name):
             return 0.5 * normal - 2.0 if name.endswith("bias") else normal / fan_in**0.5
-        if (
-            re.search(r"fc2|output\.dense|o_proj|out_proj|attn\.proj|weights_out|down_proj", name)
-            and "pool" not in name
-        ):
+        if re.search(r"fc2|down_proj|weights_out", name):
+            return (0.02 if name.endswith("bias") else 0.4 / fan_in**0.5) * normal
+        if re.search(r"o_proj|out_proj|attn\.proj", name):
             return (0.02 if name.endswith("bias") else 0.1 / fan_in**0.5) * normal
         if re.search(r"pos|token|patch", name):
             return (0.02 / fan_in**0.5 if name.endswith("weight") and len(shape) == 4 else 0.02) * normal

@@ -38,7 +38,7 @@ def pre_linen(pool="token", pre_logits=False):
         return {
             f"{name}/Dense_0/kernel": draw(WIDTH, MLP, scale=WIDTH**-0.5),
             f"{name}/Dense_0/bias": draw(MLP, scale=0.5, mean=-2.0),
-            f"{name}/Dense_1/kernel": draw(MLP, WIDTH, scale=0.1 / MLP**0.5),
+            f"{name}/Dense_1/kernel": draw(MLP, WIDTH, scale=0.4 / MLP**0.5),
             f"{name}/Dense_1/bias": draw(WIDTH, scale=0.02),
         }
 
