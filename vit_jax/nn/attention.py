@@ -92,7 +92,7 @@ def attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Self- or cross-attention with biases on all four projections.
+    """Self- or cross-attention.
 
     Parameters, float32: `query`, `key`, `value` with kernel [D, H, D/H] and bias [H, D/H]; `out` with kernel
     [H, D/H, D] and bias [D].
@@ -102,6 +102,7 @@ class MultiHeadAttention(nn.Module):
         dtype: dtype of the computation and of the result.
         dropout_rate: fraction of attention weights dropped in training (rng collection "dropout").
         kernel_init: initializer of the four kernels.
+        qkv_bias: whether query, key and value have biases; the output projection has one in any case.
         implementation: see `attention`.
         sow_weights: sow the weights, float32 [B, H, T, S], as "attention_weights" in the collection "intermediates".
     """
@@ -110,6 +111,7 @@ class MultiHeadAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
     dropout_rate: float = 0.0
     kernel_init: Callable = nn.initializers.xavier_uniform()
+    qkv_bias: bool = True
     implementation: Implementation = "auto"
     sow_weights: bool = False
 
@@ -128,7 +130,14 @@ class MultiHeadAttention(nn.Module):
         x_kv = x_q if x_kv is None else x_kv
 
         def project(name: str, features: int | tuple[int, int], axis: int | tuple[int, int] = -1) -> nn.DenseGeneral:
-            return nn.DenseGeneral(features, axis=axis, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
+            return nn.DenseGeneral(
+                features,
+                axis=axis,
+                use_bias=self.qkv_bias or name == "out",
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                name=name,
+            )
 
         heads = (self.num_heads, width // self.num_heads)
         q, k, v = project("query", heads)(x_q), project("key", heads)(x_kv), project("value", heads)(x_kv)
