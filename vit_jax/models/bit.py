@@ -1,4 +1,4 @@
-"""BiT, the ResNet-v2 with group norm and weight standardisation ("Big Transfer", arXiv:1912.11370), and ResNet trunks."""
+"""BiT, the ResNet-v2 with group norm and weight standardisation ("Big Transfer", arXiv:1912.11370)."""
 
 import re
 from collections.abc import Sequence

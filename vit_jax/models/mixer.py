@@ -213,7 +213,7 @@ class Mixer(nn.Module):
         Args:
             variant: size and patch size, e.g. "B/16", see `VARIANTS`.
             num_classes: see `Mixer`, like `head_bias_init`.
-            width: replaces the variant's, like `depth`, `tokens_mlp_dim` and `channels_mlp_dim`, for sizes of one's own.
+            width: replaces the variant's, like `depth` and the MLPs' widths, for sizes of one's own.
             drop_path_rate: see `MixerEncoder`, like all that follow.
             dtype: compute dtype by name; parameters are float32 in any case.
 
