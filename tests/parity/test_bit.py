@@ -101,12 +101,12 @@ def test_timm_reads_what_we_write(tmp_path):
     for name, x in back.state_dict().items():
         np.testing.assert_array_equal(x.numpy(), tensors[name], err_msg=name)
     config = back.pretrained_cfg
-    assert config["input_size"] == [3, 64, 96] and config["crop_pct"] == 0.5 and config["std"] == [100 / 255] * 3
+    assert config["input_size"] == [3, 64, 96] and config["crop_pct"] == 0.5 and config["std"] == [0.392157] * 3
     images = oracle.images(32, 32)
     oracle.assert_close(ours.outputs(images)["logits"], timm_outputs(back, images)[1], "timm, written by us")
     again = timm_resnetv2.describe({n: x.shape for n, x in tensors.items()}, oracle.files_beside(tmp_path))
     assert again.kwargs == ours.published.kwargs and again.labels == tuple(info["labels"])
-    np.testing.assert_allclose(again.preprocess["std"], 100.0)
+    np.testing.assert_allclose(again.preprocess["std"], 100.0, rtol=1e-5)
 
 
 def test_timm_cannot_hold_another_style():
@@ -159,7 +159,7 @@ def test_transformers_there_and_back(tmp_path, config):
     again = hf_bit.describe({n: tuple(x.shape) for n, x in state.items()}, oracle.files_beside(tmp_path / "ours"))
     assert again.kwargs == ours.published.kwargs
     assert again.preprocess["resize_to"] == 80 and again.preprocess["interpolation"] == "bicubic"
-    np.testing.assert_allclose(again.preprocess["std"], 100.0)
+    np.testing.assert_allclose(again.preprocess["std"], 100.0, rtol=1e-5)
 
 
 def test_transformers_trunk_alone(tmp_path):
@@ -230,7 +230,10 @@ def test_generations_of_npz(tmp_path, names, layout):
         ours.kwargs
         == {"variant": "R50x1", "stage_sizes": [2, 1], "width": 32, "num_classes": 5} | google_bit._STYLES[names]
     )
-    assert google_bit.sidecar(oracle.metadata("bit", ours.kwargs, (64, 64))) == {}
-    # What we write in this style is read in this style.
+    # What we write in this style is read in this style, and with the config that we write beside it in any style.
     written = google_bit.name_map(ours.kwargs, {}).write(params)
     assert oracle.read(google_bit, written).kwargs == ours.kwargs
+    info = oracle.metadata("bit", ours.kwargs | {"weight_epsilon": 1e-8}, (64, 96))
+    again = oracle.read(google_bit, written, Sidecar(google_bit.sidecar(info)["config.json"])).published
+    assert again.kwargs["weight_epsilon"] == 1e-8 and again.labels == tuple(info["labels"])
+    assert again.preprocess["image_size"] == [64, 96] and again.preprocess["std"] == [100.0] * 3

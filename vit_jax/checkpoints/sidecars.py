@@ -1,10 +1,11 @@
 """What the JSON files beside a weight file say about images and labels, read and written for timm and transformers."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
 
 # Pillow's numbers; what we do not have is read as the nearest that we have.
@@ -12,9 +13,33 @@ _INTERPOLATIONS = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: 
 _HALF = {"mean": [127.5] * 3, "std": [127.5] * 3}
 
 
-def google_preprocess(image_size: Sequence[int]) -> dict[str, Any]:
-    """The evaluation of the papers' code, which npz files do not say: stretch to the size, map pixels to -1..1."""
-    return {"image_size": list(image_size), "resize": "squash", "interpolation": "bilinear", **_HALF}
+def google_published(
+    model: str, kwargs: Mapping[str, Any], image_size: Sequence[int], layout: Mapping[str, Any], sidecar: Sidecar
+) -> Published:
+    """A model from an npz file of Google's code, which has no config, or of ours with the config.json that we wrote.
+
+    Without a config the images are treated as the papers' code does: stretched to the size, pixels mapped to -1..1.
+
+    Args:
+        kwargs: what the tensors say, and for the rest how that code computes.
+        image_size: [h, w] that the tensors say, or a default.
+    """
+    own = sidecar.config if sidecar.config.get("library_name") == "vit_jax" else {}
+    preprocess = {"image_size": list(image_size), "resize": "squash", "interpolation": "bilinear", **_HALF}
+    labels = tuple(own.get("labels", ()))
+    return Published(model, {**kwargs, **own.get("kwargs", {})}, preprocess | own.get("preprocess", {}), layout, labels)
+
+
+def google_config(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A config.json of ours beside an npz file, with what a reader of the tensors alone could not know."""
+    return {
+        "config.json": {
+            "library_name": "vit_jax",
+            "kwargs": dict(metadata["model"]["kwargs"]),
+            "preprocess": dict(metadata.get("preprocess") or {"image_size": list(metadata["image_size"])}),
+            "labels": list(metadata.get("labels") or ()),
+        }
+    }
 
 
 def timm_preprocess(sidecar: Sidecar, **default: Any) -> dict[str, Any]:
@@ -31,14 +56,14 @@ def timm_preprocess(sidecar: Sidecar, **default: Any) -> dict[str, Any]:
         "image_size": size,
         "resize": "short_side",
         "interpolation": interpolation if interpolation == "bilinear" else "bicubic",
-        "mean": [255.0 * value for value in config.get("mean", (0.5,) * 3)],
-        "std": [255.0 * value for value in config.get("std", (0.5,) * 3)],
+        "mean": _scaled(config.get("mean", (0.5,) * 3), 255.0),
+        "std": _scaled(config.get("std", (0.5,) * 3), 255.0),
     }
     crop_pct = float(config.get("crop_pct") or default["crop_pct"])
     if config.get("crop_mode") == "squash" and crop_pct == 1.0:
         return preprocess | {"resize": "squash"}
     # timm scales both sides of an oblong; covering it is the same where nothing is cropped beyond that.
-    return preprocess | ({"resize_to": int(size[0] / crop_pct)} if size[0] == size[1] else {})
+    return preprocess | ({"resize_to": math.floor(size[0] / crop_pct)} if size[0] == size[1] else {})
 
 
 def timm_labels(sidecar: Sidecar) -> tuple[str, ...]:
@@ -70,10 +95,10 @@ def timm_config(
             "num_classes": num_classes,
             "input_size": [3, *size],
             "interpolation": preprocess.get("interpolation", "bilinear"),
-            "crop_pct": min(size) / (preprocess.get("resize_to") or min(size)),
+            "crop_pct": _crop_pct(min(size), preprocess.get("resize_to")),
             "crop_mode": "squash" if preprocess.get("resize", "squash") == "squash" else "center",
-            "mean": [value / 255.0 for value in preprocess.get("mean", _HALF["mean"])],
-            "std": [value / 255.0 for value in preprocess.get("std", _HALF["std"])],
+            "mean": _scaled(preprocess.get("mean", _HALF["mean"]), 1 / 255),
+            "std": _scaled(preprocess.get("std", _HALF["std"]), 1 / 255),
             **pretrained,
         },
     }
@@ -96,8 +121,8 @@ def transformers_preprocess(sidecar: Sidecar, **default: Any) -> dict[str, Any]:
     normalises = config.get("do_normalize", True)
     preprocess = {
         "interpolation": _INTERPOLATIONS.get(config.get("resample", 2), "bicubic"),
-        "mean": [scale * value if normalises else 0.0 for value in config.get("image_mean", (0.5,) * 3)],
-        "std": [scale * value if normalises else scale for value in config.get("image_std", (0.5,) * 3)],
+        "mean": _scaled(config.get("image_mean", (0.5,) * 3) if normalises else (0.0,) * 3, scale),
+        "std": _scaled(config.get("image_std", (0.5,) * 3) if normalises else (1.0,) * 3, scale),
     }
     size, crop = config.get("size") or default["image_size"], config.get("crop_size")
     crop = _pair(crop) if crop and config.get("do_center_crop", False) else None
@@ -137,8 +162,8 @@ def transformers_preprocessor(image_processor_type: str, metadata: Mapping[str, 
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [value / 255.0 for value in preprocess.get("mean", _HALF["mean"])],
-        "image_std": [value / 255.0 for value in preprocess.get("std", _HALF["std"])],
+        "image_mean": _scaled(preprocess.get("mean", _HALF["mean"]), 1 / 255),
+        "image_std": _scaled(preprocess.get("std", _HALF["std"]), 1 / 255),
     }
 
 
@@ -146,6 +171,19 @@ def complete(build: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, 
     """`kwargs` with the defaults of `build` for what they leave out."""
     parameters = inspect.signature(build).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(kwargs)
+
+
+def _scaled(values: Sequence[float], factor: float) -> list[float]:
+    """Rounded, so that there and back gives the digits that people know: 0.485 and not 0.48500000000000004."""
+    return [round(factor * float(value), 6) for value in values]
+
+
+def _crop_pct(side: int, resize_to: int | None) -> float:
+    """What timm, which rounds down, turns into `resize_to` again."""
+    if not resize_to:
+        return 1.0
+    exact = side / resize_to
+    return exact if math.floor(side / exact) == resize_to else side / (resize_to + 0.5)
 
 
 def _pair(size: Any) -> list[int]:

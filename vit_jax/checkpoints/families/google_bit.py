@@ -10,8 +10,8 @@ import numpy as np
 from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes
-from vit_jax.checkpoints.sidecars import complete, google_preprocess
+from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, stage_sizes
+from vit_jax.checkpoints.sidecars import complete, google_config, google_published
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "google"
@@ -68,17 +68,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     prefix = found[names]
     sizes = stage_sizes(tensors, _UNITS[names])
     kwargs = bit_size(sizes, tensors[prefix + _ROOTS[names]][3]) | _STYLES[names]
-    return Published(
-        model="bit",
-        kwargs=kwargs | {"num_classes": tensors.get(prefix + _HEAD_BIASES[names], (0,))[0]},
-        preprocess=google_preprocess((224, 224)),
-        layout={
-            "names": names,
-            "prefix": prefix,
-            "group_norm_axes": google_names.axes_of(tensors, prefix + _NORMS[names]),
-            "renamed": {name: stored for name, stored in renamed.items() if name != stored},
-        },
-    )
+    kwargs["num_classes"] = tensors.get(prefix + _HEAD_BIASES[names], (0,))[0]
+    layout = {
+        "names": names,
+        "prefix": prefix,
+        "group_norm_axes": google_names.axes_of(tensors, prefix + _NORMS[names]),
+        "renamed": {name: stored for name, stored in renamed.items() if name != stored},
+    }
+    return google_published("bit", kwargs, (224, 224), layout, sidecar)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -99,8 +96,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    args = complete(build, metadata["model"]["kwargs"])
-    return None if differs(args, _STYLES[_names(args)]) else {}
+    return google_config(metadata)
 
 
 def v1_names(prefix: str, axes: int) -> ResNetNames:

@@ -10,7 +10,7 @@ import numpy as np
 from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, google_preprocess
+from vit_jax.checkpoints.sidecars import complete, google_config, google_published
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
@@ -39,12 +39,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     )
     depth = next(i for i in range(len(tensors) + 1) if tokens.format(i) not in tensors)
     size = Variant(width, depth, tokens_mlp_dim, channels_mlp_dim)
-    return Published(
-        model="mixer",
-        kwargs=mixer_size(size, stem[0]) | _STYLE | {"num_classes": tensors.get(f"{prefix}head/bias", (0,))[0]},
-        preprocess=google_preprocess(image_size(num_tokens, stem[0])),
-        layout=layout,
-    )
+    kwargs = mixer_size(size, stem[0]) | _STYLE | {"num_classes": tensors.get(f"{prefix}head/bias", (0,))[0]}
+    known_size = sidecar.config.get("preprocess", {}).get("image_size") or image_size(num_tokens, stem[0])
+    return google_published("mixer", kwargs, known_size, layout, sidecar)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -77,8 +74,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    args = complete(build, metadata["model"]["kwargs"])
-    return None if any(args[name] != value for name, value in _STYLE.items()) else {}
+    return google_config(metadata)
 
 
 def mixer_size(size: Variant, patch: int) -> dict[str, Any]:
