@@ -62,11 +62,11 @@ def torch_conv(ours: str, theirs: str) -> Entry:
     return conv(f"{ours}/kernel", f"{theirs}.weight")
 
 
-def timm_names(prefix: str = "") -> ResNetNames:
-    """timm's ResNetV2."""
+def timm_names(prefix: str = "", stem: str = "stem.") -> ResNetNames:
+    """timm's ResNetV2; its root alone has no `stem` in its names."""
     return ResNetNames(
-        root_conv=f"{prefix}stem.conv",
-        root_norm=f"{prefix}stem.norm",
+        root_conv=f"{prefix}{stem}conv",
+        root_norm=f"{prefix}{stem}norm",
         final_norm=f"{prefix}norm",
         unit=lambda stage, unit: f"{prefix}stages.{stage}.blocks.{unit}.",
         convs=("conv1", "conv2", "conv3"),
