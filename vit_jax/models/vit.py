@@ -75,6 +75,7 @@ class ViTEncoder(nn.Module):
             block. Parameters are unstacked all the same; dropout draws other masks than without scan.
         remat: what a block recomputes in the backward pass to save memory: "none", "full" (all of it) or "dots" (all
             but the products with its weight matrices).
+        stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -106,6 +107,7 @@ class ViTEncoder(nn.Module):
     sow_attention: bool = False
     scan: bool = False
     remat: Literal["none", "full", "dots"] = "none"
+    stem: nn.Module | None = None
 
     def __post_init__(self):
         if self.posemb not in _POSEMBS:
@@ -137,6 +139,7 @@ class ViTEncoder(nn.Module):
         Raises:
             UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
         """
+        images = images if self.stem is None else self.stem(images, train=train)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images)
         batch, *grid, width = x.shape
         position = nn.initializers.normal(self.posemb_stddev)

@@ -40,12 +40,16 @@ class MlpBlock(nn.Module):
         dropout_rate: used in training (rng collection "dropout").
         gelu: "tanh" is the approximation that the original ViT uses, "exact" is that of most PyTorch code. They
             differ by up to 5e-4 per activation: weights want the one that they were trained with.
+        kernel_init: of both kernels.
+        bias_init: of both biases.
     """
 
     mlp_dim: int
     dtype: DTypeLike = jnp.float32
     dropout_rate: float = 0.0
     gelu: Literal["tanh", "exact"] = "tanh"
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b width"], *, train: bool) -> Float[Array, "*b width"]:
@@ -59,8 +63,8 @@ class MlpBlock(nn.Module):
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=nn.initializers.normal(1e-6),
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
         )
         width = x.shape[-1]
         x = dense(self.mlp_dim, name="fc1")(x)
