@@ -16,6 +16,7 @@ from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "google"
 MODELS = "BiT, ResNet-v1 with group norm"
+WRITES = ("bit",)
 
 # How the code that each generation of names comes from computes.
 _BIG_TRANSFER = {

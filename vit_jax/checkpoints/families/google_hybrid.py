@@ -16,6 +16,7 @@ from vit_jax.models.hybrid import parse_variant, vit_arguments
 
 LIBRARY = "google"
 MODELS = "R+ViT hybrids"
+WRITES = ("hybrid",)
 
 _STYLE = {
     "padding": "same",

@@ -16,6 +16,7 @@ from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
 LIBRARY = "google"
 MODELS = "MLP-Mixer"
+WRITES = ("mixer",)
 
 _STYLE = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 

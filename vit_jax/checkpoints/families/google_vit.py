@@ -18,6 +18,7 @@ from vit_jax.models.vit_variants import Variant
 
 LIBRARY = "google"
 MODELS = "ViT"
+WRITES = ("vit",)
 
 # Of a block: ours, and theirs in both generations.
 _LAYERS = {

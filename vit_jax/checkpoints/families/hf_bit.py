@@ -19,6 +19,7 @@ from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "transformers"
 MODELS = "BiT"
+WRITES = ("bit",)
 
 _STYLE = {
     "stem_pool_padding": "zeros",

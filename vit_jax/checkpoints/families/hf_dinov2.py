@@ -12,6 +12,7 @@ from vit_jax.checkpoints.published import Published, Sidecar
 
 LIBRARY = "transformers"
 MODELS = "DINOv2, DINOv2 with registers"
+WRITES = ("vit",)
 
 _LAYER = "encoder.layer.{}."
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")

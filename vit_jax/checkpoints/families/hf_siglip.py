@@ -10,6 +10,7 @@ from vit_jax.checkpoints.published import Published, Sidecar
 
 LIBRARY = "transformers"
 MODELS = "SigLIP vision tower"
+WRITES = ("vit",)
 
 _LAYER = "encoder.layers.{}."
 _HEAD = (

@@ -11,6 +11,7 @@ from vit_jax.errors import UserError
 
 LIBRARY = "transformers"
 MODELS = "ViT, DeiT, MAE"
+WRITES = ("vit",)
 
 _LAYER = "encoder.layer.{}."
 _PREFIXES = ("vit.", "deit.", "")

@@ -13,6 +13,7 @@ from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 
 LIBRARY = "timm"
 MODELS = "R+ViT hybrids"
+WRITES = ("hybrid",)
 
 _BACKBONE = "patch_embed.backbone."
 # How timm's hybrids compute; their epsilons are not those of the weights that they were made from.

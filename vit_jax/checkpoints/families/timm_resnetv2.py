@@ -13,6 +13,7 @@ from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "timm"
 MODELS = "BiT"
+WRITES = ("bit",)
 
 # How every resnetv2_*_bit of timm computes.
 _STYLE = {

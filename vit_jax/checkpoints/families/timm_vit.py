@@ -13,6 +13,7 @@ from vit_jax.models.vit_variants import Variant
 
 LIBRARY = "timm"
 MODELS = "ViT, DeiT, DeiT III, DINOv2, SigLIP, MAE"
+WRITES = ("vit",)
 
 _POOLINGS = {"token": "token", "avg": "mean", "map": "map"}
 # Architectures that have the tanh GELU although their names of tensors do not tell.
