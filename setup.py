@@ -30,6 +30,16 @@ INSTALL_REQUIRES = [
 ]
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
 TEST_REQUIRES = ["pytest>=9.2,<9.3", "pillow>=13,<13.1", "pytest-xdist>=3.8,<3.9"]
+TEST_REQUIRES = [
+    "pytest>=9.2,<9.3",
+    "pillow>=13,<13.1",
+    "pytest-xdist>=3.8,<3.9",
+    # These run the notebooks of colabs/.
+    "jupytext>=1.19.6,<1.20",
+    "nbclient>=0.11,<0.12",
+    "nbformat>=5.11.1,<5.12",
+    "ipykernel>=7.4,<7.5",
+]
 
 setup(
     name="vit_jax",
@@ -50,6 +60,7 @@ setup(
     # configs/ stands at the top of the repository, where a reader looks for it, and installs inside the package.
     packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
     package_dir={"vit_jax.configs": "configs"},
+    package_data={"vit_jax.data.label_names": ["*.txt"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
