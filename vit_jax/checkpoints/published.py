@@ -29,7 +29,8 @@ class Published:
         kwargs: its arguments, plain values; `vit_jax.load` lets a caller replace some before the names are mapped.
         layout: how this file differs from others of its family (prefix, generation of names), for `name_map`.
         preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w].
-        labels: class names in the order of the logits; empty where the file does not say.
+        labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
+            are taken for those of ImageNet.
     """
 
     model: str
