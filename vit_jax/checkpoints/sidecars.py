@@ -167,6 +167,11 @@ def transformers_preprocessor(image_processor_type: str, metadata: Mapping[str, 
     }
 
 
+def is_of(metadata: Mapping[str, Any], model: str) -> bool:
+    """Whether a checkpoint of ours holds a model of this module in `vit_jax.models`."""
+    return metadata["model"] is not None and metadata["model"]["name"] == model
+
+
 def complete(build: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """`kwargs` with the defaults of `build` for what they leave out."""
     parameters = inspect.signature(build).parameters.values()

@@ -11,7 +11,7 @@ from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, stage_sizes
-from vit_jax.checkpoints.sidecars import complete, google_config, google_published
+from vit_jax.checkpoints.sidecars import complete, google_config, google_published, is_of
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "google"
@@ -97,7 +97,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    return google_config(metadata)
+    return google_config(metadata) if is_of(metadata, "bit") else None
 
 
 def v1_names(prefix: str, axes: int) -> ResNetNames:

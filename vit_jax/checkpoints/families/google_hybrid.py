@@ -11,7 +11,7 @@ from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import stage_sizes
-from vit_jax.checkpoints.sidecars import google_config, google_published
+from vit_jax.checkpoints.sidecars import google_config, google_published, is_of
 from vit_jax.models.hybrid import parse_variant, vit_arguments
 
 LIBRARY = "google"
@@ -65,5 +65,7 @@ def stem_entries(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> list[E
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "hybrid"):
+        return None
     vit = {**metadata, "model": {"name": "vit", "kwargs": vit_arguments(metadata["model"]["kwargs"])}}
     return None if google_vit.sidecar(vit) is None else google_config(metadata)

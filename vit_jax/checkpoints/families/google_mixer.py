@@ -10,7 +10,7 @@ import numpy as np
 from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, google_config, google_published
+from vit_jax.checkpoints.sidecars import complete, google_config, google_published, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
@@ -75,7 +75,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    return google_config(metadata)
+    return google_config(metadata) if is_of(metadata, "mixer") else None
 
 
 def mixer_size(size: Variant, patch: int) -> dict[str, Any]:

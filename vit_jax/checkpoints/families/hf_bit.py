@@ -9,6 +9,7 @@ from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes, torch_conv
 from vit_jax.checkpoints.sidecars import (
     complete,
+    is_of,
     transformers_label_config,
     transformers_labels,
     transformers_preprocess,
@@ -90,6 +91,8 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "bit"):
+        return None
     args = complete(build, metadata["model"]["kwargs"])
     kind = next((kind for kind, style in _PADDINGS.items() if not differs(args, style)), None)
     if kind is None or differs(args, _STYLE):

@@ -8,7 +8,7 @@ from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of, timm_preprocess
 from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 
 LIBRARY = "timm"
@@ -74,6 +74,8 @@ def stem_entries(kwargs: Mapping[str, Any]) -> list[Entry]:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "hybrid"):
+        return None
     args = complete(build, metadata["model"]["kwargs"])
     sizes = args["stage_sizes"]
     sizes = parse_variant(args["variant"])[0].stage_sizes if sizes is None else tuple(sizes)

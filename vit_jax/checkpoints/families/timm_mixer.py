@@ -6,7 +6,7 @@ from typing import Any
 from vit_jax.checkpoints.families.google_mixer import image_size, mixer_size
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, timm_config, timm_labels, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of, timm_config, timm_labels, timm_preprocess
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
 LIBRARY = "timm"
@@ -59,6 +59,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 
     timm's functions fix the sizes, and their GELU cannot be named in a config.json.
     """
+    if not is_of(metadata, "mixer"):
+        return None
     args = complete(build, metadata["model"]["kwargs"])
     size, patch = parse_variant(args["variant"])
     own = Variant(*(args[name] or getattr(size, name) for name in vars(size)))

@@ -8,7 +8,7 @@ import numpy as np
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, transpose
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import bit_size, differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, timm_config, timm_labels, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of, timm_config, timm_labels, timm_preprocess
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "timm"
@@ -61,6 +61,8 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "bit"):
+        return None
     args = complete(build, metadata["model"]["kwargs"])
     sizes, width = parse_variant(args["variant"])
     sizes, width = tuple(args["stage_sizes"] or sizes), args["width"] or width
