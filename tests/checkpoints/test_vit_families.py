@@ -192,6 +192,51 @@ def test_defaults_without_a_config():
         assert published.labels == () and published.preprocess["image_size"] == [32, 32]
 
 
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        ({}, {"resize": "squash", "interpolation": "bilinear"}),
+        ({"size": 32, "resample": 2, "do_center_crop": False}, {"resize": "squash", "interpolation": "bilinear"}),
+        ({"size": {"height": 32, "width": 32}, "resample": 3}, {"resize": "squash", "interpolation": "bicubic"}),
+        ({"size": 36, "do_center_crop": True, "crop_size": 32}, {"resize": "short_side", "resize_to": 36}),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            {"resize": "short_side", "resize_to": 37},
+        ),
+        ({"size": {"shortest_edge": 40}}, {"resize": "short_side", "resize_to": 40}),
+    ],
+)
+def test_processors_of_transformers(processor, expected):
+    _, _, tensors, sidecar = written(hf_vit, "ViT")
+    processor = processor and {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3], **processor}
+    published = hf_vit.describe({n: a.shape for n, a in tensors.items()}, Sidecar(sidecar.config, processor))
+    assert {key: published.preprocess[key] for key in expected} == expected
+    assert ("resize_to" in published.preprocess) == ("resize_to" in expected)
+    assert published.preprocess["mean"] == ([127.5, 102.0, 76.5] if processor else [127.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"resize": "short_side", "resize_to": 35, "interpolation": "bicubic"}),  # floor(32 / 0.9)
+        ({"crop_pct": 1.0, "interpolation": "random"}, {"resize_to": 32, "interpolation": "bilinear"}),
+        ({"crop_pct": 0.875, "mean": [0, 0, 0], "std": [1, 1, 1]}, {"resize_to": 36, "mean": [0.0, 0.0, 0.0]}),
+        ({"crop_mode": "squash"}, {"resize": "squash"}),
+    ],
+)
+def test_pretrained_cfg_of_timm(settings, expected):
+    _, _, tensors, _ = written(timm_vit, "ViT")
+    shapes = {n: array.shape for n, array in tensors.items()}
+    synsets = {"n1": "ant, a small insect", "n2": "bee", "n3": "cow"}
+    settings = settings | {"label_names": list(synsets), "label_descriptions": synsets}
+    published = timm_vit.describe(
+        shapes,
+        Sidecar({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": settings, "model_args": {"depth": 2}}),
+    )
+    assert {key: published.preprocess[key] for key in expected} == expected
+    assert published.labels == tuple(synsets.values())
+
+
 def test_other_models_are_not_claimed():
     for shapes in ({}, {"a": (3,)}, {"embedding/kernel": (8, 8, 3, 32)}, {"patch_embed.proj.weight": (32, 3, 8, 8)}):
         assert all(family.describe(shapes, Sidecar()) is None for family in FAMILIES)

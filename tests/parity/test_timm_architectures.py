@@ -97,9 +97,12 @@ def test_look_alikes_are_refused(name):
      "vit_giant_patch14_dinov2", "vit_so400m_patch14_siglip_224", "vit_medium_patch16_gap_256"],
 )  # fmt: skip
 def test_parameter_counts(name):
+    """Full widths, but two blocks of all the equal ones."""
     with torch.device("meta"):
-        model = model_entrypoint(name)(num_classes=10)
+        model = model_entrypoint(name)(num_classes=10, depth=2)
     tensors = {n: tuple(v.shape) for n, v in model.state_dict().items()}
-    published = timm_vit.describe(tensors, Sidecar({"architecture": name, "global_pool": model.global_pool}))
+    published = timm_vit.describe(
+        tensors, Sidecar({"architecture": name, "model_args": {"depth": 2, "global_pool": model.global_pool}})
+    )
     count = parameter_count(vit.build(**published.kwargs), tuple(published.preprocess["image_size"]))
     assert count == sum(p.numel() for p in model.parameters())
