@@ -1,6 +1,7 @@
 """ViTs of timm: read from what timm saves, and written so that timm loads it."""
 
 import copy
+import json
 
 import pytest
 import timm
@@ -74,8 +75,6 @@ def test_the_way_back(name, tmp_path):
     assert files is not None and set(files) == {"config.json"}
     folder = tmp_path / "ours"
     folder.mkdir()
-    import json
-
     (folder / "config.json").write_text(json.dumps(files["config.json"]))
     save_file(
         timm_vit.name_map(ours.kwargs, {}).write(ours.params), folder / "model.safetensors", metadata={"format": "pt"}

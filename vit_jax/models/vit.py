@@ -16,8 +16,8 @@ from vit_jax.nn.attention import Implementation
 from vit_jax.nn.block import EncoderBlock
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
-from vit_jax.nn.pool import MAPHead
-from vit_jax.nn.posemb import RESIZES, PosembResize, sincos2d
+from vit_jax.nn.pool import MAPHead, pool_tokens
+from vit_jax.nn.posemb import RESIZES, PosembResize, check_grid, sincos2d
 
 __all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "drop_path_rates", "parse_variant"]
 
@@ -145,7 +145,8 @@ class ViTEncoder(nn.Module):
         position = nn.initializers.normal(self.posemb_stddev)
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
         if self.posemb == "learn":
-            self._check_grid(tuple(grid))
+            if self.has_variable("params", "pos_embedding"):
+                check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
             positions = self.param("pos_embedding", position, (*grid, width))
         else:
             positions = jnp.asarray(sincos2d(tuple(grid), width))
@@ -231,18 +232,6 @@ class ViTEncoder(nn.Module):
         blocks = [self.get_variable("params", _block_name(i)) for i in range(self.depth)]
         return jax.tree_util.tree_map_with_path(stack, *blocks)
 
-    def _check_grid(self, grid: tuple[int, int]) -> None:
-        if not self.has_variable("params", "pos_embedding"):
-            return
-        held = self.get_variable("params", "pos_embedding").shape[:2]
-        if held != grid:
-            raise UserError(
-                f"The images have a grid of {grid[0]}x{grid[1]} patches, but the parameters hold positions for "
-                f"{held[0]}x{held[1]}",
-                "Use images of the size that the parameters were made for, or load them into a model of this size with "
-                "init_from, which interpolates the positions",
-            )
-
 
 class ViT(nn.Module):
     """An image classifier: an encoder, a pooling, an optional tanh layer, and a linear head that starts at zero.
@@ -311,17 +300,12 @@ class ViT(nn.Module):
         return outputs
 
     def _pool(self, tokens: Float[Array, "b t width"]) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
-        encoder, patches = self.encoder, tokens[:, self.encoder.num_prefix_tokens :]
-        if self.pooling == "token":
-            return tokens[:, 0]
-        if self.pooling == "distilled":
-            return tokens[:, :2]
-        if self.pooling == "mean":
-            return patches.mean(axis=1, dtype=jnp.float32)
-        if self.pooling == "token_mean":
-            return jnp.concatenate([tokens[:, 0], patches.mean(axis=1, dtype=jnp.float32)], axis=1)
-        if encoder.num_prefix_tokens > encoder.class_token:
-            tokens = jnp.concatenate([tokens[:, : int(encoder.class_token)], patches], axis=1)
+        encoder = self.encoder
+        if self.pooling != "map":
+            return pool_tokens(tokens, self.pooling, encoder.num_prefix_tokens)
+        if encoder.num_registers or encoder.distillation_token:  # they hold no part of the image
+            prefix = tokens[:, : int(encoder.class_token)]
+            tokens = jnp.concatenate([prefix, tokens[:, encoder.num_prefix_tokens :]], axis=1)
         return MAPHead(
             num_heads=encoder.num_heads,
             mlp_dim=encoder.mlp_dim,

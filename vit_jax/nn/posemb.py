@@ -38,6 +38,17 @@ def sincos2d(grid_hw: tuple[int, int], width: int, temperature: float = 1e4) -> 
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
 
 
+def check_grid(grid: tuple[int, int], held: tuple[int, int]) -> None:
+    """Raises a UserError when images have another grid of patches than the positions are for."""
+    if grid != held:
+        raise UserError(
+            f"The images have a grid of {grid[0]}x{grid[1]} patches, but the parameters hold positions for "
+            f"{held[0]}x{held[1]}",
+            "Use images of the size that the parameters were made for, or load them into a model of this size with "
+            "init_from, which interpolates the positions",
+        )
+
+
 def interpolate_posemb(
     posemb: Float[np.ndarray, "gh gw width"],
     new_hw: tuple[int, int],

@@ -51,15 +51,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["qkv_bias"] = False
 
     grid = hf_parts.grid(config, table[1] - 1, patch[0], f"{prefix}embeddings.position_embeddings")
-    # Its processor crops 224 pixels although the positions are for 518.
-    processor = sidecar.preprocessor
-    crop = (processor.get("crop_size") or {}) if isinstance(processor.get("crop_size"), Mapping) else {}
     image_size = [side * patch[0] for side in grid]
     default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **parts.IMAGENET}
-    preprocess = hf_parts.preprocess(processor, image_size, default)
-    if crop and "resize_to" in preprocess:
-        share = processor["size"]["shortest_edge"] / max(crop["height"], crop["width"])
-        preprocess["resize_to"] = max(round(max(image_size) * share), *image_size)
+    preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
 

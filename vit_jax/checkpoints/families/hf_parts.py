@@ -59,19 +59,23 @@ def preprocess(processor: Mapping[str, Any], image_size: Sequence[int], default:
         return values
     if "image_mean" in processor and "image_std" in processor:
         values |= parts.pixel_stats(processor["image_mean"], processor["image_std"])
-    values["interpolation"] = _RESAMPLES.get(processor.get("resample", 2), "bilinear")
-    size, crop = processor.get("size"), processor.get("do_center_crop", False)
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        resize_to = size["shortest_edge"]
-    elif crop and isinstance(size, Mapping):
-        # DeiT's processor squashes to 256x256 before the crop; what the weights were trained for keeps the ratio.
-        resize_to = max(size.get("height", 0), size.get("width", 0))
-    elif crop and isinstance(size, int):
-        resize_to = size
-    else:
+    if processor.get("resample") in _RESAMPLES:
+        values["interpolation"] = _RESAMPLES[processor["resample"]]
+    size, crop = processor.get("size"), processor.get("crop_size")
+    # DeiT's processor squashes to 256x256 before its crop; what the weights were trained for keeps the ratio.
+    edge = size.get("shortest_edge", _longest(size)) if isinstance(size, Mapping) else size
+    cropped = _longest(crop) if processor.get("do_center_crop") else None
+    keeps_ratio = isinstance(size, Mapping) and "shortest_edge" in size
+    if not edge or not (keeps_ratio or cropped):
         values.pop("resize_to", None)
         return values | {"resize": "squash"}
+    # DINOv2's processor crops 224 pixels although the positions are for 518: the proportion is what counts.
+    resize_to = round(edge * max(image_size) / (cropped or max(image_size)))
     return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
+
+
+def _longest(size: Any) -> int | None:
+    return max(size.get("height", 0), size.get("width", 0)) if isinstance(size, Mapping) else size
 
 
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ WRITES = ("vit",)
 _LAYER = "encoder.layer.{}."
 _PREFIXES = ("vit.", "deit.", "")
 # Parts that are no encoder: the mask token of masked image modelling, and the decoders of SimMIM and MAE.
-_IGNORED = ("{}embeddings.mask_token", "decoder.*", "mask_token")
+_IGNORED = ("{}embeddings.mask_token", "decoder.*")
 _MAE = "decoder.decoder_embed.weight"
 
 

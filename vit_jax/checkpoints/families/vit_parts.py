@@ -31,11 +31,9 @@ def gelu_of(activation: str) -> str:
     Raises:
         UserError: the activation is none of the two.
     """
-    if activation not in _GELUS:
-        raise UserError(
-            f"The model's activation is {activation!r}", "The two that can be read are 'gelu' and its tanh form"
-        )
-    return _GELUS[activation]
+    if str(activation) not in _GELUS:
+        raise UserError(f"The model's activation is {activation!r}", f"Known: {', '.join(_GELUS)}")
+    return _GELUS[str(activation)]
 
 
 def depth_of(names: Iterable[str], block: str) -> int:
