@@ -14,6 +14,7 @@ from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
 from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
@@ -27,7 +28,6 @@ _POSEMBS = ("learn", "sincos2d")
 _POOLINGS = get_args(Pooling)
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
@@ -367,8 +367,6 @@ class ViT(nn.Module):
         size, patch = parse_variant(variant)
         own = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
         size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
-        if dtype not in _DTYPES:
-            raise UserError(f"A model cannot compute in '{dtype}'", nearest(dtype, _DTYPES))
         class_token = pooling in ("token", "token_mean", "distilled") if class_token is None else class_token
         encoder = ViTEncoder(
             patch_size=(patch, patch),
@@ -383,7 +381,7 @@ class ViT(nn.Module):
             dropout_rate=dropout_rate,
             attention_dropout_rate=attention_dropout_rate,
             drop_path_rate=drop_path_rate,
-            dtype=_DTYPES[dtype],
+            dtype=compute_dtype(dtype),
             gelu=gelu,
             layer_norm_epsilon=layer_norm_epsilon,
             mlp=mlp,

@@ -17,6 +17,7 @@ from vit_jax.models.bit import build, parse_variant
 LIBRARY = "google"
 MODELS = "BiT, ResNet-v1 with group norm"
 WRITES = ("bit",)
+COMPARED = "timm, which reads such files too; big_vision's two namings only there and back"
 
 # How the code that each generation of names comes from computes.
 _BIG_TRANSFER = {

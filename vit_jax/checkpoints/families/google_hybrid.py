@@ -17,6 +17,7 @@ from vit_jax.models.hybrid import parse_variant, vit_arguments
 LIBRARY = "google"
 MODELS = "R+ViT hybrids"
 WRITES = ("hybrid",)
+COMPARED = "timm, which reads such files too, with its epsilons; the original's form with NumPy"
 
 _STYLE = {
     "padding": "same",

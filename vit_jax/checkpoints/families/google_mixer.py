@@ -17,6 +17,7 @@ from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 LIBRARY = "google"
 MODELS = "MLP-Mixer"
 WRITES = ("mixer",)
+COMPARED = "timm's Mixer, its weights under these names"
 
 _STYLE = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 

@@ -19,6 +19,7 @@ from vit_jax.models.vit_variants import Variant
 LIBRARY = "google"
 MODELS = "ViT"
 WRITES = ("vit",)
+COMPARED = "timm, which reads such files too; all namings with one another"
 
 # Of a block: ours, and theirs in both generations.
 _LAYERS = {

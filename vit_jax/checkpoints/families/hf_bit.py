@@ -21,6 +21,7 @@ from vit_jax.models.bit import build, parse_variant
 LIBRARY = "transformers"
 MODELS = "BiT"
 WRITES = ("bit",)
+COMPARED = "last map and logits of transformers' own models at three resolutions; files of ours read by transformers"
 
 _STYLE = {
     "stem_pool_padding": "zeros",

@@ -14,6 +14,7 @@ from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 LIBRARY = "timm"
 MODELS = "R+ViT hybrids"
 WRITES = ("hybrid",)
+COMPARED = "tokens and logits of timm's own models at two resolutions; files of ours read by timm"
 
 _BACKBONE = "patch_embed.backbone."
 # How timm's hybrids compute; their epsilons are not those of the weights that they were made from.

@@ -12,6 +12,7 @@ from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 LIBRARY = "timm"
 MODELS = "MLP-Mixer"
 WRITES = ("mixer",)
+COMPARED = "tokens and logits of timm's own models; files of ours read by timm"
 
 _STYLE = {"gelu": "exact", "layer_norm_epsilon": 1e-6}
 _ARCHITECTURES = {(size, patch): f"mixer_{size.lower()}{patch}_224" for size in ("S", "B", "L") for patch in (16, 32)}

@@ -14,6 +14,7 @@ from vit_jax.models.bit import build, parse_variant
 LIBRARY = "timm"
 MODELS = "BiT"
 WRITES = ("bit",)
+COMPARED = "last map and logits of timm's own models at three resolutions; files of ours read by timm"
 
 # How every resnetv2_*_bit of timm computes.
 _STYLE = {

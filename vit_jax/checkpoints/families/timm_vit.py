@@ -14,6 +14,7 @@ from vit_jax.models.vit_variants import Variant
 LIBRARY = "timm"
 MODELS = "ViT, DeiT, DeiT III, DINOv2, SigLIP, MAE"
 WRITES = ("vit",)
+COMPARED = "tokens and logits of timm's own models at two resolutions; files of ours read by timm"
 
 _POOLINGS = {"token": "token", "avg": "mean", "map": "map"}
 # Architectures that have the tanh GELU although their names of tensors do not tell.
