@@ -84,10 +84,10 @@ def heads_figure(image: UInt8[np.ndarray, "h w 3"], maps: Float[np.ndarray, "H g
 
 
 def layers_figure(maps: Float[np.ndarray, "L H gh gw"]) -> Figure:
-    """Maps of all layers (rows) and heads (columns), and last the mean over the heads; each scaled to its maximum."""
+    """Maps of all layers (rows) and heads (columns), and last the mean over heads; each from its least to its most."""
     layers, heads = maps.shape[:2]
     maps = np.concatenate([maps, maps.mean(axis=1, keepdims=True)], axis=1)
-    scaled = maps / np.maximum(maps.max(axis=(2, 3), keepdims=True), 1e-12)
+    scaled = _stretch(maps)
     scale = math.ceil(48 / max(maps.shape[2:]))  # so that gaps are thin beside small grids
     tiles = scaled.reshape(-1, *maps.shape[2:], 1).repeat(scale, axis=1).repeat(scale, axis=2)
     gap = max(2, tiles.shape[2] // 16)
@@ -104,22 +104,28 @@ def layers_figure(maps: Float[np.ndarray, "L H gh gw"]) -> Figure:
     axes.set(xlabel="head", ylabel="layer")
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 2.4 / height), aspect=15, ticks=[0, 1], pad=0.02)
-    bar.ax.set_yticklabels(["none", "most"], fontsize=8)
+    bar.ax.set_yticklabels(["least", "most"], fontsize=8)
     return figure
 
 
 def overlay(
     image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "gh gw"], opacity: float = 0.65
 ) -> Float[np.ndarray, "H W 3"]:
-    """The map, scaled to its maximum, as heat over the grey image; small images are enlarged.
+    """The map, from its least to its most, as heat over the grey image; small images are enlarged.
 
     The colours are one for each patch, unsmoothed: the model does not know more.
     """
     image = _enlarge(image)
     grey = image.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-    heat = colormaps[_HEAT](values / max(float(values.max()), 1e-12))[..., :3].astype(np.float32)
+    heat = colormaps[_HEAT](_stretch(values))[..., :3].astype(np.float32)
     heat = cv2.resize(heat, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST)
     return (1 - opacity) * grey + opacity * heat
+
+
+def _stretch(maps: Float[np.ndarray, "*n gh gw"]) -> Float[np.ndarray, "*n gh gw"]:
+    """Each map from 0 to 1; one without differences is all 0."""
+    low, high = (f(maps, axis=(-2, -1), keepdims=True) for f in (np.min, np.max))
+    return (maps - low) / np.maximum(high - low, 1e-12)
 
 
 def _enlarge(image: UInt8[np.ndarray, "h w 3"], smallest: int = 160, largest: int = 448) -> Float[np.ndarray, "H W 3"]:
@@ -150,9 +156,7 @@ def _tile(
     return canvas, ys, xs
 
 
-def _labelled_tiles(
-    tiles: Float[np.ndarray, "n h w 3"], labels: Sequence[str], columns: int, inches: float
-) -> Figure:
+def _labelled_tiles(tiles: Float[np.ndarray, "n h w 3"], labels: Sequence[str], columns: int, inches: float) -> Figure:
     """RGB tiles, each with its label above, on one axes."""
     height, width = tiles.shape[1:3]
     rows = math.ceil(len(tiles) / columns)
