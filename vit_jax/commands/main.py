@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench, contact_sheet, convert, demo, evaluate, predict, prepare, report, train
+from vit_jax.commands import bench, contact_sheet, convert, demo, evaluate, predict, prepare, report, train, visualize
 from vit_jax.errors import UserError
 
 _COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "visualize": visualize,
     "convert": convert,
     "report": report,
     "prepare": prepare,

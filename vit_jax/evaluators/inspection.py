@@ -27,8 +27,10 @@ def filter_components(
         count: components wanted; there are fewer when the patch or the width is smaller.
     """
     height, width, channels, filters = kernel.shape
-    rows = np.asarray(kernel, np.float64).reshape(-1, filters).T
-    components = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][:count]
+    columns = np.asarray(kernel, np.float64).reshape(-1, filters)
+    columns -= columns.mean(axis=1, keepdims=True)
+    # Eigenvectors of the covariance, ascending: several times faster than the singular vectors of the filters.
+    components = np.linalg.eigh(columns @ columns.T)[1].T[::-1][: min(count, filters)]
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     return (components * np.where(largest < 0, -1, 1)).reshape(-1, height, width, channels).astype(np.float32)
 
@@ -77,6 +79,12 @@ def mean_attention_distance(
     return np.stack(result)
 
 
+def patch_maps(weights: Float[np.ndarray, "... T"], grid: tuple[int, int]) -> Float[np.ndarray, "... gh gw"]:
+    """Weights on tokens as maps over the patches, which come last."""
+    rows = weights[..., num_prefix_tokens(weights.shape[-1], grid) :]
+    return rows.reshape(*rows.shape[:-1], *grid)
+
+
 def query_maps(weights: Float[np.ndarray, "... T T"], grid: tuple[int, int]) -> Float[np.ndarray, "... gh gw"]:
     """What the class token attends to, as maps over the patches; the mean over all patches in a model without one.
 
@@ -87,8 +95,7 @@ def query_maps(weights: Float[np.ndarray, "... T T"], grid: tuple[int, int]) -> 
         grid: rows and columns of patches.
     """
     prefix = num_prefix_tokens(weights.shape[-1], grid)
-    rows = weights[..., 0, prefix:] if prefix else weights.mean(axis=-2)
-    return rows.reshape(*rows.shape[:-1], *grid)
+    return patch_maps(weights[..., 0, :] if prefix else weights.mean(axis=-2), grid)
 
 
 def attention_rollout(weights: Float[np.ndarray, "L B H T T"]) -> Float[np.ndarray, "B T T"]:

@@ -54,11 +54,15 @@ def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[
 
 
 def pooling_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "B H T"] | None:
-    """What the probe of attention pooling (MAP) attends to; None for a model that pools otherwise."""
+    """What the probe of attention pooling (MAP) attends to; None for a model that pools otherwise.
+
+    T counts the tokens that are pooled: the class token, where there is one, and the patches.
+    """
     if getattr(loaded.model, "pooling", None) != "map" or "pool" not in loaded.params:
         return None
-    params = loaded.params["pool"]
+    params, encoder = loaded.params["pool"], loaded.model.encoder
     tokens = loaded.outputs(images)["tokens"].astype(jnp.float32)
+    tokens = jnp.concatenate([tokens[:, : int(encoder.class_token)], tokens[:, encoder.num_prefix_tokens :]], axis=1)
     probe = jnp.broadcast_to(params["probe"], (tokens.shape[0], *params["probe"].shape[1:]))
     attention = MultiHeadAttention(num_heads=params["attention"]["query"]["kernel"].shape[1], sow_weights=True)
     _, sown = attention.apply({"params": params["attention"]}, probe, tokens, train=False, mutable=["intermediates"])
