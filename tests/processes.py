@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
+
 from tests.tiny import tiny_config
 
 PATIENCE = 420.0  # seconds; the machine may be busy with other things
@@ -31,6 +33,10 @@ def start(arguments: Sequence[object], log: Path, devices: int = 1, **environmen
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        # As in conftest.py: compiling is most of the time that such a run takes.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "PYTHONPATH": str(Path(__file__).parents[1]),
         **environment,
     }
