@@ -57,6 +57,7 @@ def connected(
     if jax.distributed.is_initialized():
         yield
         return
+    several = False
     try:
         if not preemptible:
             jax.config.update("jax_enable_preemption_service", False)
@@ -73,12 +74,14 @@ def connected(
             alone = not _join_cluster(timeout)
         if alone and preemptible:
             _coordinate_alone()
+        several = not alone
         yield
     except Preempted:  # in all processes, after the same step
         jax.distributed.shutdown()
         raise
     except BaseException as error:
-        atexit.register(_end_at_once, error)
+        # The others lose their coordinator, which aborts them: what failed in all of them they shall say themselves.
+        atexit.register(_end_at_once, error, 2.0 if several and is_lead() else 0.0)
         raise
     jax.distributed.shutdown()
 
@@ -208,14 +211,12 @@ def _initialize(timeout: float, **arguments: Any) -> None:
         raise UserError(f"The processes could not be joined: {raised[0]}", "Check the cluster") from raised[0]
 
 
-def _end_at_once(error: BaseException) -> None:
+def _end_at_once(error: BaseException, delay: float) -> None:
     """Runs before jax's own hook at exit, which would wait for all processes and abort when they do not come."""
     status = {UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1)
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.distributed.is_initialized() and jax.process_count() > 1 and is_lead():
-        # The others lose their coordinator, which aborts them: what failed in all of them they shall say themselves.
-        time.sleep(2)
+    time.sleep(delay)
     os._exit(status)

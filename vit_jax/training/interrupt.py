@@ -1,5 +1,6 @@
 """Being told to stop: the loop asks after every step, saves, and leaves."""
 
+import itertools
 import os
 import signal
 import threading
@@ -11,6 +12,11 @@ from jax.experimental import multihost_utils
 
 from vit_jax.errors import Preempted
 from vit_jax.training.distributed import in_any
+
+
+# The coordinator agrees on the question after the last one that was asked anywhere, 0 at first. A step's number would
+# not do: a run that goes on from step 100 and is told to stop before its first question would never be asked number 1.
+_asked = itertools.count(1)
 
 
 class Interrupt:
@@ -35,10 +41,11 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def reached(self, step: int) -> bool:
-        """Whether the run is to stop after this step; to be asked after every step, in every process."""
+    def reached(self) -> bool:
+        """Whether the run is to stop here; to be asked after every step, in every process."""
+        asked = next(_asked)
         if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(asked)
         return self._requested is not None
 
     def reason(self, step: int) -> BaseException:

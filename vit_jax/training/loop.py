@@ -82,7 +82,7 @@ def train(
                     throughput.start(step)  # compilation is not counted
                 progress.step(step)
 
-                told = interrupt.reached(step)
+                told = interrupt.reached()
                 stop = step == run.last or told
                 evaluate = run.evaluation.due(step, step == run.last)
                 save = stop or run.policy.due(step)
