@@ -82,7 +82,7 @@ def when(condition, delay=0.0):
     def moment(process):
         deadline = time.monotonic() + PATIENCE
         while not condition() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+            time.sleep(0.005)
         time.sleep(delay)
 
     return moment

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.checkpoints.remote import forget_listings
 from vit_jax.errors import UserError
 from vit_jax.training.lines import write_whole
 
@@ -83,6 +84,7 @@ def _write(path: epath.Path, beat: dict[str, Any]) -> None:
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
     """None for no beat, or one that is damaged."""
+    forget_listings(path)
     try:
         beat = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from vit_jax.errors import Preempted
 from vit_jax.training.distributed import in_any
 
-
 # The coordinator agrees on the question after the last one that was asked anywhere, 0 at first. A step's number would
 # not do: a run that goes on from step 100 and is told to stop before its first question would never be asked number 1.
 _asked = itertools.count(1)

@@ -1,17 +1,13 @@
 """A text file that grows by whole lines, on file systems without appending too."""
 
-import os
 import time
 from collections.abc import Iterable
 
 from etils import epath
 
+from vit_jax.checkpoints.remote import is_remote
+
 _UPLOAD_SECONDS = 30.0
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether it lies on an object store: no appending, no renaming, no locks."""
-    return "://" in os.fspath(path)
 
 
 def write_whole(path: epath.Path, text: str) -> None:

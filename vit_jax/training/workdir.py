@@ -11,11 +11,12 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.checkpoints.remote import is_remote
 from vit_jax.checkpoints.store import steps_in
 from vit_jax.errors import UserError
 from vit_jax.training.config import differences, plain
 from vit_jax.training.heartbeat import heartbeat
-from vit_jax.training.lines import is_remote, write_whole
+from vit_jax.training.lines import write_whole
 
 
 def start_step(workdir: epath.Path, values: Mapping[str, Any], last: int) -> int:
