@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # Lower bounds are the versions that the tests run with; upper bounds are the next minor, which they have not seen.
-# jax 0.10 and flax 0.12.8 are the last for Python 3.11; the tests run with them there, and with jax 0.12 and flax 0.12.12
-# on Python 3.12. No line of the code asks which it is.
+# jax 0.10 and flax 0.12.8 are the last for Python 3.11, and the tests run with them there; on Python 3.12 they run with
+# jax 0.12 and flax 0.12.12. No line of the code asks which it is.
 JAX_VERSIONS = ">=0.10.2,<0.13"
 INSTALL_REQUIRES = [
     f"jax{JAX_VERSIONS}",

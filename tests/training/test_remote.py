@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.processes import PATIENCE, config_file, free_port, start
 from tests.tiny import tiny_run
 from vit_jax import UserError
-from vit_jax.checkpoints.remote import is_remote
+from vit_jax.data.files import is_remote
 from vit_jax.training import heartbeat, lines
 from vit_jax.training.heartbeat import heartbeat as holding
 from vit_jax.training.lines import Lines

@@ -1,14 +1,9 @@
-"""What differs where a path is not on a local file system."""
+"""What other processes have written to a bucket."""
 
 import os
 import sys
 
 from etils import epath
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether it lies on an object store: no appending, no renaming, no locks."""
-    return "://" in os.fspath(path)
 
 
 def forget_listings(path: epath.PathLike) -> None:

@@ -17,7 +17,8 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from vit_jax.checkpoints.remote import forget_listings, is_remote
+from vit_jax.checkpoints.remote import forget_listings
+from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 
 # Metadata of format 1: "format", "step", "config", "model" ({"name", "kwargs"} or null), "preprocess", "labels",

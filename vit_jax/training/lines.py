@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from vit_jax.checkpoints.remote import is_remote
+from vit_jax.data.files import is_remote
 
 _UPLOAD_SECONDS = 30.0
 

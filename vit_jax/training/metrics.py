@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from vit_jax.checkpoints.remote import is_remote
+from vit_jax.data.files import is_remote
 from vit_jax.training.lines import Lines
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from etils import epath
 
-from vit_jax.checkpoints.remote import is_remote
 from vit_jax.checkpoints.store import steps_in
+from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 from vit_jax.training.config import differences, plain
 from vit_jax.training.heartbeat import heartbeat
