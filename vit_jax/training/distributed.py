@@ -64,6 +64,8 @@ def connected(
         if num_processes == 1:
             alone = True
         elif coordinator is not None:
+            if process_id == 0:
+                _check_port(coordinator)
             # The devices of this process are those that CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS leave to it.
             _initialize(
                 timeout, coordinator_address=coordinator, num_processes=num_processes, process_id=process_id,
@@ -137,6 +139,20 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         raise UserError(f"There is no process {process_id} of {num_processes}", "They are numbered from 0")
 
 
+def _check_port(coordinator: str) -> None:
+    # jax 0.12 ends in a segmentation fault where it cannot listen.
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("::" if family == socket.AF_INET6 else "", int(coordinator.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"Process 0 cannot listen on {coordinator}: {getattr(error, 'strerror', None) or error}",
+                "Choose a free port of its own host",
+            ) from error
+
+
 def _join_cluster(timeout: float) -> bool:
     """Joins the processes that the cluster started; False where jax knows no cluster."""
     try:
@@ -205,8 +221,6 @@ def _initialize(timeout: float, **arguments: Any) -> None:
         raise raised[0]
     if raised and "must be called before" in str(raised[0]):
         raise _JaxInUseError("jax was used before the processes were joined", "Join them first") from raised[0]
-    if raised and "RPC server" in str(raised[0]):
-        raise UserError(f"Process 0 cannot listen on {where}", "Choose a free port of its own host") from raised[0]
     if raised:
         raise UserError(f"The processes could not be joined: {raised[0]}", "Check the cluster") from raised[0]
 
