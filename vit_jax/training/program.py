@@ -12,7 +12,7 @@ from vit_jax.tasks import Task, static_argument
 from vit_jax.training import optim
 from vit_jax.training.config import RunConfig
 from vit_jax.training.schedules import Schedule
-from vit_jax.training.sharding import replicated, state_sharding
+from vit_jax.training.sharding import place, replicated, state_sharding
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
 
@@ -75,7 +75,7 @@ def build_program(
 
     def fresh_monitor() -> Monitor:
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), monitor["sums"])
-        return jax.device_put(empty | {"sums": sums}, everywhere)
+        return jax.tree.map(lambda x: place(x, everywhere), empty | {"sums": sums})
 
     return Program(
         params=params,

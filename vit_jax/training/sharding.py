@@ -98,6 +98,14 @@ def put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, j
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def place(value: Any, sharding: NamedSharding) -> jax.Array:
+    """What every process has in full, as a global array."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
 def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
     """A NamedSharding for every leaf of the training state.
 
