@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench, contact_sheet, demo, evaluate, predict, prepare, report, train
+from vit_jax.commands import bench, contact_sheet, demo, evaluate, plan, predict, prepare, report, train
 from vit_jax.errors import UserError
 
 _COMMANDS = {
@@ -17,6 +17,7 @@ _COMMANDS = {
     "report": report,
     "prepare": prepare,
     "contact-sheet": contact_sheet,
+    "plan": plan,
     "bench": bench,
     "demo": demo,
 }

@@ -20,7 +20,7 @@ from vit_jax.nn.posemb import sincos2d
 _POSEMBS = ("learn", "sincos2d")
 _POOLINGS = ("token", "mean", "map")
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_REMAT_POLICIES = {"elementwise": jax.checkpoint_policies.save_only_these_names("attention_inputs","attention_output","attention_statistics","residual","hidden"), "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

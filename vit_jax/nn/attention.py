@@ -1,19 +1,39 @@
 """Scaled dot-product attention on one of three implementations, and the multi-head layer around it."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import functools
+import sys
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+from vit_jax.nn.recomputed_attention import recomputed_attention
 
-Implementation = Literal["auto", "explicit", "xla", "cudnn"]
+Implementation = Literal["auto", "explicit", "recomputed", "xla", "cudnn"]
 
-_IMPLEMENTATIONS = ("auto", "explicit", "xla", "cudnn")
+# The platform that is traced for, where that is not the one that runs the trace.
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+_IMPLEMENTATIONS = ("auto", "explicit", "recomputed", "xla", "cudnn")
+
+
+@contextlib.contextmanager
+def computing_on(platform: str) -> Iterator[None]:
+    """Around tracing: what is traced will run on this platform ("cpu", "gpu", "tpu"), wherever it is traced."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 def attention(
@@ -38,10 +58,10 @@ def attention(
         mask: True where a query may attend to a key.
         dropout_rate: fraction of the attention weights that is dropped, 0 for none.
         dropout_rng: the key for dropping; needed when the rate is above 0.
-        implementation: "explicit" writes out the weights; "xla" and "cudnn" are those of
-            `jax.nn.dot_product_attention`. "auto" is explicit on a CPU and wherever dropout or the weights are asked
-            for; otherwise cudnn where it can run (a GPU, half precision, a fitting head width, no bias or mask), and
-            xla for the rest.
+        implementation: "explicit" writes out the weights; "recomputed" computes them again in the backward pass, see
+            `recomputed_attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. "auto" is explicit on
+            a CPU and wherever dropout or the weights are asked for; otherwise, without bias or mask, cudnn where it can
+            run (a GPU, half precision, a fitting head width) and recomputed on a TPU; and xla for the rest.
         return_weights: also return the float32 weights, before dropout.
 
     Raises:
@@ -50,24 +70,32 @@ def attention(
     if implementation not in _IMPLEMENTATIONS:
         raise UserError(f"There is no attention '{implementation}'", nearest(implementation, _IMPLEMENTATIONS))
     needs_weights = dropout_rate > 0 or return_weights
-    on_gpu = jax.default_backend() == "gpu"
-    fits_cudnn = on_gpu and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    platform = _platform.get() or jax.default_backend()
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    fits_cudnn = platform == "gpu" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
-    if implementation in ("xla", "cudnn") and needs_weights:
+    if implementation in ("recomputed", "xla", "cudnn") and needs_weights:
         wanted = "return its weights" if return_weights else "drop attention weights"
         raise UserError(f"The attention '{implementation}' cannot {wanted}", "Use 'explicit' or 'auto'")
+    if implementation == "recomputed" and not (bias is None and mask is None):
+        raise UserError("The attention 'recomputed' takes no bias and no mask", "Use 'explicit', 'xla' or 'auto'")
     if implementation == "cudnn" and not fits_cudnn:
         raise UserError(
-            f"The attention 'cudnn' cannot run {q.dtype} heads of width {q.shape[-1]} on {jax.default_backend()}",
+            f"The attention 'cudnn' cannot run {q.dtype} heads of width {q.shape[-1]} on {platform}",
             "It needs a GPU, bfloat16 or float16, and a head width up to 128 that 8 divides; 'auto' chooses for you",
         )
 
     if implementation == "auto":
-        if needs_weights or jax.default_backend() == "cpu":
+        plain = bias is None and mask is None
+        if needs_weights or platform == "cpu":
             implementation = "explicit"
+        elif platform == "tpu" and plain:
+            implementation = "recomputed"
         else:
             # A mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training.
-            implementation = "cudnn" if fits_cudnn and bias is None and mask is None else "xla"
+            implementation = "cudnn" if fits_cudnn and plain and cudnn_works(str(q.dtype), q.shape[-1]) else "xla"
+    if implementation == "recomputed":
+        return recomputed_attention(q, k, v)
     if implementation != "explicit":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, implementation=implementation)
 
@@ -89,6 +117,23 @@ def attention(
     out = jnp.matmul(used.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = out.astype(v.dtype).swapaxes(1, 2)
     return (out, weights / total) if return_weights else out
+
+
+@functools.cache
+def cudnn_works(dtype: str, width: int) -> bool:
+    """Whether cuDNN's attention runs here, forward and backward: tried once; where it does not, stderr says why."""
+    x = np.ones((1, 8, 2, width), dtype)
+    loss = lambda q: jax.nn.dot_product_attention(q, q, q, implementation="cudnn").astype(jnp.float32).sum()  # noqa: E731
+    try:
+        # Compiled ahead, because this may be asked for while something else is traced.
+        gradient = jax.jit(jax.grad(loss)).lower(jax.ShapeDtypeStruct(x.shape, x.dtype)).compile()(x)
+        if np.isfinite(np.asarray(gradient, np.float32)).all():
+            return True
+        reason = "its gradient is not finite"
+    except Exception as error:  # whatever it is that CUDA, cuDNN or their bindings lack
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    print(f"cuDNN's attention does not run here ({reason}); using XLA's, which is slower.", file=sys.stderr)
+    return False
 
 
 class MultiHeadAttention(nn.Module):
@@ -131,7 +176,7 @@ class MultiHeadAttention(nn.Module):
             return nn.DenseGeneral(features, axis=axis, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
 
         heads = (self.num_heads, width // self.num_heads)
-        q, k, v = project("query", heads)(x_q), project("key", heads)(x_kv), project("value", heads)(x_kv)
+        q, k, v = (checkpoint_name(x, "attention_inputs") for x in (project("query", heads)(x_q), project("key", heads)(x_kv), project("value", heads)(x_kv)))
         dropout_rate = self.dropout_rate if train else 0.0
         out = attention(
             q,

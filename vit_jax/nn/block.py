@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
@@ -63,7 +64,7 @@ class MlpBlock(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
         )
         width = x.shape[-1]
-        x = dense(self.mlp_dim, name="fc1")(x)
+        x = checkpoint_name(dense(self.mlp_dim, name="fc1")(x), "hidden")
         # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
         x = jax.checkpoint(functools.partial(nn.gelu, approximate=_GELU_IS_APPROXIMATE[self.gelu]))(x)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
@@ -118,8 +119,9 @@ class EncoderBlock(nn.Module):
         )(norm(name="norm1")(x), train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         x = x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
+        x = checkpoint_name(jax.lax.optimization_barrier(x), "residual")
 
         y = MlpBlock(self.mlp_dim, self.dtype, self.dropout_rate, self.gelu, name="mlp")(
             norm(name="norm2")(x), train=train
         )
-        return x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
+        return jax.lax.optimization_barrier(x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y))
