@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
-from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.block import SAVED, EncoderBlock
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead
@@ -20,7 +20,11 @@ from vit_jax.nn.posemb import sincos2d
 _POSEMBS = ("learn", "sincos2d")
 _POOLINGS = ("token", "mean", "map")
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
-_REMAT_POLICIES = {"elementwise": jax.checkpoint_policies.save_only_these_names("attention_inputs","attention_output","attention_statistics","residual","hidden"), "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(*SAVED),
+}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -106,8 +110,9 @@ class ViTEncoder(nn.Module):
         sow_attention: sow each block's attention weights as "intermediates".
         scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
             block. Parameters are unstacked all the same; dropout draws other masks than without scan.
-        remat: what a block recomputes in the backward pass to save memory: "none", "full" (all of it) or "dots" (all
-            but the products with its weight matrices).
+        remat: what a block recomputes in the backward pass to save memory: "none", "elementwise" (layer norms, GELU
+            and dropout, which costs next to nothing), "dots" (all but the products with its weight matrices, so
+            attention too) or "full" (all of it).
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -131,7 +136,7 @@ class ViTEncoder(nn.Module):
     attention_implementation: Implementation = "auto"
     sow_attention: bool = False
     scan: bool = False
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "elementwise", "dots", "full"] = "none"
 
     def __post_init__(self):
         if self.posemb not in _POSEMBS:
@@ -334,7 +339,7 @@ class ViT(nn.Module):
         attention_implementation: Implementation = "auto",
         sow_attention: bool = False,
         scan: bool = False,
-        remat: Literal["none", "full", "dots"] = "none",
+        remat: Literal["none", "elementwise", "dots", "full"] = "none",
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 

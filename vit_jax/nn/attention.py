@@ -16,7 +16,11 @@ from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.recomputed_attention import recomputed_attention
+from vit_jax.nn.recomputed_attention import SAVED as SAVED_WITHIN
+from vit_jax.nn.recomputed_attention import recomputed_attention, recomputed_self_attention
+
+# Under these names a rematerialisation policy finds what a layer's backward pass reads.
+SAVED = ("attention_inputs", *SAVED_WITHIN)
 
 Implementation = Literal["auto", "explicit", "recomputed", "xla", "cudnn"]
 
@@ -34,6 +38,46 @@ def computing_on(platform: str) -> Iterator[None]:
         yield
     finally:
         _platform.reset(token)
+
+
+def chosen(
+    implementation: Implementation, dtype: DTypeLike, width: int, *, plain: bool = True, needs_weights: bool = False
+) -> Implementation:
+    """What "auto" comes to, or the implementation itself where it can do what is asked; see `attention`.
+
+    Args:
+        dtype: of the queries.
+        width: of a head.
+        plain: there is neither bias nor mask.
+        needs_weights: for dropping some of them, or to return them.
+
+    Raises:
+        UserError: when the implementation that was asked for cannot do what was asked.
+    """
+    if implementation not in _IMPLEMENTATIONS:
+        raise UserError(f"There is no attention '{implementation}'", nearest(implementation, _IMPLEMENTATIONS))
+    platform = _platform.get() or jax.default_backend()
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    fits_cudnn = platform == "gpu" and half and width % 8 == 0 and width <= 128
+    if implementation == "auto":
+        if needs_weights or platform == "cpu":
+            return "explicit"
+        if platform == "tpu" and plain:
+            return "recomputed"
+        # A mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training.
+        return "cudnn" if fits_cudnn and plain and cudnn_works(str(jnp.dtype(dtype)), width) else "xla"
+    if implementation != "explicit" and needs_weights:
+        raise UserError(
+            f"The attention '{implementation}' cannot drop or return its weights", "Use 'explicit' or 'auto'"
+        )
+    if implementation == "recomputed" and not plain:
+        raise UserError("The attention 'recomputed' takes no bias and no mask", "Use 'explicit', 'xla' or 'auto'")
+    if implementation == "cudnn" and not fits_cudnn:
+        raise UserError(
+            f"The attention 'cudnn' cannot run {jnp.dtype(dtype)} heads of width {width} on {platform}",
+            "It needs a GPU, bfloat16 or float16, and a head width up to 128 that 8 divides; 'auto' chooses for you",
+        )
+    return implementation
 
 
 def attention(
@@ -67,33 +111,8 @@ def attention(
     Raises:
         UserError: when the implementation that was asked for cannot do what was asked.
     """
-    if implementation not in _IMPLEMENTATIONS:
-        raise UserError(f"There is no attention '{implementation}'", nearest(implementation, _IMPLEMENTATIONS))
-    needs_weights = dropout_rate > 0 or return_weights
-    platform = _platform.get() or jax.default_backend()
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    fits_cudnn = platform == "gpu" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-
-    if implementation in ("recomputed", "xla", "cudnn") and needs_weights:
-        wanted = "return its weights" if return_weights else "drop attention weights"
-        raise UserError(f"The attention '{implementation}' cannot {wanted}", "Use 'explicit' or 'auto'")
-    if implementation == "recomputed" and not (bias is None and mask is None):
-        raise UserError("The attention 'recomputed' takes no bias and no mask", "Use 'explicit', 'xla' or 'auto'")
-    if implementation == "cudnn" and not fits_cudnn:
-        raise UserError(
-            f"The attention 'cudnn' cannot run {q.dtype} heads of width {q.shape[-1]} on {platform}",
-            "It needs a GPU, bfloat16 or float16, and a head width up to 128 that 8 divides; 'auto' chooses for you",
-        )
-
-    if implementation == "auto":
-        plain = bias is None and mask is None
-        if needs_weights or platform == "cpu":
-            implementation = "explicit"
-        elif platform == "tpu" and plain:
-            implementation = "recomputed"
-        else:
-            # A mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training.
-            implementation = "cudnn" if fits_cudnn and plain and cudnn_works(str(q.dtype), q.shape[-1]) else "xla"
+    plain, needs_weights = bias is None and mask is None, dropout_rate > 0 or return_weights
+    implementation = chosen(implementation, q.dtype, q.shape[-1], plain=plain, needs_weights=needs_weights)
     if implementation == "recomputed":
         return recomputed_attention(q, k, v)
     if implementation != "explicit":
@@ -176,18 +195,44 @@ class MultiHeadAttention(nn.Module):
             return nn.DenseGeneral(features, axis=axis, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
 
         heads = (self.num_heads, width // self.num_heads)
-        q, k, v = (checkpoint_name(x, "attention_inputs") for x in (project("query", heads)(x_q), project("key", heads)(x_kv), project("value", heads)(x_kv)))
         dropout_rate = self.dropout_rate if train else 0.0
+        needs_weights = dropout_rate > 0 or self.sow_weights
+        implementation = chosen(self.implementation, self.dtype, heads[1], needs_weights=needs_weights)
+        if implementation == "recomputed" and x_kv is x_q:
+            qkv = checkpoint_name(self._projections(x_q, heads), SAVED[0])
+            return project("out", width, axis=(-2, -1))(recomputed_self_attention(qkv))
+        inputs = (("query", x_q), ("key", x_kv), ("value", x_kv))
+        q, k, v = (checkpoint_name(project(name, heads)(x), SAVED[0]) for name, x in inputs)
         out = attention(
             q,
             k,
             v,
             dropout_rate=dropout_rate,
             dropout_rng=self.make_rng("dropout") if dropout_rate > 0 else None,
-            implementation=self.implementation,
+            implementation=implementation,
             return_weights=self.sow_weights,
         )
         if self.sow_weights:
             out, weights = out
             self.sow("intermediates", "attention_weights", weights)
         return project("out", width, axis=(-2, -1))(out)
+
+    def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
+        """Queries, keys and values by one product, which reads `x` once instead of three times."""
+        three = [_Kernel(heads, self.kernel_init, name=name)(x.shape[-1]) for name in ("query", "key", "value")]
+        kernel, bias = (jnp.stack([pair[i].astype(self.dtype) for pair in three], axis=1 - i) for i in (0, 1))
+        return jnp.einsum("btw,wchd->btchd", x.astype(self.dtype), kernel) + bias
+
+
+class _Kernel(nn.Module):
+    """The parameters of a dense layer to heads, as `nn.DenseGeneral` makes them."""
+
+    heads: tuple[int, int]
+    kernel_init: Callable
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Float[Array, "width h d"], Float[Array, "h d"]]:
+        def flat_init(rng: PRNGKeyArray) -> Float[Array, "width h d"]:
+            return self.kernel_init(rng, (width, self.heads[0] * self.heads[1])).reshape(width, *self.heads)
+
+        return self.param("kernel", flat_init), self.param("bias", nn.initializers.zeros, self.heads)

@@ -11,8 +11,13 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+from vit_jax.nn import attention
 from vit_jax.nn.attention import Implementation, MultiHeadAttention
 from vit_jax.nn.norm import LayerNorm
+
+# Under these names a rematerialisation policy finds a block's results of products with weight matrices; what the block
+# computes from them, layer norms, softmax, GELU and dropout, costs little to compute again.
+SAVED = ("residual", "hidden", *attention.SAVED)
 
 _GELU_IS_APPROXIMATE = {"tanh": True, "exact": False}
 
@@ -64,7 +69,7 @@ class MlpBlock(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
         )
         width = x.shape[-1]
-        x = checkpoint_name(dense(self.mlp_dim, name="fc1")(x), "hidden")
+        x = checkpoint_name(dense(self.mlp_dim, name="fc1")(x), SAVED[1])
         # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
         x = jax.checkpoint(functools.partial(nn.gelu, approximate=_GELU_IS_APPROXIMATE[self.gelu]))(x)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
@@ -119,9 +124,9 @@ class EncoderBlock(nn.Module):
         )(norm(name="norm1")(x), train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         x = x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
-        x = checkpoint_name(jax.lax.optimization_barrier(x), "residual")
+        x = checkpoint_name(x, SAVED[0])
 
         y = MlpBlock(self.mlp_dim, self.dtype, self.dropout_rate, self.gelu, name="mlp")(
             norm(name="norm2")(x), train=train
         )
-        return jax.lax.optimization_barrier(x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y))
+        return x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)

@@ -94,12 +94,18 @@ def _extended(
     found["collectives"] = []
     for kind, axes in kinds:
         pair = [
-            next((c for c in at[d]["collectives"] if (c["kind"], tuple(c["axes"])) == (kind, axes)), {"count": 0, "bytes": 0})
+            next(
+                (c for c in at[d]["collectives"] if (c["kind"], tuple(c["axes"])) == (kind, axes)),
+                {"count": 0, "bytes": 0},
+            )
             for d in _DEPTHS
         ]
         both = {k: line(pair[0][k], pair[1][k]) for k in ("count", "bytes")}
         found["collectives"].append({"kind": kind, "axes": list(axes), **both})
-    return found | {"compile_seconds": sum(at[d]["compile_seconds"] for d in _DEPTHS), "oom": any(at[d]["oom"] for d in at)}
+    return found | {
+        "compile_seconds": sum(at[d]["compile_seconds"] for d in _DEPTHS),
+        "oom": any(at[d]["oom"] for d in at),
+    }
 
 
 def _compile(rehearsal: Rehearsal, target: Topology, cache: Path | None) -> dict[str, Any]:

@@ -82,6 +82,4 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 def ranked(tried: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What fits before what does not; then by images per second; what does not fit by how much it needs."""
-    return sorted(
-        tried, key=lambda t: (not t[1]["fits"], -(t[1]["images_per_second"] or 0), t[1]["peak_bytes"])
-    )
+    return sorted(tried, key=lambda t: (not t[1]["fits"], -(t[1]["images_per_second"] or 0), t[1]["peak_bytes"]))
