@@ -71,7 +71,8 @@ def _sweep(arguments: argparse.Namespace, values: dict[str, Any], target: Any, c
         return
     rows = [
         [
-            " ".join(f"{k}={v}" for k, v in changes.items()), _size(found["peak_bytes"]), "yes" if found["fits"] else "no",
+            " ".join(f"{k}={v}" for k, v in changes.items()), _size(found["peak_bytes"]),
+            "yes" if found["fits"] else "no",
             _number(found["images_per_second"], ",.0f"), _number(found["mfu"], ".1%"),
         ]
         for changes, found in tried

@@ -1,7 +1,8 @@
 """What accelerators can do at best: peak rates, memory and links, and which TPU topologies there are.
 
 Sources: TPUs, the pages v4, v5e, v5p and v6e of docs.cloud.google.com/tpu (per chip; "bidirectional ICI bandwidth" is
-both directions together); NVIDIA, the data sheets of A100 SXM 80 GB, H100 SXM and H200 SXM (dense bfloat16, HBM, NVLink).
+both directions together); NVIDIA, the data sheets of A100 SXM 80 GB, H100 SXM and H200 SXM (dense bfloat16, HBM,
+NVLink).
 """
 
 import dataclasses

@@ -65,12 +65,10 @@ def _walk(text: str) -> Iterator[tuple[str, int, list[list[int]] | None, int]]:
             kind = operation.removesuffix("-start")
             if kind not in COLLECTIVES or not runs[name]:
                 continue
-            sizes = [_bytes(m) for m in _ARRAY.finditer(result)]
+            sizes = [_bytes(m) for m in _ARRAY.finditer(result) if m[2]]
             if operation.endswith("-start") and kind != "all-reduce":
-                # (operands, results, flags): the results alone.
-                size = max(sizes, default=0)
-            else:
-                size = sum(sizes)
+                sizes = sizes[len(sizes) // 2 :]  # operands, then results
+            size = sum(sizes)
             groups = _groups(rest)
             if kind == "reduce-scatter" and groups:
                 size *= len(groups[0])

@@ -80,32 +80,29 @@ def _extended(
     """Costs of the unscanned model, a line through those at two depths."""
     low, high = _DEPTHS
     at = {}
-    for shallow in (d for d in _DEPTHS if depth not in _DEPTHS) or (depth,):
+    for shallow in (depth,) if depth in _DEPTHS else _DEPTHS:
         model = {**values["model"], "depth": shallow, "scan": False}
         at[shallow] = _compile(rehearse({**values, "model": model}, classes, target.devices), target, cache)
-    if depth in at:
-        return at[depth]
+    worst = max(at.values(), key=lambda found: found["peak_bytes"])
+    if depth in at or worst["oom"]:
+        return worst
 
     def line(first: float, second: float) -> float:
         return max(0, round(first + (second - first) * (depth - low) / (high - low)))
 
     found = {k: line(at[low][k], at[high][k]) for k in (*_ADDITIVE, "arguments_bytes", "peak_bytes")}
-    kinds = {(c["kind"], tuple(c["axes"])): c for d in _DEPTHS for c in at[d]["collectives"]}
-    found["collectives"] = []
-    for kind, axes in kinds:
-        pair = [
-            next(
-                (c for c in at[d]["collectives"] if (c["kind"], tuple(c["axes"])) == (kind, axes)),
-                {"count": 0, "bytes": 0},
-            )
-            for d in _DEPTHS
-        ]
-        both = {k: line(pair[0][k], pair[1][k]) for k in ("count", "bytes")}
-        found["collectives"].append({"kind": kind, "axes": list(axes), **both})
-    return found | {
-        "compile_seconds": sum(at[d]["compile_seconds"] for d in _DEPTHS),
-        "oom": any(at[d]["oom"] for d in at),
-    }
+    sent = [{(c["kind"], tuple(c["axes"])): c for c in at[d]["collectives"]} for d in _DEPTHS]
+    none = {"count": 0, "bytes": 0}
+    found["collectives"] = [
+        {
+            "kind": kind,
+            "axes": list(axes),
+            **{k: line(*(each.get((kind, axes), none)[k] for each in sent)) for k in none},
+        }
+        for kind, axes in dict.fromkeys(key for each in sent for key in each)
+    ]
+    found["compile_seconds"] = sum(at[d]["compile_seconds"] for d in _DEPTHS)
+    return found | {"oom": False}
 
 
 def _compile(rehearsal: Rehearsal, target: Topology, cache: Path | None) -> dict[str, Any]:
