@@ -1,5 +1,7 @@
 """Floating point operations of a ViT, counted on paper: compilers count a scanned block once and fusions twice."""
 
+from typing import Any
+
 
 def encoder_flops(*, patches: int, tokens: int, patch_pixels: int, width: int, depth: int, mlp_dim: int) -> float:
     """One image forward through a ViT encoder: its matrix products, a multiplication and an addition counting two.
@@ -13,3 +15,16 @@ def encoder_flops(*, patches: int, tokens: int, patch_pixels: int, width: int, d
     attention = 4 * tokens**2 * width
     mlp = 4 * tokens * width * mlp_dim
     return 2.0 * patches * patch_pixels * 3 * width + depth * (projections + attention + mlp)
+
+
+def forward_flops(model: Any, image_size: tuple[int, int]) -> float | None:
+    """The same of a model with a ViT as its `encoder`; None for another model. Training takes three times as many."""
+    encoder = getattr(model, "encoder", None)
+    if not hasattr(encoder, "mlp_dim"):
+        return None
+    height, width = encoder.patch_size
+    patches = (image_size[0] // height) * (image_size[1] // width)
+    return encoder_flops(
+        patches=patches, tokens=patches + int(encoder.class_token), patch_pixels=height * width,
+        width=encoder.width, depth=encoder.depth, mlp_dim=encoder.mlp_dim,
+    )  # fmt: skip

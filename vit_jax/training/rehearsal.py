@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vit_jax.naming import build_named
-from vit_jax.nn.flops import encoder_flops
+from vit_jax.nn.flops import forward_flops
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
@@ -41,15 +41,7 @@ class Rehearsal:
 
     def forward_flops(self) -> float | None:
         """FLOP of one image through the encoder, counted on paper; None for an encoder that is not a ViT's."""
-        encoder = getattr(getattr(self.task, "model", None), "encoder", None)
-        if encoder is None or not hasattr(encoder, "mlp_dim"):
-            return None
-        height, width = encoder.patch_size
-        patches = (self.inputs.image_size[0] // height) * (self.inputs.image_size[1] // width)
-        return encoder_flops(
-            patches=patches, tokens=patches + int(encoder.class_token), patch_pixels=height * width,
-            width=encoder.width, depth=encoder.depth, mlp_dim=encoder.mlp_dim,
-        )  # fmt: skip
+        return forward_flops(getattr(self.task, "model", None), self.inputs.image_size)
 
 
 def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Device] | None = None) -> Rehearsal:
