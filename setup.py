@@ -53,6 +53,8 @@ setup(
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
         "cuda13": [f"jax[cuda13]{JAX_VERSIONS}"],
         "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
+        # `vit_jax plan` for TPUs: the compiler alone, on a machine without one. It is what jax[tpu] of this jax asks for.
+        "plan": ["libtpu==0.0.42.*"],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "test": TEST_REQUIRES,

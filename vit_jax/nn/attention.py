@@ -215,7 +215,7 @@ class MultiHeadAttention(nn.Module):
         if self.sow_weights:
             out, weights = out
             self.sow("intermediates", "attention_weights", weights)
-        return project("out", width, axis=(-2, -1))(out)
+        return project("out", width, axis=(-2, -1))(checkpoint_name(out, SAVED[1]))
 
     def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
         """Queries, keys and values by one product, which reads `x` once instead of three times."""
