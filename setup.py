@@ -53,7 +53,7 @@ setup(
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
         "cuda13": [f"jax[cuda13]{JAX_VERSIONS}"],
         "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
-        # `vit_jax plan` for TPUs: the compiler alone, on a machine without one. It is what jax[tpu] of this jax asks for.
+        # What `vit_jax plan` compiles for TPUs with, on a machine without one; the version that jax[tpu] asks for.
         "plan": ["libtpu==0.0.42.*"],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],

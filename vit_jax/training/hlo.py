@@ -52,8 +52,7 @@ def _walk(text: str) -> Iterator[tuple[str, int, list[list[int]] | None, int]]:
                 continue  # what they call adds two numbers
             if operation.endswith(("-done", "-update")):
                 continue  # what was started was counted there
-            known = re.search(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)', rest)
-            repeated = int(known[1]) if known and operation == "while" else 1
+            repeated = _trips(rest, computations) if operation == "while" else 1
             for called in _CALLED.findall(rest):
                 for inner in re.findall(r"[\w.\-]+", called):
                     if inner in computations:
@@ -73,6 +72,18 @@ def _walk(text: str) -> Iterator[tuple[str, int, list[list[int]] | None, int]]:
             if kind == "reduce-scatter" and groups:
                 size *= len(groups[0])
             yield kind, size, groups, runs[name]
+
+
+def _trips(rest: str, computations: dict[str, list[tuple[str, str, str]]]) -> int:
+    """How often a loop runs: as the compiler notes it, or the one whole number in its condition; else 1."""
+    if known := re.search(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)', rest):
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", rest)
+    inside = computations.get(condition[1], []) if condition else []
+    numbers = [
+        other.split(")")[0] for result, operation, other in inside if operation == "constant" and "32[]" in result
+    ]
+    return int(numbers[0]) if len(numbers) == 1 and numbers[0].isdigit() else 1
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
