@@ -76,6 +76,8 @@ setup(
         "gcs": ["gcsfs>=2026.10.1,<2027"],
         # For processes that find each other in a Kubernetes job without TPUs.
         "k8s": [f"jax[k8s]{JAX_VERSIONS}"],
+        # What `vit_jax plan` compiles for TPUs with, on a machine without one; the version that jax[tpu] asks for.
+        "plan": ["libtpu==0.0.42.*"],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "hub": [HUB],

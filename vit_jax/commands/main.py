@@ -7,7 +7,19 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench, contact_sheet, convert, demo, evaluate, predict, prepare, report, train, visualize
+from vit_jax.commands import (
+    bench,
+    contact_sheet,
+    convert,
+    demo,
+    evaluate,
+    plan,
+    predict,
+    prepare,
+    report,
+    train,
+    visualize,
+)
 from vit_jax.errors import REQUEUE, Preempted, UserError
 
 _COMMANDS = {
@@ -19,6 +31,7 @@ _COMMANDS = {
     "report": report,
     "prepare": prepare,
     "contact-sheet": contact_sheet,
+    "plan": plan,
     "bench": bench,
     "demo": demo,
 }

@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
-from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.block import SAVED, EncoderBlock
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
@@ -27,7 +27,11 @@ Pooling = Literal["token", "mean", "map", "token_mean", "distilled"]
 _POSEMBS = ("learn", "sincos2d")
 _POOLINGS = get_args(Pooling)
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(*SAVED),
+}
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
@@ -73,8 +77,9 @@ class ViTEncoder(nn.Module):
         sow_attention: sow each block's attention weights as "intermediates".
         scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
             block. Parameters are unstacked all the same; dropout draws other masks than without scan.
-        remat: what a block recomputes in the backward pass to save memory: "none", "full" (all of it) or "dots" (all
-            but the products with its weight matrices).
+        remat: what a block recomputes in the backward pass to save memory: "none", "elementwise" (layer norms, GELU
+            and dropout, which costs next to nothing), "dots" (all but the products with its weight matrices, so
+            attention too) or "full" (all of it).
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
@@ -106,7 +111,7 @@ class ViTEncoder(nn.Module):
     attention_implementation: Implementation = "auto"
     sow_attention: bool = False
     scan: bool = False
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "elementwise", "dots", "full"] = "none"
     stem: nn.Module | None = None
 
     def __post_init__(self):
@@ -349,7 +354,7 @@ class ViT(nn.Module):
         attention_implementation: Implementation = "auto",
         sow_attention: bool = False,
         scan: bool = False,
-        remat: Literal["none", "full", "dots"] = "none",
+        remat: Literal["none", "elementwise", "dots", "full"] = "none",
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 

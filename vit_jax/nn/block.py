@@ -6,12 +6,18 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+from vit_jax.nn import attention
 from vit_jax.nn.attention import Implementation, MultiHeadAttention
 from vit_jax.nn.norm import LayerNorm
+
+# Under these names a rematerialisation policy finds a block's results of products with weight matrices; what the block
+# computes from them, layer norms, softmax, GELU and dropout, costs little to compute again.
+SAVED = ("residual", "hidden", *attention.SAVED)
 
 _GELU_IS_APPROXIMATE = {"tanh": True, "exact": False}
 
@@ -67,7 +73,7 @@ class MlpBlock(nn.Module):
             bias_init=self.bias_init,
         )
         width = x.shape[-1]
-        x = dense(self.mlp_dim, name="fc1")(x)
+        x = checkpoint_name(dense(self.mlp_dim, name="fc1")(x), SAVED[1])
         # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
         x = jax.checkpoint(functools.partial(nn.gelu, approximate=_GELU_IS_APPROXIMATE[self.gelu]))(x)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
@@ -164,6 +170,7 @@ class EncoderBlock(nn.Module):
         )(norm(name="norm1")(x), train=train)
         y = self._scaled("layer_scale1", nn.Dropout(self.dropout_rate)(y, deterministic=not train))
         x = x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
+        x = checkpoint_name(x, SAVED[0])
 
         if self.mlp == "swiglu":
             mlp = SwiGLUBlock(self.mlp_dim, self.dtype, self.dropout_rate, name="mlp")

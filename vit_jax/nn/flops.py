@@ -1,18 +1,6 @@
 """Floating point operations of a ViT, counted on paper: compilers count a scanned block once and fusions twice."""
 
-# Dense bfloat16 peak of one chip, in FLOP/s, by the start of jax's device_kind (vendors' data sheets).
-_PEAKS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
+from typing import Any
 
 
 def encoder_flops(*, patches: int, tokens: int, patch_pixels: int, width: int, depth: int, mlp_dim: int) -> float:
@@ -29,7 +17,14 @@ def encoder_flops(*, patches: int, tokens: int, patch_pixels: int, width: int, d
     return 2.0 * patches * patch_pixels * 3 * width + depth * (projections + attention + mlp)
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """The bfloat16 peak of one device in FLOP/s, None for one that is not in the table."""
-    fitting = [name for name in _PEAKS if device_kind.startswith(name)]
-    return _PEAKS[max(fitting, key=len)] if fitting else None
+def forward_flops(model: Any, image_size: tuple[int, int]) -> float | None:
+    """The same of a model with a ViT as its `encoder`; None for another model. Training takes three times as many."""
+    encoder = getattr(model, "encoder", None)
+    if not hasattr(encoder, "mlp_dim"):
+        return None
+    height, width = encoder.patch_size
+    patches = (image_size[0] // height) * (image_size[1] // width)
+    return encoder_flops(
+        patches=patches, tokens=patches + int(encoder.class_token), patch_pixels=height * width,
+        width=encoder.width, depth=encoder.depth, mlp_dim=encoder.mlp_dim,
+    )  # fmt: skip

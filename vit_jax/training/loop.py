@@ -15,7 +15,7 @@ from vit_jax.tasks import static_argument
 from vit_jax.training.distributed import is_lead
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.interrupt import Interrupt
-from vit_jax.training.metrics import Progress, Throughput, Writer, round_off
+from vit_jax.training.metrics import Progress, Writer, round_off
 from vit_jax.training.prepare import prepare
 from vit_jax.training.sharding import host_rows, put
 from vit_jax.training.state import variables_of
@@ -47,7 +47,7 @@ def train(
     run.state = None  # the step donates its buffers
     lead = is_lead()
     writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
-    throughput = Throughput(config.batch_size)
+    throughput = run.throughput
     batches = experiment.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 

@@ -123,10 +123,28 @@ class Progress:
 
 
 class Throughput:
-    """Images per second and the share of time lost to waiting for data, between two lines of the log."""
+    """How fast a run goes, and where its time goes, between two lines of the log.
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    Args:
+        batch_size: images of a step.
+        chips: that share them.
+        flops: of one image in training; None where they are not known.
+        peak: FLOP/s of one chip in the model's dtype, likewise.
+        began: when the run began (`time.perf_counter()`); now by default.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        chips: int = 1,
+        flops: float | None = None,
+        peak: float | None = None,
+        began: float | None = None,
+    ):
+        self._batch_size, self._chips = batch_size, chips
+        self._share_of_peak = flops / peak if flops and peak else None
+        self._born = time.perf_counter() if began is None else began
+        self._productive = 0.0
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -153,9 +171,25 @@ class Throughput:
         self._began += time.perf_counter() - began
 
     def window(self, step: int) -> dict[str, float]:
-        """The two numbers since the last window, when the result of `step` has just arrived."""
-        done, seconds, waited = step - self._step, time.perf_counter() - self._began, self._waited
+        """The numbers since the last window, when the result of `step` has just arrived.
+
+        Returns:
+            `images_per_second`, the same `_per_chip`, `mfu` where it is known, `data_wait` (the share of time that the
+            devices waited for data), and `productive`: the share of all time since the run began in which devices
+            computed steps, and not compiled, evaluated, saved or waited.
+        """
+        now = time.perf_counter()
+        done, seconds, waited = step - self._step, now - self._began, self._waited
         self.start(step)
         if done < 1 or seconds <= 0:
             return {}
-        return {"images_per_second": done * self._batch_size / seconds, "data_wait": min(waited / seconds, 1.0)}
+        self._productive += max(seconds - waited, 0.0)
+        speed = done * self._batch_size / seconds
+        per_chip = speed / self._chips
+        return {
+            "images_per_second": speed,
+            "images_per_second_per_chip": per_chip,
+            **({} if self._share_of_peak is None else {"mfu": per_chip * self._share_of_peak}),
+            "data_wait": min(waited / seconds, 1.0),
+            "productive": min(self._productive / max(now - self._born, 1e-9), 1.0),
+        }

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,13 @@ from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
+from vit_jax.nn.flops import forward_flops
+from vit_jax.training.chips import peak_flops
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.metrics import Throughput
 from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.schedules import Schedule
@@ -43,6 +47,7 @@ class Run:
         frozen: mask over the parameters.
         product: which tree evaluation uses.
         metadata: what every checkpoint carries.
+        throughput: counts images and seconds, from the beginning of `prepare` on.
         close: ends the saving and lets other runs into the workdir.
     """
 
@@ -61,12 +66,13 @@ class Run:
     policy: Policy
     store: Store
     metadata: Mapping[str, Any]
+    throughput: Throughput
     close: Callable[[], None]
 
 
 def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
     """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
-    config, task, lead = experiment.config, experiment.task, is_lead()
+    began, config, task, lead = time.perf_counter(), experiment.config, experiment.task, is_lead()
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
@@ -121,8 +127,19 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             policy=policy,
             store=store,
             metadata=_metadata(experiment, product),
+            throughput=_throughput(experiment, raw, mesh, began),
             close=held.pop_all().close,
         )
+
+
+def _throughput(
+    experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
+) -> Throughput:
+    model, config = getattr(experiment.task, "model", None), experiment.config
+    forward = forward_flops(model, batch["image"].shape[1:3]) if "image" in batch else None
+    in_half = forward and model.encoder.dtype == jnp.bfloat16
+    peak = peak_flops(mesh.devices.flat[0].device_kind) if in_half else None
+    return Throughput(config.batch_size, mesh.size, forward and 3 * forward, peak, began)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

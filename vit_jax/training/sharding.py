@@ -113,12 +113,18 @@ def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
     over `fsdp`. Optimizer slots and EMA end in their parameter's path, so they are split alike.
     """
     matched: set[str] = set()
+    params = abstract.get("params", {}) if isinstance(abstract, Mapping) else {}
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def like_its_parameter(name: str, shape: tuple[int, ...]) -> bool:
+        """Factored moments, of another shape than their parameter, have no heads or units to split."""
+        return next((held == shape for parameter, held in shapes.items() if name.endswith(f"/{parameter}")), True)
 
     def spec(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         dims: list[str | None] = [None] * len(leaf.shape)
         for end, axis in _TENSOR_RULES if mesh.shape["tensor"] > 1 else ():
-            if name.endswith("/" + end) and axis < len(dims):
+            if name.endswith("/" + end) and axis < len(dims) and like_its_parameter(name, leaf.shape):
                 matched.add(end)
                 if leaf.shape[axis] % mesh.shape["tensor"]:
                     split = (
