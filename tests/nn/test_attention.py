@@ -137,12 +137,16 @@ def test_where_cudnn_fails_its_probe_it_is_said_once(capsys):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("cross", [False, True])
-def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross):
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias):
     """In float32 with large logits, so that a softmax without its maximum would overflow."""
     rng = np.random.default_rng(0)
     x_q = jnp.asarray(rng.normal(size=(2, 5, 24)), jnp.float32)
     x_kv = jnp.asarray(rng.normal(size=(2, 7, 24)), jnp.float32) if cross else None
-    layers = {name: MultiHeadAttention(3, dtype=dtype, implementation=name) for name in ("explicit", "recomputed")}
+    layers = {
+        name: MultiHeadAttention(3, dtype, qkv_bias=qkv_bias, implementation=name)
+        for name in ("explicit", "recomputed")
+    }
     variables = {name: layer.init(KEY, x_q, x_kv, train=False) for name, layer in layers.items()}
     jax.tree.map(np.testing.assert_array_equal, *variables.values())
     shapes = variables["explicit"]
