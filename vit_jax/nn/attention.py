@@ -247,5 +247,6 @@ class _Projection(nn.Module):
         def flat_init(rng: PRNGKeyArray) -> Float[Array, "width h d"]:
             return self.kernel_init(rng, (width, self.heads[0] * self.heads[1])).reshape(width, *self.heads)
 
-        bias = self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None
-        return self.param("kernel", flat_init), bias
+        # The kernel comes first: its key depends on how many parameters were made before.
+        kernel = self.param("kernel", flat_init)
+        return kernel, self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None
