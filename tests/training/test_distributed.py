@@ -101,6 +101,23 @@ def test_without_a_port_it_goes_on_and_notices_sigterm_by_itself():
     assert "no coordinator (no ports); it watches for SIGTERM by itself" in said.stderr
 
 
+def test_two_devices_of_one_process_work_together_during_and_after():
+    code = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vit_jax.training.distributed import connected
+from vit_jax.training.sharding import make_mesh
+jax.config.update("jax_num_cpu_devices", 2)
+def total(n):
+    rows = NamedSharding(make_mesh({}), P("data"))
+    return int(jax.jit(lambda x: x.sum())(jax.device_put(np.arange(n), rows)))
+with connected():
+    print(total(4))
+print(total(6))
+"""
+    assert python(code).stdout.split() == ["6", "15"]
+
+
 def test_jax_that_is_in_use_has_no_coordinator_and_says_nothing(capfd):
     with connected():
         assert is_lead() and agreed(lambda: 5) == from_lead(5) == 5 and in_any(True) and not in_any(False)

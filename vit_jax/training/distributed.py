@@ -171,6 +171,8 @@ def _join_cluster(timeout: float) -> bool:
 
 
 def _coordinate_alone() -> None:
+    # Devices of one process need no gloo, which would go through the coordinator, also after its end.
+    jax.config.update("jax_cpu_collectives_implementation", None)
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", 0))
