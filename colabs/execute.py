@@ -25,9 +25,6 @@ TIMEOUT = 600  # seconds a cell
 class _ThisPython(AsyncKernelManager):
     """A kernel of the interpreter that runs this, whatever kernels its user has installed."""
 
-    def __init__(self, **kwargs):
-        super().__init__(transport="ipc", **kwargs)  # no ports, which others may listen to
-
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(resource_dir="", **get_kernel_dict())
@@ -47,7 +44,12 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     """Runs all cells, in `folder`; the first error is raised."""
     where = {"metadata": {"path": str(folder)}}
     return NotebookClient(
-        notebook, kernel_manager_class=_ThisPython, timeout=TIMEOUT, record_timing=False, resources=where
+        notebook,
+        kernel_manager_class=_ThisPython,
+        timeout=TIMEOUT,
+        startup_timeout=TIMEOUT,  # busy machines
+        record_timing=False,
+        resources=where,
     ).execute()
 
 

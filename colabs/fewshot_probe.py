@@ -136,8 +136,8 @@ def features_of(model, images):
 probed = {}  # name -> ((features, labels) to fit the probe to, (features, labels) to test it on)
 for name, model in models.items():
     sets = [images_of(split, model.preprocess)[:2] for split in ("train", "test")]
-    probed[name] = tuple((features_of(model, x), y) for x, y in sets)
     probed.setdefault("raw pixels", tuple((x.reshape(len(x), -1) / 255, y) for x, y in sets))
+    probed[name] = tuple((features_of(model, x), y) for x, y in sets)
 for name, ((train_features, _), (test_features, _)) in probed.items():
     print(f"{name}: {len(train_features)} + {len(test_features)} images, {train_features.shape[1]} numbers each")
 
@@ -178,7 +178,7 @@ accuracy = {  # name -> [shots, draws]
     for name, sets in probed.items()
 }
 
-colours = dict(zip(probed, ("#0072B2", "0.5", "#D55E00"), strict=True))
+colours = dict(zip(probed, ("0.5", "#0072B2", "#D55E00"), strict=True))
 figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
 for i, (name, table) in enumerate(accuracy.items()):
     at = np.array(SHOTS) * 1.04 ** (i - 1)  # side by side, so that the bars do not hide each other
@@ -191,7 +191,7 @@ axes.set_xticks(SHOTS, [str(k) for k in SHOTS])
 axes.minorticks_off()
 axes.grid(alpha=0.3)
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False)
+figure.legend(loc="outside upper center", ncols=3, frameon=False)
 plt.show()
 
 # %% [markdown]

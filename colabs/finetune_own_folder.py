@@ -102,6 +102,7 @@ if USE_REAL:
 else:
     START = "runs/pretrained"
     config = override(load_config("digits"), {"steps": str(PRETRAINING_STEPS), "log_every": "50"})
+    config["model"]["posemb_resize"] = "bicubic_antialias"  # as timm interpolates positions, for the export at the end
     config["data"]["train"]["classes"] = config["data"]["eval"]["classes"] = list(range(6))
     config["evals"] = {"val": {"name": "classification"}}
     summary = train(build_experiment(config), START)
@@ -124,13 +125,13 @@ else:
 # taken over, what was resized, and what is new (`missing`).
 
 # %%
-STEPS = 120  # @param {type:"integer"}
+STEPS = 100  # @param {type:"integer"}
 
 if USE_REAL:
-    arguments = f"init={START},data={FOLDER},res=384,steps={STEPS},lr=0.01,batch=32"
+    arguments = f"init={START},data={FOLDER},res=384,steps={STEPS},lr=0.01,batch=32,microbatch=8"
     changes = {}
 else:
-    arguments = f"init={START},data={FOLDER},res=32,steps={STEPS},batch=48"
+    arguments = f"init={START},data={FOLDER},res=32,steps={STEPS},batch=32"
     # A digit that is mirrored is another sign, and half of one may be another digit: shift and turn it a little.
     changes = {
         "data.transform.crop": "none",
@@ -139,7 +140,7 @@ else:
         "data.transform.shift": "0.06",
         "data.transform.border": "constant",
     }
-every = {"eval_every": str(max(1, STEPS // 8)), "log_every": str(max(1, STEPS // 8)), "checkpoint.every": "none"}
+every = {"eval_every": str(max(1, STEPS // 5)), "log_every": str(max(1, STEPS // 5)), "checkpoint.every": "none"}
 config = override(load_config(f"finetune:{arguments}"), changes | every)
 if not USE_REAL:
     # The config's SGD is for large models. AdamW suits a tiny one, and is fairer to the one from scratch below.
@@ -224,13 +225,14 @@ if classes <= 20:
 # %% [markdown]
 # ## Take it with you
 #
-# `vit_jax convert` writes a safetensors file under timm's names, with a `config.json` that says how timm is to build
+# `vit_jax convert runs/finetuned exported/model.safetensors`, or this cell, writes a safetensors file under timm's names, with a `config.json` that says how timm is to build
 # the model. It only renames and transposes, so the file, loaded again, gives the same logits.
 
 # %%
-from vit_jax.commands.main import main
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.source import open_source
 
-main(["convert", "runs/finetuned", "exported/model.safetensors"])
+export(open_source("runs/finetuned"), Path("exported/model.safetensors"), "timm")
 again = vit_jax.load("exported/model.safetensors")
 print("classes:", ", ".join(again.labels))
 print("largest difference of a logit:", float(np.abs(again.logits(images[:32]) - model.logits(images[:32])).max()))

@@ -145,12 +145,15 @@ inspection_figures.filters_figure(inspection.filter_components(inspection_model.
 # Attention does not know which patch is where: if you shuffled the tokens, it would do the same with them. So a learned
 # vector is added to each token, one for each place of the grid. A tile shows how similar the vector of one place is to
 # those of all places, and the tiles are arranged as the patches are. In a well-trained model each place resembles its
-# neighbours, its row and its column: it has found out that the tokens form a picture.
+# neighbours, its row and its column: it has found out that the tokens form a picture. The tiny model shows traces of
+# that at most. On the right, for comparison, the fixed sine-cosine embeddings that MAE uses, which have it by design.
 
 # %%
+from vit_jax.nn.posemb import sincos2d
+
 table = inspection_model.position_table(model)
-title = f"{table.shape[0]}x{table.shape[1]} places, width {table.shape[2]}"
-inspection_figures.similarity_figure({title: inspection.position_similarity(table)})
+tables = {"learned": table, "sine-cosine": sincos2d(table.shape[:2], table.shape[2])}
+inspection_figures.similarity_figure({title: inspection.position_similarity(t) for title, t in tables.items()})
 
 # %% [markdown]
 # ## How far heads look
@@ -160,7 +163,8 @@ inspection_figures.similarity_figure({title: inspection.position_similarity(tabl
 # patches and images: what the size of the receptive field is to a convolution. A head with a small distance looks at
 # the neighbourhood, one with a large distance gathers from the whole image. In large trained models both kinds stand
 # side by side in the first layers, and the last layers look far. A head that looks everywhere alike is not at the
-# largest possible distance, but at the mean distance of all pairs: the dashed line.
+# largest possible distance, but at the mean distance of all pairs: the dashed line. That is where the tiny model stays:
+# its *patches* have not learned to look anywhere in particular. Its class token has, as the next pictures show.
 
 # %%
 weights = inspection_model.attention_weights(model, images)  # [layers, images, heads, tokens, tokens]
@@ -207,8 +211,8 @@ for axes in panels.flat:
 plt.show()
 
 # %% [markdown]
-# Is this more than chance? On the scenes we know the answer: where digit and background differ most. A check without
-# looking: blank out the patches that rollout puts first, or as many at random, and see how many answers change.
+# Does the model use what it attends to? A check without looking: paint the patches that rollout puts first in the mean
+# colour of the image, or as many patches at random, and count how many answers change.
 
 # %%
 if not USE_REAL:
@@ -224,7 +228,7 @@ if not USE_REAL:
         mask = keep.reshape(-1, *grid).repeat(int(patch[0]), axis=1).repeat(int(patch[1]), axis=2)[..., None]
         grey = held_out.mean(axis=(1, 2), keepdims=True)
         after = np.asarray(model.logits(held_out * mask + grey * (1 - mask))).argmax(axis=1)
-        print(f"12 of 64 patches blanked, {label}: {(after != before).mean():.0%} of the answers change")
+        print(f"12 of 64 patches painted over, {label}: {(after != before).mean():.0%} of the answers change")
 
 # %% [markdown]
 # From the command line the same pictures come as a report: `vit_jax visualize --checkpoint X photo.jpg`.
