@@ -225,8 +225,9 @@ if classes <= 20:
 # %% [markdown]
 # ## Take it with you
 #
-# `vit_jax convert runs/finetuned exported/model.safetensors`, or this cell, writes a safetensors file under timm's names, with a `config.json` that says how timm is to build
-# the model. It only renames and transposes, so the file, loaded again, gives the same logits.
+# This cell, or `vit_jax convert runs/finetuned exported/model.safetensors`, writes a safetensors file in timm's names,
+# with a `config.json` that says how timm is to build the model. It only renames and transposes, so the file, loaded
+# again, gives the same logits.
 
 # %%
 from vit_jax.checkpoints.export import export
