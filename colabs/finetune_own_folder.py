@@ -101,7 +101,9 @@ if USE_REAL:
     START = "hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k"
 else:
     START = "runs/pretrained"
-    config = override(load_config("digits"), {"steps": str(PRETRAINING_STEPS), "log_every": "50"})
+    warmup = min(40, PRETRAINING_STEPS // 5)
+    changes = {"steps": str(PRETRAINING_STEPS), "log_every": "50", "optim.schedule.warmup_steps": str(warmup)}
+    config = override(load_config("digits"), changes)
     config["model"]["posemb_resize"] = "bicubic_antialias"  # as timm interpolates positions, for the export at the end
     config["data"]["train"]["classes"] = config["data"]["eval"]["classes"] = list(range(6))
     config["evals"] = {"val": {"name": "classification"}}
@@ -121,8 +123,8 @@ else:
 #   embeddings, one for each place; these are interpolated to the finer grid.
 #
 # Both are in the shipped config `finetune`, which you would use from the command line as
-# `vit_jax train --config finetune:init=START,data=FOLDER --workdir runs/finetuned`. The report below it says what was
-# taken over, what was resized, and what is new (`missing`).
+# `vit_jax train --config finetune:init=START,data=FOLDER --workdir runs/finetuned`. The report below the cell says what
+# was taken over, what was resized, and what is new (`missing`).
 
 # %%
 STEPS = 100  # @param {type:"integer"}
@@ -184,7 +186,8 @@ for label, summary in (("fine-tuned", finetuned), ("from scratch", scratch)):
 # ## What it gets wrong
 #
 # `vit_jax.load` needs nothing but the workdir: the checkpoint carries the names of the classes and how images are to be
-# resized and normalised. The held-out images that the model is least sure of come first; a wrong answer is red.
+# resized and normalised. The held-out images that the model is least sure of come first; a wrong answer is red,
+# with the right one below it.
 
 # %%
 import vit_jax
@@ -196,11 +199,12 @@ logits = np.concatenate([model.logits(part) for part in np.array_split(images, m
 probabilities = np.asarray(jax.nn.softmax(logits))
 answers = probabilities.argmax(axis=1)
 
-figure, grid = plt.subplots(2, 8, figsize=(10, 3.2), layout="constrained")
+figure, grid = plt.subplots(2, 8, figsize=(10, 3.6), layout="constrained")
 for axes, i in zip(grid.flat, np.argsort(probabilities.max(axis=1)), strict=False):
     axes.imshow(decode(held_out[int(i)]["image"]))
     right = answers[i] == held_out.labels[i]
     title = f"{model.labels[answers[i]]} {probabilities[i].max():.0%}"
+    title += "" if right else f"\nis {model.labels[held_out.labels[i]]}"
     axes.set_title(title, fontsize=9, color="black" if right else "#C00000")
 for axes in grid.flat:
     axes.axis("off")

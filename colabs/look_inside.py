@@ -115,6 +115,7 @@ else:
     }
     config["evals"] = {"val": {"name": "classification"}}
     changes = {"steps": str(STEPS), "batch_size": "32", "model.pooling": "token", "log_every": "40"}
+    changes["optim.schedule.warmup_steps"] = str(min(40, STEPS // 5))
     summary = train(build_experiment(override(config, changes)), "runs/scenes")
     print(f"accuracy on held-out scenes: {summary['val/accuracy']:.1%} (chance: 33.3%)")
     model = vit_jax.load("runs/scenes")
