@@ -57,6 +57,13 @@ def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
     assert "the mean patch" in text and "the pooling&#x27;s probe" in text
 
 
+def test_registers_are_no_class_token(tmp_path):
+    write_checkpoint(tmp_path / "run", "vit", variant="mu/8", width=16, depth=1, pooling="mean", num_registers=2)
+    command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
+    assert main([*command, "--output", str(tmp_path / "inside")]) == 0
+    assert "the mean patch" in images_in(tmp_path / "inside")[1]
+
+
 def write_checkpoint(workdir, name, **kwargs):
     """An untrained model as a checkpoint."""
     model = named_module("model", name).build(num_classes=2, **kwargs)

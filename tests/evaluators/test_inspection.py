@@ -109,6 +109,8 @@ def test_maps_are_rows_of_the_class_token_or_means():
     assert maps.shape == (2, 2, 3, 2, 3)
     for row, column in itertools.product(range(2), range(3)):
         np.testing.assert_array_equal(maps[..., row, column], weights[..., 0, 1 + 3 * row + column])
+    registers = inspection.query_maps(weights, GRID, class_token=False)
+    np.testing.assert_allclose(registers[..., 1, 2], weights[..., 1:, 6].mean(axis=-1), rtol=1e-6)
     without = random_weights(tokens=6)
     np.testing.assert_allclose(inspection.query_maps(without, GRID)[..., 1, 2], without.mean(axis=-2)[..., 5])
 

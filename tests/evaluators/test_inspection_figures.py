@@ -66,3 +66,35 @@ def test_heat_covers_the_patches_of_a_grid_that_is_not_square():
 
 def test_large_images_are_made_small():
     assert figures.overlay(np.zeros((600, 1200, 3), np.uint8), MAPS[0, 0]).shape == (224, 448, 3)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (14, 14), (12, 20), (37, 37)])
+def test_every_position_keeps_its_bright_spot(grid):
+    """Each tile is on the picture with the patch that it stands for, also where the grid is finer than the screen."""
+    similarity = np.full((*grid, *grid), -1.0)
+    for y, x in np.ndindex(grid):
+        similarity[y, x, y, x] = 1
+    figure = figures.similarity_figure({"a": similarity})
+    step = int(figure.axes[0].get_title().rsplit(" ", 2)[1]) if "every" in figure.axes[0].get_title() else 1
+    assert step == {3: 1, 14: 1, 20: 2, 37: 3}[grid[1]]
+    image = pixels(figure).astype(int)
+    image = image[:, : round(figure.axes[0].get_window_extent().x1)]  # without the colour bar
+    # Yellow among purple and white: more red than blue.
+    count, _ = cv2.connectedComponents((image[..., 0] - image[..., 2] > 20).astype(np.uint8))
+    expected = len(range(step // 2, grid[0], step)) * len(range(step // 2, grid[1], step))
+    assert count - 1 == expected
+
+
+def test_the_image_shows_where_there_is_no_attention():
+    values = np.zeros((2, 4), np.float32)
+    values[1, 3] = 1
+    blended = figures.overlay(np.full((24, 48, 3), 200, np.uint8), values)
+    assert (blended[:40, :40] > 0.35).all()
+
+
+def test_images_side_by_side():
+    figure = figures.images_figure(
+        {"a $b": np.zeros((8, 12, 3)), "c": np.ones((8, 12, 3)), "d": np.zeros((8, 12, 3))}, 2
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a $b", "c", "d"] and len(figure.axes) == 1
+    assert pixels(figure).std() > 5

@@ -113,6 +113,7 @@ def image_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def png(drawing: Figure) -> bytes:
+    """A figure as a file's bytes, without empty borders."""
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png")
+    drawing.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

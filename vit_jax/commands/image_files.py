@@ -72,7 +72,10 @@ def read_ahead(
 
 
 def left_out(unreadable: Sequence[UserError], count: int) -> UserError:
-    """The one sentence at the end of a command that stepped over unreadable images."""
+    """What a command that stepped over unreadable images says at its end: it names them, the first twenty at least."""
+    reasons = [error.what for error in unreadable[:20]]
+    if len(unreadable) > len(reasons):
+        reasons.append(f"and {len(unreadable) - len(reasons)} more")
     return UserError(
-        f"{len(unreadable)} of {count} images were left out. {unreadable[0].what}", unreadable[0].what_to_do
+        f"{len(unreadable)} of {count} images were left out: {'; '.join(reasons)}", unreadable[0].what_to_do
     )

@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
                     output.write(json.dumps(row) + "\n")
                 else:
                     text = ", ".join(f"{name} {probability:.1%}" for name, probability in answer)
-                    bar.write(f"{path}: {text}", file=sys.stdout)
+                    # Names of files need not be text.
+                    line = f"{path}: {text}".encode("utf-8", "backslashreplace").decode("utf-8")
+                    bar.write(line, file=sys.stdout)
     finally:
         if output:
             output.close()
@@ -76,6 +78,7 @@ def predict(
     The model is given `batch_size` images at a time, the last batch filled up, so that it compiles once. It works on
     one batch while the next is decoded and the one before is written; memory holds about three of them.
     """
+    import jax
     import numpy as np
 
     from vit_jax.tasks.classify import probabilities
@@ -83,21 +86,27 @@ def predict(
     batch_size = min(batch_size, len(paths))
     objective = (loaded.metadata.get("config") or {}).get("task", {}).get("objective", "softmax")
 
-    def answers(batch: Sequence[tuple[Path, object]], logits: object) -> Iterator[tuple[Path, Ranked | UserError]]:
-        rows = iter(()) if logits is None else iter(np.asarray(probabilities(logits, objective)))
+    def start(batch: Sequence[tuple[Path, object]]) -> list[jax.Array]:
+        """Probabilities and indices of the top classes, on the device: the host would sort thousands for each image."""
+        images = [image for _, image in batch if not isinstance(image, UserError)]
+        if not images:
+            return []
+        # Bytes travel, and become floats there, of the same bits as on the host.
+        pixels = jax.device_put(np.stack(images + images[:1] * (batch_size - len(images))))
+        rows = probabilities(loaded.logits(loaded.preprocess.normalize(pixels)), objective)
+        return jax.lax.top_k(rows, min(top, rows.shape[1]))
+
+    def answers(
+        batch: Sequence[tuple[Path, object]], best: list[jax.Array]
+    ) -> Iterator[tuple[Path, Ranked | UserError]]:
+        rows = zip(*(np.asarray(x).tolist() for x in best), strict=True)
         for path, image in batch:
             if isinstance(image, UserError):
                 yield path, image
                 continue
-            row = next(rows)
-            order = np.argsort(-row, kind="stable")[:top]
-            yield path, [(loaded.labels[i] if loaded.labels else str(i), float(row[i])) for i in order]
+            yield path, [(loaded.labels[i] if loaded.labels else str(i), p) for p, i in zip(*next(rows), strict=True)]
 
-    def start(batch: Sequence[tuple[Path, object]]) -> object:
-        images = [image for _, image in batch if not isinstance(image, UserError)]
-        return loaded.logits(np.stack(images + images[:1] * (batch_size - len(images)))) if images else None
-
-    with closing(read_ahead(loaded.preprocess, paths, 2 * batch_size)) as images:
+    with closing(read_ahead(loaded.preprocess.to_uint8, paths, 2 * batch_size)) as images:
         before: tuple | None = None
         batch: list = []
         for i, pair in enumerate(images, 1):

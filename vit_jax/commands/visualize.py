@@ -169,9 +169,9 @@ def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weigh
     from vit_jax.evaluators import inspection, inspection_figures, inspection_model
 
     grid = inspection_model.patch_grid(loaded)
-    rollout = inspection.query_maps(inspection.attention_rollout(weights), grid)[0]
-    maps = inspection.query_maps(weights, grid)[:, 0]
-    has_class_token = inspection.num_prefix_tokens(weights.shape[-1], grid) > 0
+    has_class_token = bool(loaded.model.encoder.class_token)
+    rollout = inspection.query_maps(inspection.attention_rollout(weights), grid, has_class_token)[0]
+    maps = inspection.query_maps(weights, grid, has_class_token)[:, 0]
     who = "the class token" if has_class_token else "the mean patch"
     pooled = inspection_model.pooling_weights(loaded, x)
     heads = maps[-1] if pooled is None else inspection.patch_maps(pooled, grid)[0]

@@ -85,17 +85,21 @@ def patch_maps(weights: Float[np.ndarray, "... T"], grid: tuple[int, int]) -> Fl
     return rows.reshape(*rows.shape[:-1], *grid)
 
 
-def query_maps(weights: Float[np.ndarray, "... T T"], grid: tuple[int, int]) -> Float[np.ndarray, "... gh gw"]:
+def query_maps(
+    weights: Float[np.ndarray, "... T T"], grid: tuple[int, int], class_token: bool = True
+) -> Float[np.ndarray, "... gh gw"]:
     """What the class token attends to, as maps over the patches; the mean over all patches in a model without one.
 
     A map sums to 1 less what went to the prefix tokens.
 
     Args:
-        weights: attention weights or a rollout. The first prefix token, if there is any, is the class token.
+        weights: attention weights or a rollout.
         grid: rows and columns of patches.
+        class_token: whether the first prefix token, if there is any, is the class token: registers may come alone.
     """
     prefix = num_prefix_tokens(weights.shape[-1], grid)
-    return patch_maps(weights[..., 0, :] if prefix else weights.mean(axis=-2), grid)
+    by_class = prefix > 0 and class_token
+    return patch_maps(weights[..., 0, :] if by_class else weights[..., prefix:, :].mean(axis=-2), grid)
 
 
 def attention_rollout(weights: Float[np.ndarray, "L B H T T"]) -> Float[np.ndarray, "B T T"]:

@@ -5,13 +5,15 @@ laid out on one canvas, which draws in a fraction of the time of as many axes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 _DPI = 110
@@ -36,17 +38,37 @@ def filters_figure(components: Float[np.ndarray, "n ph pw channels"], columns: i
 
 
 def similarity_figure(similarities: Mapping[str, Float[np.ndarray, "gh gw gh gw"]]) -> Figure:
-    """Cosine similarity of each position's embedding to all others (ViT, figure 7, centre), a panel a title."""
-    figure = Figure(figsize=(4.6 * len(similarities), 4.4), layout="constrained", dpi=_DPI)
-    grid = figure.subplots(1, len(similarities), squeeze=False)[0]
-    for axes, (title, similarity) in zip(grid, similarities.items(), strict=True):
+    """Cosine similarity of each position's embedding to all others (ViT, figure 7, centre), a panel a title.
+
+    On grids of more than 16 positions a side, evenly spaced ones have tiles; each tile shows all positions.
+    """
+    canvases = {}
+    for title, similarity in similarities.items():
         rows, columns = similarity.shape[:2]
-        canvas, _, _ = _tile(similarity.reshape(rows * columns, rows, columns, 1), columns, 1)
-        image = axes.imshow(canvas[..., 0], vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
+        step = math.ceil(max(rows, columns) / 16)
+        tiles = similarity[step // 2 :: step, step // 2 :: step]
+        across = tiles.shape[1]
+        tiles = tiles.reshape(-1, rows, columns, 1)
+        scale = max(1, math.ceil(800 / (across * columns)))  # finer than the screen, so that no line gets lost
+        tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+        canvas, _, _ = _tile(tiles, across, max(scale, tiles.shape[2] // 12))
+        canvases[title if step == 1 else f"{title}, every {step} positions"] = canvas[..., 0]
+    side = 4.6 if len(canvases) > 1 else 5.6
+    aspect = max(len(canvas) / canvas.shape[1] for canvas in canvases.values())
+    figure = Figure(
+        figsize=(side * len(canvases), max(2.4, side * min(aspect, 1.2) - 0.2)), layout="constrained", dpi=_DPI
+    )
+    grid = figure.subplots(1, len(canvases), squeeze=False)[0]
+    colours = colormaps["viridis"]
+    for axes, (title, canvas) in zip(grid, canvases.items(), strict=True):
+        # As colours, because scaling values would widen the gaps, which are not numbers.
+        pixels = np.where(np.isnan(canvas)[..., None], 1.0, colours(np.nan_to_num(canvas) / 2 + 0.5)[..., :3])
+        axes.imshow(pixels, interpolation="antialiased")
         axes.set_axis_off()
-        axes.set_title(title, parse_math=False)
+        axes.set_title(title, fontsize=11, parse_math=False)
     figure.get_layout_engine().set(wspace=0.06)
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine similarity")
+    scale = ScalarMappable(Normalize(-1, 1), colours)
+    figure.colorbar(scale, ax=figure.axes, shrink=0.8, label="cosine similarity", ticks=[-1, -0.5, 0, 0.5, 1])
     return figure
 
 
@@ -72,15 +94,13 @@ def distance_figure(distances: Mapping[str, Float[np.ndarray, "L H"]], image_siz
 
 def rollout_figure(image: UInt8[np.ndarray, "h w 3"], rollout: Float[np.ndarray, "gh gw"]) -> Figure:
     """The image as the model sees it, and rollout laid over it."""
-    tiles = np.stack([_enlarge(image), overlay(image, rollout)])
-    return _labelled_tiles(tiles, ["what the model sees", "attention rollout"], columns=2, inches=3.2)
+    return images_figure({"what the model sees": enlarge(image), "attention rollout": overlay(image, rollout)})
 
 
 def heads_figure(image: UInt8[np.ndarray, "h w 3"], maps: Float[np.ndarray, "H gh gw"]) -> Figure:
     """Maps of the heads of one layer laid over the image."""
-    tiles = np.stack([overlay(image, one) for one in maps])
-    labels = [f"head {i}" for i in range(1, len(maps) + 1)]
-    return _labelled_tiles(tiles, labels, columns=min(len(maps), 6), inches=1.6)
+    tiles = {f"head {i}": overlay(image, one) for i, one in enumerate(maps, 1)}
+    return images_figure(tiles, columns=6, inches=1.6)
 
 
 def layers_figure(maps: Float[np.ndarray, "L H gh gw"]) -> Figure:
@@ -108,18 +128,45 @@ def layers_figure(maps: Float[np.ndarray, "L H gh gw"]) -> Figure:
     return figure
 
 
-def overlay(
-    image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "gh gw"], opacity: float = 0.65
-) -> Float[np.ndarray, "H W 3"]:
+def images_figure(images: Mapping[str, Float[np.ndarray, "h w 3"]], columns: int = 4, inches: float = 3.2) -> Figure:
+    """RGB images in [0, 1], all of one size, each with its label above.
+
+    Args:
+        images: by their labels.
+        columns: images in a row, at most.
+        inches: width of an image.
+    """
+    tiles = np.stack(list(images.values()))
+    height, width = tiles.shape[1:3]
+    columns = min(columns, len(tiles))
+    band = round(0.28 / inches * width)  # room for a line of text
+    tiles = np.pad(tiles, ((0, 0), (band, 0), (0, 0), (0, 0)), constant_values=1.0)
+    canvas, ys, xs = _tile(tiles, columns, max(2, width // 24))
+    size = (inches * columns, inches * columns * canvas.shape[0] / canvas.shape[1])
+    figure = Figure(figsize=size, dpi=_DPI)
+    axes: Axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes.imshow(canvas, interpolation="antialiased")
+    axes.set_axis_off()
+    for x, y, label in zip(xs, ys, images, strict=True):
+        axes.text(x, y - height / 2, label, ha="center", va="center", fontsize=9, parse_math=False)
+    return figure
+
+
+def overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "gh gw"]) -> Float[np.ndarray, "H W 3"]:
     """The map, from its least to its most, as heat over the grey image; small images are enlarged.
 
-    The colours are one for each patch, unsmoothed: the model does not know more.
+    Each patch has one colour, unsmoothed: the model does not know more. The lower it is, the more of the image shows,
+    which a map with one high patch would otherwise turn black.
     """
-    image = _enlarge(image)
-    grey = image.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-    heat = colormaps[_HEAT](_stretch(values))[..., :3].astype(np.float32)
-    heat = cv2.resize(heat, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST)
-    return (1 - opacity) * grey + opacity * heat
+    image = enlarge(image)
+    grey = image.mean(axis=-1, keepdims=True)
+    values = _stretch(values)
+    opacity = 0.45 + 0.3 * values[..., None]
+    heat = colormaps[_HEAT](values)[..., :3] * opacity
+    heat, opacity = (
+        cv2.resize(x.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) for x in (heat, opacity)
+    )
+    return (1 - opacity[..., None]) * grey + heat
 
 
 def _stretch(maps: Float[np.ndarray, "*n gh gw"]) -> Float[np.ndarray, "*n gh gw"]:
@@ -128,7 +175,7 @@ def _stretch(maps: Float[np.ndarray, "*n gh gw"]) -> Float[np.ndarray, "*n gh gw
     return (maps - low) / np.maximum(high - low, 1e-12)
 
 
-def _enlarge(image: UInt8[np.ndarray, "h w 3"], smallest: int = 160, largest: int = 448) -> Float[np.ndarray, "H W 3"]:
+def enlarge(image: UInt8[np.ndarray, "h w 3"], smallest: int = 160, largest: int = 448) -> Float[np.ndarray, "H W 3"]:
     """In [0, 1], at a size for looking at: whole multiples when small, averaged when large."""
     height, width = image.shape[:2]
     scale = max(1, math.ceil(smallest / max(height, width)))
@@ -154,20 +201,3 @@ def _tile(
         ys.append(y + (height - 1) / 2)
         xs.append(x + (width - 1) / 2)
     return canvas, ys, xs
-
-
-def _labelled_tiles(tiles: Float[np.ndarray, "n h w 3"], labels: Sequence[str], columns: int, inches: float) -> Figure:
-    """RGB tiles, each with its label above, on one axes."""
-    height, width = tiles.shape[1:3]
-    rows = math.ceil(len(tiles) / columns)
-    band = round(0.28 / inches * width)  # room for a line of text
-    tiles = np.pad(tiles, ((0, 0), (band, 0), (0, 0), (0, 0)), constant_values=1.0)
-    canvas, ys, xs = _tile(tiles, columns, max(2, width // 24))
-    size = (inches * columns, inches * columns * canvas.shape[0] / canvas.shape[1])
-    figure = Figure(figsize=size, dpi=_DPI)
-    axes: Axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    axes.imshow(canvas, interpolation="nearest" if rows * columns == 1 else "antialiased")
-    axes.set_axis_off()
-    for x, y, label in zip(xs, ys, labels, strict=True):
-        axes.text(x, y - (height + band) / 2 + band * 0.5, label, ha="center", va="center", fontsize=9)
-    return figure
