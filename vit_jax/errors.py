@@ -21,3 +21,13 @@ class UserError(Exception):
     def __str__(self) -> str:
         sentences = (text.strip() for text in (self.what, self.what_to_do) if text)
         return " ".join(text if text.endswith((".", "?", "!")) else f"{text}." for text in sentences)
+
+
+class Preempted(Exception):
+    """The machine asked a run to stop (SIGTERM), and the run has saved its state.
+
+    The command line exits with `REQUEUE`, on which a launcher starts the same command again.
+    """
+
+
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again

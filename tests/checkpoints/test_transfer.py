@@ -38,6 +38,18 @@ def test_bare_path_takes_all_but_the_head(pretrained):
     assert "pre_logits (2 arrays)" not in str(report) and "unused     4" in str(report)
 
 
+@pytest.mark.parametrize("sources", ["{}", {"encoder": "{}"}])
+def test_positions_are_resized_as_their_source_says(sources, tmp_path):
+    tiny_run(tmp_path, model__posemb_resize="bicubic_antialias")
+    params, _ = read_params(find(tmp_path))
+    sources = str(tmp_path) if isinstance(sources, str) else {"encoder": str(tmp_path)}
+    found, _ = init_from(shapes((16, 24)), sources)
+    positions = np.asarray(params["encoder"]["pos_embedding"])
+    np.testing.assert_array_equal(
+        found["encoder/pos_embedding"], interpolate_posemb(positions, (4, 6), "bicubic_antialias")
+    )
+
+
 def test_subtrees_from_sources(pretrained):
     folder, params = pretrained
     found, [report] = init_from({"trunk": shapes()["encoder"]}, {"trunk": f"{folder}::encoder"})

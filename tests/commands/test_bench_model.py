@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import pytest
 
 from vit_jax.commands.main import main
-from vit_jax.nn.flops import encoder_flops, peak_flops
+from vit_jax.nn.flops import encoder_flops
+from vit_jax.training import chips
 
 TINY = ["--rounds", "3", "--warmup", "1", "--classes", "7", "--batch-size", "8"]
 
@@ -22,8 +24,9 @@ def test_a_variant_is_timed(capsys):
         speeds = [found[f"images_per_second{end}"] for end in ("_min", "", "_max")]
         assert 0 < speeds[0] <= speeds[1] <= speeds[2]
         assert found["seconds_per_step"] == pytest.approx(8 / speeds[1], rel=0.01)
-        assert found["compile_seconds"] > 0
-        assert "bfloat16_utilisation" not in found  # a CPU's peak is not in the table
+        assert found["compile_seconds"] > 0 and found["seconds_per_step_std"] >= 0
+        assert found["peak_bytes"] > 4 * results["parameters"] and found["peak_bytes_from"] == "compiler"
+        assert "mfu" not in found  # a CPU's peak is not in the table
     assert results["model"]["pooling"] == "mean" and results["parameters"] > 12_000
     assert results["train"]["flops_per_image"] == 3 * results["inference"]["flops_per_image"]
 
@@ -31,7 +34,29 @@ def test_a_variant_is_timed(capsys):
 def test_a_config_is_timed_without_its_data(capsys):
     assert main(["bench", "--config", "digits:smoke", *TINY, "--config.data.train.name=gone", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
+    assert "no source named 'gone'" in results["loader"]["skipped"]
     assert results["batch_size"] == 8 and results["image_size"] == [16, 16] and results["model"]["width"] == 64
+
+
+def test_loader_and_trace(capsys, tmp_path):
+    argv = ["bench", "--config", "digits:smoke", *TINY, "--profile", str(tmp_path), "--config.model.depth=1"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "Data: " in out and "images/s" in out.split("Data: ")[1] and f"xprof --logdir {tmp_path}" in out
+    [trace] = tmp_path.rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(trace)).planes
+    steps = {event.name for plane in planes for line in plane.lines for event in line.events}
+    assert "train" in steps
+
+
+def test_mfu_is_of_the_bfloat16_peak(capsys, monkeypatch):
+    monkeypatch.setattr(chips, "peak_flops", lambda kind: 1e12)
+    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.dtype=bfloat16", "--json"]
+    assert main(argv) == 0
+    results = json.loads(capsys.readouterr().out)
+    train = results["train"]
+    expected = train["flops_per_image"] * train["images_per_second"] / (1e12 * results["devices"])
+    assert train["mfu"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_config_that_counts_in_epochs_and_mixes(capsys):
@@ -69,9 +94,3 @@ def test_flops_of_the_published_sizes():
             patches=patches, tokens=patches + 1, patch_pixels=patch**2, width=width, depth=depth, mlp_dim=4 * width
         )
         assert 3e-9 * flops == pytest.approx(expected, rel=5e-3)
-
-
-def test_peaks():
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert (peak_flops("TPU v5 lite"), peak_flops("TPU v5p")) == (197e12, 459e12)
-    assert peak_flops("cpu") is None

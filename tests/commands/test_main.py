@@ -34,7 +34,7 @@ def complaint(capsys, *argv):
     return lines[0]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "report", "bench", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "visualize", "report", "bench", "demo"])
 def test_help_shows_examples(capsys, command):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

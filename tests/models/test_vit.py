@@ -12,7 +12,7 @@ import scipy.special
 
 from vit_jax import naming
 from vit_jax.errors import UserError
-from vit_jax.models.vit import VARIANTS, ViT, ViTEncoder, build, drop_path_rates, parse_variant
+from vit_jax.models.vit import ViT, ViTEncoder, build, drop_path_rates
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -53,7 +53,7 @@ def reference(model, params, images):
         out = np.zeros_like(x_q) + p["out"]["bias"]
         for h in range(heads):
             q, k, v = (
-                x @ p[name]["kernel"][:, h] + p[name]["bias"][h]
+                x @ p[name]["kernel"][:, h] + (p[name]["bias"][h] if "bias" in p[name] else 0)
                 for name, x in (("query", x_q), ("key", x_kv), ("value", x_kv))
             )
             logits = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
@@ -62,6 +62,10 @@ def reference(model, params, images):
         return out
 
     def mlp(x, p):
+        if "gate" in p:
+            gate = x @ p["gate"]["kernel"] + p["gate"]["bias"]
+            x = gate / (1 + np.exp(-gate)) * (x @ p["fc1"]["kernel"] + p["fc1"]["bias"])
+            return x @ p["fc2"]["kernel"] + p["fc2"]["bias"]
         x = x @ p["fc1"]["kernel"] + p["fc1"]["bias"]
         if encoder.gelu == "exact":
             x = 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
@@ -82,22 +86,38 @@ def reference(model, params, images):
         row, column = np.repeat(np.arange(rows), columns)[:, None], np.tile(np.arange(columns), rows)[:, None]
         waves = (np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega))
         x = x + np.concatenate(waves, axis=1)
+    prefix = []
     if encoder.class_token:
-        cls = e["cls"] + (e["cls_pos_embedding"] if encoder.class_token_posemb else 0)
-        x = np.concatenate([np.repeat(cls, batch, axis=0), x], axis=1)
+        prefix.append(e["cls"] + (e["cls_pos_embedding"] if encoder.class_token_posemb else 0))
+    if encoder.distillation_token:
+        prefix.append(e["distillation"] + e["distillation_pos_embedding"])
+    if encoder.num_registers:
+        prefix.append(e["registers"])
+    x = np.concatenate([*(np.repeat(token, batch, axis=0) for token in prefix), x], axis=1)
     for i in range(encoder.depth):
         p = e[f"block_{i:02d}"]
         y = norm(x, p["norm1"])
-        x = x + attend(y, y, p["attention"])
-        x = x + mlp(norm(x, p["norm2"]), p["mlp"])
-    tokens = norm(x, e["norm"])
+        x = x + attend(y, y, p["attention"]) * p.get("layer_scale1", 1)
+        x = x + mlp(norm(x, p["norm2"]), p["mlp"]) * p.get("layer_scale2", 1)
+    tokens = norm(x, e["norm"]) if encoder.final_norm else x
+    if model.pooling == "distilled":
+        heads_of = [
+            tokens[:, i] @ params[name]["kernel"] + params[name]["bias"]
+            for i, name in enumerate(("head", "distillation_head"))
+        ]
+        return {"tokens": tokens, "features": tokens[:, :2].mean(1), "logits": sum(heads_of) / 2}
     if model.pooling == "token":
         x = tokens[:, 0]
     elif model.pooling == "mean":
         x = tokens[:, -rows * columns :].mean(1)
+    elif model.pooling == "token_mean":
+        x = np.concatenate([tokens[:, 0], tokens[:, -rows * columns :].mean(1)], axis=1)
     else:
-        x = attend(np.repeat(params["pool"]["probe"], batch, axis=0), tokens, params["pool"]["attention"])
+        tokens_seen = np.concatenate([tokens[:, : int(encoder.class_token)], tokens[:, -rows * columns :]], axis=1)
+        x = attend(np.repeat(params["pool"]["probe"], batch, axis=0), tokens_seen, params["pool"]["attention"])
         x = (x + mlp(norm(x, params["pool"]["norm"]), params["pool"]["mlp"]))[:, 0]
+    if model.fc_norm:
+        x = norm(x, params["fc_norm"])
     if model.representation_size:
         x = np.tanh(x @ params["pre_logits"]["kernel"] + params["pre_logits"]["bias"])
     return {"tokens": tokens, "features": x, "logits": x @ params["head"]["kernel"] + params["head"]["bias"]}
@@ -111,8 +131,22 @@ def reference(model, params, images):
         ViT(tiny_encoder(class_token=False, class_token_posemb=False), num_classes=5, pooling="map"),
         ViT(tiny_encoder(posemb="sincos2d", class_token=False, class_token_posemb=False), 5, pooling="mean"),
         ViT(tiny_encoder(gelu="exact", layer_norm_epsilon=0.1), num_classes=5, pooling="map"),
+        ViT(tiny_encoder(layer_scale_init=0.1, num_registers=3, scan=True), num_classes=5, pooling="token_mean"),
+        ViT(tiny_encoder(mlp="swiglu", num_registers=2, qkv_bias=False), num_classes=5, pooling="map"),
+        ViT(tiny_encoder(distillation_token=True), num_classes=5, pooling="distilled"),
+        ViT(tiny_encoder(final_norm=False), num_classes=5, pooling="mean", fc_norm=True),
     ],
-    ids=["token+pre_logits", "mean+class token", "map", "sincos2d", "exact GELU, large epsilon"],
+    ids=[
+        "token+pre_logits",
+        "mean+class token",
+        "map",
+        "sincos2d",
+        "exact GELU, large epsilon",
+        "LayerScale, registers",
+        "SwiGLU, map past the registers",
+        "distilled",
+        "norm after pooling",
+    ],
 )
 def test_forward_equals_an_independent_float64_one(model):
     images = random_images(3, 8, 12, 3)
@@ -274,15 +308,31 @@ def test_every_argument_of_build_reaches_the_model():
         "drop_path_rate": 0.4,
         "gelu": "exact",
         "layer_norm_epsilon": 1e-5,
+        "num_registers": 3,
+        "posemb_resize": "bicubic",
+        "mlp": "swiglu",
+        "layer_scale_init": 0.25,
+        "qkv_bias": False,
         "attention_implementation": "explicit",
         "sow_attention": True,
     }
-    of_model = {"num_classes": 7, "pooling": "mean", "representation_size": 5, "head_bias_init": -1.0}
+    of_model = {"num_classes": 7, "pooling": "mean", "representation_size": 5, "head_bias_init": -1.0, "fc_norm": True}
     model = build("S/14", dtype="bfloat16", **of_encoder, **of_model)
     assert {name: getattr(model, name) for name in of_model} == of_model
     assert {name: getattr(model.encoder, name) for name in of_encoder} == of_encoder
     assert (model.encoder.patch_size, model.encoder.width, model.encoder.dtype) == ((14, 14), 384, jnp.bfloat16)
+    assert not model.encoder.final_norm and build("S/14", num_classes=1).encoder.final_norm
     assert build("S/14", num_classes=1, pooling="mean", posemb="sincos2d").encoder.posemb == "sincos2d"
+    assert build("S/14", num_classes=1, pooling="distilled", distillation_token=True).encoder.distillation_token
+
+
+def test_layer_scale_starts_at_its_value_and_registers_have_no_position():
+    model = build("mu/8", num_classes=0, layer_scale_init=0.25, num_registers=2)
+    params = jax.jit(model.init)(KEY, jnp.zeros((1, 16, 16, 3)))["params"]["encoder"]
+    for name in ("layer_scale1", "layer_scale2"):
+        np.testing.assert_array_equal(params["block_00"][name], np.full(32, 0.25, np.float32))
+    assert params["registers"].shape == (1, 2, 32) and params["pos_embedding"].shape == (2, 2, 32)
+    assert model.encoder.num_prefix_tokens == 3
 
 
 def test_attention_weights_of_every_block_can_be_sown():
@@ -302,25 +352,6 @@ def test_another_image_size_than_the_positions_is_a_user_error():
     variables = jax.eval_shape(encoder.init, KEY, jnp.zeros((1, 8, 12, 3)))
     with pytest.raises(UserError, match=r"3x2 .* 2x3.*init_from"):
         jax.eval_shape(encoder.apply, variables, jnp.zeros((1, 12, 8, 3)))
-
-
-@pytest.mark.parametrize(
-    ("name", "variant", "patch"),
-    [
-        ("B/16", "B", 16),
-        ("b/32", "B", 32),
-        ("ti/8", "Ti", 8),
-        ("SO400M/14", "So400m", 14),
-        ("m/16", "M", 16),
-        ("MU/16", "mu", 16),
-        ("g/14", "g", 14),
-        ("G/14", "G", 14),
-        ("g-opt/14", "g-opt", 14),
-        ("G-opt/14", "G-opt", 14),
-    ],
-)
-def test_variant_names(name, variant, patch):
-    assert parse_variant(name) == (VARIANTS[variant], patch)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The attention implementations against NumPy and each other, and the multi-head layer against Flax's own."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.nn.attention import MultiHeadAttention, attention
+from vit_jax.nn import attention as module
+from vit_jax.nn.attention import MultiHeadAttention, attention, chosen, computing_on, cudnn_works
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -75,6 +78,8 @@ def test_dropout_drops_single_weights_and_rescales_the_rest():
     [
         ({"implementation": "flash"}, "flash"),
         ({"implementation": "cudnn"}, "cudnn"),
+        ({"implementation": "recomputed", "dropout_rate": 0.1}, "drop"),
+        ({"implementation": "recomputed", "bias": jnp.zeros((1, 1, 5, 7))}, "no bias"),
         ({"implementation": "xla", "return_weights": True}, "weights"),
         ({"implementation": "xla", "dropout_rate": 0.1}, "drop"),
         ({"implementation": "cudnn", "dropout_rate": 0.1}, "drop"),
@@ -97,19 +102,82 @@ def test_impossible_wishes_are_user_errors(options, what):
         ("gpu", jnp.bfloat16, 64, {"bias": jnp.zeros((1, 1, 5, 7))}, "xla"),
         ("gpu", jnp.bfloat16, 64, {"mask": jnp.ones((1, 1, 5, 7), bool)}, "xla"),
         ("gpu", jnp.bfloat16, 64, {"return_weights": True}, None),
-        ("tpu", jnp.bfloat16, 64, {}, "xla"),
+        ("tpu", jnp.bfloat16, 64, {"bias": jnp.zeros((1, 1, 5, 7))}, "xla"),
+        ("tpu", jnp.bfloat16, 64, {}, "recomputed"),
         ("cpu", jnp.bfloat16, 64, {}, None),
     ],
 )
 def test_auto_chooses_by_machine(monkeypatch, backend, dtype, width, options, expected):
     chosen = []
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(module, "cudnn_works", lambda dtype, width: True)
+    monkeypatch.setattr(module, "recomputed_attention", lambda *_: chosen.append("recomputed"))
     monkeypatch.setattr(
         jax.nn, "dot_product_attention", lambda q, *_, implementation, **__: chosen.append(implementation)
     )
     q, k, v, *_ = inputs(d=width)
     attention(*(jnp.asarray(x, dtype) for x in (q, k, v)), **options)
     assert chosen == ([expected] if expected else [])
+
+
+def test_auto_follows_the_platform_that_is_traced_for():
+    with computing_on("tpu"):
+        assert chosen("auto", jnp.bfloat16, 64) == "recomputed"
+    assert chosen("auto", jnp.bfloat16, 64) == "explicit"
+
+
+def test_where_cudnn_fails_its_probe_it_is_said_once(capsys):
+    cudnn_works.cache_clear()
+    with computing_on("gpu"):  # which this machine does not have
+        assert [chosen("auto", jnp.bfloat16, 64) for _ in range(2)] == ["xla", "xla"]
+    err = capsys.readouterr().err
+    assert err.count("cuDNN's attention does not run here") == 1
+    cudnn_works.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias):
+    """In float32 with large logits, so that a softmax without its maximum would overflow."""
+    rng = np.random.default_rng(0)
+    x_q = jnp.asarray(rng.normal(size=(2, 5, 24)), jnp.float32)
+    x_kv = jnp.asarray(rng.normal(size=(2, 7, 24)), jnp.float32) if cross else None
+    layers = {
+        name: MultiHeadAttention(3, dtype, qkv_bias=qkv_bias, implementation=name)
+        for name in ("explicit", "recomputed")
+    }
+    variables = {name: layer.init(KEY, x_q, x_kv, train=False) for name, layer in layers.items()}
+    jax.tree.map(np.testing.assert_array_equal, *variables.values())
+    shapes = variables["explicit"]
+    scale = 0.2 if dtype == jnp.bfloat16 else 1.5
+    variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32), shapes)
+
+    def loss(name, variables, x_q):
+        out = layers[name].apply(variables, x_q, x_kv if cross else None, train=True).astype(jnp.float32)
+        return jnp.sin(out).sum(), out
+
+    results = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, name), argnums=(0, 1), has_aux=True))(variables, x_q)
+        for name in layers
+    ]
+    # Beside the largest of all gradients: that of a key's bias is zero but for rounding.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0]))
+    tolerance = (2e-2 if dtype == jnp.bfloat16 else 3e-4) * largest
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), results[1], results[0])
+
+
+def test_recomputing_saves_no_weights():
+    x = jnp.zeros((2, 50, 24))
+    layers = {name: MultiHeadAttention(3, implementation=name) for name in ("explicit", "recomputed")}
+    sizes = {}
+    for name, layer in layers.items():
+        variables = layer.init(KEY, x, train=False)
+        _, back = jax.eval_shape(
+            lambda v, x, layer=layer: jax.vjp(lambda v, x: layer.apply(v, x, train=True), v, x), variables, x
+        )
+        sizes[name] = max(np.prod(leaf.shape) for leaf in jax.tree.leaves(back))
+    assert sizes == {"explicit": 2 * 3 * 50 * 50, "recomputed": 2 * 50 * 3 * 24}
 
 
 @pytest.mark.parametrize("cross", [False, True])

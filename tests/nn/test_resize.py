@@ -8,7 +8,7 @@ import scipy.ndimage
 from vit_jax.errors import UserError
 from vit_jax.models.vit import ViTEncoder
 from vit_jax.nn.posemb import SINCOS2D, interpolate_posemb, sincos2d
-from vit_jax.nn.resize import linear_weights, resize_bilinear
+from vit_jax.nn.resize import cubic_weights, linear_weights, resize_bilinear
 
 GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
 
@@ -45,6 +45,44 @@ def test_weights_sum_to_one(old, new, align_corners):
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
     if old == new:
         np.testing.assert_array_equal(weights, np.eye(old))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (5, 5), (4, 1), (1, 4), (37, 16)])
+def test_cubic_weights_sum_to_one(old, new, antialias):
+    weights = cubic_weights(old, new, antialias)
+    assert weights.shape == (new, old)
+    np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-12)  # no direction is preferred
+    if old == new:
+        np.testing.assert_allclose(weights, np.eye(old), atol=1e-12)
+
+
+def test_cubic_weights_by_hand():
+    """Doubling puts an output a quarter between two inputs; the kernels of -0.75 and -0.5 there, from their formulas."""
+    inner = cubic_weights(8, 16, antialias=False)[8, 2:6]  # centre at 3.75
+    np.testing.assert_allclose(inner, [-0.03515625, 0.26171875, 0.87890625, -0.10546875], atol=1e-12)
+    inner = cubic_weights(8, 16, antialias=True)[8, 2:6]
+    np.testing.assert_allclose(inner, [-0.0234375, 0.2265625, 0.8671875, -0.0703125], atol=1e-12)
+    edge = cubic_weights(4, 8, antialias=False)[0]  # centre at -0.25: what lies outside repeats the edge
+    np.testing.assert_allclose(edge, [0.87890625 + 0.26171875 - 0.03515625, -0.10546875, 0, 0], atol=1e-12)
+
+
+def test_antialiasing_matters_when_shrinking():
+    assert (np.abs(cubic_weights(24, 6, antialias=True)) > 1e-9).sum(1).min() > 8
+    assert (np.abs(cubic_weights(24, 6, antialias=False)) > 1e-9).sum(1).max() <= 4
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_bicubic_positions_on_a_ramp(antialias):
+    """Cubic convolution reproduces a linear function away from the edges."""
+    rows = np.arange(16.0)[:, None] * 2 + np.arange(12.0)
+    method = "bicubic_antialias" if antialias else "bicubic"
+    resized = interpolate_posemb(rows[..., None].astype(np.float32), (32, 24), method)[..., 0]
+    centre = (np.arange(32) + 0.5) / 2 - 0.5
+    expected = centre[:, None] * 2 + ((np.arange(24) + 0.5) / 2 - 0.5)
+    # a = -0.75 is not exact even there
+    np.testing.assert_allclose(resized[6:-6, 6:-6], expected[6:-6, 6:-6], atol=1e-5 if antialias else 0.2)
 
 
 def test_resizing_keeps_the_dtype_and_the_same_grid_is_untouched():

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny import tiny_run
 from vit_jax.checkpoints.store import find, read_params
+from vit_jax.training import sharding
 
 # Not AdamW: the gradient of a key's bias is zero but for rounding, which Adam scales up to full steps.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.0}
@@ -29,14 +30,17 @@ def reference(tmp_path_factory):
     ("devices", "changes"),
     [
         (8, {}),
+        (8, {"mesh__data": 2, "mesh__fsdp": 4}),
         (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}),
         (1, {"microbatch": 4}),
         (4, {"microbatch": 8}),
         (8, {"mesh__data": 4, "mesh__tensor": 2, "model__scan": True, "model__remat": "full", "microbatch": 8}),
     ],
-    ids=["8 devices", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
+    ids=["8x1x1", "2x4x1", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
 )
-def test_the_same_parameters(reference, tmp_path, devices, changes):
+def test_the_same_parameters(reference, tmp_path, monkeypatch, devices, changes):
+    # So small that this model's parameters are split over fsdp at all.
+    monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 64)
     workdir, expected = reference
     tiny_run(tmp_path, devices, **SGD, **changes)
     got = _params(tmp_path)

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.checkpoints.source import open_source
-from vit_jax.checkpoints.transfer import fit_positions
+from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
@@ -107,8 +107,7 @@ def load(
     if image_size is not None:
         preprocess = preprocess.resized(image_size)
         metadata["preprocess"], metadata["image_size"] = preprocess.to_json(), list(preprocess.image_size)
-        method = spec["kwargs"].get("posemb_resize", "align_corners")
-        params = fit_positions(params, module, preprocess.image_size, method)
+        params = fit_positions(params, module, preprocess.image_size, resize_method(spec))
     return Loaded(
         path=source.path,
         model=module,

@@ -29,7 +29,8 @@ class Published:
         kwargs: its arguments, plain values; `vit_jax.load` lets a caller replace some before the names are mapped.
         layout: how this file differs from others of its family (prefix, generation of names), for `name_map`.
         preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w].
-        labels: class names in the order of the logits; empty where the file does not say.
+        labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
+            are taken for those of ImageNet.
     """
 
     model: str
@@ -45,6 +46,8 @@ class Family(Protocol):
     LIBRARY: str  # 'timm', 'transformers' or 'google'
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
     WRITES: tuple[str, ...]  # modules in vit_jax.models that it can write: ('vit',)
+
+    COMPARED: str  # with what the tests compare it, for the README's table
 
     def describe(self, tensors: Shapes, sidecar: Sidecar) -> Published | None:
         """The model that these tensors are, or None when they are not of this family.

@@ -1,4 +1,4 @@
-"""Bringing weight files here: from the Hugging Face hub, from URLs that epath knows, with a hash where one is given."""
+"""Files that are elsewhere: weights from the Hugging Face hub and from URLs that epath knows, and what buckets list."""
 
 import hashlib
 import os
@@ -17,6 +17,14 @@ _CHUNK = 1 << 24  # bytes
 
 def is_remote(path: epath.PathLike) -> bool:
     return "://" in str(path)
+
+
+def forget_listings(path: epath.PathLike) -> None:
+    """Has the next look at a remote path see what other processes wrote: fsspec's clients remember what they listed."""
+    scheme = os.fspath(path).partition("://")[0]
+    client = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}.get(scheme)
+    if client in sys.modules:  # else TensorFlow's client is in use, which remembers nothing, or none yet
+        epath.backend.fsspec_backend.fs(path).invalidate_cache()
 
 
 def fetch(path: str) -> Path:

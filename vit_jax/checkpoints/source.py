@@ -20,6 +20,7 @@ from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
@@ -175,7 +176,7 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
         "config": {"task": {"name": "classify"}},
         "model": {"name": published.model, "kwargs": kwargs},
         "preprocess": preprocess.to_json(),
-        "labels": list(published.labels),
+        "labels": list(published.labels or label_names_for(kwargs.get("num_classes", 0))),
         "image_size": list(preprocess.image_size),
         "product": "params",
         "frozen": [],

@@ -17,6 +17,8 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from vit_jax.checkpoints.remote import forget_listings
+from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 
 # Metadata of format 1: "format", "step", "config", "model" ({"name", "kwargs"} or null), "preprocess", "labels",
@@ -118,15 +120,23 @@ class Store:
 def absolute(path: epath.PathLike) -> epath.Path:
     """`path` as Orbax needs it: local paths made absolute, 'gs://...' as it is."""
     path = epath.Path(path)
-    return path if "://" in str(path) else epath.Path(os.path.abspath(path))
+    return path if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
 def steps_in(workdir: epath.PathLike) -> list[int]:
     """The steps that a run has saved, oldest first."""
     directory = epath.Path(workdir) / "checkpoints"
+    forget_listings(directory)
     if not directory.is_dir():
         return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and _is_whole(p))
+
+
+def _is_whole(step_path: epath.Path) -> bool:
+    """Locally a step gets its name when it is complete; on an object store, which renames nothing, a last file."""
+    return step_path.is_dir() and (
+        not os.fspath(step_path).startswith("gs://") or (step_path / "commit_success.txt").exists()
+    )
 
 
 def find(path: epath.PathLike) -> epath.Path:

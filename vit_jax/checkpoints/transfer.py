@@ -49,16 +49,15 @@ class Report:
         return "\n".join(lines)
 
 
-def init_from(
-    params: PyTree, sources: str | Mapping[str, str], method: str = "align_corners"
-) -> tuple[dict[str, np.ndarray], list[Report]]:
+def init_from(params: PyTree, sources: str | Mapping[str, str]) -> tuple[dict[str, np.ndarray], list[Report]]:
     """Parameters for `params` out of checkpoints.
 
     Args:
         params: the fresh parameters, or their shapes.
         sources: a checkpoint, for all that it has in common with the model except `head`; or `{subtree: source}`
             with sources 'path' (its subtree of the same name) or 'path::subtree'.
-        method: how position embeddings are interpolated, see `vit_jax.nn.posemb.interpolate_posemb`.
+
+    Position embeddings of another grid are interpolated as the source says (the model's `posemb_resize`).
 
     Returns:
         Flat name -> array for the parameters that were found, and a report for each source.
@@ -72,7 +71,7 @@ def init_from(
     }
     if isinstance(sources, str):
         wanted = {n: s for n, s in target.items() if n.split("/")[0] != _HEAD}
-        found, report = _match(target, wanted, _flat_params(sources), sources, method, whole=True)
+        found, report = _match(target, wanted, *_read(sources), sources, whole=True)
         return found, [report]
     found, reports = {}, []
     for subtree, source in sources.items():
@@ -84,10 +83,9 @@ def init_from(
             )
         path, _, inner = source.partition("::")
         inner = inner or subtree
-        flat = {
-            n.replace(inner, subtree, 1): v for n, v in _flat_params(path).items() if (n + "/").startswith(inner + "/")
-        }
-        part, report = _match(wanted, wanted, flat, source, method, whole=False)
+        flat, method = _read(path)
+        flat = {n.replace(inner, subtree, 1): v for n, v in flat.items() if (n + "/").startswith(inner + "/")}
+        part, report = _match(wanted, wanted, flat, method, source, whole=False)
         found |= part
         reports.append(report)
     return found, reports
@@ -153,12 +151,20 @@ def flat_arrays(params: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _flat_params(path: str) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf) for name, leaf in flat_arrays(open_source(path).read()[0]).items()}
+def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
+    """Flat parameters, and how their positions want to be interpolated."""
+    opened = open_source(source)
+    flat = {name: np.asarray(leaf) for name, leaf in flat_arrays(opened.read()[0]).items()}
+    return flat, resize_method(opened.metadata["model"])
+
+
+def resize_method(spec: Mapping[str, Any] | None) -> str:
+    """How the positions of the model that the metadata describes want to be interpolated."""
+    return (spec or {}).get("kwargs", {}).get("posemb_resize", "align_corners")
 
 
 def _match(
-    target: dict, wanted: dict, source: dict[str, np.ndarray], name: str, method: str, whole: bool
+    target: dict, wanted: dict, source: dict[str, np.ndarray], method: str, name: str, whole: bool
 ) -> tuple[dict[str, np.ndarray], Report]:
     found, resized = {}, []
     for key, shape in wanted.items():

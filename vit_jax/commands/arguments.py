@@ -58,6 +58,34 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     return load(arguments.checkpoint, overrides=overrides, sha256=sha256)
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """How the processes of one run find each other, where no cluster says it."""
+    group = parser.add_argument_group("several processes", "found automatically on TPU, Slurm, Open MPI, Kubernetes")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens for the others")
+    group.add_argument("--num-processes", type=int, metavar="N", help="how many there are; 1 asks no cluster")
+    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument(
+        "--coordinator-timeout", type=_seconds, default=300.0, metavar="SECONDS", help="wait so long for all (300)"
+    )
+
+
+def cluster(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_cluster`, for `vit_jax.training.distributed.connected`."""
+    return {
+        "coordinator": arguments.coordinator,
+        "num_processes": arguments.num_processes,
+        "process_id": arguments.process_id,
+        "timeout": arguments.coordinator_timeout,
+    }
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise ValueError
+    return seconds
+
+
 def read_config(arguments: argparse.Namespace, base: dict[str, Any] | None = None) -> dict[str, Any]:
     """The config that the arguments ask for: `--config`, or else `base`, with the overrides."""
     values = load_config(arguments.config) if arguments.config else base or {}

@@ -1,4 +1,4 @@
-"""Images per second of a model's train and inference step, and how long they take to compile."""
+"""Images per second of a model's train and inference step and of its data, memory, and how long it takes to compile."""
 
 import argparse
 import statistics
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="outputs of the head (default 1000)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed steps (default 10)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="steps before those (default 2)")
+    parser.add_argument("--profile", metavar="DIR", help="write a trace of three train steps, which xprof reads")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         values["batch_size"] = arguments.batch_size
     if arguments.image_size:
         values["data"]["image_size"] = [arguments.image_size] * 2
-    return measure_config(values, arguments.classes, arguments.rounds, max(arguments.warmup, 0))
+    return measure_config(values, arguments.classes, arguments.rounds, max(arguments.warmup, 0), arguments.profile)
 
 
 def variant_config(variant: str | None) -> dict[str, Any]:
@@ -50,44 +51,31 @@ def variant_config(variant: str | None) -> dict[str, Any]:
     }
 
 
-def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup: int) -> dict[str, Any]:
-    """Times the two steps of a plain config.
+def measure_config(
+    values: Mapping[str, Any], classes: int, rounds: int, warmup: int, profile: str | None = None
+) -> dict[str, Any]:
+    """Times the two steps of a plain config, and its data pipeline where its data is there.
 
     Returns:
-        What `--json` writes: the machine, the model, and for "train" and "inference" the compile seconds and the
-        median, minimum and maximum of images per second over `rounds` steps.
+        What `--json` writes: the machine, the model, "loader", and for "train" and "inference" the compile seconds,
+        peak bytes of a device, the median, minimum and maximum of images per second over `rounds` steps, the seconds of
+        a step with their standard deviation, and MFU in bfloat16 where the device's peak is known.
     """
     import jax
     import numpy as np
 
-    from vit_jax.naming import build_named
-    from vit_jax.tasks import DataInfo, static_argument
-    from vit_jax.training.config import run_config
-    from vit_jax.training.inputs import build_inputs
-    from vit_jax.training.program import build_program
-    from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, put
+    from vit_jax.tasks import static_argument
+    from vit_jax.training.rehearsal import rehearse
+    from vit_jax.training.sharding import batch_sharding, put
     from vit_jax.training.state import variables_of
 
-    # Durations in epochs need the length of a data set, which is not read: any will do, since no schedule ends here.
-    config = run_config(values).in_steps(examples=1_000_000)
-    inputs = build_inputs(config.data)
-    data = DataInfo(inputs.image_size, tuple(f"class {i}" for i in range(classes)))
-    task = build_named("task", config.task, "config.task", model=config.model, data=data)
-    mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.batch_size, config.microbatch)
-    rng = np.random.default_rng(0)
-    host = {
-        "image": rng.integers(0, 256, (config.batch_size, *inputs.image_size, 3), np.uint8),
-        "label": rng.integers(0, classes, config.batch_size).astype(np.int32),
-    }
-
-    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in host.items()}
-    program = build_program(config, task, inputs.prepare(classes), shapes, mesh)
-    prepare_eval = inputs.prepare_eval()
+    rehearsal = rehearse(values, classes)
+    config, task, program, mesh = rehearsal.config, rehearsal.task, rehearsal.program, rehearsal.mesh
+    prepare_eval = rehearsal.inputs.prepare_eval()
     inference = jax.jit(lambda variables, batch: task.outputs(variables, prepare_eval(batch)))
 
     state, monitor = program.fresh_state(), program.fresh_monitor()
-    batch = put(host, batch_sharding(mesh))
+    batch = put(rehearsal.batch(), batch_sharding(mesh))
     variables = variables_of(state, program.frozen)
     results = {
         "device": jax.devices()[0].device_kind,
@@ -96,16 +84,17 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
         "jax": jax.__version__,
         "model": dict(config.model or {}),
         "batch_size": config.batch_size,
-        "image_size": list(inputs.image_size),
+        "image_size": list(rehearsal.inputs.image_size),
         "parameters": int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(program.params))),
         "rounds": rounds,
+        "loader": _loader(rehearsal, rounds),
     }
 
     began = time.perf_counter()
     compiled = inference.lower(variables, batch).compile()
     seconds = time.perf_counter() - began
     timed = _time(lambda: compiled(variables, batch), rounds, warmup)
-    results["inference"] = {"compile_seconds": round(seconds, 2), **_speeds(timed, config.batch_size)}
+    results["inference"] = _speeds(timed, config.batch_size) | _costs(compiled, seconds)
 
     began = time.perf_counter()
     step = program.step.lower(state, monitor, batch, static_argument(task, 0)).compile()
@@ -117,9 +106,59 @@ def measure_config(values: Mapping[str, Any], classes: int, rounds: int, warmup:
         state, metrics = step(state, monitor, batch)
         return state, metrics
 
-    results["train"] = {"compile_seconds": round(seconds, 2), **_speeds(_time(once, rounds, warmup), config.batch_size)}
-    _add_utilisation(results, task, inputs.image_size)
+    timed = _time(once, rounds, warmup)
+    results["train"] = _speeds(timed, config.batch_size) | _costs(step, seconds)
+    if profile:
+        results["profile"] = _trace(once, profile)
+    _add_utilisation(results, rehearsal.forward_flops())
     return results
+
+
+def _loader(rehearsal: Any, rounds: int) -> dict[str, Any]:
+    """Images per second of the training pipeline alone, or why there are none."""
+    config = rehearsal.config
+    try:
+        source = rehearsal.inputs.train_source()
+        pipeline = rehearsal.inputs.train_pipeline(source, config.batch_size, config.seed)
+    except UserError as error:
+        return {"skipped": str(error)}
+    batches = pipeline.iterate(0)
+    try:
+        next(batches)  # threads and processes start
+        seconds = _time(lambda: next(batches), max(rounds, 1), 0)
+    finally:
+        getattr(batches, "close", lambda: None)()
+    return {"images_per_second": round(config.batch_size * len(seconds) / sum(seconds), 3)}
+
+
+def _trace(step: Callable[[], Any], folder: str) -> str:
+    """Writes a trace of three steps, without Python's own calls, which would be most of it."""
+    import jax
+
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    jax.profiler.start_trace(folder, profiler_options=options)
+    try:
+        for i in range(3):
+            with jax.profiler.StepTraceAnnotation("train", step_num=i):
+                jax.block_until_ready(step())
+    finally:
+        jax.profiler.stop_trace()
+    return folder
+
+
+def _costs(compiled: Any, seconds: float) -> dict[str, Any]:
+    """Compile time, and the most memory that a device held: as it says, or else as the compiler planned it."""
+    import jax
+
+    measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    memory = compiled.memory_analysis()
+    planned = getattr(memory, "peak_memory_in_bytes", 0) or memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    return {
+        "compile_seconds": round(seconds, 2),
+        "peak_bytes": measured or planned,
+        "peak_bytes_from": "device" if measured else "compiler",
+    }
 
 
 def _time(step: Callable[[], Any], rounds: int, warmup: int) -> list[float]:
@@ -142,30 +181,22 @@ def _speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
         "images_per_second_min": round(min(speeds), 3),
         "images_per_second_max": round(max(speeds), 3),
         "seconds_per_step": round(statistics.median(seconds), 6),
+        "seconds_per_step_std": round(statistics.pstdev(seconds), 6),
     }
 
 
-def _add_utilisation(results: dict[str, Any], task: Any, image_size: tuple[int, int]) -> None:
-    """Adds "flops_per_image" for a ViT, and the share of the bfloat16 peak where the device's peak is known."""
-    from vit_jax.nn.flops import encoder_flops, peak_flops
+def _add_utilisation(results: dict[str, Any], forward: float | None) -> None:
+    """Adds "flops_per_image" for a ViT, and "mfu" in bfloat16 where the device's peak is known."""
+    from vit_jax.training.chips import peak_flops
 
-    encoder = getattr(getattr(task, "model", None), "encoder", None)
-    if encoder is None or not hasattr(encoder, "mlp_dim"):
+    if forward is None:
         return
-    (rows, columns), (height, width) = (
-        [s // p for s, p in zip(image_size, encoder.patch_size, strict=True)],
-        encoder.patch_size,
-    )
-    forward = encoder_flops(
-        patches=rows * columns, tokens=rows * columns + int(encoder.class_token), patch_pixels=height * width,
-        width=encoder.width, depth=encoder.depth, mlp_dim=encoder.mlp_dim,
-    )  # fmt: skip
     peak = peak_flops(results["device"])
     for name, flops in (("inference", forward), ("train", 3 * forward)):
         results[name]["flops_per_image"] = flops
         if peak and results["model"].get("dtype") == "bfloat16":
             used = flops * results[name]["images_per_second"]
-            results[name]["bfloat16_utilisation"] = round(used / (peak * results["devices"]), 4)
+            results[name]["mfu"] = round(used / (peak * results["devices"]), 4)
 
 
 def show(results: Mapping[str, Any]) -> str:
@@ -174,13 +205,14 @@ def show(results: Mapping[str, Any]) -> str:
     for name in ("train", "inference"):
         found = results[name]
         low, high = found["images_per_second_min"], found["images_per_second_max"]
-        used = found.get("bfloat16_utilisation")
+        used = found.get("mfu")
         rows.append([
             name, f"{found['images_per_second']:.1f}", f"{low:.1f} to {high:.1f}",
-            f"{1e3 * found['seconds_per_step']:.1f} ms", f"{found['compile_seconds']:.1f} s",
+            f"{1e3 * found['seconds_per_step']:.1f} ± {1e3 * found['seconds_per_step_std']:.1f} ms",
+            f"{found['peak_bytes'] / 2**20:,.0f} MiB", f"{found['compile_seconds']:.1f} s",
             "" if used is None else f"{used:.1%}",
         ])  # fmt: skip
-    header = ["step", "images/s", "range", "a step", "compile", "of bf16 peak"]
+    header = ["step", "images/s", "range", "a step", "peak", "compile", "MFU"]
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     devices = f"{results['devices']} {results['device']}"
@@ -189,4 +221,7 @@ def show(results: Mapping[str, Any]) -> str:
     what = (
         f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']} at {height}x{width}, {devices}"
     )
-    return f"{what}, median of {results['rounds']}\n\n{table(header, rows)}"
+    loader = results["loader"]
+    speed = f"{loader['images_per_second']:.1f} images/s" if "images_per_second" in loader else loader["skipped"]
+    trace = f"\nTrace: {results['profile']} (xprof --logdir {results['profile']})" if "profile" in results else ""
+    return f"{what}, median of {results['rounds']}\n\n{table(header, rows)}\n\nData: {speed}{trace}"

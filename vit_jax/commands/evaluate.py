@@ -13,7 +13,14 @@ import argparse
 import json
 from pathlib import Path
 
-from vit_jax.commands.arguments import add_checkpoint, add_config, open_loaded, read_config
+from vit_jax.commands.arguments import (
+    add_checkpoint,
+    add_cluster,
+    add_config,
+    cluster,
+    open_loaded,
+    read_config,
+)
 from vit_jax.commands.table import show_metrics
 from vit_jax.errors import UserError
 
@@ -23,18 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, False, "take data and evaluators from this config instead of the checkpoint's")
     parser.add_argument("--cache", metavar="DIR", help="keep frozen features there, and use those that are there")
     parser.add_argument("--output", metavar="FILE", help="write the metrics as JSON too")
+    add_cluster(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.evaluation import evaluate_loaded
 
-    loaded = open_loaded(arguments)
-    if "data" not in loaded.metadata["config"] and not arguments.config:
-        raise UserError(f"{loaded.path} names no data to evaluate on", "Give --config")
-    metrics = evaluate_loaded(loaded, read_config(arguments, loaded.metadata["config"]), arguments.cache)
-    if arguments.output:
-        path = Path(arguments.output)
-        if not path.parent.is_dir():
-            raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
-        path.write_text(json.dumps({"checkpoint": str(loaded.path), **metrics}, indent=2) + "\n")
-    print(f"{loaded.path}\n\n{show_metrics(metrics)}")
+    output = Path(arguments.output) if arguments.output else None
+    with connected(**cluster(arguments), preemptible=False):
+        loaded = agreed(lambda: open_loaded(arguments))
+        if "data" not in loaded.metadata["config"] and not arguments.config:
+            raise UserError(f"{loaded.path} names no data to evaluate on", "Give --config")
+        values = agreed(lambda: read_config(arguments, loaded.metadata["config"]))
+        metrics = evaluate_loaded(loaded, values, arguments.cache)
+        if not is_lead():
+            return
+        if output and not output.parent.is_dir():
+            raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
+        if output:
+            output.write_text(json.dumps({"checkpoint": str(loaded.path), **metrics}, indent=2) + "\n")
+        print(f"{loaded.path}\n\n{show_metrics(metrics)}")

@@ -4,12 +4,14 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+
+from vit_jax.evaluators.inspection import position_similarity
+from vit_jax.evaluators.inspection_figures import similarity_figure
 
 # Two hues that stay apart for colour-blind readers (Okabe and Ito), and more of the same set.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -25,7 +27,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> b
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def run_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]]) -> bytes:
@@ -56,7 +58,7 @@ def run_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, floa
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def shots_chart(rows: Mapping[str, Mapping[int, tuple[float, float]]]) -> bytes:
@@ -73,26 +75,16 @@ def shots_chart(rows: Mapping[str, Mapping[int, tuple[float, float]]]) -> bytes:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> bytes:
     """Cosine similarity of each position's embedding to all others (ViT, Figure 7, centre), a panel a table."""
-    drawing = Figure(figsize=(4.6 * len(tables), 4.4), layout="constrained", dpi=110)
-    for axes, (title, table) in zip(drawing.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
-        rows, columns, width = table.shape
-        unit = table / np.maximum(np.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
-        similarity = np.einsum("abd,ijd->aibj", unit, unit)
-        # A tile for each position, with a gap of one cell between tiles.
-        canvas = np.full((rows, rows + 1, columns, columns + 1), np.nan)
-        canvas[:, :rows, :, :columns] = similarity
-        canvas = canvas.reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
-        image = axes.imshow(canvas, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
-        axes.set(title=f"{title}: {rows}x{columns} positions, width {width}", xticks=[], yticks=[])
-        axes.axis("off")
-    drawing.get_layout_engine().set(wspace=0.06)
-    drawing.colorbar(image, ax=drawing.axes, shrink=0.8, label="cosine similarity")
-    return _png(drawing)
+    similarities = {
+        f"{title}: {table.shape[0]}x{table.shape[1]} positions, width {table.shape[2]}": position_similarity(table)
+        for title, table in tables.items()
+    }
+    return png(similarity_figure(similarities))
 
 
 def contact_sheet(
@@ -118,14 +110,15 @@ def contact_sheet(
         grid[0][2].set_title("in training", fontsize=8, loc="left")
     for i in range(columns - 2) if together > 1 else ():
         grid[0][2 + i].set_title(f"{i // together + 1}, view {i % together + 1}", fontsize=8)
-    return _png(drawing)
+    return png(drawing)
 
 
 def image_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
-def _png(drawing: Any) -> bytes:
+def png(drawing: Figure) -> bytes:
+    """A figure as a file's bytes, without empty borders."""
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png")
+    drawing.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

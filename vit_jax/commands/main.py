@@ -7,24 +7,38 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.commands import bench, contact_sheet, convert, demo, evaluate, predict, prepare, report, train
-from vit_jax.errors import UserError
+from vit_jax.commands import (
+    bench,
+    contact_sheet,
+    convert,
+    demo,
+    evaluate,
+    plan,
+    predict,
+    prepare,
+    report,
+    train,
+    visualize,
+)
+from vit_jax.errors import REQUEUE, Preempted, UserError
 
 _COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "visualize": visualize,
     "convert": convert,
     "report": report,
     "prepare": prepare,
     "contact-sheet": contact_sheet,
+    "plan": plan,
     "bench": bench,
     "demo": demo,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 for what the caller can put right, 130 after Ctrl-C."""
+    """Runs a command and returns its status: 0, 2 for what the caller can put right, 75 preempted, 130 after Ctrl-C."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter about the machine
     try:
@@ -33,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vit_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Preempted as error:
+        print(f"vit_jax: preempted by {error}", file=sys.stderr)
+        return REQUEUE
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return 130

@@ -3,9 +3,11 @@
 examples:
   vit_jax predict --checkpoint runs/mine cat.jpg
   vit_jax predict --checkpoint runs/mine photos/ *.png --output predictions.jsonl
+  vit_jax predict --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k photos/ --batch-size 128
 
 A directory stands for all .jpg, .jpeg, .png and .webp files below it. Images that cannot be read are named at the end
-and make the exit status 2; the others are predicted all the same.
+and make the exit status 2; the others are predicted all the same. Files are decoded in threads while the model works on
+the batch before.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
+from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.load import Loaded
 
-_BATCH = 32
+Ranked = list[tuple[str, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,85 +35,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or directories")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name for each image (default 5)")
     parser.add_argument("--output", metavar="FILE", help="write one JSON object a line here instead of text")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    if arguments.top < 1:
-        raise UserError(f"--top is {arguments.top}", "Ask for at least 1 class")
-    paths = _expand(arguments.images)
+    for name in ("top", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}", "Ask for at least 1")
+    paths = expand(arguments.images)
     loaded = open_loaded(arguments)
     output = _open(arguments.output) if arguments.output else None
     unreadable: list[UserError] = []
-    bar = tqdm(total=len(paths), unit="image", disable=output is None or not sys.stderr.isatty())
-    size = min(_BATCH, len(paths))
-    for start in range(0, len(paths), size):
-        for path, ranked in predict_batch(loaded, paths[start : start + size], size, arguments.top, unreadable):
-            if output:
-                output.write(json.dumps({"path": str(path), "predictions": [list(pair) for pair in ranked]}) + "\n")
-            else:
-                print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in ranked))
-        bar.update(min(size, len(paths) - start))
-    bar.close()
-    if output:
-        output.close()
+    try:
+        # On stderr, so that text can go to a file or a pipe; left out where nobody would see it move.
+        with tqdm(total=len(paths), unit="image", leave=False, disable=not sys.stderr.isatty()) as bar:
+            for path, answer in predict(loaded, paths, arguments.batch_size, arguments.top):
+                bar.update()
+                if isinstance(answer, UserError):
+                    unreadable.append(answer)
+                elif output:
+                    row = {"path": str(path), "predictions": [list(pair) for pair in answer]}
+                    output.write(json.dumps(row) + "\n")
+                else:
+                    text = ", ".join(f"{name} {probability:.1%}" for name, probability in answer)
+                    # Names of files need not be text.
+                    line = f"{path}: {text}".encode("utf-8", "backslashreplace").decode("utf-8")
+                    bar.write(line, file=sys.stdout)
+    finally:
+        if output:
+            output.close()
     if unreadable:
-        raise UserError(
-            f"{len(unreadable)} of {len(paths)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do
-        )
+        raise left_out(unreadable, len(paths))
 
 
-def predict_batch(
-    loaded: Loaded, paths: Sequence[Path], size: int, top: int, unreadable: list[UserError]
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """The `top` classes with probabilities for each readable image; errors of the others go into `unreadable`.
+def predict(
+    loaded: Loaded, paths: Sequence[Path], batch_size: int, top: int
+) -> Iterator[tuple[Path, Ranked | UserError]]:
+    """The `top` classes with probabilities for each image, or why it cannot be read, in the order of `paths`.
 
-    Args:
-        size: images that the model is given at a time; the same in every call, so that it compiles once.
+    The model is given `batch_size` images at a time, the last batch filled up, so that it compiles once. It works on
+    one batch while the next is decoded and the one before is written; memory holds about three of them.
     """
+    import jax
     import numpy as np
 
     from vit_jax.tasks.classify import probabilities
 
-    readable, images = [], []
-    for path in paths:
-        try:
-            images.append(loaded.preprocess(path))
-            readable.append(path)
-        except UserError as error:
-            unreadable.append(error)
-    if not images:
-        return
-    batch = np.stack(images + [images[0]] * (size - len(images)))
-    objective = loaded.metadata["config"]["task"].get("objective", "softmax")
-    rows = np.asarray(probabilities(loaded.logits(batch), objective))
-    names = loaded.labels or [str(i) for i in range(rows.shape[1])]
-    for path, row in zip(readable, rows, strict=False):
-        order = np.argsort(-row, kind="stable")[:top]
-        yield path, [(names[i], float(row[i])) for i in order]
+    batch_size = min(batch_size, len(paths))
+    objective = (loaded.metadata.get("config") or {}).get("task", {}).get("objective", "softmax")
 
+    def start(batch: Sequence[tuple[Path, object]]) -> list[jax.Array]:
+        """Probabilities and indices of the top classes, on the device: the host would sort thousands for each image."""
+        images = [image for _, image in batch if not isinstance(image, UserError)]
+        if not images:
+            return []
+        # Bytes travel, and become floats there, of the same bits as on the host.
+        pixels = jax.device_put(np.stack(images + images[:1] * (batch_size - len(images))))
+        rows = probabilities(loaded.logits(loaded.preprocess.normalize(pixels)), objective)
+        return jax.lax.top_k(rows, min(top, rows.shape[1]))
 
-def _expand(names: Sequence[str]) -> list[Path]:
-    from vit_jax.data.sources.folder import SUFFIXES
+    def answers(
+        batch: Sequence[tuple[Path, object]], best: list[jax.Array]
+    ) -> Iterator[tuple[Path, Ranked | UserError]]:
+        rows = zip(*(np.asarray(x).tolist() for x in best), strict=True)
+        for path, image in batch:
+            if isinstance(image, UserError):
+                yield path, image
+                continue
+            yield path, [(loaded.labels[i] if loaded.labels else str(i), p) for p, i in zip(*next(rows), strict=True)]
 
-    paths = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not found:
-                raise UserError(f"There are no images below {path}", f"Looked for {', '.join(SUFFIXES)}")
-            paths += found
-        elif path.exists():
-            paths.append(path)
-        else:
-            raise UserError(f"There is no image {path}", "Check the path")
-    return paths
+    with closing(read_ahead(loaded.preprocess.to_uint8, paths, 2 * batch_size)) as images:
+        before: tuple | None = None
+        batch: list = []
+        for i, pair in enumerate(images, 1):
+            batch.append(pair)
+            if len(batch) < batch_size and i < len(paths):
+                continue
+            # Starts the model and comes back, so that the host writes the batch before meanwhile.
+            started = (batch, start(batch))
+            if before:
+                yield from answers(*before)
+            before, batch = started, []
+        if before:
+            yield from answers(*before)
 
 
 def _open(name: str) -> TextIO:
     path = Path(name)
+    if path.is_dir():
+        raise UserError(f"--output {path} is a directory", "Name a file in it")
     if not path.parent.is_dir():
         raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
     return path.open("w", encoding="utf-8")

@@ -4,14 +4,17 @@ examples:
   vit_jax train --config digits --workdir runs/digits
   vit_jax train --config digits:smoke --workdir runs/smoke --config.optim.learning_rate=1e-3
   vit_jax train --config my/config.py:variant=b/16 --workdir runs/mine
+  vit_jax train --config my/config.py --workdir /shared/run --coordinator 10.0.0.2:8476 --num-processes 2 --process-id 0
 
 The workdir receives config.json, metrics.jsonl, tensorboard/, checkpoints/<step> and, at the end, summary.json.
-Ctrl-C saves first. Exit status: 0 done, 2 something to put right, 130 interrupted.
+Started once on each host of a TPU slice, by srun, by mpirun or in a Kubernetes job, the processes find each other;
+elsewhere the three last flags say where they are. SIGTERM and Ctrl-C save first. Exit status: 0 done, 2 something to
+put right, 75 preempted (SIGTERM): start the same command again, 130 interrupted by Ctrl-C, another: also start again.
 """
 
 import argparse
 
-from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.commands.arguments import add_cluster, add_config, cluster, read_config
 from vit_jax.commands.table import show_metrics
 from vit_jax.training.config import shipped_configs
 
@@ -20,11 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(shipped_configs())
     add_config(parser, True, f"a config file or the name of a shipped one ({known}), with its arguments after a colon")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written")
+    add_cluster(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.experiment import build_experiment
     from vit_jax.training.loop import train
 
-    summary = train(build_experiment(read_config(arguments)), arguments.workdir)
-    print(show_metrics(summary))
+    with connected(**cluster(arguments)):
+        experiment = agreed(lambda: build_experiment(read_config(arguments)))
+        summary = train(experiment, arguments.workdir)
+        if is_lead():
+            print(show_metrics(summary))

@@ -1,7 +1,8 @@
 """The Vision Transformer ("An image is worth 16x16 words", arXiv:2010.11929) and its published sizes."""
 
 import dataclasses
-from typing import Any, Literal, Self
+import functools
+from typing import Any, Literal, Self, get_args
 
 import flax.linen as nn
 import jax
@@ -9,65 +10,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from vit_jax.errors import UserError
+from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
-from vit_jax.nn.block import EncoderBlock
+from vit_jax.nn.block import SAVED, EncoderBlock
+from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
-from vit_jax.nn.pool import MAPHead
-from vit_jax.nn.posemb import SINCOS2D, sincos2d
+from vit_jax.nn.pool import MAPHead, pool_tokens
+from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
+
+__all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "drop_path_rates", "parse_variant"]
+
+Pooling = Literal["token", "mean", "map", "token_mean", "distilled"]
 
 _POSEMBS = ("learn", *SINCOS2D)
-_POOLINGS = ("token", "mean", "map")
+_POOLINGS = get_args(Pooling)
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """The size of an encoder, without its patch size."""
-
-    width: int
-    depth: int
-    mlp_dim: int
-    num_heads: int
-
-
-# Ti and S: DeiT. B, L and H: ViT, table 1. g and G: "Scaling vision transformers". e: PaLI. So400m: "Getting ViT in
-# shape". mu, M and the -opt sizes: big_vision.
-VARIANTS = {
-    "mu": Variant(width=32, depth=1, mlp_dim=128, num_heads=2),
-    "Ti": Variant(width=192, depth=12, mlp_dim=768, num_heads=3),
-    "S": Variant(width=384, depth=12, mlp_dim=1536, num_heads=6),
-    "M": Variant(width=512, depth=12, mlp_dim=2048, num_heads=8),
-    "B": Variant(width=768, depth=12, mlp_dim=3072, num_heads=12),
-    "L": Variant(width=1024, depth=24, mlp_dim=4096, num_heads=16),
-    "So400m": Variant(width=1152, depth=27, mlp_dim=4304, num_heads=16),
-    "H": Variant(width=1280, depth=32, mlp_dim=5120, num_heads=16),
-    "g": Variant(width=1408, depth=40, mlp_dim=6144, num_heads=16),
-    "g-opt": Variant(width=1536, depth=40, mlp_dim=6144, num_heads=16),
-    "G": Variant(width=1664, depth=48, mlp_dim=8192, num_heads=16),
-    "G-opt": Variant(width=1536, depth=48, mlp_dim=8192, num_heads=16),
-    "e": Variant(width=1792, depth=56, mlp_dim=15360, num_heads=16),
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(*SAVED),
 }
-
-
-def parse_variant(variant: str) -> tuple[Variant, int]:
-    """The size and the patch size in pixels that a name such as "B/16" stands for.
-
-    Case matters only where two names differ by it ("g" and "G").
-
-    Raises:
-        UserError: for a name that is not SIZE/PATCH with a known size; it names the nearest right one.
-    """
-    size, _, patch = str(variant).partition("/")
-    matches = [size] if size in VARIANTS else [name for name in VARIANTS if name.lower() == size.lower()]
-    patch_is_valid = patch.isascii() and patch.isdigit() and int(patch) > 0
-    if len(matches) != 1 or not patch_is_valid:
-        known = [f"{name}/{patch if patch_is_valid else 16}" for name in matches or VARIANTS]
-        raise UserError(f"There is no ViT '{variant}'", nearest(variant, known))
-    return VARIANTS[matches[0]], int(patch)
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
@@ -83,7 +47,8 @@ class ViTEncoder(nn.Module):
     """Patches, positions, Transformer blocks and a final layer norm: the trunk `params["encoder"]`.
 
     Parameters, all float32 whatever the compute dtype: `embedding`, `cls` [1, 1, D], `pos_embedding` [gh, gw, D],
-    `cls_pos_embedding` [1, 1, D], `block_00`, `block_01`, ..., `norm`.
+    `cls_pos_embedding` [1, 1, D], `distillation` and `distillation_pos_embedding` [1, 1, D], `registers` [1, R, D],
+    `block_00`, `block_01`, ..., `norm`.
 
     Attributes:
         patch_size: height and width of a patch in pixels.
@@ -95,6 +60,10 @@ class ViTEncoder(nn.Module):
         class_token: put a learned token before the patches.
         class_token_posemb: give the class token a learned position too, the first of the 1+N positions of the
             original code. big_vision has none.
+        distillation_token: put a learned token with a position after the class token (DeiT, section 3).
+        num_registers: learned tokens without positions before the patches ("Vision transformers need registers").
+        posemb_resize: how learned positions are to be interpolated to another grid, see `interpolate_posemb`: that is
+            done when parameters are carried over, and this says so to whoever does it.
         posemb_stddev: of the initial learned positions; big_vision uses 1/sqrt(D).
         dropout_rate: after adding positions and in the blocks (rng collection "dropout").
         attention_dropout_rate: on the attention weights.
@@ -102,12 +71,16 @@ class ViTEncoder(nn.Module):
         dtype: dtype of the computation, of the residual stream and of the tokens.
         gelu: "tanh" or "exact", see `MlpBlock`.
         layer_norm_epsilon: of every layer norm.
+        mlp: "gelu" or "swiglu", see `EncoderBlock`, like `layer_scale_init` and `qkv_bias`.
+        final_norm: False leaves the last norm out: one comes after the pooling (`fc_norm`).
         attention_implementation: see `attention`.
         sow_attention: sow each block's attention weights as "intermediates".
         scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
             block. Parameters are unstacked all the same; dropout draws other masks than without scan.
-        remat: what a block recomputes in the backward pass to save memory: "none", "full" (all of it) or "dots" (all
-            but the products with its weight matrices).
+        remat: what a block recomputes in the backward pass to save memory: "none", "elementwise" (layer norms, GELU
+            and dropout, which costs next to nothing), "dots" (all but the products with its weight matrices, so
+            attention too) or "full" (all of it).
+        stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -121,6 +94,9 @@ class ViTEncoder(nn.Module):
     posemb: str = "learn"
     class_token: bool = True
     class_token_posemb: bool = True
+    distillation_token: bool = False
+    num_registers: int = 0
+    posemb_resize: PosembResize = "align_corners"
     posemb_stddev: float = 0.02
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -128,14 +104,23 @@ class ViTEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
     gelu: Literal["tanh", "exact"] = "tanh"
     layer_norm_epsilon: float = 1e-6
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    layer_scale_init: float | None = None
+    qkv_bias: bool = True
+    final_norm: bool = True
     attention_implementation: Implementation = "auto"
     sow_attention: bool = False
     scan: bool = False
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "elementwise", "dots", "full"] = "none"
+    stem: nn.Module | None = None
 
     def __post_init__(self):
         if self.posemb not in _POSEMBS:
             raise UserError(f"There is no position embedding '{self.posemb}'", nearest(self.posemb, _POSEMBS))
+        if self.posemb_resize not in RESIZES:
+            raise UserError(
+                f"There is no way '{self.posemb_resize}' to resize positions", nearest(self.posemb_resize, RESIZES)
+            )
         if self.remat not in ("none", *_REMAT_POLICIES):
             raise UserError(f"There is no remat '{self.remat}'", nearest(self.remat, ("none", *_REMAT_POLICIES)))
         if self.scan and self.sow_attention:
@@ -145,6 +130,8 @@ class ViTEncoder(nn.Module):
                 "class_token_posemb needs a class token and learned positions",
                 "Set class_token_posemb=False, or class_token=True and posemb='learn'",
             )
+        if self.distillation_token and not self.class_token_posemb:
+            raise UserError("A distillation token comes after a class token with a position", "Set class_token_posemb")
         for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}", "Use a rate of at least 0 and below 1")
@@ -152,32 +139,47 @@ class ViTEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t width"]:
-        """Encodes normalised images; the class token, if there is one, comes first.
+        """Encodes normalised images. The order is class token, distillation token, registers, patches.
 
         Raises:
             UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
         """
+        images = images if self.stem is None else self.stem(images, train=train)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images)
         batch, *grid, width = x.shape
         position = nn.initializers.normal(self.posemb_stddev)
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
         if self.posemb == "learn":
-            self._check_grid(tuple(grid))
+            if self.has_variable("params", "pos_embedding"):
+                check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
             positions = self.param("pos_embedding", position, (*grid, width))
         else:
             positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.posemb]))
         x = x.reshape(batch, -1, width) + positions.reshape(-1, width).astype(self.dtype)
+        prefix = []
         if cls is not None:
             if self.class_token_posemb:
                 cls = cls + self.param("cls_pos_embedding", position, (1, 1, width))
-            x = jnp.concatenate([jnp.broadcast_to(cls.astype(self.dtype), (batch, 1, width)), x], axis=1)
+            prefix.append(cls)
+        if self.distillation_token:
+            token = self.param("distillation", nn.initializers.zeros, (1, 1, width))
+            prefix.append(token + self.param("distillation_pos_embedding", position, (1, 1, width)))
+        if self.num_registers:
+            prefix.append(self.param("registers", nn.initializers.normal(1e-6), (1, self.num_registers, width)))
+        if prefix:
+            prefix = [jnp.broadcast_to(t.astype(self.dtype), (batch, t.shape[1], width)) for t in prefix]
+            x = jnp.concatenate([*prefix, x], axis=1)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
         # Parameters are made by the loop, one block after the other, however they are run later.
         scans = self.scan and self.depth > 0 and not self.is_initializing()
         x = self._scan_blocks(x, train) if scans else self._loop_over_blocks(x, train)
-        norm = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")
-        return norm(x)
+        return LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")(x) if self.final_norm else x
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the patches."""
+        return int(self.class_token) + int(self.distillation_token) + self.num_registers
 
     def _block(self, block: type[nn.Module] = EncoderBlock, **kwargs: Any) -> nn.Module:
         return block(
@@ -188,6 +190,9 @@ class ViTEncoder(nn.Module):
             attention_dropout_rate=self.attention_dropout_rate,
             gelu=self.gelu,
             layer_norm_epsilon=self.layer_norm_epsilon,
+            mlp=self.mlp,
+            layer_scale_init=self.layer_scale_init,
+            qkv_bias=self.qkv_bias,
             attention_implementation=self.attention_implementation,
             sow_attention=self.sow_attention,
             **kwargs,
@@ -232,28 +237,21 @@ class ViTEncoder(nn.Module):
         blocks = [self.get_variable("params", _block_name(i)) for i in range(self.depth)]
         return jax.tree_util.tree_map_with_path(stack, *blocks)
 
-    def _check_grid(self, grid: tuple[int, int]) -> None:
-        if not self.has_variable("params", "pos_embedding"):
-            return
-        held = self.get_variable("params", "pos_embedding").shape[:2]
-        if held != grid:
-            raise UserError(
-                f"The images have a grid of {grid[0]}x{grid[1]} patches, but the parameters hold positions for "
-                f"{held[0]}x{held[1]}",
-                "Use images of the size that the parameters were made for, or load them into a model of this size with "
-                "init_from, which interpolates the positions",
-            )
-
 
 class ViT(nn.Module):
     """An image classifier: an encoder, a pooling, an optional tanh layer, and a linear head that starts at zero.
 
-    Parameters: `encoder`; `pool` for the pooling "map"; `pre_logits` with a representation size; `head` with classes.
+    Parameters: `encoder`; `pool` for the pooling "map"; `fc_norm` where the norm comes after the pooling; `pre_logits`
+    with a representation size; `head` with classes, and `distillation_head` with the pooling "distilled".
 
     Attributes:
         encoder: gives tokens [B, T, D], see `ViTEncoder`.
         num_classes: outputs of the head; 0 for no head.
-        pooling: "token" is the class token, "mean" the mean of the patch tokens, "map" an attention pooling of all.
+        pooling: "token" is the class token, "mean" the mean of the patch tokens, "map" an attention pooling of class
+            token and patches, "token_mean" class token and mean one after the other (DINOv2's linear probe).
+            "distilled" is DeiT with its distillation token: each of the two tokens has a head, the logits are the mean
+            of theirs and the features the mean of the tokens.
+        fc_norm: a layer norm after the pooling, for an encoder without its last one (MAE's fine-tuning, appendix A).
         representation_size: width of a dense layer with tanh before the head (ViT pre-training), None for none.
         head_bias_init: initial bias of the head, e.g. -log(num_classes) with a sigmoid loss.
 
@@ -263,15 +261,22 @@ class ViT(nn.Module):
 
     encoder: nn.Module
     num_classes: int
-    pooling: Literal["token", "mean", "map"] = "token"
+    pooling: Pooling = "token"
     representation_size: int | None = None
     head_bias_init: float = 0.0
+    fc_norm: bool = False
 
     def __post_init__(self):
         if self.pooling not in _POOLINGS:
             raise UserError(f"There is no pooling '{self.pooling}'", nearest(self.pooling, _POOLINGS))
-        if self.pooling == "token" and not self.encoder.class_token:
-            raise UserError("The pooling 'token' needs a class token", "Set class_token=True or pooling='mean'")
+        if self.pooling in ("token", "token_mean") and not self.encoder.class_token:
+            raise UserError(
+                f"The pooling '{self.pooling}' needs a class token", "Set class_token=True or pooling='mean'"
+            )
+        if self.pooling == "distilled" and not self.encoder.distillation_token:
+            raise UserError("The pooling 'distilled' needs a distillation token", "Set distillation_token=True")
+        if self.pooling == "distilled" and self.representation_size is not None:
+            raise UserError("The two heads of DeiT have no representation_size", "Leave it out")
         super().__post_init__()
 
     @nn.compact
@@ -284,29 +289,37 @@ class ViT(nn.Module):
         """
         encoder = self.encoder
         tokens = encoder(images, train=train)
-        if self.pooling == "token":
-            x = tokens[:, 0]
-        elif self.pooling == "mean":
-            x = tokens[:, int(encoder.class_token) :].mean(axis=1, dtype=jnp.float32)
-        else:
-            x = MAPHead(
-                num_heads=encoder.num_heads,
-                mlp_dim=encoder.mlp_dim,
-                dtype=encoder.dtype,
-                gelu=encoder.gelu,
-                layer_norm_epsilon=encoder.layer_norm_epsilon,
-                attention_implementation=encoder.attention_implementation,
-                name="pool",
-            )(tokens)
-        x = x.astype(jnp.float32)
+        x = self._pool(tokens).astype(jnp.float32)
+        if self.fc_norm:
+            x = LayerNorm(encoder.layer_norm_epsilon, name="fc_norm")(x)
         if self.representation_size is not None:
             x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits")(x))
-        outputs = {"tokens": tokens, "features": x}
+        outputs = {"tokens": tokens, "features": x.mean(axis=1) if self.pooling == "distilled" else x}
         if self.num_classes:
             bias = nn.initializers.constant(self.head_bias_init)
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, bias_init=bias, name="head")
-            outputs["logits"] = head(x)
+            head = functools.partial(nn.Dense, self.num_classes, kernel_init=nn.initializers.zeros, bias_init=bias)
+            if self.pooling == "distilled":
+                outputs["logits"] = (head(name="head")(x[:, 0]) + head(name="distillation_head")(x[:, 1])) / 2
+            else:
+                outputs["logits"] = head(name="head")(x)
         return outputs
+
+    def _pool(self, tokens: Float[Array, "b t width"]) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
+        encoder = self.encoder
+        if self.pooling != "map":
+            return pool_tokens(tokens, self.pooling, encoder.num_prefix_tokens)
+        if encoder.num_registers or encoder.distillation_token:  # they hold no part of the image
+            prefix = tokens[:, : int(encoder.class_token)]
+            tokens = jnp.concatenate([prefix, tokens[:, encoder.num_prefix_tokens :]], axis=1)
+        return MAPHead(
+            num_heads=encoder.num_heads,
+            mlp_dim=encoder.mlp_dim,
+            dtype=encoder.dtype,
+            gelu=encoder.gelu,
+            layer_norm_epsilon=encoder.layer_norm_epsilon,
+            attention_implementation=encoder.attention_implementation,
+            name="pool",
+        )(tokens)
 
     @classmethod
     def from_variant(
@@ -318,12 +331,16 @@ class ViT(nn.Module):
         depth: int | None = None,
         mlp_dim: int | None = None,
         num_heads: int | None = None,
-        pooling: Literal["token", "mean", "map"] = "token",
+        pooling: Pooling = "token",
         representation_size: int | None = None,
         head_bias_init: float = 0.0,
+        fc_norm: bool = False,
         posemb: str = "learn",
         class_token: bool | None = None,
         class_token_posemb: bool | None = None,
+        distillation_token: bool = False,
+        num_registers: int = 0,
+        posemb_resize: PosembResize = "align_corners",
         posemb_stddev: float = 0.02,
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
@@ -331,18 +348,21 @@ class ViT(nn.Module):
         dtype: Literal["float32", "bfloat16"] = "float32",
         gelu: Literal["tanh", "exact"] = "tanh",
         layer_norm_epsilon: float = 1e-6,
+        mlp: Literal["gelu", "swiglu"] = "gelu",
+        layer_scale_init: float | None = None,
+        qkv_bias: bool = True,
         attention_implementation: Implementation = "auto",
         sow_attention: bool = False,
         scan: bool = False,
-        remat: Literal["none", "full", "dots"] = "none",
+        remat: Literal["none", "elementwise", "dots", "full"] = "none",
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 
         Args:
             variant: size and patch size, e.g. "B/16" or "b/16", see `VARIANTS`.
-            num_classes: see `ViT`, like `pooling`, `representation_size` and `head_bias_init`.
+            num_classes: see `ViT`, like `pooling`, `representation_size`, `head_bias_init` and `fc_norm`.
             width: replaces the variant's, like `depth`, `mlp_dim` and `num_heads`, for sizes of one's own.
-            class_token: see `ViTEncoder`, like all that follow. None: where the pooling is "token".
+            class_token: see `ViTEncoder`, like all that follow. None: where the pooling needs one.
             class_token_posemb: None: where there is a class token and positions are learned, as in the original code.
             dtype: compute dtype by name; parameters are float32 in any case.
 
@@ -352,22 +372,27 @@ class ViT(nn.Module):
         size, patch = parse_variant(variant)
         own = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
         size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
-        if dtype not in _DTYPES:
-            raise UserError(f"A model cannot compute in '{dtype}'", nearest(dtype, _DTYPES))
-        class_token = pooling == "token" if class_token is None else class_token
+        class_token = pooling in ("token", "token_mean", "distilled") if class_token is None else class_token
         encoder = ViTEncoder(
             patch_size=(patch, patch),
             **dataclasses.asdict(size),
             posemb=posemb,
             class_token=class_token,
             class_token_posemb=class_token and posemb == "learn" if class_token_posemb is None else class_token_posemb,
+            distillation_token=distillation_token,
+            num_registers=num_registers,
+            posemb_resize=posemb_resize,
             posemb_stddev=posemb_stddev,
             dropout_rate=dropout_rate,
             attention_dropout_rate=attention_dropout_rate,
             drop_path_rate=drop_path_rate,
-            dtype=_DTYPES[dtype],
+            dtype=compute_dtype(dtype),
             gelu=gelu,
             layer_norm_epsilon=layer_norm_epsilon,
+            mlp=mlp,
+            layer_scale_init=layer_scale_init,
+            qkv_bias=qkv_bias,
+            final_norm=not fc_norm,
             attention_implementation=attention_implementation,
             sow_attention=sow_attention,
             scan=scan,
@@ -381,6 +406,7 @@ class ViT(nn.Module):
             pooling=pooling,
             representation_size=representation_size,
             head_bias_init=head_bias_init,
+            fc_norm=fc_norm,
         )
 
 

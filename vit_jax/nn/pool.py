@@ -1,4 +1,4 @@
-"""Pooling a sequence of tokens into one vector by attention."""
+"""Pooling a sequence of tokens into one vector: by picking, averaging, or attention."""
 
 from typing import Literal
 
@@ -9,6 +9,20 @@ from jaxtyping import Array, DTypeLike, Float
 from vit_jax.nn.attention import Implementation, MultiHeadAttention
 from vit_jax.nn.block import MlpBlock
 from vit_jax.nn.norm import LayerNorm
+
+
+def pool_tokens(
+    tokens: Float[Array, "b t width"],
+    pooling: Literal["token", "mean", "token_mean", "distilled"],
+    num_prefix_tokens: int,
+) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
+    """The poolings without parameters, see `vit_jax.models.vit.ViT`; means are float32."""
+    if pooling == "token":
+        return tokens[:, 0]
+    if pooling == "distilled":
+        return tokens[:, :2]
+    mean = tokens[:, num_prefix_tokens:].mean(axis=1, dtype=jnp.float32)
+    return mean if pooling == "mean" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=1)
 
 
 class MAPHead(nn.Module):

@@ -1,15 +1,17 @@
 """Two-dimensional position embeddings: fixed sine-cosine tables, and resizing of learned ones."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.resize import resize_bilinear
+from vit_jax.nn.resize import resize_bicubic, resize_bilinear
 
-_ALIGN_CORNERS = {"align_corners": True, "half_pixel": False}
+PosembResize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
+
+RESIZES = get_args(PosembResize)
 
 
 def sincos2d(
@@ -55,10 +57,21 @@ SINCOS2D: dict[str, dict[str, bool]] = {
 }
 
 
+def check_grid(grid: tuple[int, int], held: tuple[int, int]) -> None:
+    """Raises a UserError when images have another grid of patches than the positions are for."""
+    if grid != held:
+        raise UserError(
+            f"The images have a grid of {grid[0]}x{grid[1]} patches, but the parameters hold positions for "
+            f"{held[0]}x{held[1]}",
+            "Use images of the size that the parameters were made for, or load them into a model of this size with "
+            "init_from, which interpolates the positions",
+        )
+
+
 def interpolate_posemb(
     posemb: Float[np.ndarray, "gh gw width"],
     new_hw: tuple[int, int],
-    method: Literal["align_corners", "half_pixel"] = "align_corners",
+    method: PosembResize = "align_corners",
 ) -> Float[np.ndarray, "new_gh new_gw width"]:
     """Resizes a learned grid of positions to another grid, e.g. to fine-tune at a higher resolution (ViT, section 3.2).
 
@@ -66,14 +79,17 @@ def interpolate_posemb(
         posemb: positions of the patches only; a class token has no place in a grid.
         new_hw: rows and columns of the new grid; neither grid needs to be square.
         method: "align_corners" is what the original ViT code and big_vision do (`scipy.ndimage.zoom`, order 1);
-            "half_pixel" is the convention of image resizing (timm, FlexiViT). They differ visibly: use the one with
-            which the checkpoint is meant to be read.
+            "half_pixel" is bilinear in the convention of image resizing (FlexiViT, timm for the original files);
+            "bicubic" is what transformers does, "bicubic_antialias" timm, and transformers for DINOv2 with registers.
+            They differ visibly: use the one with which the checkpoint is meant to be read, its `posemb_resize`.
 
     Raises:
         UserError: for an unknown method.
     """
-    if method not in _ALIGN_CORNERS:
-        raise UserError(f"There is no way '{method}' to resize position embeddings", nearest(method, _ALIGN_CORNERS))
+    if method not in RESIZES:
+        raise UserError(f"There is no way '{method}' to resize position embeddings", nearest(method, RESIZES))
     if posemb.shape[:2] == tuple(new_hw):
         return posemb
-    return resize_bilinear(posemb, new_hw, align_corners=_ALIGN_CORNERS[method])
+    if method in ("bicubic", "bicubic_antialias"):
+        return resize_bicubic(posemb, new_hw, antialias=method == "bicubic_antialias")
+    return resize_bilinear(posemb, new_hw, align_corners=method == "align_corners")

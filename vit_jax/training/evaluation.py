@@ -19,7 +19,7 @@ from vit_jax.naming import build_named
 from vit_jax.tasks import Batch, Variables
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs, normalize_images
-from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, put, replicated
+from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, place, put, replicated
 
 OutputsFn = Callable[[Variables, Batch], Mapping[str, Array]]
 
@@ -201,4 +201,5 @@ def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any], cache: epath.Path
     if cache is not None and jax.process_count() == 1:
         kept = FeatureCache(cache, features.digest(variables, loaded.metadata["model"]))
     evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept)
-    return evaluation.run(jax.device_put(variables, replicated(mesh)))
+    everywhere = replicated(mesh)
+    return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), variables))

@@ -12,9 +12,10 @@ from etils import epath
 from vit_jax.checkpoints.store import Store, steps_in
 from vit_jax.errors import UserError
 from vit_jax.tasks import static_argument
+from vit_jax.training.distributed import is_lead
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.interrupt import Interrupt
-from vit_jax.training.metrics import Progress, Throughput, Writer, round_off
+from vit_jax.training.metrics import Progress, Writer, round_off
 from vit_jax.training.prepare import prepare
 from vit_jax.training.sharding import host_rows, put
 from vit_jax.training.state import variables_of
@@ -37,15 +38,16 @@ def train(
 
     Raises:
         UserError: anything that the caller can put right, before the first step where it can be known by then.
-        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+        Preempted: after SIGTERM, when the state is saved.
+        KeyboardInterrupt: after Ctrl-C, likewise.
     """
     began, workdir, config = time.perf_counter(), epath.Path(workdir), experiment.config
     run = prepare(experiment, workdir, devices)
     state, monitor, measured = run.state, run.monitor, {}
     run.state = None  # the step donates its buffers
-    lead = jax.process_index() == 0
+    lead = is_lead()
     writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
-    throughput = Throughput(config.batch_size)
+    throughput = run.throughput
     batches = experiment.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 
@@ -80,7 +82,8 @@ def train(
                     throughput.start(step)  # compilation is not counted
                 progress.step(step)
 
-                stop = step == run.last or interrupt.requested
+                told = interrupt.reached()
+                stop = step == run.last or told
                 evaluate = run.evaluation.due(step, step == run.last)
                 save = stop or run.policy.due(step)
                 if stop or step % config.log_every == 0:
@@ -99,12 +102,14 @@ def train(
                             writer.write(step, measured)
                             progress.line(step, measured)
                     if save:
+                        writer.flush()
                         run.store.save(step, state, run.metadata, measured if evaluate else {})
-                if interrupt.requested and step < run.last:
+                if told and step < run.last:
                     run.store.wait()
                     progress.close()
-                    print(f"Stopped and saved at step {step}; the same command continues from there.", file=sys.stderr)
-                    raise KeyboardInterrupt
+                    if lead:
+                        print(f"Stopped and saved at step {step}; the same command goes on from there", file=sys.stderr)
+                    raise interrupt.reason(step)
         if run.start == run.last:
             measured = run.evaluation.run(variables_of(state, run.frozen, run.product))
         run.store.wait()

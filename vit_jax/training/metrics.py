@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,9 @@ import jax
 from etils import epath
 from jaxtyping import PyTree
 from tqdm import tqdm
+
+from vit_jax.data.files import is_remote
+from vit_jax.training.lines import Lines
 
 
 class Writer:
@@ -29,35 +33,47 @@ class Writer:
             return
         from tensorboardX import SummaryWriter  # 0.3 s to import
 
-        self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-            partial = workdir / "metrics.jsonl.partial"
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            partial.replace(self._path)
-        else:
-            self._path.write_text("")
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, flush_secs=30)
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(workdir) if row["step"] <= step] if path.exists() else []
+        self._lines = Lines(path, map(json.dumps, kept))
+        self._events = workdir / "tensorboard"
+        # TensorBoard's files are written here and copied there where its writer cannot append.
+        self._scratch = tempfile.TemporaryDirectory(prefix="vit_jax-") if is_remote(workdir) else None
+        folder = self._scratch.name if self._scratch else os.fspath(self._events)
+        self._board = SummaryWriter(folder, purge_step=step + 1, flush_secs=30)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}) + "\n")
-        self._file.flush()  # people and scripts read along
+        self._lines.write(json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}))
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Before a checkpoint is saved: the lines up to its step must be there when a run goes on from it."""
+        if not self._active:
+            return
+        self._lines.flush()
+        if self._scratch:
+            self._board.flush()
+            self._events.mkdir(parents=True, exist_ok=True)
+            for file in os.scandir(self._scratch.name):
+                with open(file.path, "rb") as copied:
+                    (self._events / file.name).write_bytes(copied.read())
 
     def close(self) -> None:
         if not self._active:
             return
-        with self._file:
+        with contextlib.closing(self._lines):
             try:
                 self._board.close()
             except OSError:
                 # A full disk. tensorboardX would try to write again, and print the error, when the interpreter ends.
                 self._board.file_writer.event_writer._closed = True
                 raise
+        self.flush()
+        if self._scratch:
+            self._scratch.cleanup()
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -108,10 +124,28 @@ class Progress:
 
 
 class Throughput:
-    """Images per second and the share of time lost to waiting for data, between two lines of the log."""
+    """How fast a run goes, and where its time goes, between two lines of the log.
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    Args:
+        batch_size: images of a step.
+        chips: that share them.
+        flops: of one image in training; None where they are not known.
+        peak: FLOP/s of one chip in the model's dtype, likewise.
+        began: when the run began (`time.perf_counter()`); now by default.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        chips: int = 1,
+        flops: float | None = None,
+        peak: float | None = None,
+        began: float | None = None,
+    ):
+        self._batch_size, self._chips = batch_size, chips
+        self._share_of_peak = flops / peak if flops and peak else None
+        self._born = time.perf_counter() if began is None else began
+        self._productive = 0.0
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -138,9 +172,25 @@ class Throughput:
         self._began += time.perf_counter() - began
 
     def window(self, step: int) -> dict[str, float]:
-        """The two numbers since the last window, when the result of `step` has just arrived."""
-        done, seconds, waited = step - self._step, time.perf_counter() - self._began, self._waited
+        """The numbers since the last window, when the result of `step` has just arrived.
+
+        Returns:
+            `images_per_second`, the same `_per_chip`, `mfu` where it is known, `data_wait` (the share of time that the
+            devices waited for data), and `productive`: the share of all time since the run began in which devices
+            computed steps, and not compiled, evaluated, saved or waited.
+        """
+        now = time.perf_counter()
+        done, seconds, waited = step - self._step, now - self._began, self._waited
         self.start(step)
         if done < 1 or seconds <= 0:
             return {}
-        return {"images_per_second": done * self._batch_size / seconds, "data_wait": min(waited / seconds, 1.0)}
+        self._productive += max(seconds - waited, 0.0)
+        speed = done * self._batch_size / seconds
+        per_chip = speed / self._chips
+        return {
+            "images_per_second": speed,
+            "images_per_second_per_chip": per_chip,
+            **({} if self._share_of_peak is None else {"mfu": per_chip * self._share_of_peak}),
+            "data_wait": min(waited / seconds, 1.0),
+            "productive": min(self._productive / max(now - self._born, 1e-9), 1.0),
+        }

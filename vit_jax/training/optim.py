@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -141,7 +142,49 @@ def sgd(
     return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars}
+def adafactor(
+    *,
+    learning_rate: Schedule,
+    names: Sequence[str],
+    weight_decay: float = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, float]] = (),
+    momentum: float = 0.9,
+    mu_dtype: str | None = "bfloat16",
+    decay_rate: float = 0.8,
+    decay_cap: float = 0.999,
+    min_dim_size_to_factor: int = 32,
+    eps: float = 1e-30,
+) -> optax.GradientTransformation:
+    """Adafactor as "Scaling Vision Transformers" (arXiv:2106.04560, section 3.4) changes it, for models beyond H.
+
+    The second moment of a matrix is kept as a row and a column (Shazeer and Stern 2018), the first in bfloat16: half a
+    copy of the parameters instead of Adam's two. There is no relative step size and no clipping of updates.
+
+    Args:
+        weight_decay: as in `adamw`, like `names` and `weight_decay_multipliers`.
+        momentum: of the updates, an average without correction of its start.
+        mu_dtype: dtype in which that average is stored.
+        decay_rate: the second moment's decay in step t is 1 - t ** -decay_rate, ...
+        decay_cap: ... but at most this.
+        min_dim_size_to_factor: matrices with a smaller side keep their second moment whole.
+        eps: added to the squared gradients.
+    """
+    factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
+
+    def decay(step: jax.Array, exponent: float) -> jax.Array:
+        return jnp.minimum(1.0 - (step.astype(jnp.float32) + 1.0) ** -exponent, decay_cap)
+
+    return optax.chain(
+        optax.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=eps, decay_rate_fn=decay
+        ),
+        _stored(optax.ema(momentum, debias=False), "ema", mu_dtype, "mu_dtype"),
+        decayed(weight_decay, factor),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "adafactor": adafactor}
 
 
 def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:

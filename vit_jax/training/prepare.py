@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,17 @@ from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
+from vit_jax.nn.flops import forward_flops
+from vit_jax.training.chips import peak_flops
 from vit_jax.training.config import plain
+from vit_jax.training.distributed import agreed, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.metrics import Throughput
 from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.schedules import Schedule
-from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated
+from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, split
 from vit_jax.training.step import Monitor, fresh_monitor
 from vit_jax.training.workdir import start_step, taken, write_config
@@ -42,6 +47,7 @@ class Run:
         frozen: mask over the parameters.
         product: which tree evaluation uses.
         metadata: what every checkpoint carries.
+        throughput: counts images and seconds, from the beginning of `prepare` on.
         close: ends the saving and lets other runs into the workdir.
     """
 
@@ -60,12 +66,13 @@ class Run:
     policy: Policy
     store: Store
     metadata: Mapping[str, Any]
+    throughput: Throughput
     close: Callable[[], None]
 
 
 def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
     """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
-    config, task = experiment.config, experiment.task
+    began, config, task, lead = time.perf_counter(), experiment.config, experiment.task, is_lead()
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
@@ -76,7 +83,7 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             "Set config.checkpoint.every to a multiple of config.eval_every",
         )
     last = min(config.steps, config.stop_at or config.steps)
-    start = start_step(workdir, experiment.values, last)
+    agreed(lambda: start_step(workdir, experiment.values, last))
 
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
@@ -84,21 +91,21 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
     program = build_program(config, task, experiment.prepare, raw, mesh)
 
     with contextlib.ExitStack() as held:
-        held.enter_context(taken(workdir, active=jax.process_index() == 0))
-        # Once more: a run that was in the workdir until now may have saved since.
-        start = start_step(workdir, experiment.values, last)
-        write_config(workdir, experiment.values)
+        agreed(lambda: held.enter_context(taken(workdir, active=lead)))
+        # Only now: a run that was in the workdir until now may have saved.
+        start = from_lead(agreed(lambda: start_step(workdir, experiment.values, last)))
+        agreed(lambda: write_config(workdir, experiment.values) if lead else None)
         store = Store(workdir, policy)
         held.callback(store.close)
         if start:
-            state = store.restore(start, jax.tree.map(_placed, program.state, program.shardings))
+            state = agreed(lambda: store.restore(start, jax.tree.map(_placed, program.state, program.shardings)))
         else:
             state = program.fresh_state()
             if config.init_from:
                 state = _transfer(state, program, config.init_from)
         monitor, everywhere = program.fresh_monitor(), replicated(mesh)
         product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
-        if jax.process_index() == 0:
+        if lead:
             size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(program.params))
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
             print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
@@ -120,8 +127,19 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             policy=policy,
             store=store,
             metadata=_metadata(experiment, product),
+            throughput=_throughput(experiment, raw, mesh, began),
             close=held.pop_all().close,
         )
+
+
+def _throughput(
+    experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
+) -> Throughput:
+    model, config = getattr(experiment.task, "model", None), experiment.config
+    forward = forward_flops(model, batch["image"].shape[1:3]) if "image" in batch else None
+    in_half = forward and model.encoder.dtype == jnp.bfloat16
+    peak = peak_flops(mesh.devices.flat[0].device_kind) if in_half else None
+    return Throughput(config.batch_size, mesh.size, forward and 3 * forward, peak, began)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -130,13 +148,13 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
 
 def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) -> State:
     """The state with parameters from other checkpoints; a moving average starts from them too."""
-    found, reports = init_from(state["params"], sources)
-    if jax.process_index() == 0:
+    found, reports = agreed(lambda: init_from(state["params"], sources))
+    if is_lead():
         print(*reports, sep="\n", file=sys.stderr)
 
     def replace(path: tuple, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
         value = found.get(path_name(path))
-        return leaf if value is None else jax.device_put(value.astype(leaf.dtype), sharding)
+        return leaf if value is None else place(value.astype(leaf.dtype), sharding)
 
     params = jax.tree.map_with_path(replace, state["params"], program.shardings["params"])
     ema = {"ema": jax.tree.map(jnp.copy, split(params, program.frozen)[0])} if "ema" in state else {}

@@ -1,18 +1,19 @@
 """What a run compiles: the first state and the step, with all shapes known before anything runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from vit_jax.tasks import Task, static_argument
+from vit_jax.nn.attention import computing_on
+from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.schedules import Schedule
-from vit_jax.training.sharding import replicated, state_sharding
+from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
 
@@ -28,8 +29,10 @@ class Program:
         state: shapes of the state, with `shardings` beside it.
         batch: shapes of a batch as the host sends it.
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
+        monitor: shapes of the monitor.
         fresh_monitor: a monitor with sums of zero, on the mesh.
         step: jitted (state, monitor, batch, static) -> (state, monitor); the state is donated.
+        mesh: where it runs.
     """
 
     params: PyTree
@@ -39,8 +42,22 @@ class Program:
     shardings: PyTree
     batch: Mapping[str, jax.ShapeDtypeStruct]
     fresh_state: Callable[[], State]
+    monitor: PyTree
     fresh_monitor: Callable[[], Monitor]
     step: Callable[..., tuple[State, Monitor]]
+    mesh: Mesh
+
+    def lower(self, static: Hashable = None) -> jax.stages.Lowered:
+        """The step lowered from shapes alone, for devices that need not be there."""
+        rows, everywhere = batch_sharding(self.mesh), replicated(self.mesh)
+        state = jax.tree.map(_placed, self.state, self.shardings)
+        monitor = jax.tree.map(lambda leaf: _placed(leaf, everywhere), self.monitor)
+        batch = {name: _placed(leaf, rows) for name, leaf in self.batch.items()}
+        return self.step.lower(state, monitor, batch, static)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def build_program(
@@ -59,24 +76,29 @@ def build_program(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
         return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
 
+    platform = mesh.devices.flat[0].platform
     state = jax.eval_shape(initialise)
     shardings, everywhere = state_sharding(state, mesh), replicated(mesh)
-    step = make_step(
+    plain_step = make_step(
         task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay,
         gradient_norms=config.gradient_norms,
     )  # fmt: skip
+
+    def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
+        with computing_on(platform):
+            return plain_step(state, monitor, batch, static)
+
     empty = {"first_bad": jnp.int32(-1), "sums": {}}
     _, monitor = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, 0)), state, batch)
 
     def fresh_state() -> State:
         # The CPU's compiler takes four times as long to optimise this program as the program takes to run once.
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
         return jax.jit(initialise, out_shardings=shardings, compiler_options=options)()
 
     def fresh_monitor() -> Monitor:
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), monitor["sums"])
-        return jax.device_put(empty | {"sums": sums}, everywhere)
+        return jax.tree.map(lambda x: place(x, everywhere), empty | {"sums": sums})
 
     return Program(
         params=params,
@@ -86,6 +108,8 @@ def build_program(
         shardings=shardings,
         batch=batch,
         fresh_state=fresh_state,
+        monitor=monitor,
         fresh_monitor=fresh_monitor,
         step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+        mesh=mesh,
     )

@@ -98,6 +98,14 @@ def put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, j
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def place(value: Any, sharding: NamedSharding) -> jax.Array:
+    """What every process has in full, as a global array."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
 def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
     """A NamedSharding for every leaf of the training state.
 
@@ -105,12 +113,18 @@ def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
     over `fsdp`. Optimizer slots and EMA end in their parameter's path, so they are split alike.
     """
     matched: set[str] = set()
+    params = abstract.get("params", {}) if isinstance(abstract, Mapping) else {}
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def like_its_parameter(name: str, shape: tuple[int, ...]) -> bool:
+        """Factored moments, of another shape than their parameter, have no heads or units to split."""
+        return next((held == shape for parameter, held in shapes.items() if name.endswith(f"/{parameter}")), True)
 
     def spec(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         dims: list[str | None] = [None] * len(leaf.shape)
         for end, axis in _TENSOR_RULES if mesh.shape["tensor"] > 1 else ():
-            if name.endswith("/" + end) and axis < len(dims):
+            if name.endswith("/" + end) and axis < len(dims) and like_its_parameter(name, leaf.shape):
                 matched.add(end)
                 if leaf.shape[axis] % mesh.shape["tensor"]:
                     split = (

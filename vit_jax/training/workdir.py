@@ -12,8 +12,11 @@ from typing import Any
 from etils import epath
 
 from vit_jax.checkpoints.store import steps_in
+from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 from vit_jax.training.config import differences, plain
+from vit_jax.training.heartbeat import heartbeat
+from vit_jax.training.lines import write_whole
 
 
 def start_step(workdir: epath.Path, values: Mapping[str, Any], last: int) -> int:
@@ -55,7 +58,7 @@ def taken(workdir: epath.Path, active: bool = True) -> Iterator[None]:
     """Makes the workdir and keeps other runs out of it.
 
     The lock is the operating system's, on `workdir/lock`: it goes with the process however that ends, so the file may
-    stay. Remote file systems, and local ones without locks, are not locked.
+    stay. Remote file systems have no locks: there it is a heartbeat. Local ones without locks are not locked.
 
     Args:
         active: False on all processes of a run but one.
@@ -66,7 +69,9 @@ def taken(workdir: epath.Path, active: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            if active and "://" not in os.fspath(workdir):
+            if active and is_remote(workdir):
+                held.enter_context(heartbeat(workdir))
+            elif active:
                 file = held.enter_context(open(workdir / "lock", "a+"))
                 _lock(file, workdir)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
@@ -103,9 +108,7 @@ def write_config(workdir: epath.Path, values: Mapping[str, Any]) -> None:
 
 def write_json(path: epath.Path, values: Any) -> None:
     """Writes a whole file or nothing."""
-    partial = path.parent / (path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def explains_full_disk(train: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Images held in memory as one array: small sets, and anything decoded in advance."""
 
+import io
 import zipfile
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vit_jax.data.files import read_bytes
 from vit_jax.errors import UserError
 
 
@@ -56,7 +58,7 @@ def build(path: str) -> ArraySource:
         UserError: when the file is missing, is not such a file, or its arrays do not belong together.
     """
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(read_bytes(path)) as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

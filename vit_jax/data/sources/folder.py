@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.decode import read_file
+from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -62,6 +63,11 @@ def build(root: str, split: str, holdout: float = 0.1, seed: int = 0) -> FolderS
     if not 0 < holdout < 1:
         raise UserError(f"holdout={holdout} is not a share", "Give a number between 0 and 1, such as 0.1")
     root = os.path.expanduser(root)
+    if is_remote(root):
+        raise UserError(
+            f"The folder {root} is in a bucket, where finding its images takes too long",
+            "Mount the bucket, or use a manifest of its images, or `vit_jax prepare`",
+        )
     if not os.path.isdir(root):
         raise UserError(f"There is no folder {root}", "Check the path; it should hold train/CLASS/ or CLASS/ folders")
     folders = _folders(root)

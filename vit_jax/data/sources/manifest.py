@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.decode import read_file
+from vit_jax.data.files import is_remote, read_bytes
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -91,7 +92,7 @@ def build(
     names, indexes = _index(path, [line for line, _ in rows], labels, _known_names(label_names))
     kept = [k for k, (_, row) in enumerate(rows) if split is None or row[split_key] == split]
     paths = [os.path.join(root, rows[k][1][path_key]) for k in kept]
-    if check_files:
+    if check_files and not is_remote(root):  # asking a bucket for each would take longer than reading an epoch
         _check_files(path, [rows[k][0] for k in kept], paths)
     return ManifestSource(paths, [indexes[k] for k in kept], names, multi_label)
 
@@ -99,10 +100,11 @@ def build(
 def _read_rows(path: str, path_key: str) -> list[tuple[int, dict[str, Any]]]:
     """Line number and fields of each row; at least one."""
     try:
-        with open(path, "rb") as file:
-            data = file.read().removeprefix(b"\xef\xbb\xbf")
+        data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise UserError(f"The manifest {path} could not be read: {error.strerror}", "Check the path") from error
+        raise UserError(
+            f"The manifest {path} could not be read: {error.strerror or error}", "Check the path"
+        ) from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,0 +1,156 @@
+"""convert: there and back, bit for bit, through every format that has a place for the model."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+import vit_jax
+from vit_jax.checkpoints.export import FORMATS, default_format, export
+from vit_jax.checkpoints.source import Source, flat_shapes, nested, open_source
+from vit_jax.checkpoints.transfer import flat_arrays
+from vit_jax.commands.main import main
+from vit_jax.errors import UserError
+from vit_jax.naming import named_module
+
+SMALL = dict(variant="mu/8", width=64, depth=2, mlp_dim=96, num_heads=1, num_classes=3)
+SIZES = {"hybrid": (64, 64), "bit": (64, 64)}
+LABELS = ("cat", "dog", "a fish")
+
+
+def source(model="vit", **kwargs):
+    """A checkpoint whose every parameter is random."""
+    kwargs = (SMALL if model == "vit" else {}) | kwargs
+    size = SIZES.get(model, (32, 32))
+    module = named_module("model", model).build(**kwargs)
+    shapes = flat_shapes(
+        jax.eval_shape(lambda k: module.init(k, jnp.zeros((1, *size, 3))), jax.random.key(0))["params"]
+    )
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape).astype(np.float32) * 0.2 for name, shape in shapes.items()}
+    metadata = {
+        "format": 1,
+        "step": 7,
+        "config": {"task": {"name": "classify"}},
+        "model": {"name": model, "kwargs": kwargs},
+        "preprocess": {
+            "image_size": list(size), "resize": "short_side", "resize_to": 72, "interpolation": "bicubic",
+            "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+        },
+        "labels": list(LABELS),
+        "image_size": list(size),
+        "product": "params",
+        "frozen": [],
+        "versions": {},
+    }  # fmt: skip
+    return Source(epath.Path("memory"), metadata, lambda: (nested(params), {}))
+
+
+def same_arrays(one, other):
+    one, other = flat_arrays(one), flat_arrays(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]), err_msg=name)
+
+
+CASES = {
+    "vit": source(gelu="exact", posemb_resize="bicubic_antialias"),
+    "mean": source(pooling="mean", gelu="exact", posemb_resize="bicubic_antialias"),
+    "hf": source(gelu="exact", posemb_resize="bicubic"),
+    "original": source(),
+    "map": source(pooling="map"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "to"),
+    [("vit", "timm"), ("mean", "timm"), ("hf", "transformers"), ("original", "npz"), ("map", "npz"), ("map", "orbax")],
+)
+def test_there_and_back(tmp_path, case, to):
+    there = CASES[case]
+    target = tmp_path / ("x.npz" if to == "npz" else "there")
+    written = export(there, target, to)
+    assert all(path.exists() for path in written)
+    loaded = vit_jax.load(target)
+    same_arrays(loaded.params, there.read()[0])
+    assert loaded.labels == LABELS
+    assert loaded.preprocess.to_json() == there.metadata["preprocess"]
+    module = named_module("model", "vit").build(**there.metadata["model"]["kwargs"])
+    x = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    expected = module.apply({"params": there.read()[0]}, x)["logits"]
+    np.testing.assert_allclose(loaded.logits(x), expected, atol=1e-5)
+    # And on, as a checkpoint of ours.
+    export(open_source(target), tmp_path / "orbax", "orbax")
+    again = vit_jax.load(tmp_path / "orbax")
+    same_arrays(again.params, loaded.params)
+    np.testing.assert_array_equal(again.logits(x), loaded.logits(x))
+
+
+def test_a_format_that_would_give_another_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="(timm|transformers) (cannot keep|has no place)"):
+        export(source(layer_norm_epsilon=1e-3), tmp_path / "x", "timm")
+    with pytest.raises(UserError, match="timm (cannot keep posemb_resize|has no place)"):
+        export(source(posemb_resize="align_corners"), tmp_path / "x", "timm")
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    export(CASES["original"], tmp_path / "x.npz", "npz")
+    with pytest.raises(UserError, match="x.npz is there already"):
+        export(CASES["original"], tmp_path / "x.npz", "npz")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is not empty"):
+        export(CASES["original"], tmp_path / "run", "orbax")
+
+
+def test_names_choose_the_format(tmp_path):
+    assert default_format(tmp_path / "x.npz", "vit") == "npz"
+    assert default_format(tmp_path / "x.safetensors", "vit") == "timm"
+    assert default_format(tmp_path / "run", "vit") == "orbax"
+    assert set(FORMATS) == {"orbax", "npz", "timm", "transformers"}
+
+
+def test_the_command(tmp_path, capsys):
+    export(CASES["vit"], tmp_path / "run", "orbax")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out" / "x.safetensors")]) == 0
+    assert "x.safetensors" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_classes"] == 3
+    assert main(["convert", str(tmp_path / "out"), str(tmp_path / "back")]) == 0
+    same_arrays(vit_jax.load(tmp_path / "back").params, CASES["vit"].read()[0])
+    assert main(["convert", str(tmp_path / "out"), str(tmp_path / "x.npz"), "--model.num_headz=1"]) == 2
+    assert "Did you mean 'num_heads'?" in capsys.readouterr().err
+
+
+def test_another_resolution(tmp_path):
+    """load(image_size=): positions are interpolated the way that goes with the weights, the preprocessing follows."""
+    export(CASES["vit"], tmp_path / "run", "timm")
+    loaded = vit_jax.load(tmp_path / "run", image_size=(48, 64))
+    assert loaded.preprocess.image_size == (48, 64) and loaded.params["encoder"]["pos_embedding"].shape[:2] == (6, 8)
+    assert loaded.logits(np.zeros((1, 48, 64, 3), np.float32)).shape == (1, 3)
+    from vit_jax.nn.posemb import interpolate_posemb
+
+    stored = np.asarray(CASES["vit"].read()[0]["encoder"]["pos_embedding"])
+    expected = interpolate_posemb(stored, (6, 8), "bicubic_antialias")
+    np.testing.assert_array_equal(loaded.params["encoder"]["pos_embedding"], expected)
+
+
+def test_a_file_with_a_hole_or_too_much(tmp_path):
+    from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
+
+    export(CASES["vit"], tmp_path / "run", "timm")
+    path = tmp_path / "run" / "model.safetensors"
+    tensors = {name: SafetensorsFile(path)[name].copy() for name in SafetensorsFile(path).shapes}
+
+    def refused(changed, message):
+        write_safetensors(path, changed)
+        with pytest.raises(UserError, match=message):
+            vit_jax.load(tmp_path / "run")
+
+    refused({n: t for n, t in tensors.items() if n != "blocks.1.norm1.bias"}, "has no tensor 'blocks.1.norm1.bias'")
+    refused(tensors | {"blocks.1.norm3.bias": tensors["norm.bias"]}, "has a tensor 'blocks.1.norm3.bias'")
+    refused(tensors | {"blocks.1.norm1.bias": np.zeros(65, np.float32)}, r"'blocks.1.norm1.bias' of shape \[65\]")
+    refused(tensors | {"head.weight": np.zeros((3, 65), np.float32)}, "'head.weight' of shape")

@@ -1,0 +1,114 @@
+"""ViTs of timm: read from what timm saves, and written so that timm loads it."""
+
+import copy
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.numpy import save_file
+from timm.models import save_for_hf
+
+from tests.parity.oracle import TOLERANCE, Ours, error, images, randomise, read_folder, to_torch
+from vit_jax.checkpoints.families import timm_vit
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
+
+CASES = {
+    "ViT": ("vit_base_patch16_224", {}),
+    "ViT, tanh": ("vit_base_patch16_224", {"act_layer": "gelu_tanh"}),
+    "DeiT": ("deit_base_patch16_224", {}),
+    "DeiT, distilled": ("deit_base_distilled_patch16_224", {}),
+    "DeiT III": ("deit3_base_patch16_224", {}),
+    "DINOv2": ("vit_base_patch14_dinov2", {}),
+    "DINOv2 with registers": ("vit_base_patch14_reg4_dinov2", {}),
+    "DINOv2-g": ("vit_giant_patch14_dinov2", {"mlp_ratio": 4}),
+    "DINOv2-g with registers": ("vit_giant_patch14_reg4_dinov2", {"mlp_ratio": 4, "num_classes": 0}),
+    "SigLIP": ("vit_base_patch16_siglip_224", {}),
+    "SigLIP 2": ("vit_base_patch32_siglip_256", {"num_classes": 0}),
+    "SigLIP, mean": ("vit_base_patch16_siglip_gap_224", {}),
+    "MAE fine-tuned": ("vit_base_patch16_224", {"global_pool": "avg"}),
+    "class token, mean": ("vit_base_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+    "no qkv bias": ("vit_medium_patch16_gap_256", {}),
+    "registers, no class token": ("vit_medium_patch16_reg4_gap_256", {}),
+    "not square": ("vit_base_patch16_224", {"img_size": (16, 32)}),
+}
+
+
+def save(model, folder):
+    """As timm writes it."""
+    save_for_hf(model, folder, safe_serialization=True)
+    return read_folder(folder)
+
+
+def make(name, **more):
+    architecture, arguments = CASES[name]
+    return randomise(timm.create_model(architecture, **{**TINY, **arguments, **more}))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tokens_and_logits(name, tmp_path):
+    theirs = make(name)
+    ours = Ours(*save(theirs, tmp_path))
+    assert ours.family is timm_vit and not ours.names.ignored
+    other = copy.deepcopy(theirs)
+    other.set_input_size((40, 24))
+    for model, size in ((theirs, ours.image_size), (other, (40, 24))):
+        x = images(*size)
+        outputs = ours.outputs(x)
+        with torch.no_grad():
+            tokens = model.forward_features(to_torch(x))
+            errors = [error(outputs["tokens"], tokens), error(outputs["features"], model.forward_head(tokens, pre_logits=True))]  # fmt: skip
+            if ours.kwargs["num_classes"]:
+                errors.append(error(outputs["logits"], model(to_torch(x))))
+        print(f"\nPARITY timm | {name} | {size} | {max(errors):.1e}")
+        assert max(errors) < TOLERANCE
+    ours.check_there_and_back()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "DINOv2-g with registers"])
+def test_the_way_back(name, tmp_path):
+    """A fine-tune of ours, with five labels, as timm.create_model loads a folder."""
+    ours = Ours(*save(make(name), tmp_path / "theirs"))
+    labels = [f"thing {i}" for i in range(ours.kwargs["num_classes"])]
+    files = timm_vit.sidecar(ours.metadata(labels))
+    assert files is not None and set(files) == {"config.json"}
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(files["config.json"]))
+    save_file(
+        timm_vit.name_map(ours.kwargs, {}).write(ours.params), folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    x = images(*ours.image_size)
+    outputs, key = ours.outputs(x), "logits" if labels else "features"
+    with torch.no_grad():
+        assert error(outputs[key], model(to_torch(x))) < TOLERANCE
+    again = Ours(*read_folder(folder))
+    assert list(again.published.labels) == labels
+    assert again.published.preprocess == ours.published.preprocess
+    assert {k: again.kwargs[k] for k in ours.kwargs if k != "layer_scale_init"} == {
+        k: v for k, v in ours.kwargs.items() if k != "layer_scale_init"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("ViT", {"gelu": "tanh"}),
+        ("ViT, tanh", {"gelu": "exact"}),
+        ("ViT", {"layer_norm_epsilon": 1e-5}),
+        ("class token, mean", {"pooling": "token"}),
+        ("ViT", {"posemb_resize": "bicubic"}),
+        ("ViT", {"posemb_resize": "half_pixel"}),
+    ],
+)
+def test_a_wrong_flag_shows(name, wrong, tmp_path):
+    theirs = make(name)
+    ours = Ours(*save(theirs, tmp_path), **wrong)
+    size = (40, 24) if "posemb_resize" in wrong else (32, 32)
+    if size != (32, 32):
+        theirs.set_input_size(size)
+    x = images(*size)
+    with torch.no_grad():
+        assert error(ours.outputs(x)["logits"], theirs(to_torch(x))) > 2 * TOLERANCE

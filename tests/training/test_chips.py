@@ -1,0 +1,38 @@
+"""Names of chips and topologies."""
+
+import pytest
+
+from vit_jax import UserError
+from vit_jax.training.chips import TPUS, chip_of, parse_topology, peak_flops
+
+
+def test_peaks():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert (peak_flops("TPU v5 lite"), peak_flops("TPU v5p"), peak_flops("TPU v5")) == (197e12, 459e12, 459e12)
+    assert peak_flops("cpu") is None
+    assert chip_of("TPU v6 lite") is TPUS["v6e"]
+
+
+def test_topologies():
+    assert parse_topology("v5e:16x16") == ("v5e", (16, 16))
+    assert parse_topology("v4:4x4x4") == ("v4", (4, 4, 4))
+    assert parse_topology("cpu:8") == ("cpu", (8,))
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v5:4x4", "There is no topology 'v5:4x4'. Did you mean"),
+        ("h100:8", "There is no topology"),
+        ("v5e", "has no shape. Write it as in 'v5e:4x4'"),
+        ("v5e:4x", "has no shape"),
+        ("v5e:0x4", "has no shape"),
+        ("v5e:4x4x4", "has 3 dimensions. v5e has 2"),
+        ("v4:8x8", "has 2 dimensions. v4 has 3"),
+        ("v5e:16x32", "There is no v5e of 16x32 chips. The largest is v5e:16x16"),
+        ("cpu:2x2", "cpu:4"),
+    ],
+)
+def test_topologies_that_there_are_not(topology, message):
+    with pytest.raises(UserError, match=message):
+        parse_topology(topology)

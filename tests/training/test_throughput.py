@@ -1,0 +1,50 @@
+"""The numbers of a line of the log, with a clock that the test moves."""
+
+import time
+
+import pytest
+
+from tests.tiny import tiny_run
+from vit_jax.training.metrics import Throughput, read_metrics
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def __call__(self, seconds):
+        self.now += seconds
+
+
+def test_a_window(monkeypatch):
+    clock = Clock(monkeypatch)
+    throughput = Throughput(64, chips=4, flops=3e9, peak=1e12, began=90.0)
+    clock(10)  # compiling
+    throughput.start(1)
+    with throughput.waiting([]):  # nothing was running: the devices waited
+        clock(2)
+    clock(8)
+    with throughput.paused():
+        clock(30)
+    found = throughput.window(11)
+    assert found["images_per_second"] == pytest.approx(64.0) and found["images_per_second_per_chip"] == 16.0
+    assert found["mfu"] == pytest.approx(16 * 3e9 / 1e12)
+    assert found["data_wait"] == pytest.approx(0.2)
+    assert found["productive"] == pytest.approx(8 / 60)
+    clock(40)
+    assert throughput.window(12)["productive"] == pytest.approx(48 / 100), "of all time since the run began"
+    assert throughput.window(12) == {}
+
+
+def test_without_a_known_peak_there_is_no_mfu():
+    throughput = Throughput(8, flops=1e9)
+    time.sleep(0.001)
+    assert "mfu" not in throughput.window(1)
+
+
+def test_a_run_logs_them(tmp_path):
+    tiny_run(tmp_path, devices=2)
+    row = next(row for row in reversed(read_metrics(tmp_path)) if "images_per_second" in row)
+    assert row["images_per_second_per_chip"] == pytest.approx(row["images_per_second"] / 2, rel=1e-4)
+    assert 0 <= row["data_wait"] <= 1 and 0 < row["productive"] < 1

@@ -1,0 +1,178 @@
+"""ViTs in the npz files of Google's repositories, in the three generations of their names.
+
+'pre_linen' is what the published files of vision_transformer have: layers are numbered in the order of their calls.
+'linen' came with Flax Linen: numbered by their kind. big_vision keeps the positions at the top, without the class
+token's; it may stack the layers of all blocks in one array, and wrap everything in `params/` or `params/img/`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vit_jax.checkpoints.families import vit_parts as parts
+from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.errors import UserError
+from vit_jax.models.vit_variants import Variant
+
+LIBRARY = "google"
+MODELS = "ViT"
+WRITES = ("vit",)
+COMPARED = "timm, which reads such files too; all namings with one another"
+
+# Of a block: ours, and theirs in both generations.
+_LAYERS = {
+    "pre_linen": ("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"),
+    "linen": ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
+}
+_PREFIXES = ("", "params/", "opt/target/", "params/img/")
+# What a training state holds beside the parameters, by prefix.
+_IGNORED = {
+    "params/": ("opt/*", "chrono/*"),
+    "opt/target/": ("opt/state/*", "extra/*"),
+    "params/img/": ("params/txt/*", "params/t", "params/b", "opt/*", "chrono/*"),
+}
+_TABLES = {"encoder": "Transformer/posembed_input/pos_embedding", "top": "pos_embedding"}
+_BLOCK = "Transformer/encoderblock_{}/"
+_STACKED = "Transformer/encoderblock/"
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `Family`. GELU, epsilon and pixels are those of Google's code, unless our own config.json says otherwise."""
+    prefix = next((p for p in _PREFIXES if f"{p}embedding/kernel" in tensors), None)
+    if prefix is None or f"{prefix}Transformer/encoder_norm/scale" not in tensors:
+        return None
+    names = {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
+    if "conv_root/kernel" in names or len(names["embedding/kernel"]) != 4:
+        return None
+    scanned = f"{_STACKED}LayerNorm_0/scale" in names
+    block = _STACKED if scanned else _BLOCK.format(0)
+    found = [kind for kind, layers in _LAYERS.items() if f"{block}{layers[1]}/query/kernel" in names]
+    if not found or f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel" not in names:
+        return None
+    query = names[f"{block}{_LAYERS[found[0]][1]}/query/kernel"][scanned:]
+    mlp_dim = names[f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel"][-1]
+    depth = names[f"{_STACKED}LayerNorm_0/scale"][0] if scanned else parts.depth_of(names, _BLOCK)
+
+    *patch, _, width = names["embedding/kernel"]
+    table = next((where for where, name in _TABLES.items() if name in names), None)
+    class_token = "cls" in names
+    class_posemb = class_token and table == "encoder"
+    pool = "map" if "MAPHead_0/probe" in names else "token" if class_token else "mean"
+    kwargs = parts.size_kwargs(Variant(width, depth, mlp_dim, query[1]), patch) | {
+        "num_classes": names["head/kernel"][1] if "head/kernel" in names else 0,
+        "pooling": pool,
+        "class_token": class_token,
+        "class_token_posemb": class_posemb,
+        "gelu": "tanh",
+        "layer_norm_epsilon": 1e-6,
+        "posemb_resize": "align_corners",
+    }
+    if table is None:
+        kwargs["posemb"] = "sincos2d"
+    if "pre_logits/kernel" in names:
+        kwargs["representation_size"] = names["pre_logits/kernel"][1]
+    own = sidecar.config if sidecar.config.get("library_name") == "vit_jax" else {}
+    kwargs |= own.get("kwargs", {})
+    preprocess = {"resize": "squash", "interpolation": "bilinear", **parts.INCEPTION, **own.get("preprocess", {})}
+
+    grid = None
+    if table is not None:
+        positions = names[_TABLES[table]][-2] - class_posemb
+        grid = parts.grid_of(positions, preprocess.get("image_size"), patch[0])
+        if grid is None:
+            raise UserError(
+                f"The tensor {prefix + _TABLES[table]!r} has {positions} positions of patches, which are no square",
+                "Only models of square images can be read from such a file",
+            )
+    image_size = [side * patch[0] for side in grid] if grid else preprocess.get("image_size", [224, 224])
+    preprocess |= {"image_size": image_size}
+    layout = {"prefix": prefix, "names": found[0], "table": table, "scanned": scanned, "grid": grid}
+    labels = parts.label_names(own.get("labels"), kwargs["num_classes"])
+    return Published("vit", kwargs, preprocess, layout, labels)
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `Family`.
+
+    Args:
+        layout: `prefix`, `names` ('pre_linen' or 'linen'), `table` (positions in the 'encoder' or at the 'top'),
+            `scanned` and `grid`. Written are the current names: linen, not stacked, the class token's position in the
+            encoder's table where it has one.
+    """
+    size, _ = parts.size_of(kwargs)
+    prefix, scanned = layout.get("prefix", ""), layout.get("scanned", False)
+    class_token, class_posemb = parts.tokens_of(kwargs)
+
+    def leaf(ours: str, theirs: str, *kinds: str) -> list[Entry]:
+        return [same(f"{ours}/{kind}", f"{prefix}{theirs}/{kind}") for kind in kinds]
+
+    def attention(ours: str, theirs: str) -> list[Entry]:
+        parts_of = ("query", "key", "value", "out")
+        return [e for part in parts_of for e in leaf(f"{ours}/{part}", f"{theirs}/{part}", "kernel", "bias")]
+
+    def mlp(ours: str, theirs: str) -> list[Entry]:
+        pairs = (("fc1", "Dense_0"), ("fc2", "Dense_1"))
+        return [e for a, b in pairs for e in leaf(f"{ours}/{a}", f"{theirs}/{b}", "kernel", "bias")]
+
+    entries = leaf("encoder/embedding", "embedding", "kernel", "bias")
+    if class_token:
+        entries.append(same("encoder/cls", f"{prefix}cls"))
+    if kwargs.get("posemb", "learn") == "learn":
+        table = _TABLES[layout.get("table") or ("encoder" if class_posemb else "top")]
+        entries.append(parts.position_entry(kwargs, prefix + table, layout.get("grid")))
+    norm1, heads, norm2, hidden = _LAYERS[layout.get("names", "linen")]
+    blocks = []
+    for i in range(size.depth):
+        ours, theirs = f"encoder/block_{i:02d}", _STACKED if scanned else _BLOCK.format(i)
+        blocks.append(
+            leaf(f"{ours}/norm1", theirs + norm1, "scale", "bias")
+            + attention(f"{ours}/attention", theirs + heads)
+            + leaf(f"{ours}/norm2", theirs + norm2, "scale", "bias")
+            + mlp(f"{ours}/mlp", theirs + hidden)
+        )
+    if scanned:
+        entries += [_stacked([e.ours[0] for e in layers], layers[0].theirs[0]) for layers in zip(*blocks, strict=True)]
+    else:
+        entries += [entry for block in blocks for entry in block]
+    entries += leaf("encoder/norm", "Transformer/encoder_norm", "scale", "bias")
+    if kwargs.get("pooling") == "map":
+        entries.append(same("pool/probe", f"{prefix}MAPHead_0/probe"))
+        entries += attention("pool/attention", "MAPHead_0/MultiHeadDotProductAttention_0")
+        entries += leaf("pool/norm", "MAPHead_0/LayerNorm_0", "scale", "bias")
+        entries += mlp("pool/mlp", "MAPHead_0/MlpBlock_0")
+    if kwargs.get("representation_size"):
+        entries += leaf("pre_logits", "pre_logits", "kernel", "bias")
+    if kwargs["num_classes"]:
+        entries += leaf("head", "head", "kernel", "bias")
+    return NameMap(entries, _IGNORED.get(prefix, ()))
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """See `Family`. Google's files have no config; ours keeps what a reader of the file alone could not know."""
+    model = metadata["model"]
+    if model is None or model["name"] != "vit":
+        return None
+    kwargs = model["kwargs"]
+    pools = ("token", "mean", "map")
+    if not parts.is_plain(kwargs, posemb=..., representation_size=...) or kwargs.get("pooling", "token") not in pools:
+        return None
+    config = {
+        "library_name": "vit_jax",
+        "kwargs": dict(kwargs),
+        "preprocess": dict(metadata["preprocess"]),
+        "labels": list(metadata.get("labels") or ()),
+    }
+    return {"config.json": config}
+
+
+def _stacked(ours: list[str], theirs: str) -> Entry:
+    """One array with the layers of all blocks in front."""
+
+    def read(stack: NDArray) -> list[NDArray]:
+        if stack.shape[0] != len(ours):
+            raise ValueError
+        return list(stack)
+
+    return Entry(tuple(ours), (theirs,), read, lambda *layers: [np.stack(layers)])

@@ -1,0 +1,117 @@
+"""BiT as transformers names it (`BitModel`, `BitForImageClassification`)."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes, torch_conv
+from vit_jax.checkpoints.sidecars import (
+    complete,
+    is_of,
+    transformers_label_config,
+    transformers_labels,
+    transformers_preprocess,
+    transformers_preprocessor,
+)
+from vit_jax.errors import UserError
+from vit_jax.models.bit import build, parse_variant
+
+LIBRARY = "transformers"
+MODELS = "BiT"
+WRITES = ("bit",)
+COMPARED = "last map and logits of transformers' own models at three resolutions; files of ours read by transformers"
+
+_STYLE = {
+    "stem_pool_padding": "zeros",
+    "weight_epsilon": 1e-8,
+    "weight_epsilon_in": "variance",
+    "group_norm_epsilon": 1e-5,
+}
+# (layer_type, global_padding, embedding_dynamic_padding) and what they mean. transformers can combine them in further
+# ways, which no checkpoint has: then it does not pad the max-pool, or normalises what it has padded.
+_PADDINGS = {
+    ("preactivation", None, False): {"preactivation": True, "padding": "fixed"},
+    ("preactivation", "SAME", True): {"preactivation": True, "padding": "same"},
+    ("bottleneck", "SAME", True): {"preactivation": False, "padding": "same"},
+}
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `vit_jax.checkpoints.published.Family`."""
+    landmark = "embedder.convolution.weight"
+    prefix = next((p for p in ("bit.", "") if p + landmark in tensors), None)
+    # RegNet and ResNet have embedders with batch norm, at other names.
+    if prefix is None or f"{prefix}encoder.stages.0.layers.0.conv1.weight" not in tensors:
+        return None
+    config, has_root_norm = sidecar.config, f"{prefix}embedder.norm.weight" in tensors
+    kind = ("bottleneck" if has_root_norm else "preactivation", "SAME" if has_root_norm else None, has_root_norm)
+    if config:
+        padding = config.get("global_padding")
+        kind = (kind[0], padding and padding.upper(), bool(config.get("embedding_dynamic_padding", False)))
+    if kind not in _PADDINGS or config.get("hidden_act", "relu") != "relu":
+        raise UserError(
+            f"config.json describes a BiT that is not supported: layer_type={kind[0]}, global_padding={kind[1]}, "
+            f"embedding_dynamic_padding={kind[2]}, hidden_act={config.get('hidden_act', 'relu')}",
+            "Published BiTs have 'preactivation', null, false and 'relu'",
+        )
+    sizes = stage_sizes(tensors, rf"{prefix}encoder\.stages\.(\d+)\.layers\.(\d+)\.conv1\.weight")
+    kwargs = bit_size(sizes, tensors[f"{prefix}{landmark}"][0]) | _STYLE | _PADDINGS[kind]
+    kwargs |= {"num_groups": config.get("num_groups", 32), "num_classes": tensors.get("classifier.1.bias", (0,))[0]}
+    default = {"image_size": [224, 224], "resize_to": 256, "interpolation": "bilinear"}
+    return Published(
+        model="bit",
+        kwargs=kwargs,
+        preprocess=transformers_preprocess(sidecar, **default),
+        layout={"prefix": prefix},
+        labels=transformers_labels(sidecar) if kwargs["num_classes"] else (),
+    )
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `vit_jax.checkpoints.published.Family`."""
+    args = complete(build, kwargs)
+    prefix = layout.get("prefix", "bit." if args["num_classes"] else "")
+    sizes = args["stage_sizes"] or parse_variant(args["variant"])[0]
+    names = ResNetNames(
+        root_conv=f"{prefix}embedder.convolution",
+        root_norm=f"{prefix}embedder.norm",
+        final_norm=f"{prefix}norm",
+        unit=functools.partial("{}encoder.stages.{}.layers.{}.".format, prefix),
+        convs=("conv1", "conv2", "conv3"),
+        norms=("norm1", "norm2", "norm3"),
+        proj_conv="downsample.conv",
+        proj_norm="downsample.norm",
+        conv=torch_conv,
+        norm=norm,
+    )
+    entries = names.entries("encoder", sizes, args["preactivation"])
+    return NameMap(entries + (dense("head", "classifier.1") if args["num_classes"] else []))
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "bit"):
+        return None
+    args = complete(build, metadata["model"]["kwargs"])
+    kind = next((kind for kind, style in _PADDINGS.items() if not differs(args, style)), None)
+    if kind is None or differs(args, _STYLE):
+        return None
+    sizes, width = parse_variant(args["variant"])
+    sizes, width = args["stage_sizes"] or sizes, args["width"] or width
+    config = {
+        "model_type": "bit",
+        "architectures": ["BitForImageClassification" if args["num_classes"] else "BitModel"],
+        "layer_type": kind[0],
+        "global_padding": kind[1],
+        "embedding_dynamic_padding": kind[2],
+        "hidden_act": "relu",
+        "num_groups": args["num_groups"],
+        "embedding_size": width,
+        # Not by width_factor, which transformers forgets in its final norm and head.
+        "hidden_sizes": [4 * width * 2**i for i in range(len(sizes))],
+        "depths": list(sizes),
+        **(transformers_label_config(metadata) if args["num_classes"] else {}),
+    }
+    return {"config.json": config, "preprocessor_config.json": transformers_preprocessor("BitImageProcessor", metadata)}

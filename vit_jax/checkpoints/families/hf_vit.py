@@ -1,0 +1,144 @@
+"""ViT, DeiT and MAE as transformers names them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.checkpoints.families import hf_parts
+from vit_jax.checkpoints.families import vit_parts as parts
+from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.errors import UserError
+
+LIBRARY = "transformers"
+MODELS = "ViT, DeiT, MAE"
+WRITES = ("vit",)
+COMPARED = "tokens and logits of transformers's own models at two resolutions; files of ours read by transformers"
+
+_LAYER = "encoder.layer.{}."
+_PREFIXES = ("vit.", "deit.", "")
+# Parts that are no encoder: the mask token of masked image modelling, and the decoders of SimMIM and MAE.
+_IGNORED = ("{}embeddings.mask_token", "decoder.*")
+_MAE = "decoder.decoder_embed.weight"
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `Family`; by its tensors an MAE without its decoder is a ViT, so is it to us."""
+    prefix = hf_parts.prefix_of(tensors, _PREFIXES, _LAYER.format(0) + "layernorm_before.weight")
+    first = f"{prefix}{_LAYER.format(0)}"
+    needed = {
+        f"{prefix}embeddings.patch_embeddings.projection.weight": 4,
+        f"{prefix}embeddings.position_embeddings": 3,
+        f"{first}intermediate.dense.weight": 2,
+    }
+    if prefix is None or any(len(tensors.get(name, ())) != rank for name, rank in needed.items()):
+        return None
+    if f"{prefix}embeddings.cls_token" not in tensors:
+        return None
+    config = sidecar.config
+    kernel, table, fc1 = (tensors[name] for name in needed)
+    width, patch = kernel[0], kernel[2:]
+    depth = parts.depth_of(tensors, prefix + _LAYER)
+    distilled = f"{prefix}embeddings.distillation_token" in tensors
+    defaults = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
+    kwargs = hf_parts.encoder_kwargs(config, patch, width, depth, fc1[0], defaults)
+    two_heads = "distillation_classifier.weight" in tensors
+    head = "cls_classifier.weight" if two_heads else "classifier.weight"
+    kwargs |= {
+        "num_classes": tensors[head][0] if head in tensors else 0,
+        "pooling": "distilled" if two_heads else "token",
+        "posemb_resize": "bicubic",
+    }
+    if distilled:
+        kwargs["distillation_token"] = True
+    if f"{first}attention.attention.query.bias" not in tensors:
+        kwargs["qkv_bias"] = False
+    if f"{prefix}pooler.dense.weight" in tensors:
+        if config.get("pooler_act", "tanh") != "tanh":
+            raise UserError(
+                f"The model's pooler has the activation {config['pooler_act']!r}", "Only 'tanh' can be read"
+            )
+        kwargs["representation_size"] = tensors[f"{prefix}pooler.dense.weight"][0]
+
+    grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
+    image_size = [side * patch[0] for side in grid]
+    is_mae = config.get("model_type") == "vit_mae" or _MAE in tensors
+    default = {"resize": "squash", "interpolation": "bilinear", **parts.INCEPTION}
+    if distilled or is_mae:
+        resize_to = image_size[0] * 256 // 224
+        default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
+        default |= parts.IMAGENET
+    layout = {"prefix": prefix, "grid": grid}
+    preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
+    return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]))
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `Family`; the layout holds `prefix` ('vit.', 'deit.' or '') and `grid`, the rows and columns of positions."""
+    distilled = bool(kwargs.get("distillation_token"))
+    prefix = layout.get("prefix", _prefix(kwargs))
+    layer = prefix + _LAYER
+    attention = layer + "attention.attention."
+    names = parts.BlockNames(
+        norm1=layer + "layernorm_before",
+        qkv=tuple(attention + part for part in ("query", "key", "value")),
+        out=layer + "attention.output.dense",
+        norm2=layer + "layernorm_after",
+        fc1=layer + "intermediate.dense",
+        fc2=layer + "output.dense",
+    )
+    embeddings = f"{prefix}embeddings."
+    entries = [
+        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
+        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
+        same("encoder/cls", f"{embeddings}cls_token"),
+        parts.position_entry(kwargs, f"{embeddings}position_embeddings", layout.get("grid")),
+        *parts.block_entries(kwargs, names),
+        *norm("encoder/norm", f"{prefix}layernorm"),
+    ]
+    if distilled:
+        entries.append(same("encoder/distillation", f"{embeddings}distillation_token"))
+    if kwargs.get("representation_size"):
+        entries += dense("pre_logits", f"{prefix}pooler.dense")
+    if kwargs["num_classes"] and kwargs.get("pooling") == "distilled":
+        entries += dense("head", "cls_classifier") + dense("distillation_head", "distillation_classifier")
+    elif kwargs["num_classes"]:
+        entries += dense("head", "classifier")
+    return NameMap(entries, tuple(name.format(prefix) for name in _IGNORED))
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """See `Family`. A pooler is what transformers has for a representation layer without a head."""
+    model = metadata["model"]
+    if model is None or model["name"] != "vit":
+        return None
+    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    distilled, pooling = bool(kwargs.get("distillation_token")), kwargs.get("pooling", "token")
+    representation, num_classes = kwargs.get("representation_size"), kwargs["num_classes"]
+    fits = (
+        parts.is_plain(kwargs, distillation_token=..., representation_size=..., qkv_bias=...)
+        and parts.tokens_of(kwargs) == (True, True)
+        and (pooling == "token" or (pooling == "distilled" and num_classes))
+        and not (representation and num_classes)
+    )
+    if not fits:
+        return None
+    base = "DeiT" if distilled else "ViT"
+    classifier = "ForImageClassificationWithTeacher" if pooling == "distilled" else "ForImageClassification"
+    config = {
+        "architectures": [base + ("Model" if representation else classifier)],
+        "model_type": base.lower(),
+        **hf_parts.size_config(kwargs, image_size),
+        "intermediate_size": parts.size_of(kwargs)[0].mlp_dim,
+        "qkv_bias": kwargs.get("qkv_bias", True),
+        **hf_parts.label_config(metadata),
+    }
+    if representation:
+        config |= {"pooler_output_size": representation, "pooler_act": "tanh"}
+    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+
+
+def _prefix(kwargs: Mapping[str, Any]) -> str:
+    """What transformers itself writes: the class with a head has the model as an attribute."""
+    if kwargs.get("representation_size"):
+        return ""
+    return "deit." if kwargs.get("distillation_token") else "vit."

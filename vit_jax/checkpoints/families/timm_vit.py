@@ -1,0 +1,281 @@
+"""ViTs as timm names them: ViT, DeiT, DeiT III, DINOv2, SigLIP and MAE encoders, and all that share their class."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vit_jax.checkpoints.families import vit_parts as parts
+from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.errors import UserError
+from vit_jax.models.vit_variants import Variant
+
+LIBRARY = "timm"
+MODELS = "ViT, DeiT, DeiT III, DINOv2, SigLIP, MAE"
+WRITES = ("vit",)
+COMPARED = "tokens and logits of timm's own models at two resolutions; files of ours read by timm"
+
+_POOLINGS = {"token": "token", "avg": "mean", "map": "map"}
+# Architectures that have the tanh GELU although their names of tensors do not tell.
+_TANH = re.compile(r"patch32_siglip|so400m_patch16_siglip|giantopt_.*siglip|large_patch16_siglip_(gap_)?512|_gelutanh_")
+# Same names of tensors, other functions: norms after the branches, and an activation that is no GELU.
+_OTHER_FUNCTION = re.compile(r"_rpn_|quickgelu")
+_DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "so400m": 27, "huge": 32, "giant": 40, "giantopt": 40}
+_BLOCKS = parts.BlockNames(
+    norm1="blocks.{}.norm1",
+    qkv=("blocks.{}.attn.qkv",),
+    out="blocks.{}.attn.proj",
+    norm2="blocks.{}.norm2",
+    fc1="blocks.{}.mlp.fc1",
+    fc2="blocks.{}.mlp.fc2",
+    layer_scale1="blocks.{}.ls1.gamma",
+    layer_scale2="blocks.{}.ls2.gamma",
+    gate="blocks.{}.mlp.fc1",
+    gated_fc2="blocks.{}.mlp.fc2",
+)
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `Family`. config.json has 'architecture', 'model_args' and 'pretrained_cfg'; any of them may be missing."""
+    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight")
+    if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors:
+        return None
+    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2]:
+        return None
+    config = sidecar.config
+    architecture = str(config.get("architecture", "")).partition(".")[0]
+    arguments = config.get("model_args") or {}
+    if architecture and not re.match(r"(vit|deit3?|flexivit)_", architecture):
+        return None
+    if _OTHER_FUNCTION.search(architecture):
+        raise UserError(f"{architecture} is not the plain ViT that its tensors look like", "Load another architecture")
+    if arguments.get("pool_include_prefix"):
+        raise UserError(f"{architecture} pools its prefix tokens too", "Load another architecture")
+
+    width, _, *patch = tensors["patch_embed.proj.weight"]
+    mlp_dim = tensors["blocks.0.mlp.fc2.weight"][1]
+    fc1 = tensors.get("blocks.0.mlp.fc1.weight", (mlp_dim,))[0]
+    swiglu = fc1 == 2 * mlp_dim
+    depth = arguments.get("depth") or parts.depth_of(tensors, "blocks.{}.")
+    size = re.match(r"(?:vit|deit3?)_([a-z0-9]+)_(?!\d+x\d)(?:distilled_)?patch\d+_(?!\d+x\d)", architecture)
+    if size and "depth" not in arguments:
+        depth = _DEPTHS.get(size[1], depth)  # a file without its last block does not pass for a smaller model
+    kwargs = parts.size_kwargs(
+        Variant(width, depth, mlp_dim, arguments.get("num_heads") or _heads(architecture, width, swiglu)), patch
+    )
+    registers = tensors["reg_token"][1] if "reg_token" in tensors else 0
+    class_token, distilled = "cls_token" in tensors, "dist_token" in tensors
+    settings = dict(config.get("pretrained_cfg") or {})
+    image_hw = _pair(arguments.get("img_size")) or (settings.get("input_size") or [None])[1:] or None
+    prefix, grid = _prefix(tensors["pos_embed"][1], class_token, distilled, registers, image_hw, patch[0])
+
+    num_classes = tensors["head.weight"][0] if "head.weight" in tensors else 0
+    activation = arguments.get("act_layer") or ("gelu_tanh" if _TANH.search(architecture) else "gelu")
+    kwargs |= {
+        "num_classes": num_classes,
+        "pooling": "distilled" if distilled else _pooling(tensors, config, arguments),
+        "class_token": class_token,
+        "class_token_posemb": class_token and prefix > 0,
+        "gelu": "exact" if swiglu else parts.gelu_of(activation),
+        "layer_norm_epsilon": 1e-6,
+        "posemb_resize": "bicubic_antialias",
+    }
+    if kwargs["pooling"] == "map" and class_token:
+        raise UserError("timm's attention pooling leaves the class token out, ours does not", "Load another model")
+    if distilled:
+        kwargs["distillation_token"] = True
+    if registers:
+        kwargs["num_registers"] = registers
+    if swiglu:
+        kwargs["mlp"] = "swiglu"
+    if "blocks.0.ls1.gamma" in tensors:
+        kwargs["layer_scale_init"] = arguments.get("init_values") or 1e-5
+    if "blocks.0.attn.qkv.bias" not in tensors:
+        kwargs["qkv_bias"] = False
+    if "fc_norm.weight" in tensors:
+        kwargs["fc_norm"] = True
+
+    looks_imagenet = distilled or registers or "layer_scale_init" in kwargs
+    preprocess = _preprocess(settings, [g * patch[0] for g in grid], looks_imagenet)
+    return Published("vit", kwargs, preprocess, {"grid": grid}, _labels(config, settings, num_classes))
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `Family`; `grid` in the layout says how many rows and columns of positions there are."""
+    size, _ = parts.size_of(kwargs)
+    entries = [conv("encoder/embedding/kernel", "patch_embed.proj.weight")]
+    entries.append(same("encoder/embedding/bias", "patch_embed.proj.bias"))
+    entries.append(parts.position_entry(kwargs, "pos_embed", layout.get("grid")))
+    if parts.tokens_of(kwargs)[0]:
+        entries.append(same("encoder/cls", "cls_token"))
+    if kwargs.get("distillation_token"):
+        entries.append(same("encoder/distillation", "dist_token"))
+    if kwargs.get("num_registers"):
+        entries.append(same("encoder/registers", "reg_token"))
+    entries += parts.block_entries(kwargs, _BLOCKS)
+    entries += norm("fc_norm", "fc_norm") if kwargs.get("fc_norm") else norm("encoder/norm", "norm")
+    if kwargs.get("pooling") == "map":
+        width, heads = size.width, size.num_heads
+        entries.append(same("pool/probe", "attn_pool.latent"))
+        entries += parts.projection("pool/attention/query", "attn_pool.q.weight", "attn_pool.q.bias", width, heads)
+        entries += parts.fused_projections(
+            "pool/attention", ("key", "value"), "attn_pool.kv.weight", "attn_pool.kv.bias", width, heads
+        )
+        entries += parts.attention_out("pool/attention/out", "attn_pool.proj", width, heads)
+        entries += norm("pool/norm", "attn_pool.norm")
+        entries += dense("pool/mlp/fc1", "attn_pool.mlp.fc1") + dense("pool/mlp/fc2", "attn_pool.mlp.fc2")
+    if kwargs["num_classes"]:
+        entries += dense("head", "head")
+        if kwargs.get("pooling") == "distilled":
+            entries += dense("distillation_head", "head_dist")
+    return NameMap(entries)
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """See `Family`. All that an architecture fixes is written as an argument, so its name says little."""
+    model, preprocess = metadata["model"], metadata["preprocess"]
+    if model is None or model["name"] != "vit":
+        return None
+    kwargs = model["kwargs"]
+    size, patch = parts.size_of(kwargs)
+    class_token, class_posemb = parts.tokens_of(kwargs)
+    pooling, swiglu = kwargs.get("pooling", "token"), kwargs.get("mlp") == "swiglu"
+    distilled = bool(kwargs.get("distillation_token"))
+    unknown = {"distillation_token": ..., "num_registers": ..., "mlp": ..., "layer_scale_init": ..., "qkv_bias": ...}
+    fits = (
+        parts.is_plain(kwargs, fc_norm=..., **unknown)
+        and kwargs.get("layer_norm_epsilon", 1e-6) == 1e-6
+        and distilled == (pooling == "distilled")
+        and pooling != "token_mean"
+        and not (pooling == "map" and (class_token or swiglu))
+        and not (kwargs.get("num_registers") and class_posemb)
+    )
+    if not fits:
+        return None
+    hidden = 2 * size.mlp_dim if swiglu else size.mlp_dim
+    ratio = hidden / size.width
+    image_size = list(preprocess["image_size"])
+    arguments = {
+        "img_size": image_size,
+        "patch_size": patch,
+        "embed_dim": size.width,
+        "depth": size.depth,
+        "num_heads": size.num_heads,
+        "mlp_ratio": ratio if int(size.width * ratio) == hidden else (hidden + 0.5) / size.width,
+        "qkv_bias": kwargs.get("qkv_bias", True),
+    }
+    if kwargs.get("layer_scale_init") is not None:
+        arguments["init_values"] = kwargs["layer_scale_init"]
+    if not swiglu:
+        arguments["act_layer"] = {"exact": "gelu", "tanh": "gelu_tanh"}[kwargs.get("gelu", "tanh")]
+    pool = {ours: theirs for theirs, ours in _POOLINGS.items()}.get(pooling, "token")
+    if not distilled:
+        arguments |= {
+            "class_token": class_token,
+            "no_embed_class": not class_posemb,
+            "reg_tokens": kwargs.get("num_registers", 0),
+            "global_pool": pool,
+            "fc_norm": kwargs.get("fc_norm", False),
+        }
+    base = "vit_giant_patch14_dinov2" if swiglu else "vit_base_patch16_224"
+    num_classes, labels = kwargs["num_classes"], list(metadata.get("labels") or ())
+    mean, std = parts.unit_stats(preprocess)
+    settings = {
+        "custom_load": False,
+        "input_size": [3, *image_size],
+        "fixed_input_size": True,
+        "interpolation": preprocess.get("interpolation", "bilinear"),
+        "mean": mean,
+        "std": std,
+        "num_classes": num_classes,
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": ["head", "head_dist"] if distilled else "head",
+        **_crop(preprocess),
+    }
+    if labels:
+        settings["label_names"] = labels
+    config = {
+        "architecture": "deit_base_distilled_patch16_224" if distilled else base,
+        "num_classes": num_classes,
+        "num_features": size.width,
+        "global_pool": pool,
+        "model_args": arguments,
+        "pretrained_cfg": settings,
+    }
+    return {"config.json": config}
+
+
+def _pair(value: Any) -> list[int] | None:
+    return None if value is None else list(value) if isinstance(value, Sequence) else [value, value]
+
+
+def _heads(architecture: str, width: int, swiglu: bool) -> int:
+    if "base_patch16_gap" in architecture:
+        return 16
+    return width // 64 if swiglu else parts.heads_of(width)
+
+
+def _prefix(
+    positions: int, class_token: bool, distilled: bool, registers: int, image_hw: Any, patch: int
+) -> tuple[int, list[int]]:
+    """How many tokens before the patches have a position, and the grid of the patches."""
+    fits = {}
+    for prefix in {0, int(class_token) + int(distilled), int(class_token) + int(distilled) + registers}:
+        if grid := parts.grid_of(positions - prefix, image_hw, patch):
+            fits[prefix] = grid
+    said = [prefix for prefix, grid in fits.items() if image_hw and grid == [side // patch for side in image_hw]]
+    prefix = said[0] if said else min(fits, default=None)
+    if prefix is None or prefix > int(class_token) + int(distilled) or (distilled and prefix != 2):
+        raise UserError(
+            f"The tensor 'pos_embed' has {positions} positions, which are no grid of patches with a class token",
+            "Registers cannot have positions, and an image that is not square needs the config.json of its model",
+        )
+    return prefix, fits[prefix]
+
+
+def _pooling(tensors: Shapes, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    if "attn_pool.latent" in tensors:
+        return "map"
+    by_names = "avg" if "fc_norm.weight" in tensors or "cls_token" not in tensors else "token"
+    pool = arguments.get("global_pool") or config.get("global_pool") or by_names
+    if pool not in _POOLINGS or pool == "map":
+        raise UserError(f"The model pools its tokens by {pool!r}", f"Known: {', '.join(_POOLINGS)}")
+    return _POOLINGS[pool]
+
+
+def _preprocess(settings: Mapping[str, Any], image_size: list[int], looks_imagenet: bool) -> dict[str, Any]:
+    stats = parts.IMAGENET if looks_imagenet else parts.INCEPTION
+    if "mean" in settings and "std" in settings:
+        stats = parts.pixel_stats(settings["mean"], settings["std"])
+    interpolation = settings.get("interpolation", "bicubic")
+    values = {
+        "image_size": image_size,
+        **stats,
+        "interpolation": interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
+    }
+    if settings.get("crop_mode") == "squash":
+        return values | {"resize": "squash"}
+    resize_to = math.floor(max(image_size) / settings.get("crop_pct", 0.9))
+    return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
+
+
+def _crop(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of what `_preprocess` does with the crop."""
+    if preprocess.get("resize", "squash") == "squash":
+        return {"crop_mode": "squash", "crop_pct": 1.0}
+    side = max(preprocess["image_size"])
+    resize_to = preprocess.get("resize_to") or side
+    percent = side / resize_to
+    if math.floor(side / percent) != resize_to:
+        percent = side / (resize_to + 0.5)
+    return {"crop_mode": "center", "crop_pct": percent}
+
+
+def _labels(config: Mapping[str, Any], settings: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    names = config.get("label_names") or settings.get("label_names")
+    described = config.get("label_descriptions") or settings.get("label_descriptions")
+    if names and isinstance(described, Mapping):
+        names = [described.get(name, name) for name in names]
+    return parts.label_names(names, num_classes)

@@ -1,0 +1,223 @@
+"""What the Vision Transformer's families have in common: sizes, blocks, positions, pixels, labels."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax.checkpoints.name_map import Entry, NDArray, dense, fused, linear, norm, same
+from vit_jax.errors import UserError
+from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
+
+IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+INCEPTION = {"mean": [127.5, 127.5, 127.5], "std": [127.5, 127.5, 127.5]}
+
+_GELUS = {
+    "gelu": "exact",
+    "gelu_python": "exact",
+    "gelu_tanh": "tanh",
+    "gelu_new": "tanh",
+    "gelu_fast": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+}
+
+
+def gelu_of(activation: str) -> str:
+    """The `gelu` that another library's name of an activation stands for.
+
+    Raises:
+        UserError: the activation is none of the two.
+    """
+    if str(activation) not in _GELUS:
+        raise UserError(f"The model's activation is {activation!r}", f"Known: {', '.join(_GELUS)}")
+    return _GELUS[str(activation)]
+
+
+def depth_of(names: Iterable[str], block: str) -> int:
+    """How many blocks there are: one more than the largest number in place of `{}`."""
+    pattern = re.compile(re.escape(block).replace(re.escape("{}"), r"(\d+)"))
+    return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
+
+
+def heads_of(width: int) -> int:
+    """Heads of a model whose config is not there: 64 wide, but for the published sizes that have 16 all the same."""
+    return 16 if width in {1152, 1280, 1408, 1536, 1664} else max(width // 64, 1)
+
+
+def size_kwargs(size: Variant, patch_size: Sequence[int]) -> dict[str, Any]:
+    """Arguments of `vit_jax.models.vit.build` for a size, by its name where it has one.
+
+    Raises:
+        UserError: patches that are not square.
+    """
+    if patch_size[0] != patch_size[1]:
+        raise UserError(f"The model has patches of {patch_size[0]}x{patch_size[1]}", "Only square patches can be read")
+    names = [name for name, known in VARIANTS.items() if known == size]
+    if names:
+        return {"variant": f"{names[0]}/{patch_size[0]}"}
+    return {"variant": f"B/{patch_size[0]}", **dataclasses.asdict(size)}
+
+
+def size_of(kwargs: Mapping[str, Any]) -> tuple[Variant, int]:
+    """The inverse of `size_kwargs`: size and patch size."""
+    size, patch = parse_variant(kwargs["variant"])
+    own = {f.name: kwargs[f.name] for f in dataclasses.fields(Variant) if kwargs.get(f.name) is not None}
+    return dataclasses.replace(size, **own), patch
+
+
+def tokens_of(kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether there is a class token, and whether it has a position: the defaults of `build` written out."""
+    class_token, posemb = kwargs.get("class_token"), kwargs.get("class_token_posemb")
+    if class_token is None:
+        class_token = kwargs.get("pooling", "token") in ("token", "token_mean", "distilled")
+    if posemb is None:
+        posemb = class_token and kwargs.get("posemb", "learn") == "learn"
+    return class_token, posemb
+
+
+def grid_of(positions: int, image_hw: Sequence[int] | None, patch_size: int) -> list[int] | None:
+    """Rows and columns of so many patch positions: those of the image size where they fit, else a square; or None."""
+    if image_hw is not None:
+        grid = [side // patch_size for side in image_hw]
+        if grid[0] * grid[1] == positions:
+            return grid
+    side = math.isqrt(max(positions, 0))
+    return [side, side] if side and side * side == positions else None
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockNames:
+    """Names of a block's tensors in a PyTorch file, with `{}` for the block's number.
+
+    Args:
+        qkv: one name for the fused projection or three.
+        gate: where SwiGLU's two input projections are: a name for both in one ('w12'), gate first.
+    """
+
+    norm1: str
+    qkv: tuple[str, ...]
+    out: str
+    norm2: str
+    fc1: str
+    fc2: str
+    layer_scale1: str = ""
+    layer_scale2: str = ""
+    gate: str = ""
+    gated_fc2: str = ""
+
+
+def attention_out(ours: str, theirs: str, width: int, num_heads: int) -> list[Entry]:
+    """The output projection of an attention."""
+    shape = (num_heads, width // num_heads, width)
+    return [linear(f"{ours}/kernel", f"{theirs}.weight", shape), same(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def projection(ours: str, weight: str, bias: str | None, width: int, num_heads: int) -> list[Entry]:
+    """One of query, key and value, by the names of its weight and bias."""
+    heads = (num_heads, width // num_heads)
+    entries = [linear(f"{ours}/kernel", weight, (width, *heads), out_axes=2)]
+    return entries + ([same(f"{ours}/bias", bias, heads, (width,))] if bias else [])
+
+
+def fused_projections(
+    ours: str, names: Sequence[str], weight: str, bias: str | None, width: int, num_heads: int
+) -> list[Entry]:
+    """Some of query, key and value that the file keeps in one tensor."""
+    parts = [projection(f"{ours}/{name}", weight, bias, width, num_heads) for name in names]
+    return [fused([e.ours[0] for e in group], group[0].theirs[0], group) for group in zip(*parts, strict=True)]
+
+
+def block_entries(kwargs: Mapping[str, Any], names: BlockNames) -> list[Entry]:
+    """Entries for all encoder blocks of a PyTorch file."""
+    size, _ = size_of(kwargs)
+    has_bias, entries = kwargs.get("qkv_bias", True), []
+    for i in range(size.depth):
+        ours = f"encoder/block_{i:02d}"
+        name = {field: value.format(i) for field, value in vars(names).items() if isinstance(value, str)}
+        qkv = [part.format(i) for part in names.qkv]
+        entries += norm(f"{ours}/norm1", name["norm1"]) + norm(f"{ours}/norm2", name["norm2"])
+        attention = f"{ours}/attention"
+        if len(qkv) == 1:
+            bias = f"{qkv[0]}.bias" if has_bias else None
+            order = ("query", "key", "value")
+            entries += fused_projections(attention, order, f"{qkv[0]}.weight", bias, size.width, size.num_heads)
+        else:
+            for part, theirs in zip(("query", "key", "value"), qkv, strict=True):
+                bias = f"{theirs}.bias" if has_bias else None
+                entries += projection(f"{attention}/{part}", f"{theirs}.weight", bias, size.width, size.num_heads)
+        entries += attention_out(f"{attention}/out", name["out"], size.width, size.num_heads)
+        if kwargs.get("mlp", "gelu") == "swiglu":
+            pair = [dense(f"{ours}/mlp/{part}", name["gate"]) for part in ("gate", "fc1")]
+            entries += [fused([e.ours[0] for e in g], g[0].theirs[0], g) for g in zip(*pair, strict=True)]
+            entries += dense(f"{ours}/mlp/fc2", name["gated_fc2"])
+        else:
+            entries += dense(f"{ours}/mlp/fc1", name["fc1"]) + dense(f"{ours}/mlp/fc2", name["fc2"])
+        if kwargs.get("layer_scale_init") is not None:
+            entries += [same(f"{ours}/{scale}", name[scale]) for scale in ("layer_scale1", "layer_scale2")]
+    return entries
+
+
+def position_entry(kwargs: Mapping[str, Any], theirs: str, grid: Sequence[int] | None, leading: bool = True) -> Entry:
+    """The table of positions, those of class and distillation token in front where they have one.
+
+    Args:
+        grid: rows and columns of the patches, for reading.
+        leading: the file's table has an axis of size 1 in front.
+    """
+    ours = ["encoder/pos_embedding"]
+    if tokens_of(kwargs)[1]:
+        ours.append("encoder/cls_pos_embedding")
+    if kwargs.get("distillation_token"):
+        ours.append("encoder/distillation_pos_embedding")
+    prefix = len(ours) - 1
+
+    def read(table: NDArray) -> list[NDArray]:
+        table = table.reshape(-1, table.shape[-1])
+        rows = [table[i].reshape(1, 1, -1) for i in range(prefix)]
+        return [table[prefix:].reshape(*(grid or (-1,)), table.shape[-1]), *rows]
+
+    def write(patches: NDArray, *rows: NDArray) -> list[NDArray]:
+        width = patches.shape[-1]
+        table = np.concatenate([row.reshape(1, width) for row in rows] + [patches.reshape(-1, width)])
+        return [table[None] if leading else table]
+
+    return Entry(tuple(ours), (theirs,), read, write)
+
+
+def pixel_stats(mean: Sequence[float], std: Sequence[float]) -> dict[str, list[float]]:
+    """`mean` and `std` of `Preprocess` from those for pixels in 0..1."""
+    return {"mean": [round(255 * float(v), 4) for v in mean], "std": [round(255 * float(v), 4) for v in std]}
+
+
+def unit_stats(preprocess: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """The inverse of `pixel_stats`, the digits that people know: 0.485 and not 0.48500000000000004."""
+    mean, std = (preprocess.get(key, INCEPTION[key]) for key in ("mean", "std"))
+    return [round(v / 255, 6) for v in mean], [round(v / 255, 6) for v in std]
+
+
+def label_names(names: Sequence[Any] | None, num_classes: int) -> tuple[str, ...]:
+    """The labels where they are as many as classes and real names, else none."""
+    names = [str(name) for name in names or ()]
+    if len(names) != num_classes or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return ()
+    return tuple(names)
+
+
+def is_plain(kwargs: Mapping[str, Any], **expected: Any) -> bool:
+    """Whether arguments that another library may not have are absent, or as `expected`."""
+    defaults = {
+        "posemb": "learn",
+        "distillation_token": False,
+        "num_registers": 0,
+        "mlp": "gelu",
+        "layer_scale_init": None,
+        "qkv_bias": True,
+        "fc_norm": False,
+        "representation_size": None,
+    }
+    return all(kwargs.get(key, value) == value for key, value in defaults.items() if key not in expected) and all(
+        kwargs.get(key, defaults.get(key)) == value for key, value in expected.items() if value is not Ellipsis
+    )

@@ -1,0 +1,133 @@
+"""Say before a launch what a train step needs on a TPU slice: memory, time, and what limits it. No TPU is needed.
+
+examples:
+  vit_jax plan --config bench_b16 --topology v5e:2x2
+  vit_jax plan --config vit_i21k:variant=L/16 --topology v5e:16x16 --classes 21843 --config.model.scan=True
+  vit_jax plan --config vit_i21k:variant=H/14 --topology v4:4x4x4 --sweep
+  vit_jax plan --config digits --topology cpu:8 --json
+
+The real train step is compiled by the TPU's own compiler (pip install 'vit_jax[plan]'); no data is read. Topologies are
+v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16 and the like, in chips, or cpu:N for this machine as N devices. A deep model
+compiles for minutes, with --config.model.scan=True for less; results are kept in ~/.cache/vit_jax/plan.
+
+The step time is a roofline: what the busiest of compute, memory and links takes at its peak rate. A real step takes
+longer than the first and usually less than the second, for XLA counts data that it moves into on-chip memory several
+times. --sweep tries batch, remat and mesh on shallow models and recommends one. Exit status 0 whether or not it fits.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.commands.table import table
+from vit_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser, True, "the config whose train step is compiled")
+    parser.add_argument("--topology", required=True, metavar="NAME:SHAPE", help="for example v5e:16x16 or cpu:8")
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="outputs of the head (default 1000)")
+    parser.add_argument("--sweep", action="store_true", help="try batch, remat and mesh, and recommend one")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table; all figures per chip")
+    parser.add_argument("--no-cache", action="store_true", help="compile even what was compiled before")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import jax
+
+    # Only the compiler of another device is wanted: no TPU or GPU of this machine is taken.
+    jax.config.update("jax_platforms", "cpu")
+    from vit_jax.training.plan import KEYS, cache_folder, plan
+    from vit_jax.training.topology import topology
+
+    if arguments.classes < 1:
+        raise UserError(f"--classes is {arguments.classes}", "It must be at least 1")
+    values = read_config(arguments)
+    target = topology(arguments.topology)
+    cache = None if arguments.no_cache else cache_folder()
+    if arguments.sweep:
+        _sweep(arguments, values, target, cache)
+        return
+    print(f"Compiling for {len(target.devices)} chips with {target.compiler} ...", file=sys.stderr)
+    found = plan(values, arguments.classes, target, cache)
+    print(json.dumps({k: found[k] for k in KEYS}, indent=2) if arguments.json else _show(found, values, target))
+
+
+def _sweep(arguments: argparse.Namespace, values: dict[str, Any], target: Any, cache: Any) -> None:
+    from vit_jax.training.plan import KEYS
+    from vit_jax.training.sweep import sweep
+
+    def line(changes: dict[str, Any], found: dict[str, Any]) -> None:
+        speed = f"{found['images_per_second']:,.0f} images/s" if found["fits"] else "does not fit"
+        print("  ".join(f"{k}={v}" for k, v in changes.items()), " ", speed, file=sys.stderr, flush=True)
+
+    tried = sweep(values, arguments.classes, target, cache, line)
+    recommended = tried[0][0] if tried[0][1]["fits"] else None
+    if arguments.json:
+        rows = [{"changes": changes, **{k: found[k] for k in KEYS}} for changes, found in tried]
+        print(json.dumps({"tried": rows, "recommended": recommended}, indent=2))
+        return
+    rows = [
+        [
+            " ".join(f"{k}={v}" for k, v in changes.items()), _size(found["peak_bytes"]),
+            "yes" if found["fits"] else "no",
+            _number(found["images_per_second"], ",.0f"), _number(found["mfu"], ".1%"),
+        ]
+        for changes, found in tried
+    ]  # fmt: skip
+    print(table(["", "peak", "fits", "images/s", "MFU"], rows))
+    if recommended is None:
+        print(f"\nNothing fits. {_advice(tried[0][1], values)}")
+    else:
+        print("\nRecommended: " + " ".join(f"--config.{k}={v}" for k, v in recommended.items()))
+
+
+def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
+    batch, chips = values["batch_size"], len(target.devices)
+    rows = [
+        ["arguments", _size(found["arguments_bytes"])],
+        ["temporaries", _size(found["temporaries_bytes"])],
+        ["peak", f"{_size(found['peak_bytes'])} of {_size(found['hbm_bytes'])}"],
+        ["bytes accessed", f"{_number(found['bytes_accessed'], ',.1f', 1e9)} GB"],
+        ["operations", f"{_number(found['flops'], ',.3f', 1e12)} TFLOP"],
+    ]
+    for each in found["collectives"]:
+        axes = ", ".join(each["axes"]) or "no axis"
+        rows.append([f"{each['count']} {each['kind']} over {axes}", f"{each['bytes'] / 1e6:,.1f} MB"])
+    rows.append(["compile time", f"{found['compile_seconds']:.0f} s"])
+    if found["resources"]:
+        binding = max(found["resources"], key=found["resources"].get)
+        each = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in found["resources"].items())
+        rows += [
+            ["step at the roofline", f"{1e3 * found['step_seconds']:.1f} ms, bound by {binding} ({each} ms)"],
+            ["images/s", f"{found['images_per_second']:,.0f} ({found['images_per_second'] / chips:,.0f} a chip)"],
+            ["MFU", _number(found["mfu"], ".1%")],
+        ]
+    fits = "It fits." if found["fits"] else f"It does not fit. {_advice(found, values)}"
+    model = values.get("model") or {}
+    title = f"{model.get('variant', model.get('name', 'model'))}, batch {batch}, on {chips} {target.chip.name} chips"
+    return f"{title}; each chip:\n\n{table(['', 'a step'], rows)}\n\n{fits}"
+
+
+def _advice(found: dict[str, Any], values: dict[str, Any]) -> str:
+    """By how much it does not fit, and what to change."""
+    over = found["peak_bytes"] - found["hbm_bytes"]
+    model, mesh = values.get("model") or {}, values.get("mesh") or {}
+    if found["arguments_bytes"] > 0.6 * found["hbm_bytes"] and mesh.get("fsdp", 1) == 1:
+        change = "The state alone takes most of it: split it with --config.mesh.data=1 --config.mesh.fsdp=-1"
+    elif model.get("remat", "none") != "full":
+        change = "Recompute more with --config.model.remat=full"
+    else:
+        part = (values.get("microbatch") or values["batch_size"]) // 2
+        change = f"Take fewer images at a time with --config.microbatch={part}, or more chips"
+    return f"{_size(over)} a chip are missing. {change}."
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**26 else f"{size / 2**20:,.2f} MiB"
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    return "unknown" if value is None else format(value / unit, form)

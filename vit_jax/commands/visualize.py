@@ -1,0 +1,204 @@
+"""Look inside a model: filters, positions, and what it attends to in images of yours.
+
+examples:
+  vit_jax visualize --checkpoint runs/mine cat.jpg
+  vit_jax visualize --checkpoint runs/mine photos/ dog.png --output inside-mine
+  vit_jax visualize --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k cat.jpg
+
+The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
+pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
+patches. The pictures are those of the ViT paper (figures 6 and 7) and attention rollout; as arrays and figures they are
+in vit_jax.evaluators.inspection and inspection_figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_jax.commands.arguments import add_checkpoint, open_loaded
+from vit_jax.commands.image_files import expand, left_out
+from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from vit_jax.checkpoints.load import Loaded
+
+_MOST = 50  # images; a report with more cannot be read, nor opened by every browser
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure, the name of its file, and how to read it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or directories")
+    parser.add_argument("--output", default="inside", metavar="DIR", help="made if need be (default inside)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.commands import page
+    from vit_jax.commands.figures import png
+
+    paths = expand(arguments.images)
+    if len(paths) > _MOST:
+        raise UserError(f"These are {len(paths)} images", f"Name at most {_MOST}")
+    output = Path(arguments.output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file", "Name a directory")
+    if not output.parent.is_dir():
+        raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
+    loaded = open_loaded(arguments)
+    images, unreadable = _read(loaded, paths)
+    if not images:
+        raise left_out(unreadable, len(paths))
+
+    parts: list[str] = []
+    count = 0
+    for title, note, pictures in _sections(loaded, images):
+        parts += [page.heading(title), *([page.paragraph(note)] if note else [])]
+        for picture in pictures:
+            count += 1
+            data = png(picture.figure)
+            # After the first picture is made: a model with nothing to look at leaves no directory behind.
+            output.mkdir(exist_ok=True)
+            (output / f"{picture.name}.png").write_bytes(data)
+            parts.append(page.figure(data, picture.caption))
+    report = output / "report.html"
+    report.write_text(page.page(f"Inside {arguments.checkpoint}", parts), encoding="utf-8")
+    print(f"Report: {report}, and {count} pictures beside it")
+    if unreadable:
+        raise left_out(unreadable, len(paths))
+
+
+def _read(loaded: Loaded, paths: list[Path]) -> tuple[dict[Path, np.ndarray], list[UserError]]:
+    """The images as the model sees them, uint8, and the errors of those that cannot be read."""
+    images, unreadable = {}, []
+    for path in paths:
+        try:
+            images[path] = loaded.preprocess.to_uint8(path)
+        except UserError as error:
+            unreadable.append(error)
+    return images, unreadable
+
+
+def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[str, str, list[Picture]]]:
+    """Title, note and pictures of each part of the report.
+
+    Raises:
+        UserError: for a model that has nothing of all this.
+    """
+    import numpy as np
+
+    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+
+    of_model = _of_weights(loaded)
+    attends = inspection_model.has_attention(loaded)
+    if not of_model and not attends:
+        # The sentence names the model.
+        inspection_model.attention_weights(loaded, np.zeros((1, *loaded.preprocess.image_size, 3), np.float32))
+    if of_model:
+        yield "The weights", "", of_model
+    if not attends:
+        yield "Attention", "This model has no attention, so that the images have nothing to show.", []
+        return
+
+    grid, size = inspection_model.patch_grid(loaded), loaded.preprocess.image_size
+    distances, sections = [], []
+    for number, (path, image) in enumerate(images.items(), 1):
+        x = loaded.preprocess.normalize(image)[None]
+        weights = inspection_model.attention_weights(loaded, x)
+        distances.append(inspection.mean_attention_distance(weights, grid, inspection_model.patch_pixels(loaded)))
+        sections.append((path.name, "", _of_image(loaded, f"{number:02d}_{_plain(path.stem)}", image, x, weights)))
+    of_images = "this image" if len(images) == 1 else f"these {len(images)} images"
+    figure = inspection_figures.distance_figure({"mean attention distance": np.mean(distances, axis=0)}, size)
+    caption = (
+        "How far each head looks: the distance between a patch and the patches that it attends to, weighted by the "
+        f"attention, in pixels, a mean over the patches of {of_images}. Low dots are heads that work locally, like a "
+        "small convolution; high ones mix the whole image. Trained models have both in their first layers and only "
+        "high ones in their last."
+    )
+    yield "How far it looks", "", [Picture("attention_distance", figure, caption)]
+    yield from sections
+
+
+def _of_weights(loaded: Loaded) -> list[Picture]:
+    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+
+    pictures = []
+    try:
+        components = inspection.filter_components(inspection_model.patch_kernel(loaded))
+    except UserError:
+        pass
+    else:
+        pictures.append(Picture(
+            "patch_filters",
+            inspection_figures.filters_figure(components),
+            "What the embedding of a patch measures, the strongest component first: mid-grey is no weight, and a patch "
+            "that looks like the tile gets a large value. A well trained model shows colours, edges and waves that get "
+            "finer from tile to tile; noise says that it was trained little or on few images.",
+        ))  # fmt: skip
+    try:
+        table = inspection_model.position_table(loaded)
+    except UserError:
+        return pictures
+    title = f"{table.shape[0]}x{table.shape[1]} positions, width {table.shape[2]}"
+    pictures.append(Picture(
+        "position_similarity",
+        inspection_figures.similarity_figure({title: inspection.position_similarity(table)}),
+        "Each tile stands for one patch of the image and shows how similar its position's embedding is to those of all "
+        "patches. The bright spot is the patch itself; where it fades with distance, and along rows and columns, the "
+        "model has learned that the patches lie in a grid.",
+    ))  # fmt: skip
+    return pictures
+
+
+def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weights: np.ndarray) -> list[Picture]:
+    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+
+    grid = inspection_model.patch_grid(loaded)
+    has_class_token = bool(loaded.model.encoder.class_token)
+    rollout = inspection.query_maps(inspection.attention_rollout(weights), grid, has_class_token)[0]
+    maps = inspection.query_maps(weights, grid, has_class_token)[:, 0]
+    who = "the class token" if has_class_token else "the mean patch"
+    pooled = inspection_model.pooling_weights(loaded, x)
+    heads = maps[-1] if pooled is None else inspection.patch_maps(pooled, grid)[0]
+    place = "in the last layer" if pooled is None else "in the pooling that sums up the image"
+    attending = who if pooled is None else "the pooling's probe"
+    return [
+        Picture(
+            f"{name}_rollout",
+            inspection_figures.rollout_figure(image, rollout),
+            "Left: the image as the model sees it, resized and cropped. Right: attention rollout, which follows the "
+            f"attention through all layers: bright patches are those from which {who} at the end could take most.",
+        ),
+        Picture(
+            f"{name}_heads",
+            inspection_figures.heads_figure(image, heads),
+            f"What {attending} attends to {place}, a tile a head. The brightest patch of a tile weighs most and the "
+            "darkest least: compare places, not brightness, between tiles.",
+        ),
+        Picture(
+            f"{name}_layers",
+            inspection_figures.layers_figure(maps),
+            f"What {who} attends to: a row a layer from the first at the top, a column a head, each tile from its "
+            "least to its most. Look for the row where the attention settles on the object.",
+        ),
+    ]
+
+
+def _plain(stem: str) -> str:
+    """What is safe in a file's name everywhere."""
+    return re.sub(r"[^\w.-]+", "_", stem)[:60]

@@ -1,0 +1,139 @@
+"""The arrays that `inspection` works on, taken from the result of `vit_jax.load`."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+
+from vit_jax.checkpoints.load import Loaded
+from vit_jax.errors import UserError
+from vit_jax.nn.attention import MultiHeadAttention
+from vit_jax.nn.posemb import sincos2d
+
+
+def has_attention(loaded: Loaded) -> bool:
+    """Whether `attention_weights` can be had."""
+    return "sow_attention" in _fields(getattr(loaded.model, "encoder", None))
+
+
+def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "L B H T T"]:
+    """The attention weights of every layer and head, exactly those of the forward pass, float32.
+
+    The model is built again with its switch `sow_attention` on; nobody else pays for it. They take 4 L B H T^2 bytes:
+    22 MB an image for B/16 at 224 pixels, 0.5 GB for L/16 at 384.
+
+    Args:
+        loaded: what `vit_jax.load` gave.
+        images: preprocessed, as for `loaded.logits`.
+
+    Raises:
+        UserError: for a model without attention, such as a ResNet or an MLP-Mixer.
+    """
+    if not has_attention(loaded):
+        raise UserError(
+            f"The model '{_name(loaded)}' has no attention weights to look at", "Use a Vision Transformer's checkpoint"
+        )
+    encoder = loaded.model.encoder
+    # A scan cannot sow, and only the explicit implementation, which "auto" then takes, has weights to give.
+    plain = {"scan": False, "remat": "none", "attention_implementation": "auto"}
+    changes = {name: value for name, value in plain.items() if name in _fields(encoder)}
+    model = loaded.model.clone(encoder=encoder.clone(sow_attention=True, **changes))
+
+    tree = _sown(model, loaded.params, loaded.model_state, jnp.asarray(images))
+    # The names of the blocks are numbered, so that sorted by name they are in order.
+    leaves = sorted(
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree["encoder"])
+        if any(getattr(key, "key", None) == "attention_weights" for key in path)
+    )
+    return np.stack([np.asarray(leaf) for _, leaf in leaves])
+
+
+def pooling_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "B H T"] | None:
+    """What the probe of attention pooling (MAP) attends to; None for a model that pools otherwise.
+
+    T counts the tokens that are pooled: the class token, where there is one, and the patches.
+    """
+    if getattr(loaded.model, "pooling", None) != "map" or "pool" not in loaded.params:
+        return None
+    params, encoder = loaded.params["pool"], loaded.model.encoder
+    tokens = loaded.outputs(images)["tokens"].astype(jnp.float32)
+    tokens = jnp.concatenate([tokens[:, : int(encoder.class_token)], tokens[:, encoder.num_prefix_tokens :]], axis=1)
+    probe = jnp.broadcast_to(params["probe"], (tokens.shape[0], *params["probe"].shape[1:]))
+    attention = MultiHeadAttention(num_heads=params["attention"]["query"]["kernel"].shape[1], sow_weights=True)
+    _, sown = attention.apply({"params": params["attention"]}, probe, tokens, train=False, mutable=["intermediates"])
+    return np.asarray(sown["intermediates"]["attention_weights"][0][:, :, 0])
+
+
+def patch_kernel(loaded: Loaded) -> Float[np.ndarray, "ph pw channels width"]:
+    """The filters that embed patches of pixels.
+
+    Raises:
+        UserError: for a model that embeds no patches of pixels, such as a ResNet or a hybrid.
+    """
+    kernel = loaded.params.get("encoder", {}).get("embedding", {}).get("kernel")
+    if kernel is None or kernel.ndim != 4 or kernel.shape[2] not in (1, 3):
+        raise UserError(
+            f"The model '{_name(loaded)}' embeds no patches of pixels", "Use a Vision Transformer's checkpoint"
+        )
+    return np.asarray(kernel)
+
+
+def position_table(loaded: Loaded) -> Float[np.ndarray, "gh gw width"]:
+    """The position embeddings of the patches, learned or fixed.
+
+    Raises:
+        UserError: for a model without.
+    """
+    learned = loaded.params.get("encoder", {}).get("pos_embedding")
+    if learned is not None:
+        return np.asarray(learned)
+    encoder = getattr(loaded.model, "encoder", None)
+    if getattr(encoder, "posemb", None) != "sincos2d":
+        raise UserError(
+            f"The model '{_name(loaded)}' has no position embeddings", "Use a Vision Transformer's checkpoint"
+        )
+    return sincos2d(patch_grid(loaded), encoder.width)
+
+
+def patch_grid(loaded: Loaded) -> tuple[int, int]:
+    """Rows and columns of patches, for images as `loaded.preprocess` makes them.
+
+    Raises:
+        UserError: for a model without patches.
+    """
+    learned = loaded.params.get("encoder", {}).get("pos_embedding")
+    if learned is not None:  # right for a hybrid too, whose patches are cut from a feature map
+        return tuple(learned.shape[:2])
+    patch_size = getattr(getattr(loaded.model, "encoder", None), "patch_size", None)
+    if patch_size is None:
+        raise UserError(f"The model '{_name(loaded)}' has no patches", "Use a Vision Transformer's checkpoint")
+    return tuple(side // patch for side, patch in zip(loaded.preprocess.image_size, patch_size, strict=True))
+
+
+def patch_pixels(loaded: Loaded) -> tuple[float, float]:
+    """Height and width in pixels of what one patch stands for.
+
+    Raises:
+        UserError: for a model without patches.
+    """
+    return tuple(side / n for side, n in zip(loaded.preprocess.image_size, patch_grid(loaded), strict=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sown(model: nn.Module, params: PyTree, model_state: PyTree, images: Float[Array, "B H W 3"]) -> PyTree:
+    variables = {"params": params, **model_state}
+    return model.apply(variables, images, train=False, mutable=["intermediates"])[1]["intermediates"]
+
+
+def _fields(module: nn.Module | None) -> set[str]:
+    return {field.name for field in dataclasses.fields(module)} if module is not None else set()
+
+
+def _name(loaded: Loaded) -> str:
+    spec = loaded.metadata.get("model") or {}
+    return spec.get("name") or type(loaded.model).__name__

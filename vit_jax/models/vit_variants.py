@@ -1,0 +1,52 @@
+"""The published sizes of the Vision Transformer and their names."""
+
+import dataclasses
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The size of an encoder, without its patch size."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+
+# Ti and S: DeiT. B, L and H: ViT, table 1. g and G: "Scaling vision transformers". e: PaLI. So400m: "Getting ViT in
+# shape". mu, M and the -opt sizes: big_vision.
+VARIANTS = {
+    "mu": Variant(width=32, depth=1, mlp_dim=128, num_heads=2),
+    "Ti": Variant(width=192, depth=12, mlp_dim=768, num_heads=3),
+    "S": Variant(width=384, depth=12, mlp_dim=1536, num_heads=6),
+    "M": Variant(width=512, depth=12, mlp_dim=2048, num_heads=8),
+    "B": Variant(width=768, depth=12, mlp_dim=3072, num_heads=12),
+    "L": Variant(width=1024, depth=24, mlp_dim=4096, num_heads=16),
+    "So400m": Variant(width=1152, depth=27, mlp_dim=4304, num_heads=16),
+    "H": Variant(width=1280, depth=32, mlp_dim=5120, num_heads=16),
+    "g": Variant(width=1408, depth=40, mlp_dim=6144, num_heads=16),
+    "g-opt": Variant(width=1536, depth=40, mlp_dim=6144, num_heads=16),
+    "G": Variant(width=1664, depth=48, mlp_dim=8192, num_heads=16),
+    "G-opt": Variant(width=1536, depth=48, mlp_dim=8192, num_heads=16),
+    "e": Variant(width=1792, depth=56, mlp_dim=15360, num_heads=16),
+}
+
+
+def parse_variant(variant: str) -> tuple[Variant, int]:
+    """The size and the patch size in pixels that a name such as "B/16" stands for.
+
+    Case matters only where two names differ by it ("g" and "G").
+
+    Raises:
+        UserError: for a name that is not SIZE/PATCH with a known size; it names the nearest right one.
+    """
+    size, _, patch = str(variant).partition("/")
+    matches = [size] if size in VARIANTS else [name for name in VARIANTS if name.lower() == size.lower()]
+    patch_is_valid = patch.isascii() and patch.isdigit() and int(patch) > 0
+    if len(matches) != 1 or not patch_is_valid:
+        known = [f"{name}/{patch if patch_is_valid else 16}" for name in matches or VARIANTS]
+        raise UserError(f"There is no ViT '{variant}'", nearest(variant, known))
+    return VARIANTS[matches[0]], int(patch)
