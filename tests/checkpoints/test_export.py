@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 import vit_jax
-from vit_jax.checkpoints.export import FORMATS, default_format, export
+from vit_jax.checkpoints.export import FORMATS, default_format, export, resize_note
 from vit_jax.checkpoints.source import Source, flat_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.commands.main import main
@@ -92,9 +92,16 @@ def test_there_and_back(tmp_path, case, to):
 def test_a_format_that_would_give_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="(timm|transformers) (cannot keep|has no place)"):
         export(source(layer_norm_epsilon=1e-3), tmp_path / "x", "timm")
-    with pytest.raises(UserError, match="timm (cannot keep posemb_resize|has no place)"):
-        export(source(posemb_resize="align_corners"), tmp_path / "x", "timm")
     assert not (tmp_path / "x").exists()
+
+
+def test_another_way_to_resize_positions_is_said_but_not_refused(tmp_path):
+    """At its own resolution the model is the same."""
+    there = source(gelu="exact")
+    export(there, tmp_path / "x", "timm")
+    same_arrays(vit_jax.load(tmp_path / "x").params, there.read()[0])
+    assert "timm interpolates position embeddings with bicubic_antialias" in resize_note(there, "timm")
+    assert resize_note(CASES["vit"], "timm") == resize_note(there, "npz") == ""
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -20,11 +20,12 @@ from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
 
 FORMATS = ("orbax", "npz", "timm", "transformers")
-# How a model is run and trained, not what it computes: no other library's file keeps these.
+# How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "attention_implementation", "sow_attention",
-    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent",
+    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent", "posemb_resize",
 }  # fmt: skip
+_RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic"}
 
 
 def default_format(target: Path, model: str) -> str:
@@ -103,6 +104,19 @@ def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str
     raise UserError(
         f"{to} has no place for this {model}",
         f"Write it as {' or '.join([*others, 'orbax'])} (--to)",
+    )
+
+
+def resize_note(source: Source, to: str) -> str:
+    """A sentence where the other library would interpolate positions in another way than this model; else empty."""
+    kwargs = source.metadata["model"]["kwargs"]
+    ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
+    learned = source.metadata["model"]["name"] in ("vit", "hybrid") and kwargs.get("posemb", "learn") == "learn"
+    if not learned or theirs in (None, ours):
+        return ""
+    return (
+        f"{to} interpolates position embeddings with {theirs}, this model with {ours}: they agree at its own resolution, "
+        "{}x{} pixels, and differ at others".format(*source.metadata["image_size"])
     )
 
 

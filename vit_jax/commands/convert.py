@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.checkpoints.export import default_format, export
+    from vit_jax.checkpoints.export import default_format, export, resize_note
     from vit_jax.checkpoints.source import open_source
 
     overrides, sha256 = read_overrides(arguments)
@@ -36,4 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
     spec = source.metadata["model"] or {}
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)
+    if note := resize_note(source, to):
+        print(note)
     print(f"{source.path} -> {to}: {', '.join(str(path) for path in written)}")
