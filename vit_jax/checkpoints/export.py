@@ -115,8 +115,8 @@ def resize_note(source: Source, to: str) -> str:
     if not learned or theirs in (None, ours):
         return ""
     return (
-        f"{to} interpolates position embeddings with {theirs}, this model with {ours}: they agree at its own resolution, "
-        "{}x{} pixels, and differ at others".format(*source.metadata["image_size"])
+        f"{to} interpolates position embeddings with {theirs}, this model with {ours}: they agree at its own "
+        "resolution, {}x{} pixels, and differ at others".format(*source.metadata["image_size"])
     )
 
 
