@@ -11,6 +11,7 @@ from tests.tiny import tiny_run
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
+from vit_jax.checkpoints.source import Source
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.naming import build_named
 from vit_jax.tasks import static_argument
@@ -181,8 +182,9 @@ def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
 def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
     metadata = {"model": {"name": "vit", "kwargs": {}},
                 "preprocess": {"image_size": [224, 224], "resize": "short_side", "resize_to": 256}}  # fmt: skip
-    monkeypatch.setattr(transfer, "read_metadata", lambda path: metadata)
-    assert transfer.starting_point(checkpoint, 384)[1]["preprocess"] == {"resize": "short_side", "resize_to": 439}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    data = transfer.starting_point(checkpoint, 384)[1]
+    assert (data["image_size"], data["preprocess"]["resize_to"]) == ([384, 384], 439)
     assert transfer.starting_point(checkpoint)[1]["preprocess"]["resize_to"] == 256
 
 

@@ -9,10 +9,11 @@ import pytest
 from etils import epath
 
 import vit_jax
-from vit_jax.checkpoints.export import FORMATS, default_format, export
+from vit_jax.checkpoints.export import FORMATS, default_format, export, notes
 from vit_jax.checkpoints.source import Source, flat_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.commands.main import main
+from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import named_module
 
@@ -92,9 +93,39 @@ def test_there_and_back(tmp_path, case, to):
 def test_a_format_that_would_give_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="(timm|transformers) (cannot keep|has no place)"):
         export(source(layer_norm_epsilon=1e-3), tmp_path / "x", "timm")
-    with pytest.raises(UserError, match="timm (cannot keep posemb_resize|has no place)"):
-        export(source(posemb_resize="align_corners"), tmp_path / "x", "timm")
     assert not (tmp_path / "x").exists()
+
+
+def test_another_way_to_resize_positions_is_said_but_not_refused(tmp_path):
+    """At its own resolution the model is the same."""
+    there = source(gelu="exact")
+    export(there, tmp_path / "x", "timm")
+    same_arrays(vit_jax.load(tmp_path / "x").params, there.read()[0])
+    assert "timm interpolates position embeddings with bicubic_antialias" in notes(there, "timm")[0]
+    assert notes(CASES["vit"], "timm") == notes(there, "npz") == []
+
+
+@pytest.mark.parametrize("to", ["timm", "transformers", "npz", "orbax"])
+def test_a_run_of_ours_leaves_in_every_format(tmp_path, to):
+    """With the preprocessing that our configs have: by area, which no other library does."""
+    there = source(pooling="mean")
+    there.metadata["preprocess"] = Preprocess((32, 32)).to_json()
+    target = tmp_path / ("x.npz" if to == "npz" else "x")
+    export(there, target, to)
+    same_arrays(vit_jax.load(target).params, there.read()[0])
+    known = to in ("npz", "orbax")
+    assert vit_jax.load(target).preprocess.interpolation == ("area" if known else "bilinear")
+    assert len(notes(there, to)) == (0 if known else 2)
+
+
+def test_formats_share_a_folder(tmp_path):
+    for name in ("a.npz", "b.npz", "c.safetensors"):
+        export(
+            CASES["vit"] if name.endswith("rs") else CASES["original"],
+            tmp_path / name,
+            default_format(tmp_path / name, "vit"),
+        )
+    assert vit_jax.load(tmp_path / "a.npz").labels == vit_jax.load(tmp_path / "c.safetensors").labels == LABELS
 
 
 def test_nothing_is_overwritten(tmp_path):

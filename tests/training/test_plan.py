@@ -49,6 +49,7 @@ def test_a_plan_is_per_chip_and_whole(cpu):
     assert 0 < found["mfu"] < 1
 
 
+@pytest.mark.slow
 def test_a_scanned_model_costs_what_the_unscanned_one_does(cpu, tmp_path):
     """XLA counts the scanned block once; the extension from depths 2 and 4 counts all of them."""
     unscanned, scanned = plan(TINY, 10, cpu), plan(with_model(scan=True), 10, cpu, tmp_path)
@@ -112,6 +113,7 @@ def test_the_command_prints_a_table_and_json(capsys, config):
     assert tuple(json.loads(out)) == KEYS
 
 
+@pytest.mark.slow
 def test_the_sweep_recommends_what_fits(capsys, config):
     changes = ["--config.model.depth=2", "--config.batch_size=8"]
     status, out, _ = run(capsys, "--config", config, "--topology", "cpu:2", "--sweep", *changes)

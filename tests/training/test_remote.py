@@ -171,6 +171,7 @@ def bucket():
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_run_on_an_object_store(bucket, tmp_path):
     """Started, killed with a half-written checkpoint, gone on with, evaluated: as on a disk."""
     import numpy as np

@@ -20,11 +20,12 @@ from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
 
 FORMATS = ("orbax", "npz", "timm", "transformers")
-# How a model is run and trained, not what it computes: no other library's file keeps these.
+# How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "attention_implementation", "sow_attention",
-    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent",
+    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent", "posemb_resize",
 }  # fmt: skip
+_RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic"}
 
 
 def default_format(target: Path, model: str) -> str:
@@ -63,7 +64,9 @@ def export(source: Source, target: Path, to: str) -> list[Path]:
         raise UserError(f"{spec['name']} keeps a state beside its parameters", "Convert to orbax")
     tensors = family.name_map(spec["kwargs"], {}).write({n: np.asarray(x) for n, x in flat_arrays(params).items()})
     _check_return(family, spec, {name: tensor.shape for name, tensor in tensors.items()}, sidecar, to)
-    beside = {file.parent / name: json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
+    # An .npz has no folder of its own, so what lies beside it has its name.
+    prefix = file.name + "." if to == "npz" else ""
+    beside = {file.parent / (prefix + name): json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
     for path in (file, *beside):
         if path.exists():
             raise UserError(f"{path} is there already", "Remove it, or choose another place")
@@ -95,8 +98,9 @@ def _families(to: str, model: str) -> list[ModuleType]:
 
 def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
     model = source.metadata["model"]["name"]
+    metadata = {**source.metadata, "preprocess": _preprocess_for(source.metadata["preprocess"], to)}
     for family in _families(to, model):
-        sidecar = family.sidecar(source.metadata)
+        sidecar = family.sidecar(metadata)
         if sidecar is not None:
             return family, sidecar
     others = [f for f in FORMATS[1:] if f != to and _families(f, model)]
@@ -104,6 +108,29 @@ def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str
         f"{to} has no place for this {model}",
         f"Write it as {' or '.join([*others, 'orbax'])} (--to)",
     )
+
+
+def notes(source: Source, to: str) -> list[str]:
+    """Sentences on what the other library would do otherwise with this model."""
+    metadata, said = source.metadata, []
+    kwargs = metadata["model"]["kwargs"]
+    ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
+    learned = metadata["model"]["name"] in ("vit", "hybrid") and kwargs.get("posemb", "learn") == "learn"
+    if learned and theirs not in (None, ours):
+        height, width = metadata["image_size"]
+        said.append(
+            f"{to} interpolates position embeddings with {theirs}, this model with {ours}: they agree at its own "
+            f"resolution, {height}x{width} pixels, and differ at others"
+        )
+    if metadata["preprocess"] != _preprocess_for(metadata["preprocess"], to):
+        said.append(f"{to} does not resize images by area, as this model does; 'bilinear' is written, which is close")
+    return said
+
+
+def _preprocess_for(preprocess: Mapping[str, Any], to: str) -> dict[str, Any]:
+    """The preprocessing that another library can do."""
+    area = to in _RESIZES and preprocess.get("interpolation", "area") == "area"
+    return {**preprocess, "interpolation": "bilinear"} if area else dict(preprocess)
 
 
 def _check_return(

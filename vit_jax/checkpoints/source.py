@@ -219,7 +219,8 @@ def _open(path: Path) -> TensorFile:
 
 def _sidecar(path: Path) -> Sidecar:
     def read(name: str) -> dict[str, Any]:
-        file = path.parent / name
+        own = path.parent / f"{path.name}.{name}"  # what `vit_jax convert` writes beside an .npz
+        file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
         if not file.is_file():
             return {}
         try:

@@ -17,7 +17,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.posemb import interpolate_posemb
 
-_HEAD = "head"
+_HEADS = ("head", "distillation_head")
 _POSEMB = "pos_embedding"
 
 
@@ -70,7 +70,7 @@ def init_from(params: PyTree, sources: str | Mapping[str, str]) -> tuple[dict[st
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     if isinstance(sources, str):
-        wanted = {n: s for n, s in target.items() if n.split("/")[0] != _HEAD}
+        wanted = {n: s for n, s in target.items() if n.split("/")[0] not in _HEADS}
         found, report = _match(target, wanted, *_read(sources), sources, whole=True)
         return found, [report]
     found, reports = {}, []

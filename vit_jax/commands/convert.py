@@ -1,9 +1,9 @@
 """Write a checkpoint in the format of another library, or bring one of theirs here.
 
 examples:
-  vit_jax convert runs/mine mine.safetensors                 # for timm, with its config.json beside it
-  vit_jax convert runs/mine exported --to transformers       # a folder for from_pretrained
-  vit_jax convert runs/mine mine.npz                         # names of google-research/vision_transformer
+  vit_jax convert runs/mine exported/timm --to timm                  # model.safetensors and config.json
+  vit_jax convert runs/mine exported/transformers --to transformers  # a folder for from_pretrained
+  vit_jax convert runs/mine exported/mine.npz                        # names of google-research/vision_transformer
   vit_jax convert hf://timm/vit_base_patch16_224.augreg_in21k runs/base
 
 Parameters are only renamed, split and transposed: there and back gives the same bits. A format that could not say
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.checkpoints.export import default_format, export
+    from vit_jax.checkpoints.export import default_format, export, notes
     from vit_jax.checkpoints.source import open_source
 
     overrides, sha256 = read_overrides(arguments)
@@ -36,4 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
     spec = source.metadata["model"] or {}
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)
+    for note in notes(source, to):
+        print(note)
     print(f"{source.path} -> {to}: {', '.join(str(path) for path in written)}")

@@ -13,7 +13,7 @@ from vit_jax.checkpoints.published import Published, Sidecar
 LIBRARY = "transformers"
 MODELS = "DINOv2, DINOv2 with registers"
 WRITES = ("vit",)
-COMPARED = "tokens and logits of transformers's own models at two resolutions; files of ours read by transformers"
+COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
 _LAYER = "encoder.layer.{}."
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")

@@ -11,7 +11,7 @@ from vit_jax.checkpoints.published import Published, Sidecar
 LIBRARY = "transformers"
 MODELS = "SigLIP vision tower"
 WRITES = ("vit",)
-COMPARED = "tokens and logits of transformers's own models at two resolutions; files of ours read by transformers"
+COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
 _LAYER = "encoder.layers.{}."
 _HEAD = (

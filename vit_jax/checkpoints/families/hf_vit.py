@@ -12,7 +12,7 @@ from vit_jax.errors import UserError
 LIBRARY = "transformers"
 MODELS = "ViT, DeiT, MAE"
 WRITES = ("vit",)
-COMPARED = "tokens and logits of transformers's own models at two resolutions; files of ours read by transformers"
+COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
 _LAYER = "encoder.layer.{}."
 _PREFIXES = ("vit.", "deit.", "")
