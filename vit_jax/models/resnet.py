@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
+from vit_jax.nn.dtype import compute_dtype
 
 # Units in each of the four stages, and whether they are bottlenecks (table 1 of the paper).
 VARIANTS = {
@@ -24,7 +25,6 @@ VARIANTS = {
     "152": ((3, 8, 36, 3), True),
 }
 _STEMS = ("imagenet", "cifar")
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -162,9 +162,7 @@ class ResNet(nn.Module):
         Raises:
             UserError: for an unknown variant or value.
         """
-        for what, name, known in (
-            ("is no ResNet", str(variant), VARIANTS), ("is no stem", stem, _STEMS), ("is no dtype", dtype, _DTYPES),
-        ):  # fmt: skip
+        for what, name, known in (("is no ResNet", str(variant), VARIANTS), ("is no stem", stem, _STEMS)):
             if name not in known:
                 raise UserError(f"There {what} named {name!r}", nearest(name, known))
         of_variant, bottleneck = VARIANTS[str(variant)]
@@ -172,7 +170,7 @@ class ResNet(nn.Module):
         if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
             raise UserError(f"depths={depths} is not a number of units for each stage", "Give one such as (2, 2, 2, 2)")
         encoder = ResNetEncoder(
-            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem, dtype=_DTYPES[dtype],
+            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem, dtype=compute_dtype(dtype),
             parent=None,
         )  # fmt: skip
         return cls(encoder=encoder, num_classes=num_classes)
