@@ -170,8 +170,8 @@ class ResNet(nn.Module):
         if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
             raise UserError(f"depths={depths} is not a number of units for each stage", "Give one such as (2, 2, 2, 2)")
         encoder = ResNetEncoder(
-            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem, dtype=compute_dtype(dtype),
-            parent=None,
+            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem,
+            dtype=compute_dtype(dtype), parent=None,
         )  # fmt: skip
         return cls(encoder=encoder, num_classes=num_classes)
 
