@@ -199,6 +199,7 @@ def test_a_run_on_an_object_store(bucket, tmp_path):
     assert scores["val/accuracy"] == json.loads((workdir / "summary.json").read_text())["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_live_run_on_an_object_store_is_left_alone(bucket, tmp_path):
     workdir = bucket / "live"
     with holding(workdir):

@@ -110,6 +110,7 @@ def at_step(workdir, count):
     return reached
 
 
+@pytest.mark.slow
 def test_three_kills(tmp_path):
     """Before the first save, while one is written, and gently."""
     run = tmp_path / "run"
