@@ -135,6 +135,7 @@ def test_what_the_cluster_does_not_say(monkeypatch):
         distributed._join_cluster(5)
 
 
+@pytest.mark.slow
 def test_slurm_is_found_by_itself(tmp_path):
     """With the environment that srun gives to two tasks, and no flag."""
     port = free_port()
