@@ -12,7 +12,7 @@ import scipy.special
 
 from vit_jax import naming
 from vit_jax.errors import UserError
-from vit_jax.models.vit import ViT, ViTEncoder, build, drop_path_rates
+from vit_jax.models.vit import ViT, ViTEncoder, build
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -226,11 +226,6 @@ def test_half_precision_keeps_parameters_and_outputs_in_float32(pooling):
     }
     np.testing.assert_allclose(out["logits"], expected["logits"], atol=0.1)
     assert np.abs(out["logits"] - expected["logits"]).max() > 0, "nothing was computed in bfloat16"
-
-
-def test_drop_path_rates_grow_linearly():
-    assert drop_path_rates(0.2, 5) == pytest.approx((0, 0.05, 0.1, 0.15, 0.2))
-    assert drop_path_rates(0.2, 1) == (0.0,)
 
 
 def block_outputs(encoder, params, images, train=False, rngs=None):

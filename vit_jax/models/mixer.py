@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit import drop_path_rates
 from vit_jax.naming import nearest
 from vit_jax.nn.block import MlpBlock, drop_path
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
+from vit_jax.nn.stack import drop_path_rates
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,45 +2,29 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, PyTree
+from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
-from vit_jax.nn.block import SAVED, EncoderBlock
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
+from vit_jax.nn.stack import BlockStack, Remat, check_remat
 
-__all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "drop_path_rates", "parse_variant"]
+__all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
 
 Pooling = Literal["token", "mean", "map", "token_mean", "distilled"]
 
 _POSEMBS = ("learn", *SINCOS2D)
 _POOLINGS = get_args(Pooling)
-# What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "elementwise": jax.checkpoint_policies.save_only_these_names(*SAVED),
-}
-
-
-def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
-    """Rates of stochastic depth that grow linearly from 0 in the first block to `rate` in the last."""
-    return tuple(rate * i / max(depth - 1, 1) for i in range(depth))
-
-
-def _block_name(i: int) -> str:
-    return f"block_{i:02d}"
 
 
 class ViTEncoder(nn.Module):
@@ -67,7 +51,7 @@ class ViTEncoder(nn.Module):
         posemb_stddev: of the initial learned positions; big_vision uses 1/sqrt(D).
         dropout_rate: after adding positions and in the blocks (rng collection "dropout").
         attention_dropout_rate: on the attention weights.
-        drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), see `drop_path_rates`.
+        drop_path_rate: stochastic depth of the last block (rng collection "drop_path").
         dtype: dtype of the computation, of the residual stream and of the tokens.
         gelu: "tanh" or "exact", see `MlpBlock`.
         layer_norm_epsilon: of every layer norm.
@@ -75,11 +59,7 @@ class ViTEncoder(nn.Module):
         final_norm: False leaves the last norm out: one comes after the pooling (`fc_norm`).
         attention_implementation: see `attention`.
         sow_attention: sow each block's attention weights as "intermediates".
-        scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
-            block. Parameters are unstacked all the same; dropout draws other masks than without scan.
-        remat: what a block recomputes in the backward pass to save memory: "none", "elementwise" (layer norms, GELU
-            and dropout, which costs next to nothing), "dots" (all but the products with its weight matrices, so
-            attention too) or "full" (all of it).
+        scan: see `BlockStack`, like `remat`.
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
@@ -111,7 +91,7 @@ class ViTEncoder(nn.Module):
     attention_implementation: Implementation = "auto"
     sow_attention: bool = False
     scan: bool = False
-    remat: Literal["none", "elementwise", "dots", "full"] = "none"
+    remat: Remat = "none"
     stem: nn.Module | None = None
 
     def __post_init__(self):
@@ -121,8 +101,7 @@ class ViTEncoder(nn.Module):
             raise UserError(
                 f"There is no way '{self.posemb_resize}' to resize positions", nearest(self.posemb_resize, RESIZES)
             )
-        if self.remat not in ("none", *_REMAT_POLICIES):
-            raise UserError(f"There is no remat '{self.remat}'", nearest(self.remat, ("none", *_REMAT_POLICIES)))
+        check_remat(self.remat)
         if self.scan and self.sow_attention:
             raise UserError("A scanned encoder cannot sow attention weights", "Set scan=False or sow_attention=False")
         if self.class_token_posemb and not (self.class_token and self.posemb == "learn"):
@@ -136,6 +115,12 @@ class ViTEncoder(nn.Module):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}", "Use a rate of at least 0 and below 1")
         super().__post_init__()
+
+    def setup(self):
+        # Every attribute of a stack is one of the encoder's too.
+        shared = {f.name for f in dataclasses.fields(BlockStack)} - {"parent", "name"}
+        self.blocks = BlockStack(**{name: getattr(self, name) for name in sorted(shared)})
+        nn.share_scope(self, self.blocks)
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t width"]:
@@ -171,71 +156,13 @@ class ViTEncoder(nn.Module):
             x = jnp.concatenate([*prefix, x], axis=1)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
-        # Parameters are made by the loop, one block after the other, however they are run later.
-        scans = self.scan and self.depth > 0 and not self.is_initializing()
-        x = self._scan_blocks(x, train) if scans else self._loop_over_blocks(x, train)
+        x = self.blocks(x, train=train)
         return LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")(x) if self.final_norm else x
 
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before those of the patches."""
         return int(self.class_token) + int(self.distillation_token) + self.num_registers
-
-    def _block(self, block: type[nn.Module] = EncoderBlock, **kwargs: Any) -> nn.Module:
-        return block(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            dtype=self.dtype,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            gelu=self.gelu,
-            layer_norm_epsilon=self.layer_norm_epsilon,
-            mlp=self.mlp,
-            layer_scale_init=self.layer_scale_init,
-            qkv_bias=self.qkv_bias,
-            attention_implementation=self.attention_implementation,
-            sow_attention=self.sow_attention,
-            **kwargs,
-        )
-
-    def _loop_over_blocks(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
-        block = EncoderBlock
-        if self.remat != "none":
-            # The rate of stochastic depth and `train` are static; self counts as argument 0.
-            block = nn.remat(EncoderBlock, policy=_REMAT_POLICIES[self.remat], static_argnums=(2, 3))
-        for i, drop_path_rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            x = self._block(block, name=_block_name(i))(x, drop_path_rate, train)
-        return x
-
-    def _scan_blocks(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
-        block = self._block(parent=None)
-        layers = {"params": self._stacked_parameters()}
-        rngs = []
-        if train and max(self.dropout_rate, self.attention_dropout_rate) > 0:
-            rngs.append("dropout")
-        if train and self.drop_path_rate > 0:
-            rngs.append("drop_path")
-            layers["drop_path_rate"] = jnp.array(drop_path_rates(self.drop_path_rate, self.depth))
-        layers["rngs"] = {name: jax.random.split(self.make_rng(name), self.depth) for name in rngs}
-
-        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, None]:
-            variables, rate = {"params": layer["params"]}, layer.get("drop_path_rate", 0.0)
-            return block.apply(variables, x, rate, train, rngs=layer["rngs"]), None
-
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(body, x, layers)[0]
-
-    def _stacked_parameters(self) -> PyTree:
-        """The blocks' parameters with the layers in front, matrices already in the compute dtype: half the copy."""
-
-        def stack(path: tuple[jax.tree_util.DictKey, ...], *leaves: Array) -> Array:
-            # Layer norms compute in float32, whatever the compute dtype.
-            dtype = leaves[0].dtype if path[0].key.startswith("norm") else self.dtype
-            return jnp.stack([leaf.astype(dtype) for leaf in leaves])
-
-        blocks = [self.get_variable("params", _block_name(i)) for i in range(self.depth)]
-        return jax.tree_util.tree_map_with_path(stack, *blocks)
 
 
 class ViT(nn.Module):
@@ -354,7 +281,7 @@ class ViT(nn.Module):
         attention_implementation: Implementation = "auto",
         sow_attention: bool = False,
         scan: bool = False,
-        remat: Literal["none", "elementwise", "dots", "full"] = "none",
+        remat: Remat = "none",
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 
