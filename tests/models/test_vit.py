@@ -401,3 +401,33 @@ def test_a_model_made_inside_another_one_owns_its_encoder(outer):
     params = jax.eval_shape(outer.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
     (of_model,) = params.values()
     assert set(of_model) == {"encoder"}
+
+
+@pytest.mark.parametrize("options", [{"posemb": "sincos2d_mae", "class_token_posemb": False}, {"num_registers": 2}])
+def test_patches_that_are_kept_are_encoded_as_if_there_were_no_others(options):
+    encoder = tiny_encoder(**options)
+    images = random_images(2, 16, 16, 3)
+    params = {"params": random_params(encoder, images)}
+    prefix = encoder.num_prefix_tokens
+    order = jnp.array([np.random.default_rng(i).permutation(16) for i in range(2)])
+
+    # All patches in another order: the same tokens in that order.
+    everything, permuted = encoder.apply(params, images), encoder.apply(params, images, keep=order)
+    np.testing.assert_allclose(permuted[:, :prefix], everything[:, :prefix], atol=1e-5)
+    by_number = jnp.take_along_axis(everything[:, prefix:], order[..., None], axis=1)
+    np.testing.assert_allclose(permuted[:, prefix:], by_number, atol=1e-5)
+
+    # Without blocks a patch is embedded by itself, with the position that it has in the image.
+    shallow = encoder.clone(depth=0)
+    some = shallow.apply(params, images, keep=order[:, :5])[:, prefix:]
+    by_number = jnp.take_along_axis(shallow.apply(params, images)[:, prefix:], order[:, :5, None], axis=1)
+    np.testing.assert_array_equal(some, by_number)
+
+    # The pixels of the others do not matter.
+    kept = encoder.apply(params, images, keep=order[:, :5])
+    assert kept.shape == (2, prefix + 5, 16)
+    hidden = np.ones((2, 16), bool)
+    np.put_along_axis(hidden, np.asarray(order[:, :5]), False, axis=1)
+    shown = np.repeat(np.repeat(~hidden.reshape(2, 4, 4), 4, axis=1), 4, axis=2)[..., None]
+    np.testing.assert_array_equal(encoder.apply(params, np.where(shown, images, 7), keep=order[:, :5]), kept)
+    assert np.abs(encoder.apply(params, np.where(shown, 7, images), keep=order[:, :5]) - kept).max() > 1e-3

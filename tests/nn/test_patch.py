@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.nn.patch import PatchEmbed
+from vit_jax.nn.patch import PatchEmbed, patchify, unpatchify
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -34,3 +34,11 @@ def test_initial_values():
 def test_images_that_the_patches_do_not_tile_are_user_errors(size, hint):
     with pytest.raises(UserError, match=f"{size[0]}x{size[1]} .*16x16.*({hint})"):
         PatchEmbed(8, (16, 16)).init(KEY, jnp.zeros((1, *size, 3)))
+
+
+def test_pixels_of_a_patch_are_in_the_order_row_column_channel():
+    images = np.random.default_rng(0).normal(size=(2, 6, 12, 3)).astype(np.float32)
+    patches = patchify(jnp.asarray(images), (2, 4))
+    assert patches.shape == (2, 3, 3, 24)
+    np.testing.assert_array_equal(patches[1, 2, 1], images[1, 4:6, 4:8].reshape(-1))
+    np.testing.assert_array_equal(unpatchify(patches, (2, 4)), images)

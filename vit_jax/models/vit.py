@@ -6,7 +6,7 @@ from typing import Literal, Self, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
@@ -123,15 +123,21 @@ class ViTEncoder(nn.Module):
         nn.share_scope(self, self.blocks)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t width"]:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False, keep: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b t width"]:
         """Encodes normalised images. The order is class token, distillation token, registers, patches.
+
+        Args:
+            keep: numbers of the patches to encode, row by row, as if the image had no others; None for all.
 
         Raises:
             UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
         """
         images = images if self.stem is None else self.stem(images, train=train)
-        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images)
-        batch, *grid, width = x.shape
+        grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
+        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images, keep)
+        batch, width = x.shape[0], self.width
         position = nn.initializers.normal(self.posemb_stddev)
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
         if self.posemb == "learn":
@@ -140,7 +146,8 @@ class ViTEncoder(nn.Module):
             positions = self.param("pos_embedding", position, (*grid, width))
         else:
             positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.posemb]))
-        x = x.reshape(batch, -1, width) + positions.reshape(-1, width).astype(self.dtype)
+        positions = positions.reshape(-1, width) if keep is None else positions.reshape(-1, width)[keep]
+        x = x.reshape(batch, -1, width) + positions.astype(self.dtype)
         prefix = []
         if cls is not None:
             if self.class_token_posemb:

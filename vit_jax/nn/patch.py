@@ -1,10 +1,36 @@
-"""Cutting an image into patches and embedding each of them."""
+"""Cutting an image into patches, embedding each of them, and putting patches together again."""
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from vit_jax.errors import UserError
+
+
+def patchify(images: Float[Array, "b h w c"], patch_size: tuple[int, int]) -> Float[Array, "b gh gw pixels"]:
+    """The pixels of non-overlapping patches, each in the order (row, column, channel).
+
+    Raises:
+        UserError: when the patches do not tile the image.
+    """
+    size = images.shape[1:3]
+    if any(s < p or s % p for s, p in zip(size, patch_size, strict=True)):
+        fitting = [max(round(s / p), 1) * p for s, p in zip(size, patch_size, strict=True)]
+        raise UserError(
+            f"An image of {size[0]}x{size[1]} pixels does not divide into patches of {patch_size[0]}x{patch_size[1]}",
+            f"Use a multiple of the patch size, for example {fitting[0]}x{fitting[1]}",
+        )
+    batch, channels, (height, width) = images.shape[0], images.shape[-1], patch_size
+    rows, columns = size[0] // height, size[1] // width
+    x = images.reshape(batch, rows, height, columns, width * channels)
+    return x.swapaxes(2, 3).reshape(batch, rows, columns, height * width * channels)
+
+
+def unpatchify(patches: Float[Array, "b gh gw pixels"], patch_size: tuple[int, int]) -> Float[Array, "b h w c"]:
+    """The inverse of `patchify`."""
+    (batch, rows, columns, pixels), (height, width) = patches.shape, patch_size
+    x = patches.reshape(batch, rows, columns, height, pixels // height).swapaxes(2, 3)
+    return x.reshape(batch, rows * height, columns * width, pixels // (height * width))
 
 
 class PatchEmbed(nn.Module):
@@ -23,23 +49,23 @@ class PatchEmbed(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b gh gw width"]:
+    def __call__(
+        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b gh gw width"] | Float[Array, "b k width"]:
         """Embeds the patches and keeps them in their grid.
+
+        Args:
+            keep: numbers of the patches to embed, row by row; the result is in their order. None for all.
 
         Raises:
             UserError: when the patches do not tile the image; a convolution would silently crop it.
         """
-        size, patch = images.shape[1:3], self.patch_size
-        if any(s < p or s % p for s, p in zip(size, patch, strict=True)):
-            fitting = [max(round(s / p), 1) * p for s, p in zip(size, patch, strict=True)]
-            raise UserError(
-                f"An image of {size[0]}x{size[1]} pixels does not divide into patches of {patch[0]}x{patch[1]}",
-                f"Use a multiple of the patch size, for example {fitting[0]}x{fitting[1]}",
-            )
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*patch, images.shape[-1], self.width))
+        patches = patchify(images.astype(self.dtype), self.patch_size)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.patch_size, images.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        if keep is not None:
+            # Of the pixels, which have no gradient: that of rows that are picked is a slow scatter.
+            patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
+            patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
         # Patches do not overlap, so the convolution is one matrix product, which runs faster on a CPU.
-        (rows, columns), (height, width) = (s // p for s, p in zip(size, patch, strict=True)), patch
-        x = images.astype(self.dtype).reshape(-1, rows, height, columns, width * images.shape[-1])
-        x = x.swapaxes(2, 3).reshape(-1, rows, columns, height * width * images.shape[-1])
-        return x @ kernel.astype(self.dtype).reshape(-1, self.width) + bias.astype(self.dtype)
+        return patches @ kernel.astype(self.dtype).reshape(-1, self.width) + bias.astype(self.dtype)
