@@ -421,7 +421,7 @@ def test_patches_that_are_kept_are_encoded_as_if_there_were_no_others(options):
     shallow = encoder.clone(depth=0)
     some = shallow.apply(params, images, keep=order[:, :5])[:, prefix:]
     by_number = jnp.take_along_axis(shallow.apply(params, images)[:, prefix:], order[:, :5, None], axis=1)
-    np.testing.assert_array_equal(some, by_number)
+    np.testing.assert_allclose(some, by_number, atol=1e-5)
 
     # The pixels of the others do not matter.
     kept = encoder.apply(params, images, keep=order[:, :5])
