@@ -25,7 +25,7 @@ CONFIG = {
     "batch_size": 64,
     "task": {"name": "classify"},
     "model": {"name": "vit", "variant": "Ti/8", "depth": 6, "pooling": "mean"},
-    "data": {"image_size": [64, 64], "train": {}, "transform": {}},
+    "data": {"image_size": [64, 64], "train": {}, "transform": {"name": "supervised", "crop": "none"}},
     "optim": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1},
 }
 

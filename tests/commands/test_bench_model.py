@@ -38,6 +38,17 @@ def test_a_config_is_timed_without_its_data(capsys):
     assert results["batch_size"] == 8 and results["image_size"] == [16, 16] and results["model"]["width"] == 64
 
 
+@pytest.mark.parametrize(
+    ("config", "factor"), [("simclr_i1k:model=mu/16,smoke", 6), ("moco_v3_i1k:variant=mu/16,smoke", 8)]
+)
+def test_a_task_with_two_views_is_timed_and_counted(capsys, config, factor):
+    argv = ["bench", "--config", config, *TINY, "--config.data.image_size=(32,32)", "--config.model.dtype=float32"]
+    assert main([*argv, "--config.task.hidden=32" if "moco" in config else "--config.task.head_out=8", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["train"]["flops_per_image"] == factor * results["inference"]["flops_per_image"]
+    assert results["train"]["images_per_second"] > 0
+
+
 def test_loader_and_trace(capsys, tmp_path):
     argv = ["bench", "--config", "digits:smoke", *TINY, "--profile", str(tmp_path), "--config.model.depth=1"]
     assert main(argv) == 0

@@ -19,7 +19,7 @@ TINY = {
     "batch_size": 16,
     "task": {"name": "classify"},
     "model": {"name": "vit", "variant": "mu/8", "depth": 3, "pooling": "mean"},
-    "data": {"image_size": [16, 16], "train": {"name": "gone"}, "transform": {}},
+    "data": {"image_size": [16, 16], "train": {"name": "gone"}, "transform": {"name": "supervised", "crop": "none"}},
     "optim": {"name": "adamw", "learning_rate": 1e-3},
 }
 

@@ -46,7 +46,7 @@ def variant_config(variant: str | None) -> dict[str, Any]:
         "batch_size": 16,
         "task": {"name": "classify"},
         "model": {"name": "vit", "variant": variant, "dtype": "float32"},
-        "data": {"image_size": [224, 224], "train": {}, "transform": {}},
+        "data": {"image_size": [224, 224], "train": {}, "transform": {"name": "supervised", "crop": "none"}},
         "optim": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "schedule": {"name": "constant"}},
     }
 
@@ -75,7 +75,7 @@ def measure_config(
     inference = jax.jit(lambda variables, batch: task.outputs(variables, prepare_eval(batch)))
 
     state, monitor = program.fresh_state(), program.fresh_monitor()
-    batch = put(rehearsal.batch(), batch_sharding(mesh))
+    batch, seen = (put(made, batch_sharding(mesh)) for made in (rehearsal.batch(), rehearsal.eval_batch()))
     variables = variables_of(state, program.frozen)
     results = {
         "device": jax.devices()[0].device_kind,
@@ -91,15 +91,15 @@ def measure_config(
     }
 
     began = time.perf_counter()
-    compiled = inference.lower(variables, batch).compile()
+    compiled = inference.lower(variables, seen).compile()
     seconds = time.perf_counter() - began
-    timed = _time(lambda: compiled(variables, batch), rounds, warmup)
+    timed = _time(lambda: compiled(variables, seen), rounds, warmup)
     results["inference"] = _speeds(timed, config.batch_size) | _costs(compiled, seconds)
 
     began = time.perf_counter()
     step = program.step.lower(state, monitor, batch, static_argument(task, 0)).compile()
     seconds = time.perf_counter() - began
-    del variables  # the step donates the buffers
+    del variables, seen  # the step donates the buffers
 
     def once() -> Any:
         nonlocal state
@@ -110,7 +110,7 @@ def measure_config(
     results["train"] = _speeds(timed, config.batch_size) | _costs(step, seconds)
     if profile:
         results["profile"] = _trace(once, profile)
-    _add_utilisation(results, rehearsal.forward_flops())
+    _add_utilisation(results, {"inference": rehearsal.forward_flops(), "train": rehearsal.training_flops()})
     return results
 
 
@@ -185,14 +185,14 @@ def _speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
     }
 
 
-def _add_utilisation(results: dict[str, Any], forward: float | None) -> None:
+def _add_utilisation(results: dict[str, Any], counted: Mapping[str, float | None]) -> None:
     """Adds "flops_per_image" for a ViT, and "mfu" in bfloat16 where the device's peak is known."""
     from vit_jax.training.chips import peak_flops
 
-    if forward is None:
-        return
     peak = peak_flops(results["device"])
-    for name, flops in (("inference", forward), ("train", 3 * forward)):
+    for name, flops in counted.items():
+        if flops is None:
+            continue
         results[name]["flops_per_image"] = flops
         if peak and results["model"].get("dtype") == "bfloat16":
             used = flops * results[name]["images_per_second"]

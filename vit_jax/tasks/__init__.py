@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vit_jax.nn.flops import forward_flops
+
 Batch = Mapping[str, Array]
 Variables = dict[str, Any]  # {"params": tree, "model_state": tree} and, where the config asks for one, "ema"
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight), both float32 scalars
@@ -39,6 +41,8 @@ class Task(Protocol):
     - `mixed_labels: bool = False`: whether `loss` takes `label` as shares [B, K], as mixup and cutmix make them.
     - `product: str`: the tree that evaluation and `vit_jax.load` use, 'params' or 'ema'; by default the EMA where
       there is one.
+    - `flops(image_size) -> float | None`: floating point operations of one example in the train step, counted on paper,
+      for the utilisation that logs and `plan` show; by default three times the forward pass of `model`.
     - `model_spec: dict`: `{"name": ..., "kwargs": ...}`, what `vit_jax.load` needs to rebuild the model.
     """
 
@@ -60,3 +64,11 @@ class Task(Protocol):
 def static_argument(task: Task, step: int) -> Hashable:
     """The task's static argument for `step`, None for a task without one."""
     return task.static(step) if hasattr(task, "static") else None
+
+
+def training_flops(task: Task, image_size: tuple[int, int]) -> float | None:
+    """Floating point operations of one example in the train step; None where nobody counts them."""
+    if hasattr(task, "flops"):
+        return task.flops(image_size)
+    forward = forward_flops(getattr(task, "model", None), image_size)
+    return forward and 3 * forward

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
@@ -97,6 +98,11 @@ class MoCoV3:
         head = {"params": params["projector"], "batch_stats": state["batch_stats"]["projector"]}
         outputs["projections"] = self.projector.apply(head, outputs["features"], train=False)
         return outputs
+
+    def flops(self, image_size: tuple[int, int]) -> float | None:
+        """See `Task`: two views forward and backward, and two forward for the keys, through the trunk alone."""
+        forward = forward_flops(self.model, image_size)
+        return forward and 8 * forward
 
 
 def build(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
@@ -85,6 +86,11 @@ class SimCLR:
         if self.representation:
             outputs["features"] = self.projector.apply(head, features, train=False, until=self.representation)
         return outputs
+
+    def flops(self, image_size: tuple[int, int]) -> float | None:
+        """See `Task`: two views, forward and backward, through the trunk alone."""
+        forward = forward_flops(self.model, image_size)
+        return forward and 6 * forward
 
 
 def build(

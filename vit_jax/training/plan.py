@@ -189,8 +189,8 @@ def _finished(found: Mapping[str, Any], rehearsal: Rehearsal, target: Topology) 
             "links": sum(_seconds(c, rehearsal, chip.link_bandwidth / 2) for c in found["collectives"]),
         }
     seconds = max(resources.values()) if resources else None
-    forward = rehearsal.forward_flops()
-    useful = 3 * forward * config.batch_size / len(target.devices) if forward else found["flops"]
+    example = rehearsal.training_flops()
+    useful = example * config.batch_size / len(target.devices) if example else found["flops"]
     found |= {
         "hbm_bytes": chip.hbm_bytes,
         "step_seconds": seconds,

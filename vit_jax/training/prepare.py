@@ -19,7 +19,7 @@ from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.nn.flops import forward_flops
+from vit_jax.tasks import training_flops
 from vit_jax.training.chips import peak_flops
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, from_lead, is_lead
@@ -136,10 +136,11 @@ def _throughput(
     experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
 ) -> Throughput:
     model, config = getattr(experiment.task, "model", None), experiment.config
-    forward = forward_flops(model, batch["image"].shape[1:3]) if "image" in batch else None
-    in_half = forward and model.encoder.dtype == jnp.bfloat16
+    # Height and width whatever is in front of them: some tasks get several views of an image.
+    flops = training_flops(experiment.task, batch["image"].shape[-3:-1]) if "image" in batch else None
+    in_half = flops and model.encoder.dtype == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if in_half else None
-    return Throughput(config.batch_size, mesh.size, forward and 3 * forward, peak, began)
+    return Throughput(config.batch_size, mesh.size, flops, peak, began)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
