@@ -72,6 +72,7 @@ ARGUMENTS = {
     "vit_i1k": ["", "variant=B/16", "recipe=plain,aug=none"],
     "vit_i21k": ["", "recipe=paper"],
     "simclr_i1k": ["model=18", "model=18,version=2", "model=S/16"],
+    "mae_i1k": ["", "variant=L/16,epochs=1600", "variant=H/14"],
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
+from vit_jax.naming import named_module, nearest
 from vit_jax.nn.posemb import interpolate_posemb
 
 _HEADS = ("head", "distillation_head")
@@ -106,7 +106,11 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     metadata = opened.metadata
     if metadata["model"] is None or metadata["preprocess"] is None:
         raise UserError(f"{opened.path} names no image model", "Give a checkpoint of an image model")
-    model = {"name": metadata["model"]["name"], **metadata["model"]["kwargs"]}
+    name, kwargs = metadata["model"]["name"], metadata["model"]["kwargs"]
+    module = named_module("model", name)
+    # Some models are an encoder with what only their pretraining needs.
+    name, kwargs = module.downstream(kwargs) if hasattr(module, "downstream") else (name, kwargs)
+    model = {"name": name, **kwargs}
     for key in ("num_classes", "representation_size", "head_bias_init"):
         model.pop(key, None)
     stored = Preprocess.from_json(metadata["preprocess"])

@@ -1,0 +1,147 @@
+"""MAE: He et al., "Masked autoencoders are scalable vision learners" (arXiv:2111.06377).
+
+Of each image a random quarter of the patches is encoded. The decoder predicts all patches, and the loss is the mean
+squared error of those that the encoder did not see, against pixels normalised by mean and standard deviation of their
+own patch (section 3).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vit_jax.errors import UserError
+from vit_jax.models.mae import MaskedAutoencoder
+from vit_jax.naming import build_model
+from vit_jax.nn.flops import encoder_flops
+from vit_jax.nn.patch import patchify
+from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
+
+
+def random_orders(rng: PRNGKeyArray, batch: int, patches: int) -> Int[Array, "batch patches"]:
+    """For each image a random permutation of its patches, by sorting noise (section 3, "simple implementation")."""
+    return jnp.argsort(jax.random.uniform(rng, (batch, patches)), axis=1)
+
+
+def targets(
+    images: Float[Array, "b h w c"], patch_size: tuple[int, int], normalize: bool
+) -> Float[Array, "b n pixels"]:
+    """The pixels of each patch, row by row; normalised with the patch's unbiased variance plus 1e-6."""
+    patches = patchify(images, patch_size)
+    patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
+    if not normalize:
+        return patches
+    centred = patches - patches.mean(-1, keepdims=True)
+    variance = jnp.square(centred).sum(-1, keepdims=True) / (patches.shape[-1] - 1)
+    return centred / jnp.sqrt(variance + 1e-6)
+
+
+def masked_error(
+    predictions: Float[Array, "b n pixels"], wanted: Float[Array, "b n pixels"], order: Int[Array, "b n"], visible: int
+) -> Float[Array, " b"]:
+    """Mean squared error of each image over the patches `order[:, visible:]`."""
+    errors = jnp.square(predictions - wanted).mean(-1)
+    return jnp.take_along_axis(errors, order[:, visible:], axis=1).mean(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE:
+    """Reconstruction of `batch["image"]` float [B, H, W, 3] from some of its patches.
+
+    Args:
+        model: encoder and decoder.
+        model_spec: what rebuilds it from a checkpoint.
+        visible: patches of an image that the encoder sees.
+        normalize_pixels: predict pixels normalised patch by patch.
+    """
+
+    model: MaskedAutoencoder
+    model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
+    visible: int
+    normalize_pixels: bool
+
+    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
+        return {"params": self.model.init({"params": rng}, batch["image"], train=False)["params"], "model_state": {}}
+
+    def loss(
+        self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        del step
+        masking, dropout, drop_path = jax.random.split(rng, 3)
+        images = batch["image"]
+        wanted = targets(images, self.model.encoder.patch_size, self.normalize_pixels)
+        order = random_orders(masking, *wanted.shape[:2])
+        predictions = self.model.apply(
+            {"params": variables["params"]},
+            images,
+            order,
+            self.visible,
+            train=True,
+            rngs={"dropout": dropout, "drop_path": drop_path},
+            method="reconstruct",
+        )
+        losses = masked_error(predictions, wanted, order, self.visible)
+        return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, variables["model_state"])
+
+    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+        return self.model.apply({"params": variables["params"]}, batch["image"], train=False)
+
+    def flops(self, image_size: tuple[int, int]) -> float:
+        """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        patch = encoder.patch_size[0] * encoder.patch_size[1]
+        patches, prefix = (image_size[0] * image_size[1]) // patch, encoder.num_prefix_tokens
+        encoded = encoder_flops(
+            patches=self.visible,
+            tokens=self.visible + prefix,
+            patch_pixels=patch,
+            width=encoder.width,
+            depth=encoder.depth,
+            mlp_dim=encoder.mlp_dim,
+            mlp_matrices=3 if encoder.mlp == "swiglu" else 2,
+        )
+        decoded = encoder_flops(
+            patches=patches,  # what the decoder predicts of a patch costs as much as embedding it
+            tokens=patches + prefix,
+            patch_pixels=patch,
+            width=decoder.width,
+            depth=decoder.depth,
+            mlp_dim=4 * decoder.width,
+        )
+        return 3 * (encoded + decoded + 2 * (self.visible + prefix) * encoder.width * decoder.width)
+
+
+def build(
+    *,
+    model: Mapping[str, Any],
+    data: DataInfo,
+    mask_ratio: float = 0.75,
+    decoder_width: int = 512,
+    decoder_depth: int = 8,
+    decoder_heads: int = 16,
+    normalize_pixels: bool = True,
+) -> MAE:
+    """The task; the defaults are the paper's.
+
+    Args:
+        model: the section of a `vit`.
+        mask_ratio: share of the patches that the encoder does not see.
+        decoder_width: of the decoder's tokens, see `vit_jax.models.mae`, like `decoder_depth` and `decoder_heads`.
+        normalize_pixels: predict pixels normalised patch by patch, which gives better features (table 1d).
+    """
+    if not 0 < mask_ratio < 1:
+        raise UserError(f"config.task.mask_ratio is {mask_ratio}", "Use one between 0 and 1, in the paper 0.75")
+    decoder = {"decoder_width": decoder_width, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
+    module, spec = build_model({"name": "mae", "trunk": dict(model or {}), **decoder}, num_classes=0)
+    height, width = module.encoder.patch_size
+    patches = (data.image_size[0] // height) * (data.image_size[1] // width)
+    visible = int(patches * (1 - mask_ratio))
+    if not 0 < visible < patches:
+        raise UserError(
+            f"A mask_ratio of {mask_ratio} leaves {visible} of {patches} patches visible",
+            "Use a larger image, smaller patches or another config.task.mask_ratio",
+        )
+    return MAE(module, spec, visible, normalize_pixels)
