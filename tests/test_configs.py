@@ -101,7 +101,8 @@ def test_every_config_is_built_and_lowered(name, argument, checkpoint):
     """At its own width; blocks are alike, so two of them say as much as all."""
     values = load(name, argument, checkpoint)
     params = lowered(override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {}))
-    assert set(params) >= {"encoder", "head" if values["task"]["name"] == "classify" else "projector"}
+    beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
+    assert set(params) >= {"encoder", beside}
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
 
 

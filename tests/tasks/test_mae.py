@@ -100,9 +100,9 @@ def test_the_decoder_knows_what_was_seen_and_no_more():
     noise = np.random.default_rng(1)
     params = jax.tree.map(lambda x: x + 0.1 * noise.normal(size=x.shape).astype(np.float32), params)
     orders = random_orders(jax.random.key(5), 3, 16)
-    reconstruct = jax.jit(lambda i, o: task.model.apply({"params": params}, i, o, task.visible, method="reconstruct"))
+    reconstruct = jax.jit(lambda i, o: task.model.apply({"params": params}, i, o, method="reconstruct"))
     expected = reconstruct(images, orders)
-    assert task.visible == 4 and expected.shape == (3, 16, 12) and expected.dtype == jnp.float32
+    assert task.model.visible((8, 8)) == 4 and expected.shape == (3, 16, 12) and expected.dtype == jnp.float32
     hidden = np.ones((3, 16), bool)
     np.put_along_axis(hidden, np.asarray(orders[:, :4]), False, axis=1)
     shown = np.repeat(np.repeat(~hidden.reshape(3, 4, 4), 2, axis=1), 2, axis=2)[..., None]
@@ -117,7 +117,7 @@ def test_the_encoder_computes_visible_patches_only():
     """At ViT-B/16's shape of a block, narrower: 50 of 197 tokens, from the compiled encoder alone."""
     model = {"name": "vit", "variant": "Ti/16", "depth": 2, "posemb": "sincos2d_mae", "gelu": "exact"}
     task = task_of(model, (224, 224))
-    assert task.visible == 49
+    assert task.model.visible((224, 224)) == 49
     encoder, images = task.model.encoder, jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     keep = jax.ShapeDtypeStruct((2, 49), jnp.int32)
     params = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x), images)

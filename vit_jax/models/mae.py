@@ -5,7 +5,8 @@ left out, a learned mask token, and predicts the pixels of every patch (section 
 away: as a model for images this is the encoder, `features` are what its pooling gives.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -103,56 +104,84 @@ class MaskedAutoencoder(nn.Module):
         encoder: of a ViT.
         decoder: see `Decoder`.
         pooling: "token" for the class token or "mean" for the mean of the patches, as `features`.
+        mask_ratio: share of the patches that the encoder does not see in pretraining.
+        normalize_pixels: what is predicted of a patch is in units of its own standard deviation, around its mean.
     """
 
     encoder: ViTEncoder
     decoder: Decoder
     pooling: Literal["token", "mean"] = "token"
+    mask_ratio: float = 0.75
+    normalize_pixels: bool = True
 
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
         """The encoder's view of whole images: "tokens" [B, T, D] and "features" [B, D] float32."""
         if self.is_initializing():
-            patches = self._grid(images)[0] * self._grid(images)[1]
+            patches = math.prod(self.grid(images.shape[1:3]))
             order = jnp.broadcast_to(jnp.arange(patches), (images.shape[0], patches))
-            self.reconstruct(images, order, patches, train=train)
+            self.reconstruct(images, order, train=train)
         tokens = self.encoder(images, train=train)
         features = pool_tokens(tokens, self.pooling, self.encoder.num_prefix_tokens)
         return {"tokens": tokens, "features": features.astype(jnp.float32)}
 
     def reconstruct(
-        self, images: Float[Array, "b h w c"], order: Int[Array, "b n"], visible: int, *, train: bool = False
+        self, images: Float[Array, "b h w c"], order: Int[Array, "b n"], *, train: bool = False
     ) -> Float[Array, "b n pixels"]:
         """What the decoder makes of the first `visible` patches of `order`: float32 pixels of all n patches.
 
         Args:
             images: normalised.
             order: for each image a permutation of its patches, which are numbered row by row.
-            visible: how many of them the encoder sees.
         """
-        tokens = self.encoder(images, train=train, keep=order[:, :visible])
-        count = self.encoder.num_prefix_tokens
-        pixels = self.decoder(tokens[:, :count], tokens[:, count:], order, self._grid(images), train)
-        return pixels.astype(jnp.float32)
+        grid, count = self.grid(images.shape[1:3]), self.encoder.num_prefix_tokens
+        tokens = self.encoder(images, train=train, keep=order[:, : self.visible(images.shape[1:3])])
+        return self.decoder(tokens[:, :count], tokens[:, count:], order, grid, train).astype(jnp.float32)
 
-    def _grid(self, images: Float[Array, "b h w c"]) -> tuple[int, int]:
-        height, width = self.encoder.patch_size
-        return images.shape[1] // height, images.shape[2] // width
+    def grid(self, image_size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        (height, width), patch = image_size, self.encoder.patch_size
+        return height // patch[0], width // patch[1]
+
+    def visible(self, image_size: Sequence[int]) -> int:
+        """How many patches of an image the encoder sees.
+
+        Raises:
+            UserError: when that is none or all of them.
+        """
+        patches = math.prod(self.grid(image_size))
+        visible = int(patches * (1 - self.mask_ratio))
+        if not 0 < visible < patches:
+            raise UserError(
+                f"A mask_ratio of {self.mask_ratio} leaves {visible} of {patches} patches visible",
+                "Use a larger image, smaller patches or another mask_ratio",
+            )
+        return visible
 
 
 def build(
     trunk: Mapping[str, Any],
     *,
     num_classes: int = 0,
+    mask_ratio: float = 0.75,
+    normalize_pixels: bool = True,
     decoder_width: int = 512,
     decoder_depth: int = 8,
     decoder_heads: int = 16,
 ) -> MaskedAutoencoder:
-    """From the model section of the ViT whose encoder it is; the defaults are the paper's decoder (table 1).
+    """From the model section of the ViT whose encoder it is; the defaults are the paper's (table 1).
+
+    Args:
+        trunk: the section, with its `name`.
+        mask_ratio: see `MaskedAutoencoder`, like `normalize_pixels`.
+        decoder_width: see `Decoder`, like `decoder_depth` and `decoder_heads`.
 
     Raises:
-        UserError: when the trunk is no plain ViT, or has something behind its encoder.
+        UserError: when the trunk is no plain ViT, or has something behind its encoder; for a mask_ratio outside of
+            (0, 1), and a width that heads do not divide.
     """
     vit = build_named("model", trunk, "config.model", num_classes=0)
+    if not 0 < mask_ratio < 1:
+        raise UserError(f"mask_ratio is {mask_ratio}", "Use one between 0 and 1, in the paper 0.75")
     if num_classes:
         raise UserError("A masked autoencoder has no head", "Fine-tune its encoder as a vit, with config.init_from")
     if not isinstance(vit, ViT) or vit.encoder.stem is not None:
@@ -167,7 +196,7 @@ def build(
     if decoder_width % decoder_heads:
         raise UserError(
             f"{decoder_heads} heads do not share a decoder of width {decoder_width}",
-            "Set config.task.decoder_heads to a divisor of config.task.decoder_width",
+            "Set decoder_heads to a divisor of decoder_width",
         )
     encoder = vit.encoder
     decoder = Decoder(
@@ -183,7 +212,7 @@ def build(
         remat=encoder.remat,
         parent=None,
     )
-    return MaskedAutoencoder(encoder=encoder.clone(parent=None), decoder=decoder, pooling=vit.pooling)
+    return MaskedAutoencoder(encoder.clone(parent=None), decoder, vit.pooling, mask_ratio, normalize_pixels)
 
 
 def downstream(kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ own patch (section 3).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vit_jax.errors import UserError
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import encoder_flops
@@ -54,14 +54,10 @@ class MAE:
     Args:
         model: encoder and decoder.
         model_spec: what rebuilds it from a checkpoint.
-        visible: patches of an image that the encoder sees.
-        normalize_pixels: predict pixels normalised patch by patch.
     """
 
     model: MaskedAutoencoder
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
-    visible: int
-    normalize_pixels: bool
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         return {"params": self.model.init({"params": rng}, batch["image"], train=False)["params"], "model_state": {}}
@@ -72,18 +68,17 @@ class MAE:
         del step
         masking, dropout, drop_path = jax.random.split(rng, 3)
         images = batch["image"]
-        wanted = targets(images, self.model.encoder.patch_size, self.normalize_pixels)
+        wanted = targets(images, self.model.encoder.patch_size, self.model.normalize_pixels)
         order = random_orders(masking, *wanted.shape[:2])
         predictions = self.model.apply(
             {"params": variables["params"]},
             images,
             order,
-            self.visible,
             train=True,
             rngs={"dropout": dropout, "drop_path": drop_path},
             method="reconstruct",
         )
-        losses = masked_error(predictions, wanted, order, self.visible)
+        losses = masked_error(predictions, wanted, order, self.model.visible(images.shape[1:3]))
         return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, variables["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
@@ -93,10 +88,11 @@ class MAE:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""
         encoder, decoder = self.model.encoder, self.model.decoder
         patch = encoder.patch_size[0] * encoder.patch_size[1]
-        patches, prefix = (image_size[0] * image_size[1]) // patch, encoder.num_prefix_tokens
+        patches, prefix = math.prod(self.model.grid(image_size)), encoder.num_prefix_tokens
+        visible = self.model.visible(image_size)
         encoded = encoder_flops(
-            patches=self.visible,
-            tokens=self.visible + prefix,
+            patches=visible,
+            tokens=visible + prefix,
             patch_pixels=patch,
             width=encoder.width,
             depth=encoder.depth,
@@ -111,7 +107,7 @@ class MAE:
             depth=decoder.depth,
             mlp_dim=4 * decoder.width,
         )
-        return 3 * (encoded + decoded + 2 * (self.visible + prefix) * encoder.width * decoder.width)
+        return 3 * (encoded + decoded + 2 * (visible + prefix) * encoder.width * decoder.width)
 
 
 def build(
@@ -132,16 +128,15 @@ def build(
         decoder_width: of the decoder's tokens, see `vit_jax.models.mae`, like `decoder_depth` and `decoder_heads`.
         normalize_pixels: predict pixels normalised patch by patch, which gives better features (table 1d).
     """
-    if not 0 < mask_ratio < 1:
-        raise UserError(f"config.task.mask_ratio is {mask_ratio}", "Use one between 0 and 1, in the paper 0.75")
-    decoder = {"decoder_width": decoder_width, "decoder_depth": decoder_depth, "decoder_heads": decoder_heads}
-    module, spec = build_model({"name": "mae", "trunk": dict(model or {}), **decoder}, num_classes=0)
-    height, width = module.encoder.patch_size
-    patches = (data.image_size[0] // height) * (data.image_size[1] // width)
-    visible = int(patches * (1 - mask_ratio))
-    if not 0 < visible < patches:
-        raise UserError(
-            f"A mask_ratio of {mask_ratio} leaves {visible} of {patches} patches visible",
-            "Use a larger image, smaller patches or another config.task.mask_ratio",
-        )
-    return MAE(module, spec, visible, normalize_pixels)
+    section = {
+        "name": "mae",
+        "trunk": dict(model or {}),
+        "mask_ratio": mask_ratio,
+        "normalize_pixels": normalize_pixels,
+        "decoder_width": decoder_width,
+        "decoder_depth": decoder_depth,
+        "decoder_heads": decoder_heads,
+    }
+    module, spec = build_model(section, num_classes=0)
+    module.visible(data.image_size)
+    return MAE(module, spec)
