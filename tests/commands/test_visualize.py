@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tasks.test_mae import mae_run
 from tests.tiny import tiny_run
 from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.commands.main import main
@@ -74,6 +75,15 @@ def write_checkpoint(workdir, name, **kwargs):
     store = Store(workdir, Policy())
     store.save(1, {"params": params, "model_state": {}}, metadata, {})
     store.close()
+
+
+def test_a_masked_autoencoder_shows_what_it_reconstructs(tmp_path):
+    mae_run(tmp_path / "run", steps=1, optim__schedule__warmup_steps=0)
+    command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
+    assert main([*command, "--output", str(tmp_path / "inside")]) == 0
+    picture = cv2.imread(str(tmp_path / "inside" / "01_a_reconstruction.png"))
+    assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 5
+    assert "brightness and contrast, which are taken from the original" in images_in(tmp_path / "inside")[1]
 
 
 def test_a_model_with_patches_but_no_attention(tmp_path, capsys):

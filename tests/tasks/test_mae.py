@@ -13,9 +13,10 @@ from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from, starting_point
+from vit_jax.models.mae import random_orders
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo
-from vit_jax.tasks.mae import masked_error, random_orders, targets
+from vit_jax.tasks.mae import masked_error, targets
 from vit_jax.training.config import override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.hlo import collectives

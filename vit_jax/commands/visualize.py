@@ -7,8 +7,8 @@ examples:
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
-patches. The pictures are those of the ViT paper (figures 6 and 7) and attention rollout; as arrays and figures they are
-in vit_jax.evaluators.inspection and inspection_figures.
+patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked
+autoencoder reconstructs; as arrays and figures they are in vit_jax.evaluators.inspection, reconstruction and inspection_figures.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weigh
     place = "in the last layer" if pooled is None else "in the pooling that sums up the image"
     attending = who if pooled is None else "the pooling's probe"
     return [
+        *_reconstruction(loaded, name, image),
         Picture(
             f"{name}_rollout",
             inspection_figures.rollout_figure(image, rollout),
@@ -197,6 +198,26 @@ def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weigh
             "least to its most. Look for the row where the attention settles on the object.",
         ),
     ]
+
+
+def _reconstruction(loaded: Loaded, name: str, image: np.ndarray) -> list[Picture]:
+    """Of a masked autoencoder; nothing for another model."""
+    from vit_jax.evaluators import inspection_figures, reconstruction
+
+    if not reconstruction.can_reconstruct(loaded):
+        return []
+    found = reconstruction.reconstruct(loaded, image[None])
+    caption = (
+        "Left: the patches that the encoder is shown, drawn at random. Middle: these and what the decoder makes of the "
+        "others. Right: the image. Look whether the large forms are right: a mean squared error makes what cannot be "
+        "known blurred."
+    )
+    if loaded.model.normalize_pixels:
+        caption += (
+            " This decoder predicts patches up to their brightness and contrast, which are taken from the original."
+        )
+    figure = inspection_figures.reconstruction_figure(image, found.masked[0], found.completed[0])
+    return [Picture(f"{name}_reconstruction", figure, caption)]
 
 
 def _plain(stem: str) -> str:

@@ -97,6 +97,17 @@ def rollout_figure(image: UInt8[np.ndarray, "h w 3"], rollout: Float[np.ndarray,
     return images_figure({"what the model sees": enlarge(image), "attention rollout": overlay(image, rollout)})
 
 
+def reconstruction_figure(
+    image: UInt8[np.ndarray, "h w 3"], masked: UInt8[np.ndarray, "h w 3"], completed: UInt8[np.ndarray, "h w 3"]
+) -> Figure:
+    """What a masked autoencoder was shown, what it made of it, and the image."""
+    return images_figure({
+        "what the encoder sees": enlarge(masked),
+        "reconstruction": enlarge(completed),
+        "original": enlarge(image),
+    })  # fmt: skip
+
+
 def heads_figure(image: UInt8[np.ndarray, "h w 3"], maps: Float[np.ndarray, "H gh gw"]) -> Figure:
     """Maps of the heads of one layer laid over the image."""
     tiles = {f"head {i}": overlay(image, one) for i, one in enumerate(maps, 1)}

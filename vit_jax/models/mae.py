@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import ViT, ViTEncoder
@@ -156,6 +157,11 @@ class MaskedAutoencoder(nn.Module):
                 "Use a larger image, smaller patches or another mask_ratio",
             )
         return visible
+
+
+def random_orders(rng: PRNGKeyArray, batch: int, patches: int) -> Int[Array, "batch patches"]:
+    """For each image a random permutation of its patches, by sorting noise (section 3, "simple implementation")."""
+    return jnp.argsort(jax.random.uniform(rng, (batch, patches)), axis=1)
 
 
 def build(

@@ -14,16 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vit_jax.models.mae import MaskedAutoencoder
+from vit_jax.models.mae import MaskedAutoencoder, random_orders
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
-
-
-def random_orders(rng: PRNGKeyArray, batch: int, patches: int) -> Int[Array, "batch patches"]:
-    """For each image a random permutation of its patches, by sorting noise (section 3, "simple implementation")."""
-    return jnp.argsort(jax.random.uniform(rng, (batch, patches)), axis=1)
 
 
 def targets(
