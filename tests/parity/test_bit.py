@@ -101,7 +101,7 @@ def test_timm_reads_what_we_write(tmp_path):
     for name, x in back.state_dict().items():
         np.testing.assert_array_equal(x.numpy(), tensors[name], err_msg=name)
     config = back.pretrained_cfg
-    assert config["input_size"] == [3, 64, 96] and config["crop_pct"] == 0.5 and config["std"] == [0.392157] * 3
+    assert config["input_size"] == [3, 64, 96] and config["crop_pct"] == 0.75 and config["std"] == [0.392156863] * 3
     images = reading.images(32, 32)
     reading.assert_close(ours.outputs(images)["logits"], timm_outputs(back, images)[1], "timm, written by us")
     again = timm_resnetv2.describe({n: x.shape for n, x in tensors.items()}, reading.files_beside(tmp_path))

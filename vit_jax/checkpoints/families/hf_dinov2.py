@@ -9,6 +9,7 @@ from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, is_of
 
 LIBRARY = "transformers"
 MODELS = "DINOv2, DINOv2 with registers"
@@ -53,7 +54,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 
     grid = hf_parts.grid(config, table[1] - 1, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
-    default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **parts.IMAGENET}
+    default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **IMAGENET}
     preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
@@ -97,10 +98,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. Its classifier sees the class token and the mean of the patches, which is our 'token_mean'."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    kwargs, image_size = metadata["model"]["kwargs"], metadata["preprocess"]["image_size"]
     registers, num_classes = kwargs.get("num_registers", 0), kwargs["num_classes"]
     ratio = _mlp_ratio(kwargs)
     fits = (

@@ -7,6 +7,7 @@ from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 
 LIBRARY = "transformers"
@@ -62,11 +63,11 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
     is_mae = config.get("model_type") == "vit_mae" or _MAE in tensors
-    default = {"resize": "squash", "interpolation": "bilinear", **parts.INCEPTION}
+    default = {"resize": "squash", "interpolation": "bilinear", **INCEPTION}
     if distilled or is_mae:
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
-        default |= parts.IMAGENET
+        default |= IMAGENET
     layout = {"prefix": prefix, "grid": grid}
     preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]))
@@ -108,10 +109,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. A pooler is what transformers has for a representation layer without a head."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    kwargs, image_size = metadata["model"]["kwargs"], metadata["preprocess"]["image_size"]
     distilled, pooling = bool(kwargs.get("distillation_token")), kwargs.get("pooling", "token")
     representation, num_classes = kwargs.get("representation_size"), kwargs["num_classes"]
     fits = (
