@@ -42,7 +42,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight")
     if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors:
         return None
-    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2]:
+    # With a backbone it is a hybrid.
+    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2] or any(".backbone." in name for name in tensors):
         return None
     config = sidecar.config
     architecture = str(config.get("architecture", "")).partition(".")[0]
