@@ -7,7 +7,7 @@ import numpy as np
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, is_of
 
@@ -16,7 +16,7 @@ MODELS = "DINOv2, DINOv2 with registers"
 WRITES = ("vit",)
 COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
-_LAYER = "encoder.layer.{}."
+_LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")
 
 
@@ -63,28 +63,18 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; the layout holds `prefix` and `grid`, the rows and columns of positions."""
     prefix = layout.get("prefix", _prefix(kwargs))
-    layer = prefix + _LAYER
-    names = parts.BlockNames(
-        norm1=layer + "norm1",
-        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
-        out=layer + "attention.output.dense",
-        norm2=layer + "norm2",
-        fc1=layer + "mlp.fc1",
-        fc2=layer + "mlp.fc2",
-        layer_scale1=layer + "layer_scale1.lambda1",
-        layer_scale2=layer + "layer_scale2.lambda1",
-        gate=layer + "mlp.weights_in",
-        gated_fc2=layer + "mlp.weights_out",
-    )
     embeddings = f"{prefix}embeddings."
-    entries = [
-        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
-        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
-        same("encoder/cls", f"{embeddings}cls_token"),
-        parts.position_entry(kwargs, f"{embeddings}position_embeddings", layout.get("grid")),
-        *parts.block_entries(kwargs, names),
-        *norm("encoder/norm", f"{prefix}layernorm"),
-    ]
+    names = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "layer_scale1": "layer_scale1.lambda1",
+        "layer_scale2": "layer_scale2.lambda1",
+        "gate": "mlp.weights_in",
+        "gated_fc2": "mlp.weights_out",
+    }
+    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"), names)
     if kwargs.get("num_registers"):
         entries.append(same("encoder/registers", f"{embeddings}register_tokens"))
     if kwargs["num_classes"]:

@@ -1,14 +1,16 @@
-"""What the families of transformers have in common: config.json and preprocessor_config.json, read and written."""
+"""What the families of transformers have in common: names, and the JSON files config and preprocessor_config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Shapes
+from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.sidecars import in_pixels, in_unit, label_names
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
+
+VIT_LAYER = "encoder.layer.{}."
 
 # Pillow's numbers; filters that we lack are read as the nearest that we have.
 _RESAMPLES = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
@@ -162,6 +164,32 @@ def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
         "crop_size": {"height": height, "width": width},
         "do_convert_rgb": True,
     }
+
+
+def vit_entries(
+    kwargs: Mapping[str, Any], prefix: str, grid: Sequence[int] | None, names: Mapping[str, str]
+) -> list[Entry]:
+    """The trunk as transformers' ViT names it, from which its DeiT, MAE and DINOv2 are copied.
+
+    Args:
+        prefix: what stands before all names.
+        grid: rows and columns of the positions, for reading.
+        names: in a layer, of what is not the attention, see `BlockNames`.
+    """
+    layer, embeddings = prefix + VIT_LAYER, f"{prefix}embeddings."
+    block = parts.BlockNames(
+        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
+        out=layer + "attention.output.dense",
+        **{field: layer + name for field, name in names.items()},
+    )
+    return [
+        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
+        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
+        same("encoder/cls", f"{embeddings}cls_token"),
+        parts.position_entry(kwargs, f"{embeddings}position_embeddings", grid),
+        *parts.block_entries(kwargs, block),
+        *norm("encoder/norm", f"{prefix}layernorm"),
+    ]
 
 
 def prefix_of(tensors: Shapes, known: Sequence[str], name: str) -> str | None:

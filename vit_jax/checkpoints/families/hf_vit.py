@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
@@ -15,7 +15,7 @@ MODELS = "ViT, DeiT, MAE"
 WRITES = ("vit",)
 COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
-_LAYER = "encoder.layer.{}."
+_LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("vit.", "deit.", "")
 # Parts that are no encoder: the mask token of masked image modelling, and the decoders of SimMIM and MAE.
 _IGNORED = ("{}embeddings.mask_token", "decoder.*")
@@ -77,27 +77,15 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; the layout holds `prefix` ('vit.', 'deit.' or '') and `grid`, the rows and columns of positions."""
     distilled = bool(kwargs.get("distillation_token"))
     prefix = layout.get("prefix", _prefix(kwargs))
-    layer = prefix + _LAYER
-    attention = layer + "attention.attention."
-    names = parts.BlockNames(
-        norm1=layer + "layernorm_before",
-        qkv=tuple(attention + part for part in ("query", "key", "value")),
-        out=layer + "attention.output.dense",
-        norm2=layer + "layernorm_after",
-        fc1=layer + "intermediate.dense",
-        fc2=layer + "output.dense",
-    )
-    embeddings = f"{prefix}embeddings."
-    entries = [
-        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
-        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
-        same("encoder/cls", f"{embeddings}cls_token"),
-        parts.position_entry(kwargs, f"{embeddings}position_embeddings", layout.get("grid")),
-        *parts.block_entries(kwargs, names),
-        *norm("encoder/norm", f"{prefix}layernorm"),
-    ]
+    names = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+    }
+    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"), names)
     if distilled:
-        entries.append(same("encoder/distillation", f"{embeddings}distillation_token"))
+        entries.append(same("encoder/distillation", f"{prefix}embeddings.distillation_token"))
     if kwargs.get("representation_size"):
         entries += dense("pre_logits", f"{prefix}pooler.dense")
     if kwargs["num_classes"] and kwargs.get("pooling") == "distilled":
