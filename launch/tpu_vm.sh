@@ -61,7 +61,6 @@ everywhere() { gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=al
 
 # The working copy as it is committed, into a virtual environment of its own on every host.
 install() {
-  local archive=/tmp/vit_jax-$name.tar.gz
   git archive --format=tar.gz --output="$archive" HEAD
   gcloud compute tpus tpu-vm scp "$archive" "$name:vit_jax.tar.gz" --zone="$zone" --worker=all
   # shellcheck disable=SC2016 # expanded there
@@ -70,8 +69,8 @@ install() {
     python3.11 -m venv "$HOME/venv"; "$HOME/venv/bin/pip" install -q -c requirements/constraints.txt ".[tpu,gcs]"'
 }
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp) archive=$(mktemp)
+trap 'rm -f "$log" "$archive"' EXIT
 printf -v arguments ' %q' "$@"
 for ((restart = 0; restart <= MAX_RESTARTS; restart++)); do
   obtain

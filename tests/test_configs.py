@@ -209,3 +209,10 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
 def test_wrong_arguments_get_a_sentence(spec, message):
     with pytest.raises(UserError, match=message):
         load_config(spec)
+
+
+@pytest.mark.parametrize("aug", ["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"])
+def test_a_preset_of_augreg_is_the_same_in_both_configs(aug):
+    """Each config is a file that stands alone, so the table is in both."""
+    small, large = (load_config(f"{name}:variant=B/16,recipe=augreg,aug={aug}") for name in ("vit_i1k", "vit_i21k"))
+    assert small["data"]["transform"] == large["data"]["transform"] and small["data"]["mix"] == large["data"]["mix"]

@@ -131,9 +131,10 @@ esac
 def test_tpu_vm_goes_on_until_it_is_done(tmp_path, statuses, returned, created, deleted):
     fake(tmp_path, "gcloud", GCLOUD)
     (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
-    result, calls = launch(
-        tmp_path, "tpu_vm.sh", "run", "us-central1-a", "v5litepod-256", *TRAIN, POLL="0", MAX_RESTARTS="3"
-    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {"POLL": "0", "MAX_RESTARTS": "3", "TMPDIR": str(temporary)}
+    result, calls = launch(tmp_path, "tpu_vm.sh", "run", "us-central1-a", "v5litepod-256", *TRAIN, **environment)
     assert result.returncode == returned, result.stdout + result.stderr
     assert sum("queued-resources create" in call for call in calls) == created
     assert sum("queued-resources delete" in call for call in calls) == deleted
@@ -142,6 +143,9 @@ def test_tpu_vm_goes_on_until_it_is_done(tmp_path, statuses, returned, created, 
     assert r"vit_jax train --config digits --workdir gs://bucket/a\ b;" in runs[0] and "--worker=all" in runs[0]
     [first, *_] = [call for call in calls if "create" in call]
     assert "--spot" in first and "--runtime-version=v2-alpha-tpuv5-lite" in first
+    # The archive of the code has a name that no other run has, and nothing is left of it.
+    [archive] = {Path(call.split("tpu-vm scp ")[1].split()[0]) for call in calls if "tpu-vm scp" in call}
+    assert archive.parent == temporary and not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -2,87 +2,140 @@
 
 import pytest
 
-from vit_jax.checkpoints.families import google_bit, google_mixer, hf_bit, timm_mixer, timm_resnetv2
-from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import (
-    google_published,
-    timm_config,
-    timm_labels,
-    timm_preprocess,
-    transformers_labels,
-    transformers_preprocess,
-    transformers_preprocessor,
+from vit_jax.checkpoints.families import (
+    google_bit,
+    google_mixer,
+    google_parts,
+    hf_bit,
+    hf_parts,
+    timm_mixer,
+    timm_parts,
+    timm_resnetv2,
 )
+from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION
 from vit_jax.errors import UserError
 
-DEFAULT = {"image_size": (224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
+DEFAULT = {"resize": "short_side", "resize_to": 256, "interpolation": "bilinear", **INCEPTION}
 
 
 def metadata(**preprocess):
-    size = preprocess.pop("image_size", [448, 448])
-    values = {"image_size": size, "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], **preprocess}
+    values = {"image_size": [448, 448], **IMAGENET, **preprocess}
     model = {"name": "bit", "kwargs": {"num_classes": 2}}
-    return {"model": model, "preprocess": values, "labels": ["cat", "dog"], "image_size": size}
+    return {"model": model, "preprocess": values, "labels": ["cat", "dog"], "image_size": values["image_size"]}
 
 
+@pytest.mark.parametrize("size", [[448, 448], [320, 448]], ids=str)
 @pytest.mark.parametrize(
     "preprocess",
     [
-        {"resize": "squash", "interpolation": "bilinear"},
+        {"resize": "squash", "interpolation": "bilinear", "std": [100.0, 1.0, 77.77]},
         {"resize": "short_side", "resize_to": 512, "interpolation": "bicubic"},
         {"resize": "short_side", "resize_to": 448, "interpolation": "bilinear"},
-        {"resize": "short_side", "resize_to": 593, "interpolation": "bilinear"},
+        {"resize": "short_side", "resize_to": 593, "interpolation": "bilinear", "mean": [122.7709383, 116.7460125, 1]},
     ],
     ids=str,
 )
-def test_there_and_back(preprocess):
-    info = metadata(**preprocess)
-    timm = Sidecar(timm_config("a", info, {}))
-    assert timm_preprocess(timm, **DEFAULT) == info["preprocess"]
-    assert timm_labels(timm) == ("cat", "dog")
-    transformers = Sidecar({}, transformers_preprocessor("BitImageProcessor", info))
-    assert transformers_preprocess(transformers, **DEFAULT) == info["preprocess"]
+def test_there_and_back(preprocess, size):
+    info = metadata(**preprocess, image_size=size)
+    expected = info["preprocess"] | {"mean": [round(value, 6) for value in info["preprocess"]["mean"]]}
+    timm = Sidecar(timm_parts.config("a", info, {}, {})["config.json"])
+    assert timm_parts.image_size(timm) == size
+    assert timm_parts.preprocess(timm, size, crop_pct=0.1) == expected
+    assert timm_parts.labels(timm, 2) == ("cat", "dog")
+    processor = hf_parts.processor(info["preprocess"])
+    assert hf_parts.image_size(processor, [1, 1]) == size
+    assert hf_parts.preprocess(processor, size, DEFAULT) == expected
+    assert hf_parts.labels(Sidecar(hf_parts.label_config(info)), 2) == ("cat", "dog")
+
+
+def test_the_digits_that_people_know():
+    config = timm_parts.config("a", metadata(), {}, {})["config.json"]["pretrained_cfg"]
+    assert config["mean"] == [0.485, 0.456, 0.406] and config["std"] == [0.229, 0.224, 0.225]
+    processor = hf_parts.processor(metadata()["preprocess"])
+    assert processor["image_mean"] == [0.485, 0.456, 0.406]
 
 
 def test_timm_without_a_config():
+    values = timm_parts.preprocess(Sidecar(), [224, 224], crop_pct=0.875, interpolation="bilinear", stats=IMAGENET)
     expected = {"image_size": [224, 224], "resize": "short_side", "resize_to": 256, "interpolation": "bilinear"}
-    assert timm_preprocess(Sidecar(), **DEFAULT) == expected | {"mean": [127.5] * 3, "std": [127.5] * 3}
-    assert timm_labels(Sidecar()) == ()
+    assert values == expected | IMAGENET
+    assert timm_parts.labels(Sidecar(), 2) == () and timm_parts.image_size(Sidecar()) is None
 
 
 def test_timms_old_config_is_one_level():
-    config = {"architecture": "a", "input_size": [3, 96, 96], "crop_pct": 1.0, "interpolation": "bicubic"}
-    values = timm_preprocess(Sidecar(config), **DEFAULT)
+    config = {"architecture": "a", "input_size": [3, 96, 96], "crop_pct": 1.0, "labels": ["a", "b"]}
+    sidecar = Sidecar(config | {"interpolation": "lanczos", "mean": [0, 0, 0]})
+    values = timm_parts.preprocess(sidecar, timm_parts.image_size(sidecar), crop_pct=0.9, interpolation="bilinear")
     assert (values["image_size"], values["resize_to"], values["interpolation"]) == ([96, 96], 96, "bicubic")
+    assert values["mean"] == [0.0] * 3 and values["std"] == INCEPTION["std"]
+    assert timm_parts.labels(sidecar, 2) == ("a", "b")
+
+
+def test_an_oblong_keeps_its_crop():
+    sidecar = Sidecar({"pretrained_cfg": {"input_size": [3, 64, 96], "crop_pct": 0.5}})
+    assert timm_parts.preprocess(sidecar, [64, 96], crop_pct=0.9)["resize_to"] == 192
+    assert timm_parts.preprocess(Sidecar({"crop_pct": None}), [64, 96], crop_pct=0.5)["resize_to"] == 192
 
 
 def test_descriptions_are_the_better_labels():
     config = {"label_names": ["n01", "n02"], "label_descriptions": {"n01": "tench"}}
-    assert timm_labels(Sidecar(config)) == ("tench", "n02")
+    assert timm_parts.labels(Sidecar(config), 2) == ("tench", "n02")
+    assert timm_parts.labels(Sidecar({"pretrained_cfg": config}), 2) == ("tench", "n02")
 
 
-def test_placeholders_are_no_labels():
-    assert transformers_labels(Sidecar({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})) == ()
-    assert transformers_labels(Sidecar({"id2label": {"1": "b", "0": "a"}})) == ("a", "b")
+def test_labels_that_do_not_name_every_class_are_none():
+    assert timm_parts.labels(Sidecar({"label_names": ["a", "b"]}), 3) == ()
+    assert hf_parts.labels(Sidecar({"id2label": {"0": "a"}}), 2) == ()
+    assert hf_parts.labels(Sidecar({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}), 2) == ()
+    assert hf_parts.labels(Sidecar({"id2label": {"1": "b", "0": "a"}}), 2) == ("a", "b")
 
 
 def test_transformers_pixels_that_are_not_rescaled_or_normalised():
-    plain = Sidecar({}, {"size": 64, "do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3})
-    values = transformers_preprocess(plain, **DEFAULT)
-    assert values["mean"] == [100.0] * 3 and values["std"] == [50.0] * 3 and values["image_size"] == [64, 64]
-    values = transformers_preprocess(Sidecar({}, {"size": 64, "do_normalize": False}), **DEFAULT)
+    plain = {"size": 64, "do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3}
+    values = hf_parts.preprocess(plain, [64, 64], DEFAULT)
+    assert values["mean"] == [100.0] * 3 and values["std"] == [50.0] * 3
+    values = hf_parts.preprocess({"size": 64, "do_normalize": False}, [64, 64], DEFAULT)
     assert values["mean"] == [0.0] * 3 and values["std"] == [255.0] * 3
+    values = hf_parts.preprocess({"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1]}, [64, 64], DEFAULT)
+    assert values["mean"] == [127.5] * 3 and values["std"] == DEFAULT["std"]
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "expected"),
+    [
+        ({}, [224, 224], {"resize": "short_side", "resize_to": 256}),
+        ({"size": 64}, [64, 64], {"resize": "squash"}),
+        ({"size": 64, "feature_extractor_type": "BitFeatureExtractor"}, [64, 64], {"resize_to": 64}),
+        ({"size": [64, 96], "resample": 1}, [64, 96], {"resize": "squash", "interpolation": "bicubic"}),
+        ({"size": {"shortest_edge": 80}, "crop_size": 64, "do_center_crop": True}, [64, 64], {"resize_to": 80}),
+        ({"size": {"shortest_edge": 80}, "crop_size": 64}, [80, 80], {"resize_to": 80}),
+        # DeiT's: what the model sees is the crop.
+        ({"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+         [224, 224], {"resize": "short_side", "resize_to": 256}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_of_transformers(processor, size, expected):
+    assert hf_parts.image_size(processor, [224, 224]) == size
+    values = hf_parts.preprocess(processor, size, DEFAULT)
+    assert values["image_size"] == size and {key: values[key] for key in expected} == expected
+    assert ("resize_to" in values) == (values["resize"] == "short_side")
+
+
+def test_a_size_of_another_kind_is_refused():
     with pytest.raises(UserError, match="longest_edge"):
-        transformers_preprocess(Sidecar({}, {"size": {"longest_edge": 64}}), **DEFAULT)
+        hf_parts.preprocess({"size": {"longest_edge": 64}}, [64, 64], DEFAULT)
 
 
 def test_only_our_own_config_speaks_for_an_npz():
     own = {"library_name": "vit_jax", "kwargs": {"a": 2}, "preprocess": {"image_size": [8, 8]}, "labels": ["x"]}
-    published = google_published("bit", {"a": 1, "b": 1}, (4, 4), {}, Sidecar(own))
-    assert published.kwargs == {"a": 2, "b": 1} and published.labels == ("x",)
+    kwargs = {"a": 1, "num_classes": 1}
+    published = google_parts.published("bit", kwargs, (4, 4), {}, Sidecar(own))
+    assert published.kwargs == {"a": 2, "num_classes": 1} and published.labels == ("x",)
     assert published.preprocess["image_size"] == [8, 8] and published.preprocess["resize"] == "squash"
-    foreign = google_published("bit", {"a": 1}, (4, 4), {}, Sidecar(own | {"library_name": "timm"}))
-    assert foreign.kwargs == {"a": 1} and foreign.labels == ()
+    foreign = google_parts.published("bit", kwargs, (4, 4), {}, Sidecar(own | {"library_name": "timm"}))
+    assert foreign.kwargs == kwargs and foreign.labels == ()
 
 
 @pytest.mark.parametrize("family", [google_bit, google_mixer, hf_bit, timm_mixer, timm_resnetv2])

@@ -3,13 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from tests.tiny import tiny_run
+from tests.tiny import tiny_config, tiny_run
+from tests.tiny_contrastive import RESNET, contrastive_run
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from
-from vit_jax.models import vit
+from vit_jax.models import resnet, vit
 from vit_jax.nn.posemb import interpolate_posemb
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,13 @@ def shapes(size=(8, 8), **kwargs):
 
 def test_bare_path_takes_all_but_the_head(pretrained):
     folder, params = pretrained
-    found, [report] = init_from(shapes((16, 24)), str(folder))
+    found, [report] = init_from({"params": shapes((16, 24))}, str(folder))
     assert report.missing == ("head/bias", "head/kernel")
     assert report.resized == ("encoder/pos_embedding (2, 2) -> (4, 6)",)
     assert report.unused == ("head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel")
-    np.testing.assert_array_equal(found["encoder/norm/scale"], params["encoder"]["norm"]["scale"])
+    np.testing.assert_array_equal(found["params/encoder/norm/scale"], params["encoder"]["norm"]["scale"])
     resized = interpolate_posemb(params["encoder"]["pos_embedding"], (4, 6))
-    np.testing.assert_array_equal(found["encoder/pos_embedding"], resized)
+    np.testing.assert_array_equal(found["params/encoder/pos_embedding"], resized)
     assert "resized    1  encoder/pos_embedding (2, 2) -> (4, 6)" in str(report)
     assert "pre_logits (2 arrays)" not in str(report) and "unused     4" in str(report)
 
@@ -43,17 +47,17 @@ def test_positions_are_resized_as_their_source_says(sources, tmp_path):
     tiny_run(tmp_path, model__posemb_resize="bicubic_antialias")
     params, _ = read_params(find(tmp_path))
     sources = str(tmp_path) if isinstance(sources, str) else {"encoder": str(tmp_path)}
-    found, _ = init_from(shapes((16, 24)), sources)
+    found, _ = init_from({"params": shapes((16, 24))}, sources)
     positions = np.asarray(params["encoder"]["pos_embedding"])
     np.testing.assert_array_equal(
-        found["encoder/pos_embedding"], interpolate_posemb(positions, (4, 6), "bicubic_antialias")
+        found["params/encoder/pos_embedding"], interpolate_posemb(positions, (4, 6), "bicubic_antialias")
     )
 
 
 def test_subtrees_from_sources(pretrained):
     folder, params = pretrained
-    found, [report] = init_from({"trunk": shapes()["encoder"]}, {"trunk": f"{folder}::encoder"})
-    np.testing.assert_array_equal(found["trunk/norm/bias"], params["encoder"]["norm"]["bias"])
+    found, [report] = init_from({"params": {"trunk": shapes()["encoder"]}}, {"trunk": f"{folder}::encoder"})
+    np.testing.assert_array_equal(found["params/trunk/norm/bias"], params["encoder"]["norm"]["bias"])
     assert not report.missing and not report.unused
 
 
@@ -80,7 +84,7 @@ def test_mistakes_get_a_sentence(pretrained, kwargs, sources, message):
     fill = lambda text: text.format(pretrained[0])  # noqa: E731
     sources = fill(sources) if isinstance(sources, str) else {k: fill(v) for k, v in sources.items()}
     with pytest.raises(UserError, match=message):
-        init_from(shapes(**kwargs), sources)
+        init_from({"params": shapes(**kwargs)}, sources)
 
 
 def test_resuming_wins_over_init_from(pretrained, tmp_path):
@@ -91,3 +95,63 @@ def test_resuming_wins_over_init_from(pretrained, tmp_path):
     tiny_run(tmp_path / "whole", **changes)
     trees = [read_params(find(tmp_path / name))[0] for name in ("parts", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+@pytest.fixture(scope="module")
+def convolutional(tmp_path_factory):
+    """A ResNet with SimCLR, whose statistics have moved, and what it saved."""
+    folder = tmp_path_factory.mktemp("convolutional")
+    contrastive_run(folder, "simclr", RESNET, steps=2, optim__schedule__warmup_steps=0)
+    params, state = read_params(find(folder))
+    assert np.abs(state["batch_stats"]["encoder"]["norm1"]["mean"]).max() > 0.01
+    return folder, jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, state)
+
+
+def resnet_shapes(**kwargs):
+    model = resnet.build(**{key: value for key, value in RESNET.items() if key != "name"}, num_classes=5, **kwargs)
+    return jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_statistics_come_with_the_parameters_of_their_subtree(convolutional):
+    folder, _, state = convolutional
+    statistics = state["batch_stats"]["encoder"]
+    found, [report] = init_from(resnet_shapes(), str(folder))
+    mean = found["batch_stats/encoder/stage1_unit01/norm1/mean"]
+    np.testing.assert_array_equal(mean, statistics["stage1_unit01"]["norm1"]["mean"])
+    count = len(jax.tree.leaves(statistics))
+    assert set(report.missing) == {"head/bias", "head/kernel"} and len(report.state) == count
+    assert {name.split("/")[1] for name in report.unused if name.startswith("batch_stats/")} == {"projector"}
+    assert f"{len(report.loaded)} parameters loaded, {count} arrays of batch_stats" in str(report)
+    assert "batch_stats/projector" in str(report)
+
+    renamed = {collection: {"trunk": tree["encoder"]} for collection, tree in resnet_shapes().items()}
+    found, [report] = init_from(renamed, {"trunk": f"{folder}::encoder"})
+    np.testing.assert_array_equal(found["batch_stats/trunk/norm1/var"], statistics["norm1"]["var"])
+    assert len(report.state) == count and not report.missing and not report.unused
+
+
+def test_statistics_that_a_source_lacks_are_missing_and_those_of_another_shape_refused(convolutional):
+    folder, *_ = convolutional
+    target = resnet_shapes()
+    more = {"encoder": {**target["batch_stats"]["encoder"], "norm9": {"mean": np.zeros(3), "var": np.zeros(3)}}}
+    _, [report] = init_from({**target, "batch_stats": more}, {"encoder": str(folder)})
+    assert report.missing == ("batch_stats/encoder/norm9/mean", "batch_stats/encoder/norm9/var")
+    _, [report] = init_from({"params": target["params"]}, {"encoder": str(folder)})
+    assert not report.state and all(name.startswith("batch_stats/encoder/") for name in report.unused)
+    other = {"encoder": {**target["batch_stats"]["encoder"], "norm1": {"mean": np.zeros(3), "var": np.zeros(3)}}}
+    with pytest.raises(UserError, match=r"batch_stats/encoder/norm1/mean of shape \(8,\), the model needs \(3,\)"):
+        init_from({**target, "batch_stats": other}, str(folder))
+
+
+@pytest.mark.parametrize("sources", ["{}", {"encoder": "{}"}])
+def test_a_resnet_is_fine_tuned_from_the_statistics_of_its_source(convolutional, tmp_path, sources):
+    folder, params, state = convolutional
+    source = str(folder) if isinstance(sources, str) else {"encoder": str(folder)}
+    experiment = build_experiment(tiny_config() | {"model": RESNET, "init_from": source, "steps": 3, "evals": {}})
+    run = prepare(experiment, epath.Path(tmp_path), jax.devices()[:1])
+    try:
+        jax.tree.map(np.testing.assert_array_equal, run.state["params"]["encoder"], params["encoder"])
+        now, expected = run.state["model_state"]["batch_stats"], {"encoder": state["batch_stats"]["encoder"]}
+        jax.tree.map(np.testing.assert_array_equal, now, expected)
+    finally:
+        run.close()

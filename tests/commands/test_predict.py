@@ -16,7 +16,7 @@ from etils import epath
 from vit_jax import UserError
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.commands import predict
-from vit_jax.commands.image_files import left_out, read_ahead
+from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import vit
@@ -54,6 +54,21 @@ def folder(tmp_path):
         path = tmp_path / ("sub" if i % 3 == 0 else ".") / f"{i:02d}.png"
         path.write_bytes(cv2.imencode(".png", rng.integers(0, 255, (20, 30, 3), np.uint8))[1].tobytes())
     return tmp_path
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    top = tmp_path / ".cache" / "photos"  # what the user names is taken, hidden or not
+    seen = [top / "a.jpg", top / "sub" / "b.PNG"]
+    hidden = [top / ".c.jpg", top / ".thumbnails" / "d.jpg", top / ".trash" / "sub" / "e.jpg", top / "sub" / ".f.png"]
+    for path in (*seen, *hidden, top / "notes.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert expand([str(top)]) == seen
+    assert expand([str(hidden[1])]) == [hidden[1]]
+    with pytest.raises(UserError, match="no images below"):
+        (tmp_path / "only" / ".thumbnails").mkdir(parents=True)
+        (tmp_path / "only" / ".thumbnails" / "g.jpg").touch()
+        expand([str(tmp_path / "only")])
 
 
 def rows(path):

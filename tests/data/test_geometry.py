@@ -145,3 +145,10 @@ def test_size_pair():
     for wrong in (0, -1, (8,), (8, 8, 8), "224", (8.0, 8), 224.0, None):
         with pytest.raises(UserError, match="image_size"):
             geometry.size_pair(wrong)
+
+
+def test_bounds():
+    assert geometry.bounds("area", [0.25, 1], 1) == (0.25, 1) and geometry.bounds("aspect", (2, 2)) == (2, 2)
+    for values, most in (((0, 1), 1), ((0.5, 0.25), 1), ((0.5, 1.5), 1), ((1, 2, 3), 9), (0.5, 1)):
+        with pytest.raises(UserError, match="area="):
+            geometry.bounds("area", values, most)

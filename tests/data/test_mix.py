@@ -147,6 +147,7 @@ def test_without_anything_the_batch_stays():
         ("mixup", "yes", "alpha of a Beta"),
         ("erase", "1.5", "erase=1.5 is not a share"),
         ("erase_area", "(0.5, 0.1)", "erase_area"),
+        ("erase_area", "(0.5, 2)", "high <= 1"),
         ("erase_fill", "nosie", "Did you mean 'noise'"),
         ("per", "device", "Known: batch, example"),
         ("mixupp", "0.1", "'config.data.mix.mixupp'. Did you mean 'mixup'"),

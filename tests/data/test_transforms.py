@@ -99,7 +99,7 @@ def test_rotation_is_uniform_within_its_bounds():
         ({"border": "black"}, "border"),
         ({"area": (0.5, 0.2)}, "area"),
         ({"area": (0, 1)}, "area"),
-        ({"area": (0.5, 2)}, "beyond"),
+        ({"area": (0.5, 2)}, "high <= 1"),
         ({"area": 0.5}, "area"),
         ({"aspect": (0, 1)}, "aspect"),
         ({"rotate": -5}, "rotate"),

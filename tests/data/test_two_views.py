@@ -105,7 +105,7 @@ def test_batches_through_the_pipeline():
     [
         ({"crop": "unifrom"}, "Did you mean 'uniform'"),
         ({"area": (0.5, 0.2)}, "area"),
-        ({"area": (0.5, 2)}, "beyond"),
+        ({"area": (0.5, 2)}, "high <= 1"),
         ({"aspect": (0, 1)}, "aspect"),
         ({"blur_sigma": 1.0}, "blur_sigma"),
         ({"blur": 1.5}, "blur=1.5 is not a probability"),

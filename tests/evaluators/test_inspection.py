@@ -14,7 +14,8 @@ from vit_jax import UserError
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.evaluators import inspection, inspection_model
-from vit_jax.models import vit
+from vit_jax.models import hybrid, vit
+from vit_jax.nn.posemb import SINCOS2D
 
 SIZE, GRID = (8, 12), (2, 3)
 
@@ -229,6 +230,29 @@ def test_models_with_and_without_a_class_token(kwargs, prefix):
     assert inspection_model.patch_kernel(model).shape == (4, 4, 3, 16)
     assert inspection_model.position_table(model).shape == (*GRID, 16)
     assert (inspection_model.pooling_weights(model, x) is None) == (kwargs.get("pooling") != "map")
+
+
+@pytest.mark.parametrize("posemb", SINCOS2D)
+def test_fixed_positions_are_those_of_their_dialect(posemb):
+    """An encoder without blocks whose patches are embedded as zeros gives nothing but the positions."""
+    model = loaded(posemb=posemb, pooling="mean", depth=0)
+    nothing = jax.tree.map(jnp.zeros_like, {"params": model.params["encoder"]})
+    tokens = model.model.encoder.clone(final_norm=False).apply(nothing, images(1), train=False)
+    np.testing.assert_allclose(inspection_model.position_table(model).reshape(-1, 16), tokens[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("posemb", ["sincos2d", "sincos2d_mae", "learn"])
+def test_a_hybrids_patches_are_cut_from_its_map(posemb):
+    kwargs = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "stage_sizes": (1,), "stem_width": 8,
+              "num_groups": 4, "pooling": "mean", "num_classes": 3, "posemb": posemb}  # fmt: skip
+    model, size = hybrid.build("R50+B/16", **kwargs), (16, 40)
+    outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
+    metadata = {"model": {"name": "hybrid", "kwargs": kwargs}}
+    of_map = Loaded(epath.Path("x"), model, params, {}, (), Preprocess(size), metadata)
+    assert inspection_model.patch_grid(of_map) == (4, 10) and outputs["tokens"].shape[1] == 40
+    assert inspection_model.patch_pixels(of_map) == (4, 4)
+    assert inspection_model.position_table(of_map).shape == (4, 10, 16)
 
 
 def test_pooling_weights_pool_as_the_model_does():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.parity import reading
+from tests.parity import oracle
 from vit_jax.checkpoints.families import google_mixer, timm_mixer
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.errors import UserError
@@ -32,59 +32,48 @@ def tiny_timm(image_size=(32, 32)):
     return MlpMixer(num_classes=5, img_size=image_size, patch_size=8, num_blocks=2, embed_dim=24, mlp_ratio=(0.5, 2.0))
 
 
-def timm_outputs(model, images):
-    with torch.no_grad():
-        tokens = model.forward_features(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-        return {"tokens": tokens.numpy(), "logits": model.forward_head(tokens).numpy()}
-
-
-def assert_same(out, theirs, what):
-    for name, x in theirs.items():
-        reading.assert_close(out[name], x, f"{what} {name}")
-
-
 # A Mixer has one resolution: the other one is another model, square or not.
 @pytest.mark.parametrize("size", [(32, 32), (48, 48), (24, 40)])
 def test_timm(tmp_path, size):
     model = randomized(tiny_timm(size))
     safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
     sidecar = Sidecar({"pretrained_cfg": {"input_size": [3, *size]}} if size[0] != size[1] else {})
-    ours = reading.read(timm_mixer, load_file(tmp_path / "model.safetensors"), sidecar)
+    ours = oracle.read(timm_mixer, load_file(tmp_path / "model.safetensors"), sidecar)
     assert ours.published.preprocess["image_size"] == list(size)
-    images = reading.images(*size)
-    assert_same(ours.outputs(images), timm_outputs(model, images), f"timm {size}")
+    images = oracle.dim_and_bright(*size)
+    oracle.assert_same(ours.outputs(images), oracle.timm_outputs(model, images), f"timm {size}")
 
 
 @pytest.mark.parametrize("wrong", [{"gelu": "tanh"}, {"layer_norm_epsilon": 1e-5}], ids=str)
 def test_whatever_computes_otherwise_shows(wrong):
     model = randomized(tiny_timm())
-    ours = reading.read(timm_mixer, {name: x.numpy() for name, x in model.state_dict().items()})
-    images = reading.images(32, 32)
-    out, theirs = ours.outputs(images, **wrong), timm_outputs(model, images)
-    assert max(reading.error(out[name], x) for name, x in theirs.items()) > 2 * reading.TOLERANCE
+    ours = oracle.read(timm_mixer, {name: x.numpy() for name, x in model.state_dict().items()})
+    images = oracle.dim_and_bright(32, 32)
+    out, theirs = ours.outputs(images, **wrong), oracle.timm_outputs(model, images)
+    assert max(oracle.error(out[name], x) for name, x in theirs.items()) > 2 * oracle.TOLERANCE
 
 
 def test_timm_reads_what_we_write(tmp_path):
     state = randomized(timm.create_model("mixer_s32_224", img_size=64, num_classes=3), seed=1).state_dict()
-    ours = reading.read(timm_mixer, {name: x.numpy() for name, x in state.items()})
+    ours = oracle.read(timm_mixer, {name: x.numpy() for name, x in state.items()})
     assert ours.kwargs["variant"] == "S/32" and "width" not in ours.kwargs
-    info = reading.metadata("mixer", ours.kwargs, (64, 64), resize="short_side", resize_to=77, interpolation="bicubic")
-    tensors = reading.write(timm_mixer, tmp_path, ours, info)
+    info = oracle.metadata("mixer", ours.kwargs, (64, 64), resize="short_side", resize_to=77, interpolation="bicubic")
+    tensors = oracle.write(ours, tmp_path, info)
     back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     for name, x in back.state_dict().items():
         np.testing.assert_array_equal(x.numpy(), tensors[name], err_msg=name)
-    images = reading.images(64, 64)
-    assert_same(ours.outputs(images), timm_outputs(back, images), "timm, written by us")
-    again = timm_mixer.describe({n: x.shape for n, x in tensors.items()}, reading.files_beside(tmp_path))
+    images = oracle.dim_and_bright(64, 64)
+    oracle.assert_same(ours.outputs(images), oracle.timm_outputs(back, images), "timm, written by us")
+    again = timm_mixer.describe({n: x.shape for n, x in tensors.items()}, oracle.files_beside(tmp_path))
     assert again.kwargs == ours.published.kwargs and again.labels == tuple(info["labels"])
     assert again.preprocess["resize_to"] == 77 and again.preprocess["interpolation"] == "bicubic"
 
 
 def test_timm_cannot_hold_another_size_or_gelu():
     kwargs = {"variant": "B/16", "num_classes": 3, "gelu": "exact"}
-    assert timm_mixer.sidecar(reading.metadata("mixer", kwargs, (224, 224)))
+    assert timm_mixer.sidecar(oracle.metadata("mixer", kwargs, (224, 224)))
     for wrong in ({"gelu": "tanh"}, {"variant": "B/8"}, {"variant": "H/16"}, {"depth": 3}):
-        assert timm_mixer.sidecar(reading.metadata("mixer", kwargs | wrong, (224, 224))) is None
+        assert timm_mixer.sidecar(oracle.metadata("mixer", kwargs | wrong, (224, 224))) is None
 
 
 def test_timms_other_mixers_are_not_ours():
@@ -97,7 +86,7 @@ def tiny_google(prefix=""):
     """Parameters of ours and the same in today's names."""
     kwargs = {"variant": "S/8", "width": 24, "depth": 2, "tokens_mlp_dim": 12, "channels_mlp_dim": 48, "num_classes": 5}
     state = {name: x.numpy() for name, x in randomized(tiny_timm()).state_dict().items()}
-    params = reading.read(timm_mixer, state).params
+    params = oracle.read(timm_mixer, state).params
     return kwargs, params, google_mixer.name_map(kwargs, {"prefix": prefix}).write(params)
 
 
@@ -123,22 +112,20 @@ def test_generations_of_npz(tmp_path, generation):
     tensors = old_names(tensors) if generation == "old" else tensors
     if generation == "old":
         assert "Mixer/encoderblock_1/token_mixing_phase_1/kernel2" in tensors
-    np.savez(tmp_path / "mixer.npz", **tensors)
-    with np.load(tmp_path / "mixer.npz", allow_pickle=False) as file:
-        ours = reading.read(google_mixer, dict(file))
+    ours = oracle.read(google_mixer, oracle.through_npz(tensors, tmp_path / "mixer.npz"))
     assert ours.kwargs == kwargs | google_mixer._STYLE
     for name, x in ours.params.items():
         np.testing.assert_array_equal(x, params[name], err_msg=name)
     # Google's GELU is the tanh form: with the exact one it is timm's model.
-    images = reading.images(32, 32)
-    theirs = timm_outputs(randomized(tiny_timm()), images)
-    assert_same(ours.outputs(images, gelu="exact"), theirs, f"npz {generation}")
+    images = oracle.dim_and_bright(32, 32)
+    theirs = oracle.timm_outputs(randomized(tiny_timm()), images)
+    oracle.assert_same(ours.outputs(images, gelu="exact"), theirs, f"npz {generation}")
 
 
 def test_our_config_beside_an_npz():
     kwargs, _, tensors = tiny_google()
-    info = reading.metadata("mixer", kwargs | {"gelu": "exact"}, (32, 32))
-    again = reading.read(google_mixer, tensors, Sidecar(google_mixer.sidecar(info)["config.json"])).published
+    info = oracle.metadata("mixer", kwargs | {"gelu": "exact"}, (32, 32))
+    again = oracle.read(google_mixer, tensors, Sidecar(google_mixer.sidecar(info)["config.json"])).published
     assert again.kwargs["gelu"] == "exact" and again.labels == tuple(info["labels"])
 
 

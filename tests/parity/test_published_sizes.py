@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.parity import reading
+from tests.parity import oracle
 from vit_jax.checkpoints.families import hf_bit, timm_hybrid, timm_mixer, timm_resnetv2
 from vit_jax.checkpoints.published import Sidecar
 
@@ -40,11 +40,11 @@ def assert_covers(family, model, sidecar, variant, size):
     assert published.preprocess["image_size"] == [size, size]
     names = family.name_map(published.kwargs, published.layout)
     names.check(shapes, "file")
-    ours = reading.shapes_of(reading.build(published.model, published.kwargs), (size, size))
+    ours = oracle.shapes_of(oracle.build(published.model, published.kwargs), (size, size))
     mapped = [name for entry in names.entries for name in entry.ours]
     assert sorted(mapped) == sorted(ours)
     assert sum(map(np.prod, ours.values())) == sum(map(np.prod, shapes.values()))
-    files = family.sidecar(reading.metadata(published.model, published.kwargs, (size, size)))
+    files = family.sidecar(oracle.metadata(published.model, published.kwargs, (size, size)))
     again = family.describe(shapes, Sidecar(files["config.json"], files.get("preprocessor_config.json", {})))
     assert again.kwargs == published.kwargs and again.preprocess["image_size"] == [size, size]
 

@@ -1,15 +1,13 @@
 """ViTs of timm: read from what timm saves, and written so that timm loads it."""
 
 import copy
-import json
 
 import pytest
 import timm
 import torch
-from safetensors.numpy import save_file
 from timm.models import save_for_hf
 
-from tests.parity.oracle import TOLERANCE, Ours, error, images, randomise, read_folder, to_torch
+from tests.parity.oracle import TOLERANCE, error, images, randomise_vit, read, read_folder, to_torch, write
 from vit_jax.checkpoints.families import timm_vit
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -43,14 +41,14 @@ def save(model, folder):
 
 def make(name, **more):
     architecture, arguments = CASES[name]
-    return randomise(timm.create_model(architecture, **{**TINY, **arguments, **more}))
+    return randomise_vit(timm.create_model(architecture, **{**TINY, **arguments, **more}))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_and_logits(name, tmp_path):
     theirs = make(name)
-    ours = Ours(*save(theirs, tmp_path))
-    assert ours.family is timm_vit and not ours.names.ignored
+    ours = read(timm_vit, *save(theirs, tmp_path))
+    assert not ours.names.ignored
     other = copy.deepcopy(theirs)
     other.set_input_size((40, 24))
     for model, size in ((theirs, ours.image_size), (other, (40, 24))):
@@ -63,28 +61,22 @@ def test_tokens_and_logits(name, tmp_path):
                 errors.append(error(outputs["logits"], model(to_torch(x))))
         print(f"\nPARITY timm | {name} | {size} | {max(errors):.1e}")
         assert max(errors) < TOLERANCE
-    ours.check_there_and_back()
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "DINOv2-g with registers"])
 def test_the_way_back(name, tmp_path):
     """A fine-tune of ours, with five labels, as timm.create_model loads a folder."""
-    ours = Ours(*save(make(name), tmp_path / "theirs"))
+    ours = read(timm_vit, *save(make(name), tmp_path / "theirs"))
     labels = [f"thing {i}" for i in range(ours.kwargs["num_classes"])]
-    files = timm_vit.sidecar(ours.metadata(labels))
-    assert files is not None and set(files) == {"config.json"}
     folder = tmp_path / "ours"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(files["config.json"]))
-    save_file(
-        timm_vit.name_map(ours.kwargs, {}).write(ours.params), folder / "model.safetensors", metadata={"format": "pt"}
-    )
+    write(ours, folder, ours.metadata(labels))
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     x = images(*ours.image_size)
     outputs, key = ours.outputs(x), "logits" if labels else "features"
     with torch.no_grad():
         assert error(outputs[key], model(to_torch(x))) < TOLERANCE
-    again = Ours(*read_folder(folder))
+    again = read(timm_vit, *read_folder(folder))
     assert list(again.published.labels) == labels
     assert again.published.preprocess == ours.published.preprocess
     assert {k: again.kwargs[k] for k in ours.kwargs if k != "layer_scale_init"} == {
@@ -105,7 +97,7 @@ def test_the_way_back(name, tmp_path):
 )
 def test_a_wrong_flag_shows(name, wrong, tmp_path):
     theirs = make(name)
-    ours = Ours(*save(theirs, tmp_path), **wrong)
+    ours = read(timm_vit, *save(theirs, tmp_path), **wrong)
     size = (40, 24) if "posemb_resize" in wrong else (32, 32)
     if size != (32, 32):
         theirs.set_input_size(size)

@@ -96,9 +96,9 @@ def test_a_run_keeps_the_patch_projection_and_averages_the_rest(tmp_path):
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     assert loaded.features(images).shape == (2, 32)
     target = {"encoder": params["encoder"], "head": {"kernel": np.zeros((32, 10))}}
-    found, (report,) = init_from(target, str(tmp_path / "6"))
+    found, (report,) = init_from({"params": target}, str(tmp_path / "6"))
     assert set(report.missing) == {"head/kernel"} and all(n.split("/")[0] != "encoder" for n in report.unused)
-    np.testing.assert_array_equal(found["encoder/cls"], params["encoder"]["cls"])
+    np.testing.assert_array_equal(found["params/encoder/cls"], params["encoder"]["cls"])
 
 
 def test_on_a_resnet(tmp_path):

@@ -1,4 +1,4 @@
-"""Carrying parameters over: from a checkpoint into a model that may differ in head, resolution or anything else."""
+"""Carrying weights over: from a checkpoint into a model that may differ in head, resolution or anything else."""
 
 import dataclasses
 from collections import Counter
@@ -19,14 +19,18 @@ from vit_jax.nn.posemb import interpolate_posemb
 
 _HEADS = ("head", "distillation_head")
 _POSEMB = "pos_embedding"
+_PARAMS = "params/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What became of every parameter, as names like 'encoder/block_00/mlp/fc1/kernel'.
 
+    The model's state goes by names that start with its collection: 'batch_stats/encoder/norm1/mean'.
+
     Args:
-        loaded: taken over as they are.
+        loaded: parameters that were taken over as they are.
+        state: the same for the model's state.
         resized: position embeddings interpolated to another grid, as 'name (4, 4) -> (8, 8)'.
         missing: in the model but not in the source: they keep their fresh values.
         unused: in the source but not in the model.
@@ -34,12 +38,14 @@ class Report:
 
     source: str
     loaded: tuple[str, ...]
+    state: tuple[str, ...]
     resized: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"init_from {self.source}: {len(self.loaded)} parameters loaded"]
+        state = "".join(f", {c} arrays of {g}" for g, c in Counter(n.split("/")[0] for n in self.state).items())
+        lines = [f"init_from {self.source}: {len(self.loaded)} parameters loaded{state}"]
         for verb in ("resized", "missing", "unused"):
             names = getattr(self, verb)
             # A whole missing tower is one line, not a hundred.
@@ -49,46 +55,53 @@ class Report:
         return "\n".join(lines)
 
 
-def init_from(params: PyTree, sources: str | Mapping[str, str]) -> tuple[dict[str, np.ndarray], list[Report]]:
-    """Parameters for `params` out of checkpoints.
+def init_from(
+    variables: Mapping[str, PyTree], sources: str | Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], list[Report]]:
+    """Parameters and state for a model out of checkpoints.
 
     Args:
-        params: the fresh parameters, or their shapes.
+        variables: the fresh ones as Linen has them, `{"params": ..., **model_state}`, or their shapes.
         sources: a checkpoint, for all that it has in common with the model except `head`; or `{subtree: source}`
-            with sources 'path' (its subtree of the same name) or 'path::subtree'.
+            with sources 'path' (its subtree of the same name) or 'path::subtree'. A subtree is one of every collection:
+            the running statistics of an encoder come with its parameters.
 
     Position embeddings of another grid are interpolated as the source says (the model's `posemb_resize`).
 
     Returns:
-        Flat name -> array for the parameters that were found, and a report for each source.
+        Flat name ('params/encoder/...', 'batch_stats/encoder/...') -> array for what was found, and a report for each
+        source.
 
     Raises:
-        UserError: not a checkpoint, nothing in common, or an array of another shape.
+        UserError: not a checkpoint, no parameter in common, or an array of another shape.
     """
-    target = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    target = flat_shapes(variables)
     if isinstance(sources, str):
-        wanted = {n: s for n, s in target.items() if n.split("/")[0] not in _HEADS}
-        found, report = _match(target, wanted, *_read(sources), sources, whole=True)
+        wanted = {n: s for n, s in target.items() if not _is_in(n, *_HEADS)}
+        found, report = _match(target, wanted, *_read(sources), sources)
         return found, [report]
     found, reports = {}, []
     for subtree, source in sources.items():
-        wanted = {n: s for n, s in target.items() if n == subtree or n.startswith(subtree + "/")}
+        wanted = {n: s for n, s in target.items() if _is_in(n, subtree)}
         if not wanted:
-            known = {n.split("/")[0] for n in target}
+            known = {n.split("/")[1] for n in target if n.startswith(_PARAMS)}
             raise UserError(
                 f"config.init_from fills {subtree!r}, which the model does not have", nearest(subtree, known)
             )
         path, _, inner = source.partition("::")
         inner = inner or subtree
         flat, method = _read(path)
-        flat = {n.replace(inner, subtree, 1): v for n, v in flat.items() if (n + "/").startswith(inner + "/")}
-        part, report = _match(wanted, wanted, flat, method, source, whole=False)
+        flat = {n.replace(f"/{inner}", f"/{subtree}", 1): v for n, v in flat.items() if _is_in(n, inner)}
+        part, report = _match(wanted, wanted, flat, method, source)
         found |= part
         reports.append(report)
     return found, reports
+
+
+def _is_in(name: str, *subtrees: str) -> bool:
+    """Whether a name, which starts with its collection, is in one of the subtrees."""
+    inner = name.partition("/")[2] + "/"
+    return any(inner.startswith(subtree + "/") for subtree in subtrees)
 
 
 def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,9 +169,10 @@ def flat_arrays(params: PyTree) -> dict[str, Any]:
 
 
 def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
-    """Flat parameters, and how their positions want to be interpolated."""
+    """Flat parameters and state, and how the positions among them want to be interpolated."""
     opened = open_source(source)
-    flat = {name: np.asarray(leaf) for name, leaf in flat_arrays(opened.read()[0]).items()}
+    params, model_state = opened.read()
+    flat = {name: np.asarray(leaf) for name, leaf in flat_arrays({"params": params, **model_state}).items()}
     return flat, resize_method(opened.metadata["model"])
 
 
@@ -168,30 +182,35 @@ def resize_method(spec: Mapping[str, Any] | None) -> str:
 
 
 def _match(
-    target: dict, wanted: dict, source: dict[str, np.ndarray], method: str, name: str, whole: bool
+    target: dict, wanted: dict, source: dict[str, np.ndarray], method: str, name: str
 ) -> tuple[dict[str, np.ndarray], Report]:
-    found, resized = {}, []
+    """What of `source` is `wanted`, and a report on all of `target` and `source`."""
+    found, resized = {}, {}
     for key, shape in wanted.items():
         if key not in source:
             continue
         value = source[key]
         if value.shape != shape and _is_position(key, value.shape, shape):
-            resized.append(f"{key} {value.shape[:2]} -> {shape[:2]}")
+            resized[key] = f"{_shown(key)} {value.shape[:2]} -> {shape[:2]}"
             value = interpolate_posemb(value, shape[:2], method)
         if value.shape != shape:
             raise UserError(
-                f"{name} has {key} of shape {value.shape}, the model needs {shape}",
+                f"{name} has {_shown(key)} of shape {value.shape}, the model needs {shape}",
                 "Choose the model that was saved, or name the subtrees to load with config.init_from.SUBTREE",
             )
         found[key] = value
-    if not found:
+    if not any(key.startswith(_PARAMS) for key in found):
         raise UserError(f"{name} has no parameter in common with the model", "Check config.init_from and config.model")
-    names_resized = {r.split(" ")[0] for r in resized}
     report = Report(
         source=name,
-        loaded=tuple(k for k in found if k not in names_resized),
-        resized=tuple(resized),
-        missing=tuple(k for k in (target if whole else wanted) if k not in found),
-        unused=tuple(k for k in source if k not in found),
+        loaded=tuple(_shown(k) for k in found if k.startswith(_PARAMS) and k not in resized),
+        state=tuple(k for k in found if not k.startswith(_PARAMS)),
+        resized=tuple(resized.values()),
+        missing=tuple(_shown(k) for k in target if k not in found),
+        unused=tuple(_shown(k) for k in source if k not in found),
     )
     return found, report
+
+
+def _shown(name: str) -> str:
+    return name.removeprefix(_PARAMS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def expand(names: Sequence[str]) -> list[Path]:
-    """Files as they are, directories as all images below them, sorted.
+    """Files as they are, directories as all images below them, sorted; what is hidden below them is passed over.
 
     Raises:
         UserError: for what does not exist, and for a directory without images.
@@ -29,9 +29,7 @@ def expand(names: Sequence[str]) -> list[Path]:
         path = Path(name)
         if path.is_dir():
             found = sorted(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p, path)
             )
             if not found:
                 raise UserError(f"There are no images below {path}", f"Looked for {', '.join(SUFFIXES)}")
@@ -41,6 +39,11 @@ def expand(names: Sequence[str]) -> list[Path]:
         else:
             raise UserError(f"There is no image {path}", "Check the path")
     return paths
+
+
+def _hidden(path: Path, top: Path) -> bool:
+    """Whether the file, or a folder between it and `top`, is hidden, such as a photo manager's `.thumbnails`."""
+    return any(part.startswith(".") for part in path.relative_to(top).parts)
 
 
 def read_ahead(

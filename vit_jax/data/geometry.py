@@ -29,6 +29,18 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
+def bounds(name: str, values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
+    """`values` as (low, high), such as those of a crop's area (a share of the image) and aspect (width / height).
+
+    Raises:
+        UserError: unless 0 < low <= high <= most; it names `name`.
+    """
+    if not isinstance(values, Sequence) or len(values) != 2 or not 0 < values[0] <= values[1] <= most:
+        limit = "" if most == math.inf else f" <= {most:g}"
+        raise UserError(f"{name}={values!r} is not a range", f"Give two numbers with 0 < low <= high{limit}")
+    return tuple(values)
+
+
 def resize(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resizes to (height, width), averaging over areas along a side that shrinks and bilinearly along one that grows.
 

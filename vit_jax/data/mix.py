@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from vit_jax.data import geometry
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -62,10 +63,8 @@ class Mix:
                 raise UserError(f"There is no {name} {getattr(self, name)!r}", nearest(getattr(self, name), known))
         if not _is_number(self.erase) or not 0 <= self.erase <= 1:
             raise UserError(f"erase={self.erase!r} is not a share", "Give a number from 0 to 1")
-        for name, high in (("erase_area", 1), ("erase_aspect", float("inf"))):
-            bounds = getattr(self, name)
-            if not isinstance(bounds, (list, tuple)) or len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= high:
-                raise UserError(f"{name}={bounds!r} is not a range", "Give two numbers with 0 < low <= high")
+        geometry.bounds("erase_area", self.erase_area, 1)
+        geometry.bounds("erase_aspect", self.erase_aspect)
 
     @property
     def mixes_labels(self) -> bool:

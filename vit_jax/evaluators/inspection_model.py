@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.errors import UserError
 from vit_jax.nn.attention import MultiHeadAttention
-from vit_jax.nn.posemb import sincos2d
+from vit_jax.nn.posemb import SINCOS2D, sincos2d
 
 
 def has_attention(loaded: Loaded) -> bool:
@@ -93,11 +93,12 @@ def position_table(loaded: Loaded) -> Float[np.ndarray, "gh gw width"]:
     if learned is not None:
         return np.asarray(learned)
     encoder = getattr(loaded.model, "encoder", None)
-    if getattr(encoder, "posemb", None) != "sincos2d":
+    dialect = SINCOS2D.get(getattr(encoder, "posemb", None))
+    if dialect is None:
         raise UserError(
             f"The model '{_name(loaded)}' has no position embeddings", "Use a Vision Transformer's checkpoint"
         )
-    return sincos2d(patch_grid(loaded), encoder.width)
+    return sincos2d(patch_grid(loaded), encoder.width, **dialect)
 
 
 def patch_grid(loaded: Loaded) -> tuple[int, int]:
@@ -107,12 +108,23 @@ def patch_grid(loaded: Loaded) -> tuple[int, int]:
         UserError: for a model without patches.
     """
     learned = loaded.params.get("encoder", {}).get("pos_embedding")
-    if learned is not None:  # right for a hybrid too, whose patches are cut from a feature map
+    if learned is not None:
         return tuple(learned.shape[:2])
-    patch_size = getattr(getattr(loaded.model, "encoder", None), "patch_size", None)
-    if patch_size is None:
+    encoder = getattr(loaded.model, "encoder", None)
+    if getattr(encoder, "patch_size", None) is None:
         raise UserError(f"The model '{_name(loaded)}' has no patches", "Use a Vision Transformer's checkpoint")
-    return tuple(side // patch for side, patch in zip(loaded.preprocess.image_size, patch_size, strict=True))
+    sides = _cut_from(encoder, loaded.preprocess.image_size)
+    return tuple(side // patch for side, patch in zip(sides, encoder.patch_size, strict=True))
+
+
+def _cut_from(encoder: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what patches are cut from: the image, in a hybrid the feature map of its stem."""
+    stem = getattr(encoder, "stem", None)
+    if stem is None:
+        return image_size
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    feature_map, _ = jax.eval_shape(lambda key, x: stem.init_with_output(key, x, train=False), jax.random.key(0), image)
+    return feature_map.shape[1:3]
 
 
 def patch_pixels(loaded: Loaded) -> tuple[float, float]:

@@ -54,7 +54,8 @@ class RunConfig:
         gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
             metrics it is a mean since the last line, so `log_every=1` shows single spikes.
         checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min').
-        init_from: a checkpoint path, or `{subtree: path}`, from which parameters are taken before the first step.
+        init_from: a checkpoint path, or `{subtree: path}`, from which parameters, and running statistics with them,
+            are taken before the first step.
         mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
     """
 

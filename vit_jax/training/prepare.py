@@ -148,8 +148,9 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
 
 
 def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) -> State:
-    """The state with parameters from other checkpoints; a moving average starts from them too."""
-    found, reports = agreed(lambda: init_from(state["params"], sources))
+    """The state with parameters and model state from other checkpoints; a moving average starts from them too."""
+    fresh, shardings = ({"params": s["params"], **s["model_state"]} for s in (state, program.shardings))
+    found, reports = agreed(lambda: init_from(fresh, sources))
     if is_lead():
         print(*reports, sep="\n", file=sys.stderr)
 
@@ -157,9 +158,10 @@ def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) 
         value = found.get(path_name(path))
         return leaf if value is None else place(value.astype(leaf.dtype), sharding)
 
-    params = jax.tree.map_with_path(replace, state["params"], program.shardings["params"])
+    model_state = jax.tree.map_with_path(replace, fresh, shardings)
+    params = model_state.pop("params")
     ema = {"ema": jax.tree.map(jnp.copy, split(params, program.frozen)[0])} if "ema" in state else {}
-    return {**state, "params": params, **ema}
+    return {**state, "params": params, "model_state": model_state, **ema}
 
 
 def _metadata(experiment: Experiment, product: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints import google_names
+from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, stage_sizes
-from vit_jax.checkpoints.sidecars import complete, google_config, google_published, is_of
+from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "google"
@@ -77,7 +78,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "group_norm_axes": google_names.axes_of(tensors, prefix + _NORMS[names]),
         "renamed": {name: stored for name, stored in renamed.items() if name != stored},
     }
-    return google_published("bit", kwargs, (224, 224), layout, sidecar)
+    return google_parts.published("bit", kwargs, (224, 224), layout, sidecar)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -98,7 +99,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    return google_config(metadata) if is_of(metadata, "bit") else None
+    return google_parts.config(metadata) if is_of(metadata, "bit") else None
 
 
 def v1_names(prefix: str, axes: int) -> ResNetNames:

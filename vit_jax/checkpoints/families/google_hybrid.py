@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints import google_names
-from vit_jax.checkpoints.families import google_vit
+from vit_jax.checkpoints.families import google_parts, google_vit
 from vit_jax.checkpoints.families.google_bit import v1_names
 from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import stage_sizes
-from vit_jax.checkpoints.sidecars import google_config, google_published, is_of
+from vit_jax.checkpoints.sidecars import is_of
 from vit_jax.models.hybrid import parse_variant, vit_arguments
 
 LIBRARY = "google"
@@ -47,7 +47,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     scale = reduction(sizes) if has_grid else 1
     layout = {**vit.layout, "group_norm_axes": google_names.axes_of(tensors, f"{prefix}gn_root/scale")}
     size = [side * scale for side in vit.preprocess["image_size"]]
-    return google_published("hybrid", kwargs | _STYLE, size, layout, sidecar)
+    return google_parts.published("hybrid", kwargs | _STYLE, size, layout, sidecar)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -69,4 +69,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     if not is_of(metadata, "hybrid"):
         return None
     vit = {**metadata, "model": {"name": "vit", "kwargs": vit_arguments(metadata["model"]["kwargs"])}}
-    return None if google_vit.sidecar(vit) is None else google_config(metadata)
+    return None if google_vit.sidecar(vit) is None else google_parts.config(metadata)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints import google_names
+from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, google_config, google_published, is_of
+from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
@@ -43,7 +44,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     size = Variant(width, depth, tokens_mlp_dim, channels_mlp_dim)
     kwargs = mixer_size(size, stem[0]) | _STYLE | {"num_classes": tensors.get(f"{prefix}head/bias", (0,))[0]}
     known_size = sidecar.config.get("preprocess", {}).get("image_size") or image_size(num_tokens, stem[0])
-    return google_published("mixer", kwargs, known_size, layout, sidecar)
+    return google_parts.published("mixer", kwargs, known_size, layout, sidecar)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -76,7 +77,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    return google_config(metadata) if is_of(metadata, "mixer") else None
+    return google_parts.config(metadata) if is_of(metadata, "mixer") else None
 
 
 def mixer_size(size: Variant, patch: int) -> dict[str, Any]:

@@ -5,14 +5,17 @@
 token's; it may stack the layers of all blocks in one array, and wrap everything in `params/` or `params/img/`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import is_of
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
@@ -73,24 +76,22 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["posemb"] = "sincos2d"
     if "pre_logits/kernel" in names:
         kwargs["representation_size"] = names["pre_logits/kernel"][1]
-    own = sidecar.config if sidecar.config.get("library_name") == "vit_jax" else {}
-    kwargs |= own.get("kwargs", {})
-    preprocess = {"resize": "squash", "interpolation": "bilinear", **parts.INCEPTION, **own.get("preprocess", {})}
+    own_size = google_parts.own_config(sidecar).get("preprocess", {}).get("image_size")
 
     grid = None
     if table is not None:
         positions = names[_TABLES[table]][-2] - class_posemb
-        grid = parts.grid_of(positions, preprocess.get("image_size"), patch[0])
+        grid = parts.grid_of(positions, own_size, patch[0])
         if grid is None:
             raise UserError(
                 f"The tensor {prefix + _TABLES[table]!r} has {positions} positions of patches, which are no square",
                 "Only models of square images can be read from such a file",
             )
-    image_size = [side * patch[0] for side in grid] if grid else preprocess.get("image_size", [224, 224])
-    preprocess |= {"image_size": image_size}
+    image_size = [side * patch[0] for side in grid] if grid else own_size or [224, 224]
     layout = {"prefix": prefix, "names": found[0], "table": table, "scanned": scanned, "grid": grid}
-    labels = parts.label_names(own.get("labels"), kwargs["num_classes"])
-    return Published("vit", kwargs, preprocess, layout, labels)
+    published = google_parts.published("vit", kwargs, image_size, layout, sidecar)
+    # Positions know better than a config that does not belong to them.
+    return dataclasses.replace(published, preprocess={**published.preprocess, "image_size": image_size})
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -151,20 +152,13 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. Google's files have no config; ours keeps what a reader of the file alone could not know."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs = model["kwargs"]
+    kwargs = metadata["model"]["kwargs"]
     pools = ("token", "mean", "map")
     if not parts.is_plain(kwargs, posemb=..., representation_size=...) or kwargs.get("pooling", "token") not in pools:
         return None
-    config = {
-        "library_name": "vit_jax",
-        "kwargs": dict(kwargs),
-        "preprocess": dict(metadata["preprocess"]),
-        "labels": list(metadata.get("labels") or ()),
-    }
-    return {"config.json": config}
+    return google_parts.config(metadata)
 
 
 def _stacked(ours: list[str], theirs: str) -> Entry:

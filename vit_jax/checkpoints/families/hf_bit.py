@@ -4,17 +4,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes, torch_conv
-from vit_jax.checkpoints.sidecars import (
-    complete,
-    is_of,
-    transformers_label_config,
-    transformers_labels,
-    transformers_preprocess,
-    transformers_preprocessor,
-)
+from vit_jax.checkpoints.sidecars import INCEPTION, complete, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.bit import build, parse_variant
 
@@ -59,13 +53,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     sizes = stage_sizes(tensors, rf"{prefix}encoder\.stages\.(\d+)\.layers\.(\d+)\.conv1\.weight")
     kwargs = bit_size(sizes, tensors[f"{prefix}{landmark}"][0]) | _STYLE | _PADDINGS[kind]
     kwargs |= {"num_groups": config.get("num_groups", 32), "num_classes": tensors.get("classifier.1.bias", (0,))[0]}
-    default = {"image_size": [224, 224], "resize_to": 256, "interpolation": "bilinear"}
+    default = {"resize": "short_side", "resize_to": 256, "interpolation": "bilinear", **INCEPTION}
+    image_size = hf_parts.image_size(sidecar.preprocessor, (224, 224))
     return Published(
         model="bit",
         kwargs=kwargs,
-        preprocess=transformers_preprocess(sidecar, **default),
+        preprocess=hf_parts.preprocess(sidecar.preprocessor, image_size, default),
         layout={"prefix": prefix},
-        labels=transformers_labels(sidecar) if kwargs["num_classes"] else (),
+        labels=hf_parts.labels(sidecar, kwargs["num_classes"]),
     )
 
 
@@ -112,6 +107,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         # Not by width_factor, which transformers forgets in its final norm and head.
         "hidden_sizes": [4 * width * 2**i for i in range(len(sizes))],
         "depths": list(sizes),
-        **(transformers_label_config(metadata) if args["num_classes"] else {}),
+        **(hf_parts.label_config(metadata) if args["num_classes"] else {}),
     }
-    return {"config.json": config, "preprocessor_config.json": transformers_preprocessor("BitImageProcessor", metadata)}
+    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}

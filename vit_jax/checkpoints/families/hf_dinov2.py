@@ -7,15 +7,16 @@ import numpy as np
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, is_of
 
 LIBRARY = "transformers"
 MODELS = "DINOv2, DINOv2 with registers"
 WRITES = ("vit",)
 COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
-_LAYER = "encoder.layer.{}."
+_LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")
 
 
@@ -53,7 +54,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 
     grid = hf_parts.grid(config, table[1] - 1, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
-    default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **parts.IMAGENET}
+    default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **IMAGENET}
     preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
@@ -62,28 +63,18 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; the layout holds `prefix` and `grid`, the rows and columns of positions."""
     prefix = layout.get("prefix", _prefix(kwargs))
-    layer = prefix + _LAYER
-    names = parts.BlockNames(
-        norm1=layer + "norm1",
-        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
-        out=layer + "attention.output.dense",
-        norm2=layer + "norm2",
-        fc1=layer + "mlp.fc1",
-        fc2=layer + "mlp.fc2",
-        layer_scale1=layer + "layer_scale1.lambda1",
-        layer_scale2=layer + "layer_scale2.lambda1",
-        gate=layer + "mlp.weights_in",
-        gated_fc2=layer + "mlp.weights_out",
-    )
     embeddings = f"{prefix}embeddings."
-    entries = [
-        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
-        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
-        same("encoder/cls", f"{embeddings}cls_token"),
-        parts.position_entry(kwargs, f"{embeddings}position_embeddings", layout.get("grid")),
-        *parts.block_entries(kwargs, names),
-        *norm("encoder/norm", f"{prefix}layernorm"),
-    ]
+    names = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "layer_scale1": "layer_scale1.lambda1",
+        "layer_scale2": "layer_scale2.lambda1",
+        "gate": "mlp.weights_in",
+        "gated_fc2": "mlp.weights_out",
+    }
+    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"), names)
     if kwargs.get("num_registers"):
         entries.append(same("encoder/registers", f"{embeddings}register_tokens"))
     if kwargs["num_classes"]:
@@ -97,10 +88,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. Its classifier sees the class token and the mean of the patches, which is our 'token_mean'."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    kwargs, image_size = metadata["model"]["kwargs"], metadata["preprocess"]["image_size"]
     registers, num_classes = kwargs.get("num_registers", 0), kwargs["num_classes"]
     ratio = _mlp_ratio(kwargs)
     fits = (

@@ -1,15 +1,21 @@
-"""What the families of transformers have in common: config.json and preprocessor_config.json, read and written."""
+"""What the families of transformers have in common: names, and the JSON files config and preprocessor_config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Shapes
+from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
 from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.sidecars import in_pixels, in_unit, label_names
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
-_RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+VIT_LAYER = "encoder.layer.{}."
+
+# Pillow's numbers; filters that we lack are read as the nearest that we have.
+_RESAMPLES = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
+# Image processors to which a number is the short side, not both.
+_SHORT_EDGE = ("Bit", "CLIP")
 
 
 def encoder_kwargs(
@@ -47,35 +53,56 @@ def grid(config: Mapping[str, Any], positions: int, patch: int, name: str) -> li
     return found
 
 
+def image_size(processor: Mapping[str, Any], default: Sequence[int]) -> list[int]:
+    """[h, w] that an image processor makes, for models that take images of any size."""
+    size = processor.get("crop_size") if processor.get("do_center_crop") else None
+    size = _sides(size or processor.get("size") or list(default), processor)
+    return [size["height"], size["width"]] if "height" in size else [size["shortest_edge"]] * 2
+
+
 def preprocess(processor: Mapping[str, Any], image_size: Sequence[int], default: Mapping[str, Any]) -> dict[str, Any]:
     """Values for `Preprocess` from an image processor.
 
     Args:
-        image_size: what the model's positions are for, [h, w].
-        default: values where there is no processor.
+        image_size: what the model is for, [h, w].
+        default: values for what the processor does not say, or where there is none.
+
+    Raises:
+        UserError: for a size that the file gives in a way that is not known here.
     """
     values = {"image_size": list(image_size)} | dict(default)
-    if not processor:
-        return values
-    if "image_mean" in processor and "image_std" in processor:
-        values |= parts.pixel_stats(processor["image_mean"], processor["image_std"])
+    scale = 1.0 / float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+    if not processor.get("do_normalize", True):
+        values |= {"mean": [0.0] * 3, "std": in_pixels([1.0] * 3, scale)}
+    else:
+        values |= {k: in_pixels(processor[f"image_{k}"], scale) for k in ("mean", "std") if f"image_{k}" in processor}
     if processor.get("resample") in _RESAMPLES:
         values["interpolation"] = _RESAMPLES[processor["resample"]]
-    size, crop = processor.get("size"), processor.get("crop_size")
-    # DeiT's processor squashes to 256x256 before its crop; what the weights were trained for keeps the ratio.
-    edge = size.get("shortest_edge", _longest(size)) if isinstance(size, Mapping) else size
-    cropped = _longest(crop) if processor.get("do_center_crop") else None
-    keeps_ratio = isinstance(size, Mapping) and "shortest_edge" in size
-    if not edge or not (keeps_ratio or cropped):
+    if not processor.get("size"):
+        return values
+    size = _sides(processor["size"], processor)
+    crop = _sides(processor["crop_size"], {}) if processor.get("do_center_crop") and "crop_size" in processor else None
+    if "height" in size and crop is None:
         values.pop("resize_to", None)
         return values | {"resize": "squash"}
+    # DeiT's processor squashes to 256x256 before its crop; what the weights were trained for keeps the ratio.
     # DINOv2's processor crops 224 pixels although the positions are for 518: the proportion is what counts.
-    resize_to = round(edge * max(image_size) / (cropped or max(image_size)))
+    cropped = max(crop.values()) if crop else max(image_size)
+    resize_to = round(max(size.values()) * max(image_size) / cropped)
     return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
 
 
-def _longest(size: Any) -> int | None:
-    return max(size.get("height", 0), size.get("width", 0)) if isinstance(size, Mapping) else size
+def _sides(size: Any, processor: Mapping[str, Any]) -> dict[str, int]:
+    """A size as {"height", "width"} or {"shortest_edge"}; old files have a number for either."""
+    if isinstance(size, int):
+        kind = str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
+        size = {"shortest_edge": size} if kind.startswith(_SHORT_EDGE) else [size, size]
+    if isinstance(size, Sequence) and len(size) == 2:
+        size = {"height": size[0], "width": size[1]}
+    for keys in (("height", "width"), ("shortest_edge",)):
+        if isinstance(size, Mapping) and all(size.get(key) for key in keys):
+            return {key: int(size[key]) for key in keys}
+    raise UserError(f"preprocessor_config.json has the size {size}", "Give height and width, or a shortest_edge")
 
 
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
@@ -85,7 +112,7 @@ def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
         ordered = [named[key] for key in sorted(named, key=int)]
     except ValueError:
         return ()
-    return parts.label_names(ordered, num_classes)
+    return label_names(ordered, num_classes)
 
 
 def size_config(kwargs: Mapping[str, Any], image_size: Sequence[int]) -> dict[str, Any]:
@@ -117,17 +144,15 @@ def label_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """preprocessor_config.json for values of `Preprocess`."""
-    mean, std = parts.unit_stats(preprocess)
     height, width = preprocess["image_size"]
-    numbers = {name: number for number, name in _RESAMPLES.items()}
     values = {
         "do_resize": True,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": mean,
-        "image_std": std,
-        "resample": numbers[preprocess.get("interpolation", "bilinear")],
+        "image_mean": in_unit(preprocess, "mean"),
+        "image_std": in_unit(preprocess, "std"),
+        "resample": 3 if preprocess.get("interpolation") == "bicubic" else 2,
     }
     if preprocess.get("resize", "squash") == "squash":
         return {"image_processor_type": "ViTImageProcessor", **values, "size": {"height": height, "width": width}}
@@ -139,6 +164,32 @@ def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
         "crop_size": {"height": height, "width": width},
         "do_convert_rgb": True,
     }
+
+
+def vit_entries(
+    kwargs: Mapping[str, Any], prefix: str, grid: Sequence[int] | None, names: Mapping[str, str]
+) -> list[Entry]:
+    """The trunk as transformers' ViT names it, from which its DeiT, MAE and DINOv2 are copied.
+
+    Args:
+        prefix: what stands before all names.
+        grid: rows and columns of the positions, for reading.
+        names: in a layer, of what is not the attention, see `BlockNames`.
+    """
+    layer, embeddings = prefix + VIT_LAYER, f"{prefix}embeddings."
+    block = parts.BlockNames(
+        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
+        out=layer + "attention.output.dense",
+        **{field: layer + name for field, name in names.items()},
+    )
+    return [
+        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
+        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
+        same("encoder/cls", f"{embeddings}cls_token"),
+        parts.position_entry(kwargs, f"{embeddings}position_embeddings", grid),
+        *parts.block_entries(kwargs, block),
+        *norm("encoder/norm", f"{prefix}layernorm"),
+    ]
 
 
 def prefix_of(tensors: Shapes, known: Sequence[str], name: str) -> str | None:

@@ -7,6 +7,7 @@ from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import INCEPTION, is_of
 
 LIBRARY = "transformers"
 MODELS = "SigLIP vision tower"
@@ -50,7 +51,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     }
     grid = hf_parts.grid(config, table[0], patch[0], f"{prefix}embeddings.position_embedding.weight")
     image_size = [side * patch[0] for side in grid]
-    default = {"resize": "squash", "interpolation": "bicubic", **parts.INCEPTION}
+    default = {"resize": "squash", "interpolation": "bicubic", **INCEPTION}
     preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
@@ -97,10 +98,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. transformers has no classifier over the attention pooling; timm has."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    kwargs, image_size = metadata["model"]["kwargs"], metadata["preprocess"]["image_size"]
     pooling, num_classes = kwargs.get("pooling", "token"), kwargs["num_classes"]
     fits = (
         parts.is_plain(kwargs)

@@ -5,8 +5,9 @@ from typing import Any
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 
 LIBRARY = "transformers"
@@ -14,7 +15,7 @@ MODELS = "ViT, DeiT, MAE"
 WRITES = ("vit",)
 COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
-_LAYER = "encoder.layer.{}."
+_LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("vit.", "deit.", "")
 # Parts that are no encoder: the mask token of masked image modelling, and the decoders of SimMIM and MAE.
 _IGNORED = ("{}embeddings.mask_token", "decoder.*")
@@ -62,11 +63,11 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
     is_mae = config.get("model_type") == "vit_mae" or _MAE in tensors
-    default = {"resize": "squash", "interpolation": "bilinear", **parts.INCEPTION}
+    default = {"resize": "squash", "interpolation": "bilinear", **INCEPTION}
     if distilled or is_mae:
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
-        default |= parts.IMAGENET
+        default |= IMAGENET
     layout = {"prefix": prefix, "grid": grid}
     preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
     return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]))
@@ -76,27 +77,15 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; the layout holds `prefix` ('vit.', 'deit.' or '') and `grid`, the rows and columns of positions."""
     distilled = bool(kwargs.get("distillation_token"))
     prefix = layout.get("prefix", _prefix(kwargs))
-    layer = prefix + _LAYER
-    attention = layer + "attention.attention."
-    names = parts.BlockNames(
-        norm1=layer + "layernorm_before",
-        qkv=tuple(attention + part for part in ("query", "key", "value")),
-        out=layer + "attention.output.dense",
-        norm2=layer + "layernorm_after",
-        fc1=layer + "intermediate.dense",
-        fc2=layer + "output.dense",
-    )
-    embeddings = f"{prefix}embeddings."
-    entries = [
-        conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
-        same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
-        same("encoder/cls", f"{embeddings}cls_token"),
-        parts.position_entry(kwargs, f"{embeddings}position_embeddings", layout.get("grid")),
-        *parts.block_entries(kwargs, names),
-        *norm("encoder/norm", f"{prefix}layernorm"),
-    ]
+    names = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+    }
+    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"), names)
     if distilled:
-        entries.append(same("encoder/distillation", f"{embeddings}distillation_token"))
+        entries.append(same("encoder/distillation", f"{prefix}embeddings.distillation_token"))
     if kwargs.get("representation_size"):
         entries += dense("pre_logits", f"{prefix}pooler.dense")
     if kwargs["num_classes"] and kwargs.get("pooling") == "distilled":
@@ -108,10 +97,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. A pooler is what transformers has for a representation layer without a head."""
-    model = metadata["model"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs, image_size = model["kwargs"], metadata["preprocess"]["image_size"]
+    kwargs, image_size = metadata["model"]["kwargs"], metadata["preprocess"]["image_size"]
     distilled, pooling = bool(kwargs.get("distillation_token")), kwargs.get("pooling", "token")
     representation, num_classes = kwargs.get("representation_size"), kwargs["num_classes"]
     fits = (

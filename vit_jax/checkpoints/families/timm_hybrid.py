@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import timm_vit
+from vit_jax.checkpoints.families import timm_parts, timm_vit
 from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, is_of, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 
 LIBRARY = "timm"
@@ -45,7 +45,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     sizes = stage_sizes(stem, r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
     scale = reduction(sizes)
     rest = {name: shape for name, shape in tensors.items() if name not in stem}
-    vit = timm_vit.describe(rest, Sidecar(_on_the_map(sidecar.config, scale)))
+    vit = timm_vit.describe(rest, Sidecar(_on_the_map(sidecar, scale)))
     kwargs = vit and hybrid_size(vit.kwargs, sizes, root[0])
     if not kwargs:
         return None
@@ -53,8 +53,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     return Published(
         model="hybrid",
         kwargs=kwargs | _STYLE,
-        preprocess=timm_preprocess(sidecar, image_size=size, crop_pct=0.9, interpolation="bicubic")
-        | {"image_size": size},
+        preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.9),
         layout=vit.layout,
         labels=vit.labels,
     )
@@ -94,15 +93,15 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {"config.json": {**config, "architecture": _ARCHITECTURES[sizes], "pretrained_cfg": settings}}
 
 
-def _on_the_map(config: Mapping[str, Any], scale: int) -> dict[str, Any]:
+def _on_the_map(sidecar: Sidecar, scale: int) -> dict[str, Any]:
     """timm's config as if the stem's map were the image, which is what the ViT's family can understand."""
 
     def smaller(size: Any) -> Any:
         return size // scale if isinstance(size, int) else [side // scale for side in size]
 
-    arguments, settings = dict(config.get("model_args") or {}), dict(config.get("pretrained_cfg") or {})
+    arguments, settings = dict(sidecar.config.get("model_args") or {}), timm_parts.settings(sidecar)
     if arguments.get("img_size"):
         arguments["img_size"] = smaller(arguments["img_size"])
     if settings.get("input_size"):
         settings["input_size"] = [3, *smaller(settings["input_size"][1:])]
-    return {**config, "model_args": arguments, "pretrained_cfg": settings}
+    return {**sidecar.config, "model_args": arguments, "pretrained_cfg": settings}

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families.google_mixer import image_size, mixer_size
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, is_of, timm_config, timm_labels, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
 LIBRARY = "timm"
@@ -30,14 +31,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     depth = next(i for i in range(len(tensors) + 1) if tokens.format(i) not in tensors)
     patch = tensors["stem.proj.weight"][2]
-    has_size = "input_size" in sidecar.config.get("pretrained_cfg", sidecar.config)
-    size = (224, 224) if has_size else image_size(num_tokens, patch)
+    size = timm_parts.image_size(sidecar) or image_size(num_tokens, patch)
     kwargs = mixer_size(Variant(width, depth, tokens_mlp_dim, channels_mlp_dim), patch) | _STYLE
+    kwargs["num_classes"] = tensors.get("head.bias", (0,))[0]
     return Published(
         model="mixer",
-        kwargs=kwargs | {"num_classes": tensors.get("head.bias", (0,))[0]},
-        preprocess=timm_preprocess(sidecar, image_size=size, crop_pct=0.875, interpolation="bicubic"),
-        labels=timm_labels(sidecar),
+        kwargs=kwargs,
+        preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.875),
+        labels=timm_parts.labels(sidecar, kwargs["num_classes"]),
     )
 
 
@@ -68,7 +69,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     name = next((name for name, known in VARIANTS.items() if known == own), None)
     if (name, patch) not in _ARCHITECTURES or any(args[key] != value for key, value in _STYLE.items()):
         return None
-    side = [int(pixels) for pixels in metadata["image_size"]]
+    side = [int(pixels) for pixels in metadata["preprocess"]["image_size"]]
     model_args = {} if side == [224, 224] else {"img_size": side}
     further = {"first_conv": "stem.proj", "classifier": "head", "fixed_input_size": True}
-    return {"config.json": timm_config(_ARCHITECTURES[name, patch], metadata, model_args, **further)}
+    return timm_parts.config(_ARCHITECTURES[name, patch], metadata, model_args, further)

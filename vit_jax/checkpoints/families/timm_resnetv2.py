@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, transpose
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import bit_size, differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, is_of, timm_config, timm_labels, timm_preprocess
+from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "timm"
@@ -42,11 +43,13 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     sizes = stage_sizes(tensors, r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
     kwargs = bit_size(sizes, tensors["stem.conv.weight"][0]) | _STYLE
+    kwargs["num_classes"] = tensors.get("head.fc.bias", (0,))[0]
+    size = timm_parts.image_size(sidecar) or [224, 224]
     return Published(
         model="bit",
-        kwargs=kwargs | {"num_classes": tensors.get("head.fc.bias", (0,))[0]},
-        preprocess=timm_preprocess(sidecar, image_size=(224, 224), crop_pct=0.875, interpolation="bilinear"),
-        labels=timm_labels(sidecar),
+        kwargs=kwargs,
+        preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.875, interpolation="bilinear"),
+        labels=timm_parts.labels(sidecar, kwargs["num_classes"]),
     )
 
 
@@ -75,7 +78,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     stem = width // factor
     model_args = {} if stem == 64 else {"stem_chs": stem, "channels": [4 * stem * 2**i for i in range(4)]}
     further = {"first_conv": "stem.conv", "classifier": "head.fc", "fixed_input_size": False}
-    return {"config.json": timm_config(architecture, metadata, model_args, **further)}
+    return timm_parts.config(architecture, metadata, model_args, further)
 
 
 def _head() -> Entry:

@@ -1,13 +1,14 @@
 """ViTs as timm names them: ViT, DeiT, DeiT III, DINOv2, SigLIP and MAE encoders, and all that share their class."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
@@ -41,7 +42,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight")
     if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors:
         return None
-    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2]:
+    # With a backbone it is a hybrid.
+    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2] or any(".backbone." in name for name in tensors):
         return None
     config = sidecar.config
     architecture = str(config.get("architecture", "")).partition(".")[0]
@@ -66,8 +68,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     )
     registers = tensors["reg_token"][1] if "reg_token" in tensors else 0
     class_token, distilled = "cls_token" in tensors, "dist_token" in tensors
-    settings = dict(config.get("pretrained_cfg") or {})
-    image_hw = _pair(arguments.get("img_size")) or (settings.get("input_size") or [None])[1:] or None
+    image_hw = _pair(arguments.get("img_size")) or timm_parts.image_size(sidecar)
     prefix, grid = _prefix(tensors["pos_embed"][1], class_token, distilled, registers, image_hw, patch[0])
 
     num_classes = tensors["head.weight"][0] if "head.weight" in tensors else 0
@@ -97,8 +98,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["fc_norm"] = True
 
     looks_imagenet = distilled or registers or "layer_scale_init" in kwargs
-    preprocess = _preprocess(settings, [g * patch[0] for g in grid], looks_imagenet)
-    return Published("vit", kwargs, preprocess, {"grid": grid}, _labels(config, settings, num_classes))
+    stats, image_size = IMAGENET if looks_imagenet else INCEPTION, [side * patch[0] for side in grid]
+    preprocess = timm_parts.preprocess(sidecar, image_size, crop_pct=0.9, stats=stats)
+    return Published("vit", kwargs, preprocess, {"grid": grid}, timm_parts.labels(sidecar, num_classes))
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -134,10 +136,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `Family`. All that an architecture fixes is written as an argument, so its name says little."""
-    model, preprocess = metadata["model"], metadata["preprocess"]
-    if model is None or model["name"] != "vit":
+    if not is_of(metadata, "vit"):
         return None
-    kwargs = model["kwargs"]
+    kwargs = metadata["model"]["kwargs"]
     size, patch = parts.size_of(kwargs)
     class_token, class_posemb = parts.tokens_of(kwargs)
     pooling, swiglu = kwargs.get("pooling", "token"), kwargs.get("mlp") == "swiglu"
@@ -155,9 +156,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         return None
     hidden = 2 * size.mlp_dim if swiglu else size.mlp_dim
     ratio = hidden / size.width
-    image_size = list(preprocess["image_size"])
     arguments = {
-        "img_size": image_size,
+        "img_size": list(metadata["preprocess"]["image_size"]),
         "patch_size": patch,
         "embed_dim": size.width,
         "depth": size.depth,
@@ -179,32 +179,15 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
             "fc_norm": kwargs.get("fc_norm", False),
         }
     base = "vit_giant_patch14_dinov2" if swiglu else "vit_base_patch16_224"
-    num_classes, labels = kwargs["num_classes"], list(metadata.get("labels") or ())
-    mean, std = parts.unit_stats(preprocess)
-    settings = {
+    further = {
         "custom_load": False,
-        "input_size": [3, *image_size],
         "fixed_input_size": True,
-        "interpolation": preprocess.get("interpolation", "bilinear"),
-        "mean": mean,
-        "std": std,
-        "num_classes": num_classes,
         "pool_size": None,
         "first_conv": "patch_embed.proj",
         "classifier": ["head", "head_dist"] if distilled else "head",
-        **_crop(preprocess),
     }
-    if labels:
-        settings["label_names"] = labels
-    config = {
-        "architecture": "deit_base_distilled_patch16_224" if distilled else base,
-        "num_classes": num_classes,
-        "num_features": size.width,
-        "global_pool": pool,
-        "model_args": arguments,
-        "pretrained_cfg": settings,
-    }
-    return {"config.json": config}
+    architecture = "deit_base_distilled_patch16_224" if distilled else base
+    return timm_parts.config(architecture, metadata, arguments, further, num_features=size.width, global_pool=pool)
 
 
 def _pair(value: Any) -> list[int] | None:
@@ -243,39 +226,3 @@ def _pooling(tensors: Shapes, config: Mapping[str, Any], arguments: Mapping[str,
     if pool not in _POOLINGS or pool == "map":
         raise UserError(f"The model pools its tokens by {pool!r}", f"Known: {', '.join(_POOLINGS)}")
     return _POOLINGS[pool]
-
-
-def _preprocess(settings: Mapping[str, Any], image_size: list[int], looks_imagenet: bool) -> dict[str, Any]:
-    stats = parts.IMAGENET if looks_imagenet else parts.INCEPTION
-    if "mean" in settings and "std" in settings:
-        stats = parts.pixel_stats(settings["mean"], settings["std"])
-    interpolation = settings.get("interpolation", "bicubic")
-    values = {
-        "image_size": image_size,
-        **stats,
-        "interpolation": interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
-    }
-    if settings.get("crop_mode") == "squash":
-        return values | {"resize": "squash"}
-    resize_to = math.floor(max(image_size) / settings.get("crop_pct", 0.9))
-    return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
-
-
-def _crop(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of what `_preprocess` does with the crop."""
-    if preprocess.get("resize", "squash") == "squash":
-        return {"crop_mode": "squash", "crop_pct": 1.0}
-    side = max(preprocess["image_size"])
-    resize_to = preprocess.get("resize_to") or side
-    percent = side / resize_to
-    if math.floor(side / percent) != resize_to:
-        percent = side / (resize_to + 0.5)
-    return {"crop_mode": "center", "crop_pct": percent}
-
-
-def _labels(config: Mapping[str, Any], settings: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    names = config.get("label_names") or settings.get("label_names")
-    described = config.get("label_descriptions") or settings.get("label_descriptions")
-    if names and isinstance(described, Mapping):
-        names = [described.get(name, name) for name in names]
-    return parts.label_names(names, num_classes)

@@ -1,4 +1,4 @@
-"""What the Vision Transformer's families have in common: sizes, blocks, positions, pixels, labels."""
+"""What the Vision Transformer's families have in common: sizes, blocks and positions."""
 
 import dataclasses
 import math
@@ -11,9 +11,6 @@ import numpy as np
 from vit_jax.checkpoints.name_map import Entry, NDArray, dense, fused, linear, norm, same
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
-
-IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
-INCEPTION = {"mean": [127.5, 127.5, 127.5], "std": [127.5, 127.5, 127.5]}
 
 _GELUS = {
     "gelu": "exact",
@@ -185,25 +182,6 @@ def position_entry(kwargs: Mapping[str, Any], theirs: str, grid: Sequence[int] |
         return [table[None] if leading else table]
 
     return Entry(tuple(ours), (theirs,), read, write)
-
-
-def pixel_stats(mean: Sequence[float], std: Sequence[float]) -> dict[str, list[float]]:
-    """`mean` and `std` of `Preprocess` from those for pixels in 0..1."""
-    return {"mean": [round(255 * float(v), 4) for v in mean], "std": [round(255 * float(v), 4) for v in std]}
-
-
-def unit_stats(preprocess: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """The inverse of `pixel_stats`, the digits that people know: 0.485 and not 0.48500000000000004."""
-    mean, std = (preprocess.get(key, INCEPTION[key]) for key in ("mean", "std"))
-    return [round(v / 255, 6) for v in mean], [round(v / 255, 6) for v in std]
-
-
-def label_names(names: Sequence[Any] | None, num_classes: int) -> tuple[str, ...]:
-    """The labels where they are as many as classes and real names, else none."""
-    names = [str(name) for name in names or ()]
-    if len(names) != num_classes or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        return ()
-    return tuple(names)
 
 
 def is_plain(kwargs: Mapping[str, Any], **expected: Any) -> bool:

@@ -86,17 +86,13 @@ def build(
     for name, value, known in (("crop", crop, _CROPS), ("border", border, _BORDERS)):
         if value not in known:
             raise UserError(f"There is no {name} named {value!r}", nearest(value, known))
-    for name, value in (("area", area), ("aspect", aspect)):
-        if not isinstance(value, Sequence) or len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise UserError(f"{name}={value} is not a range", "Give two numbers with 0 < low <= high")
-    if area[1] > 1:
-        raise UserError(f"area={area} reaches beyond the image", "Give shares up to 1")
+    area, aspect = geometry.bounds("area", area, 1), geometry.bounds("aspect", aspect)
     if not 0 <= rotate <= 180:
         raise UserError(f"rotate={rotate} is not an angle", "Give degrees from 0 to 180")
     if not 0 <= shift < 1:
         raise UserError(f"shift={shift} is not a fraction", "Give a number from 0 to below 1")
     if not isinstance(flip, bool):
         raise UserError(f"flip={flip!r} is neither True nor False", "Give one of them")
-    size, area, aspect = geometry.size_pair(image_size), tuple(area), tuple(aspect)
+    size = geometry.size_pair(image_size)
     policy = construct(RandAugment, randaugment, "config.data.transform.randaugment") if randaugment else None
     return Supervised(size, crop, area, aspect, float(rotate), float(shift), flip, border, policy)

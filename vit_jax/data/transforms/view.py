@@ -120,11 +120,8 @@ def build(
     """
     if crop not in _CROPS:
         raise UserError(f"There is no crop named {crop!r}", nearest(crop, _CROPS))
-    for name, value in (("area", area), ("aspect", aspect), ("blur_sigma", blur_sigma)):
-        if not isinstance(value, Sequence) or len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise UserError(f"{name}={value} is not a range", "Give two numbers with 0 < low <= high")
-    if area[1] > 1:
-        raise UserError(f"area={area} reaches beyond the image", "Give shares up to 1")
+    area, aspect = geometry.bounds("area", area, 1), geometry.bounds("aspect", aspect)
+    blur_sigma = geometry.bounds("blur_sigma", blur_sigma)
     shares = {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}
     for name, value in shares.items():
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
@@ -137,6 +134,6 @@ def build(
     if colors["hue"] > 0.5:
         raise UserError(f"hue={hue} times strength={strength} is more than half a turn", "Give at most 0.5")
     return View(
-        image_size=geometry.size_pair(image_size), crop=crop, area=tuple(area), aspect=tuple(aspect),
-        blur_sigma=tuple(blur_sigma), **colors, **{name: float(value) for name, value in shares.items()},
+        image_size=geometry.size_pair(image_size), crop=crop, area=area, aspect=aspect, blur_sigma=blur_sigma,
+        **colors, **{name: float(value) for name, value in shares.items()},
     )  # fmt: skip
