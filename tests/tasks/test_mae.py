@@ -208,7 +208,7 @@ def test_the_checkpoint_is_an_encoder_for_others(pretrained):
     assert model == {k: v for k, v in VIT.items()}
     module = build_named("model", model, "config.model", num_classes=3)
     fresh = jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"]
-    _, [report] = init_from(fresh, str(pretrained))
+    _, [report] = init_from({"params": fresh}, str(pretrained))
     assert set(report.missing) == {"head/kernel", "head/bias"}
     assert {name.split("/")[0] for name in report.unused} == {"decoder"}
 
