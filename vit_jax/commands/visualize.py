@@ -7,8 +7,8 @@ examples:
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
-patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked
-autoencoder reconstructs; as arrays and figures they are in vit_jax.evaluators.inspection, reconstruction and inspection_figures.
+patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
+reconstructs; as arrays and figures they are in vit_jax.evaluators.inspection, reconstruction and inspection_figures.
 """
 
 from __future__ import annotations
