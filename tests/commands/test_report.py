@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config, tiny_run
+from tests.tiny_contrastive import contrastive_run
 from vit_jax.commands import figures, report
 from vit_jax.commands.main import main
 
@@ -99,8 +100,23 @@ def test_a_run_as_training_leaves_it(tmp_path, capsys):
     tiny_run(tmp_path / "run", steps=2, optim__schedule__warmup_steps=1)
     assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "out.html")]) == 0
     assert "val/accuracy" in capsys.readouterr().out
-    assert "Nothing but the seed" in (tmp_path / "out.html").read_text()
+    text = (tmp_path / "out.html").read_text()
+    assert "Nothing but the seed" in text
+    assert text.count("data:image/png") == 2 and "1: run: left the image as in evaluation, then random views" in text
     assert tiny_config()["optim"]["name"] in json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["name"]
+
+
+def test_what_runs_see_is_drawn_once_where_the_data_is_here(tmp_path, capsys):
+    contrastive_run(tmp_path / "runs" / "a", "simclr", steps=2, log_every=1, optim__schedule__warmup_steps=1)
+    for name, changes in {"b": {"optim": {"name": "sgd"}}, "c": {"data": {"train": {"name": "gone"}}}}.items():
+        values = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
+        write_run(tmp_path / "runs" / name, [0.1], **{k: {**values[k], **v} for k, v in changes.items()} | {
+            k: v for k, v in values.items() if k not in (*changes, "seed")})  # fmt: skip
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out.html")]) == 0
+    text = (tmp_path / "out.html").read_text()
+    assert text.count("data:image/png") == 2  # the curves, and what a and b see
+    assert "1: a, 2: b: left the image as in evaluation, then times the 2 views that the loss compares" in text
+    assert re.search(r"3: c: the training images cannot be drawn here\. .*no source named", text)
 
 
 @pytest.mark.parametrize(

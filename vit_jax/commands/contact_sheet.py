@@ -9,7 +9,10 @@ views, where the loss compares two of an image). Look at it before a long run: a
 """
 
 import argparse
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.errors import UserError
@@ -23,35 +26,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import dataclasses
-
-    from vit_jax.commands import figures
-    from vit_jax.training.config import run_config
-    from vit_jax.training.inputs import build_inputs
-
     for name in ("images", "views"):
         if not 1 <= getattr(arguments, name) <= 100:
             raise UserError(f"--{name} is {getattr(arguments, name)}", "Give 1 to 100")
     path = Path(arguments.output)
     if not path.parent.is_dir():
         raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
-    config = run_config(read_config(arguments))
-    # The views of one image are the rows that repeated augmentation makes of it.
-    inputs = dataclasses.replace(build_inputs(config.data), repeats=arguments.views)
-    source = inputs.train_source()
-    pipeline = inputs.train_pipeline(source, arguments.images * arguments.views, config.seed)
-    batch, rows = pipeline.batch(0), []
-    for start in range(0, len(batch["image"]), arguments.views):
-        example = pipeline.example(start)
-        views = batch["image"][start : start + arguments.views]
-        together = 1 if views.ndim == 4 else views.shape[1]  # views that a loss compares
-        views = views.reshape(-1, *views.shape[-3:])
-        rows.append(
-            (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), views)
-        )
-    path.write_bytes(figures.contact_sheet(rows, together))
+    data, together = sheet(read_config(arguments), arguments.images, arguments.views)
+    path.write_bytes(data)
     kind = "views" if together == 1 else f"times the {together} views"
-    print(f"{path}: {len(rows)} images, left as in evaluation, then {arguments.views} {kind} of each as in training")
+    seen = f"{arguments.views} {kind} of each as in training"
+    print(f"{path}: {arguments.images} images, left as in evaluation, then {seen}")
+
+
+def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, int]:
+    """The picture as PNG, and how many views of an image the loss compares.
+
+    Args:
+        values: the plain config.
+        images: rows.
+        views: random views, or groups of views that are compared, of each.
+
+    Raises:
+        UserError: when the config is wrong or its data is not here.
+    """
+    from vit_jax.commands import figures
+    from vit_jax.training.config import run_config
+    from vit_jax.training.inputs import build_inputs
+
+    config = run_config(values)
+    # The views of one image are the rows that repeated augmentation makes of it.
+    inputs = dataclasses.replace(build_inputs(config.data), repeats=views)
+    source = inputs.train_source()
+    pipeline = inputs.train_pipeline(source, images * views, config.seed)
+    batch, rows, together = pipeline.batch(0), [], 1
+    for start in range(0, len(batch["image"]), views):
+        example = pipeline.example(start)
+        seen = batch["image"][start : start + views]
+        together = 1 if seen.ndim == 4 else seen.shape[1]
+        seen = seen.reshape(-1, *seen.shape[-3:])
+        rows.append(
+            (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), seen)
+        )
+    return figures.contact_sheet(rows, together), together
 
 
 def _label(label: object, names: tuple[str, ...]) -> str:

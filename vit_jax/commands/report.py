@@ -1,4 +1,4 @@
-"""Put runs side by side in one HTML file: curves, final metrics, and what their configs differ in.
+"""Put runs side by side in one HTML file: curves, final metrics, what their configs differ in, and what they see.
 
 examples:
   vit_jax report runs/a runs/b --output compare.html
@@ -6,6 +6,7 @@ examples:
 
 A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
 but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
+Training images as each run sees them are drawn where the run's data can be opened.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
 _PANELS = 8  # curves by default; --metrics asks for others
+_IMAGES = 4  # a row and a column of the contact sheet
 _SILENT = ("/examples", "_std")  # endings of metrics that no one compares
 
 
@@ -31,11 +33,13 @@ class RunLog:
 
     Args:
         name: its path as given.
+        config: as `config.json` holds it.
         settings: the config, flattened to dotted keys.
         rows: lines of `metrics.jsonl`.
     """
 
     name: str
+    config: Mapping[str, Any]
     settings: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
 
@@ -97,13 +101,14 @@ def read_run(path: epath.Path) -> RunLog:
     from vit_jax.training.metrics import read_metrics
 
     try:
-        settings = flatten(json.loads((path / "config.json").read_text()))
+        config = json.loads((path / "config.json").read_text())
+        settings = flatten(config)
     except (json.JSONDecodeError, AttributeError):
         raise UserError(f"{path / 'config.json'} is damaged", "Leave this run out") from None
     rows = read_metrics(path) if (path / "metrics.jsonl").exists() else []
     if not rows:
         raise UserError(f"The run in {path} has logged nothing yet", "Leave it out, or wait")
-    return RunLog(str(path), settings, rows)
+    return RunLog(str(path), config, settings, rows)
 
 
 def choose_metrics(runs: Sequence[RunLog], wanted: Sequence[str] | None) -> list[str]:
@@ -195,7 +200,30 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]) -
     header, rows = difference_table(groups)
     parts.append(page.heading("What differs"))
     parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
+    parts += [page.heading("What they see"), *_views(groups)]
     parts.append(page.heading("Runs"))
     names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
     parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))
     return page.page("vit_jax report", parts)
+
+
+def _views(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:
+    """Training images as each group of runs sees them; groups that see the same share a picture."""
+    from vit_jax.commands import page
+    from vit_jax.commands.contact_sheet import sheet
+
+    sharing: dict[str, list[str]] = {}
+    for label, group in groups.items():
+        seen = {key: value for key, value in group[0].settings.items() if key.startswith("data.")}
+        sharing.setdefault(json.dumps(seen, sort_keys=True), []).append(label)
+    parts = []
+    for labels in sharing.values():
+        who = ", ".join(labels)
+        try:
+            data, together = sheet(groups[labels[0]][0].config, _IMAGES, _IMAGES)
+        except UserError as error:
+            parts.append(page.paragraph(f"{who}: the training images cannot be drawn here. {error}"))
+            continue
+        views = "random views" if together == 1 else f"times the {together} views that the loss compares"
+        parts.append(page.figure(data, f"{who}: left the image as in evaluation, then {views} of it, as in training."))
+    return parts
