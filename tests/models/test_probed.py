@@ -27,7 +27,7 @@ def features_of(trunk, variables):
     model = build_named("model", trunk, "config.model", num_classes=0)
     state = {"encoder": variables["batch_stats"]["encoder"]} if "encoder" in variables.get("batch_stats", {}) else {}
     own = {"params": {"encoder": variables["params"]["encoder"]}, **({"batch_stats": state} if state else {})}
-    return np.asarray(model.apply(own, IMAGES, train=False)["features"], np.float64)
+    return np.asarray(jax.jit(lambda v: model.apply(v, IMAGES, train=False)["features"])(own), np.float64)
 
 
 @trunks
@@ -43,7 +43,7 @@ def test_by_hand(trunk):
     assert 0.007 < kernel.std() < 0.013 and not variables["params"]["head"]["bias"].any()
 
     # No random key is given: dropout or stochastic depth would ask for one.
-    outputs, state = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    outputs, state = jax.jit(lambda v: model.apply(v, IMAGES, train=True, mutable=["batch_stats"]))(variables)
     x = features_of(trunk, variables)
     normalised = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-6)
     np.testing.assert_allclose(outputs["features"], normalised, rtol=1e-3, atol=2e-3)
@@ -54,7 +54,7 @@ def test_by_hand(trunk):
         jax.tree.map(np.testing.assert_array_equal, after[name], variables["batch_stats"][name])
     assert ("encoder" in after) == (trunk is RESNET)
 
-    now = model.apply({"params": variables["params"], **state}, IMAGES, train=False)
+    now = jax.jit(lambda v: model.apply(v, IMAGES, train=False))({"params": variables["params"], **state})
     running = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-6)
     np.testing.assert_allclose(now["logits"], running @ kernel, atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_without_a_norm(trunk):
     variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
     assert "head_norm" not in variables.get("batch_stats", {})
     x, head = features_of(trunk, variables), variables["params"]["head"]
-    logits = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])[0]["logits"]
+    logits = jax.jit(lambda v: model.apply(v, IMAGES, train=True, mutable=["batch_stats"])[0]["logits"])(variables)
     np.testing.assert_allclose(logits, x @ np.asarray(head["kernel"], np.float64), rtol=1e-4, atol=1e-5)
 
 
