@@ -51,7 +51,9 @@ def get_config(arg: str = "") -> ConfigDict:
         raise UserError("This config needs a checkpoint to start from", "Write --config linear_probe:init=PATH")
     if arg.method not in METHODS:
         raise UserError(f"There is no method {arg.method!r} here", nearest(arg.method, METHODS))
-    trunk, data = starting_point(arg.init)
+    model, data = starting_point(arg.init)
+    # An autoencoder's trunk is what is probed; a probe's own is probed anew.
+    trunk = model["trunk"] if model["name"] in ("mae", "probed") else model
     if arg.pooling:
         trunk = dict(trunk, pooling=arg.pooling)
     optim, of_vit, of_other, batch, warmup, norm = METHODS[arg.method]

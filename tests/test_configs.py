@@ -229,6 +229,18 @@ def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
     assert probe["optim"]["learning_rate"] == 0.4, "a ResNet's rate is not a ViT's"
 
 
+@pytest.mark.parametrize("name", ["mae", "probed"])
+def test_recipes_take_the_trunk_out_of_its_wrapping(name, monkeypatch):
+    trunk = {"name": "vit", "variant": "L/16", "pooling": "token", "posemb": "sincos2d_mae", "gelu": "exact"}
+    metadata = {"model": {"name": name, "kwargs": {"trunk": trunk, "num_classes": 0}}}
+    metadata["preprocess"] = {"image_size": [224, 224]}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    assert load_config("linear_probe:init=x")["model"] == {"name": "probed", "norm": "batch", "trunk": trunk}
+    tuned = load_config("mae_finetune:init=x")
+    assert tuned["model"].items() >= {**trunk, "pooling": "mean", "fc_norm": True, "class_token": True}.items()
+    assert "trunk" not in tuned["model"] and tuned["optim"]["layer_decay"] == 0.75
+
+
 @pytest.mark.parametrize(
     ("method", "rate", "batch", "norm"), [("mae", 6.4, 16384, "batch"), ("moco_v3", 12, 1024, "none"),
                                           ("simclr", 1.6, 4096, "none")]
