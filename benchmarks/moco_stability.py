@@ -8,7 +8,7 @@ scikit-learn's digits, which need no package, at learning rates that rise until 
     python benchmarks/moco_stability.py --workdir runs/moco_stability
 
 A spike begins in the step in which the norm of a layer's gradient exceeds five times its median over the last 50
-steps, and ends when it is below again. Every cell (learning rate, projection, seed) is a run of its own; cells that are
+steps (fewer in the first 50, none in the first 20), and ends when it is below again. Every cell (learning rate, projection, seed) is a run of its own; cells that are
 done are skipped, so the command can be stopped and started again at will. It ends with a table, which it also writes
 to `table.md`, and a figure of the norms, `norms-RATE.png`, for each learning rate.
 """
@@ -20,14 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vit_jax.commands.table import table
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 from vit_jax.training.metrics import read_metrics
 
-DEPTH, WINDOW, FACTOR, WITHIN = 4, 50, 5.0, 40
+DEPTH = 4
+START, WINDOW, FACTOR, WITHIN = 20, 50, 5.0, 40
 LAYERS = {"patch projection": "embedding", "first block": "block_00", "last block": f"block_{DEPTH - 1:02d}"}
 PROJECTIONS = ("frozen", "learned")
 
@@ -71,10 +70,14 @@ def cell(data: str, rate: float, projection: str, seed: int, steps: int) -> dict
     }  # fmt: skip
 
 
+def ratios(norms: Sequence[float]) -> list[float]:
+    """Each step's norm as a multiple of the median before it; 0 in the first steps."""
+    return [0.0 if i < START else x / statistics.median(norms[max(0, i - WINDOW) : i]) for i, x in enumerate(norms)]
+
+
 def spikes(norms: Sequence[float]) -> list[int]:
     """The steps in which a spike begins."""
-    norms = np.asarray(norms)
-    high = [i >= WINDOW and norms[i] > FACTOR * np.median(norms[i - WINDOW : i]) for i in range(len(norms))]
+    high = [ratio > FACTOR for ratio in ratios(norms)]
     return [i for i in range(1, len(high)) if high[i] and not high[i - 1]]
 
 
@@ -109,8 +112,8 @@ def main() -> None:
                     config = cell(arguments.data, rate, projection, seed, arguments.steps)
                     train(build_experiment(config), workdir)
                 workdirs.setdefault((rate, projection), []).append(workdir)
-    header = ["rate", "projection", *(f"spikes, {layer}" for layer in LAYERS), "last after first", "largest", "k-NN"]
-    header.append("seconds")
+    header = ["rate", "projection", *(f"spikes, {layer}" for layer in LAYERS), "last after first"]
+    header += ["largest, first and last", "k-NN", "seconds"]
     rows = [[f"{rate:g}", projection, *_row(found)] for (rate, projection), found in workdirs.items()]
     print("\n" + table(header, rows))
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
@@ -122,19 +125,19 @@ def main() -> None:
 
 def _row(workdirs: Sequence[Path]) -> list[str]:
     """Spikes over all seeds; how many of the last block's had one in the first trained layer before them; the largest
-    norm of the first trained layer as a multiple of its median; accuracy and time."""
+    norms of these two as multiples of their medians; accuracy and time."""
     runs = [norms_of(workdir) for workdir in workdirs]
     counts = [str(sum(len(spikes(run[layer])) for run in runs)) if layer in runs[0] else "-" for layer in LAYERS]
     first = next(layer for layer in LAYERS if layer in runs[0])
     late = sum(len(spikes(run["last block"])) for run in runs)
     led = sum(preceded(spikes(run["last block"]), spikes(run[first])) for run in runs)
-    largest = max(max(run[first][WINDOW:]) / statistics.median(run[first]) for run in runs)
+    largest = [max(max(ratios(run[layer])) for run in runs) for layer in (first, "last block")]
     summaries = [json.loads((workdir / "summary.json").read_text()) for workdir in workdirs]
     accuracies = [100 * summary["knn/accuracy"] for summary in summaries]
     return [
         *counts,
         f"{led} of {late}",
-        f"{largest:.1f}x",
+        f"{largest[0]:.1f}x, {largest[1]:.1f}x",
         f"{statistics.mean(accuracies):.1f} ± {statistics.pstdev(accuracies):.1f}",
         f"{statistics.mean(summary['seconds'] for summary in summaries):.0f}",
     ]
