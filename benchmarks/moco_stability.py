@@ -8,9 +8,10 @@ scikit-learn's digits, which need no package, at learning rates that rise until 
     python benchmarks/moco_stability.py --workdir runs/moco_stability
 
 A spike begins in the step in which the norm of a layer's gradient exceeds five times its median over the last 50
-steps (fewer in the first 50, none in the first 20), and ends when it is below again. Every cell (learning rate, projection, seed) is a run of its own; cells that are
-done are skipped, so the command can be stopped and started again at will. It ends with a table, which it also writes
-to `table.md`, and a figure of the norms, `norms-RATE.png`, for each learning rate.
+steps (fewer in the first 50, none in the first 20), and ends when it is below again. Every cell (learning rate,
+projection, seed) is a run of its own; cells that are done are skipped, so the command can be stopped and started again
+at will. It ends with a table, which it also writes to `table.md`, and a figure of the norms, `norms-RATE.png`, for each
+learning rate.
 """
 
 import argparse

@@ -51,9 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise UserError("This config needs a checkpoint to start from", "Write --config linear_probe:init=PATH")
     if arg.method not in METHODS:
         raise UserError(f"There is no method {arg.method!r} here", nearest(arg.method, METHODS))
-    model, data = starting_point(arg.init)
-    # An autoencoder's trunk is what is probed; a probe's own is probed anew.
-    trunk = model["trunk"] if model["name"] in ("mae", "probed") else model
+    trunk, data = starting_point(arg.init)
     if arg.pooling:
         trunk = dict(trunk, pooling=arg.pooling)
     optim, of_vit, of_other, batch, warmup, norm = METHODS[arg.method]

@@ -47,7 +47,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if not arg.init:
         raise UserError("This config needs a checkpoint to start from", "Write --config mae_finetune:init=PATH")
     model, data = starting_point(arg.init)
-    model = model.get("trunk", model)  # of an autoencoder or a probe
     if model["name"] != "vit":
         raise UserError(
             f"{arg.init} holds a {model['name']}, and MAE fine-tunes Vision Transformers", "Use --config finetune"

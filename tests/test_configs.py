@@ -239,6 +239,7 @@ def test_recipes_take_the_trunk_out_of_its_wrapping(name, monkeypatch):
     tuned = load_config("mae_finetune:init=x")
     assert tuned["model"].items() >= {**trunk, "pooling": "mean", "fc_norm": True, "class_token": True}.items()
     assert "trunk" not in tuned["model"] and tuned["optim"]["layer_decay"] == 0.75
+    assert load_config("finetune:init=x")["model"] == trunk
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.tasks.test_mae import mae_run
 from tests.tiny_contrastive import RESNET, VIT, contrastive_run
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.commands.main import main
@@ -90,16 +91,22 @@ def test_a_probe_goes_on_where_it_was_stopped(source, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
-def test_mae_finetune(source, tmp_path, capsys):
-    """The encoder comes over without its final norm, which is reported; everything is trained."""
+def test_from_mae_to_a_probe_and_a_fine_tuned_model(tmp_path, capsys):
+    """The decoder is left behind; the encoder is fine-tuned without its final norm, in full."""
+    mae_run(tmp_path / "mae", steps=10, batch_size=32)
+    probe(tmp_path / "mae", tmp_path / "probe", "--config.steps=6")
+    before = read_params(find(tmp_path / "mae"))[0]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, read_params(find(tmp_path / "probe"))[0]["encoder"], before)
+
     steps = ["--config.steps=3", "--config.optim.schedule.warmup_steps=1"]
-    train(f"mae_finetune:init={source}", tmp_path / "tuned", *steps)
-    report = capsys.readouterr().err.split("init_from")[1]
-    assert "unused     2  encoder/norm (2 arrays)" in report and "missing    0" in report
+    capsys.readouterr()
+    train(f"mae_finetune:init={tmp_path}/mae", tmp_path / "tuned", *steps)
+    report = capsys.readouterr().err.split("init_from")[1].splitlines()
+    assert report[2].split() == ["missing", "0"] and report[3].endswith("encoder/norm (2 arrays)")
     params, state = read_params(find(tmp_path / "tuned"))
     assert set(params) == {"encoder", "fc_norm", "head"} and "norm" not in params["encoder"] and not state
-    before = read_params(find(source))[0]["encoder"]
     before.pop("norm")
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), params["encoder"], before)
     assert all(0 < size < 0.01 for size in jax.tree.leaves(moved)), moved
-    assert vit_jax.load(tmp_path / "tuned").model.encoder.posemb == "sincos2d_moco"
+    encoder = vit_jax.load(tmp_path / "tuned").model.encoder
+    assert (encoder.posemb, encoder.class_token, encoder.final_norm) == ("sincos2d_mae", True, False)

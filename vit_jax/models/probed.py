@@ -59,3 +59,9 @@ def build(trunk: Mapping[str, Any], *, num_classes: int, norm: HeadNorm = "batch
     if norm not in get_args(HeadNorm):
         raise UserError(f"There is no norm {norm!r} before a linear probe", nearest(norm, get_args(HeadNorm)))
     return Probed(build_named("model", trunk, "config.model.trunk", num_classes=0), norm, num_classes)
+
+
+def downstream(kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of what goes on from a probe: its trunk, no longer frozen."""
+    trunk = dict(kwargs["trunk"])
+    return trunk.pop("name"), trunk
