@@ -18,6 +18,7 @@ from vit_jax.tasks import static_argument
 from vit_jax.training import inputs
 from vit_jax.training.config import load_config, override, run_config, shipped_configs
 from vit_jax.training.experiment import build_experiment
+from vit_jax.training.optim import frozen_mask
 from vit_jax.training.program import build_program
 from vit_jax.training.sharding import make_mesh
 
@@ -59,13 +60,15 @@ def checkpoint(tmp_path_factory):
     return workdir
 
 
-FROM_CHECKPOINT = ("finetune", "vit_paper_finetune")
+FROM_CHECKPOINT = ("finetune", "linear_probe", "mae_finetune", "vit_paper_finetune")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "bench_b16": ["", "remat=full,scan"],
     "digits": ["", "smoke"],
     "digits_finetune": ["", "smoke"],
     "own_images": ["root=photos", "dataset=cifar10"],
+    "linear_probe": ["", "method=moco_v3,pooling=mean", "method=simclr,data=photos"],
+    "mae_finetune": ["", "variant=H/14,data=photos"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],
@@ -165,13 +168,94 @@ def test_epochs_are_those_of_the_papers():
         ),
         ("vit_paper_finetune", "dataset=cifar10", lambda name, rates: momentum(name, rates, 1.0, bfloat16)),
         ("finetune", "", lambda name, rates: momentum(name, rates, 1.0, bfloat16)),
+        (
+            "mae_finetune",
+            "",
+            lambda name, rates: adamw(name, rates, None, 0.05 * name.endswith("kernel"), scale=mae_scale(name)),
+        ),
+        ("linear_probe", "method=moco_v3", lambda name, rates: momentum(name, rates, None)),
+        ("linear_probe", "method=simclr", lambda name, rates: momentum(name, rates, None, nesterov=True)),
     ],
 )
 def test_the_first_three_updates_are_the_papers_rule(name, argument, rule, checkpoint):
     section = override(load(name, argument, checkpoint), {"optim.schedule.warmup_steps": "2"})["optim"]
+    section.pop("frozen", None)
     got, peak = three_updates(section, 10_000), section["learning_rate"]
     for parameter, value in got.items():
         np.testing.assert_allclose(value, rule(parameter, [0, peak / 2, peak]), atol=2e-6)
+
+
+def mae_scale(name):
+    """Layer-wise decay of 0.65 over two blocks: the head and the norm learn at the full rate."""
+    layer = {"embedding": 0, "cls": 0, "pos_embedding": 0, "block_00": 1, "block_01": 2}
+    return 0.65 ** (3 - layer.get(name.split("/")[1], 3))
+
+
+@pytest.mark.parametrize(
+    ("variant", "rate", "layer_decay", "drop_path", "epochs"),
+    [("", 5e-4, 0.65, 0.1, 100), ("B/16", 5e-4, 0.65, 0.1, 100), ("L/16", 1e-3, 0.75, 0.2, 50),
+     ("H/14", 1e-3, 0.75, 0.3, 50)],
+)  # fmt: skip
+def test_mae_is_fine_tuned_by_its_size(variant, rate, layer_decay, drop_path, epochs, checkpoint):
+    values = load("mae_finetune", f"variant={variant}", checkpoint)
+    assert values["optim"]["learning_rate"] == 4 * rate and values["optim"]["layer_decay"] == layer_decay
+    assert values["model"]["drop_path_rate"] == drop_path and values["steps"] == {"epochs": epochs}
+    assert values["init_from"] == {"encoder": str(checkpoint)}
+    given = load("mae_finetune", "layer_decay=0.8,epochs=7,batch=256", checkpoint)
+    assert (given["optim"]["layer_decay"], given["steps"], given["optim"]["learning_rate"]) == (
+        0.8,
+        {"epochs": 7},
+        5e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"pooling": "token"}, {"pooling": "mean", "fc_norm": True, "class_token": True}),
+        ({"pooling": "mean"}, {"pooling": "mean", "fc_norm": True, "class_token": False}),
+        ({"pooling": "mean", "class_token": True}, {"pooling": "mean", "fc_norm": True, "class_token": True}),
+    ],
+)
+def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
+    trunk = {"variant": "mu/4", "posemb": "sincos2d_mae", "gelu": "exact", **model}
+    metadata = {"model": {"name": "vit", "kwargs": trunk}, "preprocess": {"image_size": [8, 8]}}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    assert load_config("mae_finetune:init=x")["model"] == {"name": "vit", **trunk, **expected, "drop_path_rate": 0.1}
+    metadata["model"] = {"name": "resnet", "kwargs": {"variant": "50"}}
+    with pytest.raises(UserError, match="x holds a resnet, and MAE fine-tunes Vision Transformers"):
+        load_config("mae_finetune:init=x")
+    probe = load_config("linear_probe:init=x,method=moco_v3")
+    assert probe["model"]["trunk"] == {"name": "resnet", "variant": "50"}
+    assert probe["optim"]["learning_rate"] == 0.4, "a ResNet's rate is not a ViT's"
+
+
+@pytest.mark.parametrize("name", ["mae", "probed"])
+def test_recipes_take_the_trunk_out_of_its_wrapping(name, monkeypatch):
+    trunk = {"name": "vit", "variant": "L/16", "pooling": "token", "posemb": "sincos2d_mae", "gelu": "exact"}
+    metadata = {"model": {"name": name, "kwargs": {"trunk": trunk, "num_classes": 0}}}
+    metadata["preprocess"] = {"image_size": [224, 224]}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    assert load_config("linear_probe:init=x")["model"] == {"name": "probed", "norm": "batch", "trunk": trunk}
+    tuned = load_config("mae_finetune:init=x")
+    assert tuned["model"].items() >= {**trunk, "pooling": "mean", "fc_norm": True, "class_token": True}.items()
+    assert "trunk" not in tuned["model"] and tuned["optim"]["layer_decay"] == 0.75
+    assert load_config("finetune:init=x")["model"] == trunk
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "batch", "norm"), [("mae", 6.4, 16384, "batch"), ("moco_v3", 12, 1024, "none"),
+                                          ("simclr", 1.6, 4096, "none")]
+)  # fmt: skip
+def test_linear_probes_train_the_head_alone(method, rate, batch, norm, checkpoint):
+    values = load("linear_probe", f"method={method}", checkpoint)
+    assert values["optim"]["learning_rate"] == pytest.approx(rate) and values["batch_size"] == batch
+    assert values["model"]["norm"] == norm and values["steps"] == {"epochs": 90}
+    experiment = build_experiment(override(values, {"batch_size": "8"}))
+    image = jax.ShapeDtypeStruct((8, 8, 8, 3), np.float32)
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
+    frozen = frozen_mask(params, values["optim"]["frozen"])
+    assert all(jax.tree.leaves(frozen["encoder"])) and not any(jax.tree.leaves(frozen["head"]))
 
 
 def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
@@ -195,6 +279,9 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
     [
         ("finetune", "needs a checkpoint"),
         ("finetune:init=nowhere", "There is no checkpoint at .*nowhere"),
+        ("mae_finetune", "needs a checkpoint"),
+        ("linear_probe", "needs a checkpoint"),
+        ("linear_probe:init=x,method=moco", "There is no method 'moco' here. Did you mean 'moco_v3'"),
         ("vit_paper_finetune:init=x,dataset=cifar", "Did you mean 'cifar10'"),
         ("vit_i1k:aug=medium3", "Did you mean 'medium"),
         ("vit_i1k:recipe=plian", "Did you mean 'plain'"),

@@ -140,15 +140,32 @@ def test_cutout():
 
 def test_all_operations_are_drawn_alike(monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        RandAugment, "apply", lambda self, name, image, sign, place: drawn.append((name, sign)) or image
-    )
+    monkeypatch.setattr(RandAugment, "apply", lambda self, name, image, sign, **_: drawn.append((name, sign)) or image)
     rng = np.random.default_rng(0)
     for _ in range(1600):
         RandAugment(2, 10)(NOISE, rng)
     counts = [sum(name == n for n, _ in drawn) for name in OPERATIONS]
     assert len(drawn) == 3200 and min(counts) > 140 and max(counts) < 260
     assert 1450 < sum(sign == 1 for _, sign in drawn) < 1750
+
+
+def test_drawn_magnitudes_and_probability(monkeypatch):
+    """DeiT's: half of the operations, magnitudes around 9 and at most 10."""
+    drawn = []
+    monkeypatch.setattr(RandAugment, "apply", lambda self, *_, magnitude, **__: drawn.append(magnitude) or NOISE)
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        RandAugment(2, 9, magnitude_std=0.5, probability=0.5)(NOISE, rng)
+    assert 920 < len(drawn) < 1080
+    assert abs(np.mean(drawn) - 9) < 0.05 and 0.45 < np.std(drawn) < 0.53
+    assert max(drawn) == 10.0 and 0 < np.mean(np.equal(drawn, 10.0)) < 0.05
+
+
+def test_a_magnitude_for_one_operation():
+    for name in ("rotate", "posterize", "brightness"):
+        np.testing.assert_array_equal(
+            RandAugment(1, 9).apply(name, NOISE, magnitude=4.0), RandAugment(1, 4).apply(name, NOISE)
+        )
 
 
 def test_as_an_option_of_the_transform():
@@ -173,6 +190,8 @@ def test_as_an_option_of_the_transform():
         ({"layers": 2, "magnitude": 9, "operations": ["rotat"]}, "Did you mean 'rotate'"),
         ({"layers": 2, "magnitude": 9, "operations": []}, "not a list"),
         ({"layers": 2, "magnitude": 9, "contrast": "men"}, "Did you mean 'mean'"),
+        ({"layers": 2, "magnitude": 9, "magnitude_std": -1}, "magnitude_std=-1"),
+        ({"layers": 2, "magnitude": 9, "probability": 2}, "probability=2"),
         ({"layers": 2, "magnitud": 9}, "Did you mean 'magnitude'"),
         ({"layers": 2}, "randaugment.magnitude' is missing"),
     ],

@@ -58,11 +58,11 @@ def adamw(name, rates, clip, decay, b1=0.9, b2=0.999, eps=1e-8, mu_dtype=float, 
     return p
 
 
-def momentum(name, rates, clip, dtype=float, scale=1.0):
+def momentum(name, rates, clip, dtype=float, scale=1.0, nesterov=False):
     p, trace = flat(PARAMS)[name].astype(float), 0.0
     for g, rate in zip(gradients(name, clip), rates, strict=True):
         trace = 0.9 * trace + g
-        p = p - rate * scale * trace
+        p = p - rate * scale * (0.9 * trace + g if nesterov else trace)
         trace = trace.astype(dtype).astype(float)
     return p
 
@@ -106,6 +106,12 @@ def test_sgd_with_bfloat16_momentum():
         np.testing.assert_allclose(got[name], expected, atol=1e-6)
     exact = momentum("head/kernel", [0.3] * 3, 1.0)
     assert np.abs(got["head/kernel"] - exact).max() > 1e-5
+
+
+def test_sgd_with_nesterov_momentum():
+    got = three_updates({"name": "sgd", "learning_rate": 0.3, "nesterov": True}, 10)
+    for name in NAMES:
+        np.testing.assert_allclose(got[name], momentum(name, [0.3] * 3, None, nesterov=True), atol=1e-6)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -3,7 +3,8 @@
 The recipes' numbers were reached with TensorFlow's reading of the paper, whose habits are kept, since they are part of
 the recipe:
 
-- all 16 operations are equally likely and always applied; the magnitude is the same for all and never drawn;
+- all 16 operations are equally likely and always applied; the magnitude is the same for all and never drawn (DeiT and
+  MAE, after timm, apply half of them and draw it: `probability=0.5, magnitude_std=0.5`);
 - magnitudes count from 0 to 10, and 15 or 20 extrapolate;
 - magnitude 0 is not the identity: colours fade to a tenth, posterising keeps one bit, everything is solarised;
 - what comes in from outside is grey 128, geometry samples the nearest pixel, shears are about the top left corner;
@@ -49,6 +50,9 @@ class RandAugment:
         translate: pixels of a translation at magnitude 10.
         cutout: half the side of the cut square in pixels at magnitude 10.
         contrast: "pixel_count" or "mean", see the module.
+        magnitude_std: standard deviation with which each operation draws its magnitude around M, cut off at 0 and at
+            the larger of 10 and M.
+        probability: with which a drawn operation is applied at all.
 
     Raises:
         UserError: for values out of their range.
@@ -60,6 +64,8 @@ class RandAugment:
     translate: float = 100.0
     cutout: float = 40.0
     contrast: str = "pixel_count"
+    magnitude_std: float = 0.0
+    probability: float = 1.0
 
     def __post_init__(self):
         if isinstance(self.layers, bool) or not isinstance(self.layers, int) or self.layers < 1:
@@ -76,6 +82,12 @@ class RandAugment:
         for key in ("translate", "cutout"):
             if not isinstance(getattr(self, key), (int, float)) or getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)!r} of RandAugment is no distance", "Give pixels")
+        if not isinstance(self.magnitude_std, (int, float)) or self.magnitude_std < 0:
+            raise UserError(f"magnitude_std={self.magnitude_std!r} of RandAugment is no spread", "Give 0 or more")
+        if not isinstance(self.probability, (int, float)) or not 0 <= self.probability <= 1:
+            raise UserError(
+                f"probability={self.probability!r} of RandAugment is out of range", "Give a number from 0 to 1"
+            )
         if self.contrast not in _CONTRASTS:
             raise UserError(f"There is no contrast {self.contrast!r}", nearest(self.contrast, _CONTRASTS))
         object.__setattr__(self, "operations", tuple(self.operations))
@@ -86,18 +98,29 @@ class RandAugment:
             # The same draws for every operation, so that a choice does not shift the draws after it.
             of_operation, of_sign, down, right = rng.random(4).tolist()
             name = self.operations[int(of_operation * len(self.operations))]
-            image = self.apply(name, image, sign=1 if of_sign < 0.5 else -1, place=(down, right))
+            magnitude = self.magnitude
+            # Drawn only where they are asked for: the other recipes' draws stay what they were.
+            if self.magnitude_std:
+                drawn = rng.normal(magnitude, self.magnitude_std)
+                magnitude = min(max(drawn, 0.0), max(10.0, magnitude))
+            if self.probability == 1 or rng.random() < self.probability:
+                sign = 1 if of_sign < 0.5 else -1
+                image = self.apply(name, image, sign=sign, place=(down, right), magnitude=magnitude)
         return image
 
-    def apply(self, name: str, image: Image, sign: int = 1, place: tuple[float, float] = (0.5, 0.5)) -> Image:
-        """One operation at this magnitude.
+    def apply(
+        self, name: str, image: Image, sign: int = 1, place: tuple[float, float] = (0.5, 0.5),
+        magnitude: float | None = None,
+    ) -> Image:  # fmt: skip
+        """One operation.
 
         Args:
             name: one of `OPERATIONS`.
             sign: 1 or -1, the direction of what has one.
             place: centre of cutout, as fractions of height and width below 1.
+            magnitude: instead of the policy's.
         """
-        share = self.magnitude / 10
+        share = (self.magnitude if magnitude is None else magnitude) / 10
         enhancement = 1.8 * share + 0.1
         height, width = image.shape[:2]
         match name:

@@ -131,14 +131,15 @@ def sgd(
     learning_rate: Schedule,
     names: Sequence[str],
     momentum: float = 0.9,
+    nesterov: bool = False,
     accumulator_dtype: str | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum and no decay, the fine-tuning rule of the ViT paper (section B.1.1).
 
-    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`.
+    The original code keeps the momentum in bfloat16: `accumulator_dtype='bfloat16'`. SimCLR's probe is `nesterov`.
     """
     del names
-    trace = _stored(optax.trace(momentum), "trace", accumulator_dtype, "accumulator_dtype")
+    trace = _stored(optax.trace(momentum, nesterov), "trace", accumulator_dtype, "accumulator_dtype")
     return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
 
 
