@@ -33,15 +33,22 @@ METHODS = {
         learning_rate=2e-3,
     ),
     "simclr": dict(
-        steps=500,
-        batch_size=128,
-        task=dict(name="simclr", temperature=0.5),
+        steps=1000,
+        batch_size=64,
+        task=dict(name="simclr", temperature=0.2),
         transform=VIEWS,
         learning_rate=2e-3,
     ),
+    "mae": dict(
+        steps=800,
+        batch_size=256,
+        task=dict(name="mae", mask_ratio=0.75, decoder_width=64, decoder_depth=2, decoder_heads=2),
+        transform=dict(name="supervised", crop="none", flip=True),
+        learning_rate=2e-3,
+    ),
     "moco_v3": dict(
-        steps=400,
-        batch_size=128,
+        steps=750,
+        batch_size=64,
         task=dict(name="moco_v3", temperature=0.2, hidden=256, out=64),
         transform=VIEWS,
         learning_rate=2e-3,
@@ -85,11 +92,11 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.ema_decay = method.get("ema_decay")
     # Enough to see it rise; the benchmark measures with all images.
-    few = train if arg.smoke else dict(train, examples=5000)
-    config.evals = dict(knn=dict(name="knn", train=few, test=test if arg.smoke else dict(test, examples=2000)))
+    few = train if arg.smoke else dict(train, examples=2000)
+    config.evals = dict(knn=dict(name="knn", train=few, test=test if arg.smoke else dict(test, examples=1000)))
     if arg.method == "supervised":
         config.evals.val = dict(name="classification", every=None)
-    config.eval_every = 10 if arg.smoke else method["steps"] // 4
+    config.eval_every = 10 if arg.smoke else method["steps"] // 3
     config.log_every = 5 if arg.smoke else 50
     config.checkpoint = dict(every=None, keep=1)
     return config
