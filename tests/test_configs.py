@@ -77,7 +77,7 @@ ARGUMENTS = {
     "simclr_i1k": ["model=18", "model=18,version=2", "model=S/16"],
     "mae_i1k": ["", "variant=L/16,epochs=1600", "variant=H/14"],
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
-    "shifted_fashion": ["method=supervised", "method=simclr", "method=moco_v3"],
+    "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
