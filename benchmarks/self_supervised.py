@@ -36,7 +36,7 @@ METHODS = {
     "moco_v3": "MoCo v3",
     "simclr": "SimCLR",
 }
-LENGTHS = (400, 1200)  # steps of training from scratch on the few labels
+LENGTHS = (1000, 3000)  # steps of training from scratch on the few labels
 COLUMNS = {
     "knn/accuracy": "k-NN",
     "fewshot/1shot": "1-shot",

@@ -40,7 +40,7 @@ METHODS = {
         learning_rate=2e-3,
     ),
     "mae": dict(
-        steps=2000,
+        steps=3000,
         batch_size=64,
         task=dict(name="mae", mask_ratio=0.75, decoder_width=64, decoder_depth=2, decoder_heads=2),
         transform=dict(name="supervised", crop="none", flip=True),

@@ -15,7 +15,7 @@ from vit_jax.training.config import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, init="", steps=400, seed=0, root=FASHION_MNIST, smoke=False)
+    arg = parse_arg(arg, init="", steps=600, seed=0, root=FASHION_MNIST, smoke=False)
     steps = 20 if arg.smoke else arg.steps
     data = dict(name="digits") if arg.smoke else dict(name="idx", root=arg.root, canvas=36)
 
