@@ -77,6 +77,8 @@ ARGUMENTS = {
     "simclr_i1k": ["model=18", "model=18,version=2", "model=S/16"],
     "mae_i1k": ["", "variant=L/16,epochs=1600", "variant=H/14"],
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
+    "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
+    "shifted_fashion_finetune": ["", "smoke,steps=7"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 
@@ -291,6 +293,7 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
         ("simclr_i1k:model=S16/", "There is no ViT 'S16/'"),
         ("simclr_i1k:version=3", "no version 3 of SimCLR"),
         ("moco_v3_i1k:varaint=S/16", "Did you mean 'variant'"),
+        ("shifted_fashion:method=moco_v2", "There is no method 'moco_v2'. Did you mean 'moco_v3'"),
     ],
 )
 def test_wrong_arguments_get_a_sentence(spec, message):

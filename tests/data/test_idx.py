@@ -96,3 +96,81 @@ def test_fewer_examples(root):
     assert [train[k]["label"] for k in range(len(train))] == [2, 0]
     with pytest.raises(UserError, match="has 3 examples of 'train', not 4"):
         idx.build("train", str(root), examples=4)
+
+
+def test_a_part_that_is_held_out(root):
+    held_out = idx.build("train", str(root), skip=1)
+    assert [held_out[k]["label"] for k in range(len(held_out))] == [0, 1]
+    assert [example["label"] for example in idx.build("train", str(root), skip=1, examples=1)] == [0]
+    with pytest.raises(UserError, match="has 1 examples of 'train' after the first 2, not 2"):
+        idx.build("train", str(root), skip=2, examples=2)
+    for skip in (3, -1):
+        with pytest.raises(UserError, match=f"3 examples of 'train', and skip={skip}"):
+            idx.build("train", str(root), skip=skip)
+
+
+def places(source, shape):
+    """Top left corners; the images must be whole there, with nothing around them."""
+    found = []
+    for example in source:
+        rows, columns = (example["image"].any(axis=(2, axis)).nonzero()[0] for axis in (1, 0))
+        found.append((int(rows[0]), int(columns[0])))
+        assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == shape
+    return found
+
+
+def write(folder, name, array):
+    (folder / name).write_bytes(packed(array))
+
+
+@pytest.fixture
+def many(tmp_path):
+    """400 images without black, and no two alike."""
+    images = np.random.default_rng(0).integers(1, 256, (400, 3, 2), dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        write(tmp_path, f"{prefix}-images-idx3-ubyte", images)
+        write(tmp_path, f"{prefix}-labels-idx1-ubyte", np.zeros(400, np.uint8))
+    return tmp_path, images
+
+
+def test_images_lie_anywhere_on_the_canvas(many):
+    root, images = many
+    source = idx.build("train", str(root), canvas=(6, 4))
+    assert source[0]["image"].shape == (6, 4, 3)
+    found = places(source, (3, 2))
+    for k, (top, left) in enumerate(found):
+        seen = source[k]["image"][top : top + 3, left : left + 2]
+        np.testing.assert_array_equal(seen, np.repeat(images[k, ..., None], 3, axis=-1))
+    # 12 places with 33 images expected at each.
+    counts = np.unique(found, axis=0, return_counts=True)[1]
+    assert len(counts) == 12 and counts.min() > 12 and counts.max() < 60
+    assert places(idx.build("train", str(root), canvas=6), (3, 2)) != found
+
+
+def test_the_place_is_that_of_seed_split_and_number(many):
+    root, _ = many
+
+    def found(split="train", **options):
+        return places(idx.build(split, str(root), canvas=9, **options), (3, 2))
+
+    every = found()
+    assert found() == every and found(seed=1) != every and found("test") != every
+    assert found(skip=100, examples=50) == every[100:150]
+
+
+def test_places_stay_where_they_are(many):
+    """Published figures rest on them."""
+    assert places(idx.build("train", str(many[0]), canvas=36, examples=4), (3, 2)) == [
+        (21, 7),
+        (17, 27),
+        (19, 32),
+        (15, 12),
+    ]
+
+
+def test_a_canvas_that_is_too_small(root):
+    assert idx.build("train", str(root), canvas=(4, 5))[0]["image"].shape == (4, 5, 3)
+    with pytest.raises(UserError, match=r"Images of 4x5 do not fit canvas=\[4, 4\]"):
+        idx.build("train", str(root), canvas=4)
+    with pytest.raises(UserError, match="is not a size in pixels"):
+        idx.build("train", str(root), canvas="36")

@@ -1,12 +1,13 @@
 """Linear probes and nearest neighbours against scikit-learn and loops in NumPy."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from vit_jax import UserError
-from vit_jax.evaluators import linear_probe, sgd_probe
+from vit_jax.evaluators import knn, linear_probe, sgd_probe
 from vit_jax.evaluators.features import standardize
 from vit_jax.evaluators.knn import knn_accuracy
 
@@ -43,6 +44,14 @@ def test_knn_equals_scikit_learn(k):
     assert 0.4 < expected < 0.95
     assert knn_accuracy(train, test, k) == pytest.approx(expected, abs=0.004)  # a vote may be that close
     assert knn_accuracy(train, (test[0] * 100, test[1]), k) == pytest.approx(expected, abs=0.004)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have no call of this name")
+def test_knn_selects_rather_than_sorts():
+    """What is done with the k nearest must not turn their selection into a sort of all."""
+    train = np.zeros((500, 8), np.float32)
+    compiled = knn._votes.lower(train[:256], train, np.zeros(500, np.int32), 20, 10, 0.07).compile().as_text()
+    assert "TopK" in compiled and " sort(" not in compiled
 
 
 def test_knn_weights_its_votes():

@@ -1,0 +1,168 @@
+"""What self-supervised pretraining is worth: the same small ViT trained four ways, measured five ways, and untrained.
+
+Fashion-MNIST with each garment at a random place of a canvas of 36x36 pixels, see configs/shifted_fashion.py. All that
+is measured comes from the 10,000 test images; features are those of the 60,000 training images, means over tokens after
+the last norm. Fine-tuning has the first 1,000 labels (configs/shifted_fashion_finetune.py). What it is compared with,
+training from scratch on these labels, is run at several lengths, of which the table has the best on average over the
+seeds: that it stops improving can be seen below the table.
+
+    python benchmarks/self_supervised.py --workdir runs/self_supervised
+
+Every cell (method, seed) is a folder with a run, its measurement in `worth.json`, and its fine-tuning; what is done is
+skipped, so the command can be stopped and started again at will. It ends with tables, which it also writes to
+`table.md` in the workdir, with all figures of all cells in `results.json`.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vit_jax.checkpoints.load import load
+from vit_jax.commands.table import table
+from vit_jax.training.config import load_config, override
+from vit_jax.training.evaluation import evaluate_loaded
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+
+# As `shifted_fashion:method=` names them; the first is the other's model before its first step.
+METHODS = {
+    "random": "random initialisation",
+    "supervised": "supervised, 60,000 labels",
+    "mae": "MAE",
+    "moco_v3": "MoCo v3",
+    "simclr": "SimCLR",
+}
+LENGTHS = (1000, 3000)  # steps of training from scratch on the few labels
+COLUMNS = {
+    "knn/accuracy": "k-NN",
+    "fewshot/1shot": "1-shot",
+    "fewshot/10shot": "10-shot",
+    "fewshot/25shot": "25-shot",
+    "sgd/accuracy": "linear, SGD",
+    "lbfgs/accuracy": "linear, L-BFGS on 10,000",
+    "1000/val/accuracy": "fine-tuned, 1,000 labels",
+    "seconds": "seconds of training",
+}
+PIXELS = "raw pixels"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=Path, help="where the cells are")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each method (default 3)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps each, on scikit-learn's digits")
+    arguments = parser.parse_args()
+    workdir, smoke = arguments.workdir, ",smoke" if arguments.smoke else ""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in (PIXELS, *METHODS)}
+    scratch: dict[int, list[dict[str, float]]] = {steps: [] for steps in LENGTHS}
+    # Seed by seed, so that a table over fewer seeds is complete early.
+    for seed in range(arguments.seeds):
+        for method in METHODS:
+            run = workdir / f"{method}-{seed}"
+            found = once(run / "summary.json", functools.partial(pretrain, method=method, seed=seed, smoke=smoke))
+            found |= once(run / "worth.json", measure)
+            if method == "random":
+                del found["seconds"]
+                for steps in LENGTHS:
+                    spec = f"shifted_fashion_finetune:steps={steps},seed={seed}{smoke}"
+                    cell = once(workdir / f"scratch-{steps}-{seed}" / "summary.json", functools.partial(fit, spec=spec))
+                    scratch[steps].append(cell)
+            else:
+                spec = f"shifted_fashion_finetune:init={run},seed={seed}{smoke}"
+                few = once(workdir / f"{method}-{seed}-1000" / "summary.json", functools.partial(fit, spec=spec))
+                found |= {f"1000/{name}": value for name, value in few.items()}
+            results[method].append(found)
+        if not results[PIXELS]:  # they do not depend on a seed
+            of_pixels = functools.partial(measure, run=workdir / "random-0", features="pixels")
+            results[PIXELS].append(once(workdir / "pixels" / "worth.json", of_pixels))
+    report(workdir, results, scratch)
+
+
+def once(file: Path, make: Callable[[Path], None]) -> dict[str, float]:
+    """What `make` writes into a file; it is called when the file is not there."""
+    if not file.exists():
+        print(f"\n{file.parent.name}, {file.stem}", flush=True)
+        make(file.parent)
+    return json.loads(file.read_text())
+
+
+def fit(run: Path, spec: str, changes: dict[str, str] | None = None) -> None:
+    """Trains a config."""
+    train(build_experiment(override(load_config(spec), changes or {})), run)
+
+
+def pretrain(run: Path, method: str, seed: int, smoke: str) -> None:
+    """Trains a cell; the one before training has a step at a learning rate of zero, which changes nothing."""
+    still = {"steps": "1", "optim.learning_rate": "0.0", "optim.schedule.warmup_steps": "0"}
+    changes = still if method == "random" else {}
+    fit(run, f"shifted_fashion:method={'supervised' if method == 'random' else method},seed={seed}{smoke}", changes)
+
+
+def measure(cell: Path, run: Path | None = None, features: str = "features") -> None:
+    """Runs the evaluators on the checkpoint of a run, as `vit_jax evaluate` does, and keeps what they say."""
+    loaded = load(run or cell)
+    config = loaded.metadata["config"]
+    shared: dict[str, Any] = {"train": config["data"]["train"], "test": config["data"]["eval"], "features": features}
+    evals = {
+        "knn": {"name": "knn", "k": 20, **shared},
+        "fewshot": {"name": "fewshot", "shots": [1, 10, 25], **shared},
+        "sgd": {"name": "sgd_probe", **shared},
+    }
+    if features == "pixels":
+        evals["sgd"]["learning_rate"] = 1e-3  # at that of 96 features it would diverge with 3,888
+    else:
+        # With all images, or pixels, L-BFGS and its choice among penalties would take longer than the training.
+        few = shared["train"] if shared["train"]["name"] == "digits" else {**shared["train"], "examples": 10_000}
+        evals["lbfgs"] = {"name": "linear_probe", "penalties": [1e-2, 1e-4, 1e-6], **shared, "train": few}
+    metrics = evaluate_loaded(loaded, {**config, "evals": evals})
+    cell.mkdir(parents=True, exist_ok=True)
+    (cell / "worth.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def report(workdir: Path, results: dict[str, list[dict]], scratch: dict[int, list[dict]]) -> None:
+    """Prints the tables and writes them, and all figures, into the workdir."""
+    lengths = {steps: [cell["val/accuracy"] for cell in cells] for steps, cells in scratch.items()}
+    best = max(lengths, key=lambda steps: statistics.mean(lengths[steps]))
+    for found, accuracy in zip(results["random"], lengths[best], strict=True):
+        found["1000/val/accuracy"] = accuracy
+    rows = []
+    for name, found in results.items():
+        cells = [[cell[column] for cell in found if column in cell] for column in COLUMNS]
+        rows.append([METHODS.get(name, name), *(spread(*pair) for pair in zip(COLUMNS, cells, strict=True))])
+    tables = [
+        (["features of", *COLUMNS.values()], rows),
+        (
+            ["from scratch on 1,000 labels, steps", "test accuracy", "seconds"],
+            [
+                [f"{steps:,}", spread("accuracy", lengths[steps]), spread("seconds", [c["seconds"] for c in cells])]
+                for steps, cells in scratch.items()
+            ],
+        ),
+    ]
+    text = "\n".join(
+        "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---"] * len(header), *rows))
+        for header, rows in tables
+    )
+    (workdir / "table.md").write_text(text)
+    everything = {**results, **{f"scratch, {steps} steps": cells for steps, cells in scratch.items()}}
+    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    for header, rows in tables:
+        print("\n" + table(header, rows))
+
+
+def spread(column: str, values: list[float]) -> str:
+    """Mean and standard deviation: accuracies in per cent, and of seconds the mean."""
+    if not values:
+        return ""
+    if column == "seconds":
+        return f"{statistics.mean(values):.0f}"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.pstdev(values):.1f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
