@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.tiny import tiny_config
+from vit_jax.training import sharding
 from vit_jax.training.hlo import collectives
 from vit_jax.training.rehearsal import rehearse
 from vit_jax.training.sharding import make_mesh
@@ -42,6 +43,20 @@ def test_mixup_adds_a_shift_by_one_row():
 def test_accumulation_gathers_nothing():
     found = collectives(compiled(microbatch=8), make_mesh({}, jax.devices()))
     assert {kind for kind, _ in kinds(found)} <= {"all-reduce", "all-to-all", "collective-permute"}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_sharded_parameters_travel_and_activations_stay(scan, monkeypatch):
+    """Left to itself the compiler splits the features of a scanned encoder, as the parameters are, and sends those."""
+    monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 64)
+    size = {"width": 64, "mlp_dim": 128, "num_heads": 2, "depth": 3, "scan": scan}
+    overrides = {f"model__{name}": value for name, value in size.items()}
+    text = compiled(**overrides, mesh__data=1, mesh__fsdp=8, data__image_size="(32, 32)", batch_size=64)
+    found = collectives(text, make_mesh({"data": 1, "fsdp": 8}, jax.devices()))
+    sent = {kind: sum(c["bytes"] for c in found if c["kind"] == kind) for kind in ("all-gather", "all-reduce")}
+    block = 4 * (4 * 64**2 + 2 * 64 * 128)
+    assert sent["all-gather"] < 2.2 * 3 * block, "each parameter for the forward and for the backward pass"
+    assert sent["all-reduce"] < 1.2 * 3 * block, "gradients"
 
 
 def test_axes_and_loops():

@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
+from vit_jax.nn.batch_axis import split_by_example
 from vit_jax.nn.block import SAVED, EncoderBlock
 
 Remat = Literal["none", "elementwise", "dots", "full"]
@@ -112,8 +113,8 @@ class BlockStack(nn.Module):
             # The rate of stochastic depth and `train` are static; self counts as argument 0.
             block = nn.remat(EncoderBlock, policy=_REMAT_POLICIES[self.remat], static_argnums=(2, 3))
         for i, drop_path_rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            x = self._block(block, name=_block_name(i))(x, drop_path_rate, train)
-        return x
+            x = self._block(block, name=_block_name(i))(split_by_example(x), drop_path_rate, train)
+        return split_by_example(x)
 
     def _scan(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
         block = self._block(parent=None)
@@ -128,11 +129,11 @@ class BlockStack(nn.Module):
 
         def body(x: Array, layer: dict[str, Any]) -> tuple[Array, None]:
             variables, rate = {"params": layer["params"]}, layer.get("drop_path_rate", 0.0)
-            return block.apply(variables, x, rate, train, rngs=layer["rngs"]), None
+            return block.apply(variables, split_by_example(x), rate, train, rngs=layer["rngs"]), None
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(body, x, layers)[0]
+        return split_by_example(jax.lax.scan(body, split_by_example(x), layers)[0])
 
     def _stacked_parameters(self) -> PyTree:
         """The blocks' parameters with the layers in front, matrices already in the compute dtype: half the copy."""

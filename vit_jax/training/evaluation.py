@@ -16,6 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import Evaluator, features
 from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
+from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Variables
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs, normalize_images
@@ -118,7 +119,8 @@ class Evaluation:
 
             def of_batch(variables: Variables, batch: Batch) -> PyTree:
                 batch = self._prepare(batch)
-                found = self._outputs(variables, batch) if needs else {}
+                with batch_split_like(batch_sharding(self._mesh)):
+                    found = self._outputs(variables, batch) if needs else {}
                 for need in needs:
                     if need not in found:
                         raise UserError(

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from vit_jax.nn.attention import computing_on
+from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
@@ -85,7 +86,7 @@ def build_program(
     )  # fmt: skip
 
     def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
-        with computing_on(platform):
+        with computing_on(platform), batch_split_like(batch_sharding(mesh)):
             return plain_step(state, monitor, batch, static)
 
     empty = {"first_bad": jnp.int32(-1), "sums": {}}
