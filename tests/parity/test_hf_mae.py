@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import vit_jax
 from tests.parity.oracle import TOLERANCE, error, images, randomise_vit, read, read_folder, to_torch, write
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.families import hf_mae, hf_vit
+from vit_jax.checkpoints.families import hf_mae, hf_vit, timm_mae
 from vit_jax.checkpoints.source import Source, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.evaluators.reconstruction import can_reconstruct, reconstruct
@@ -312,6 +313,44 @@ def test_reconstructions(tmp_path):
     np.testing.assert_array_equal(found.completed[~hidden], pictures[~hidden])
     changed = np.where(hidden[..., None], 255 - pictures, pictures)
     np.testing.assert_array_equal(reconstruct(loaded, changed).completed, found.completed)
+
+
+def in_the_authors_names(tensors):
+    """Undoes what the converter of transformers does to the names, with query, key and value in one tensor."""
+    renamed = {}
+    for name, x in tensors.items():
+        name = name.removeprefix("vit.").replace("embeddings.patch_embeddings.projection", "patch_embed.proj")
+        name = name.replace("embeddings.cls_token", "cls_token").replace("embeddings.position_embeddings", "pos_embed")
+        name = name.replace("decoder.decoder_layers", "decoder_blocks").replace("encoder.layer", "blocks")
+        name = name.removeprefix("decoder.").replace("intermediate.dense", "mlp.fc1")
+        name = name.replace("attention.output.dense", "attn.proj").replace("output.dense", "mlp.fc2")
+        name = name.replace("layernorm_before", "norm1").replace("layernorm_after", "norm2")
+        renamed[re.sub("^layernorm", "norm", name)] = x
+    for name in [name for name in renamed if ".query." in name]:
+        parts = [renamed.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        renamed[name.replace("attention.attention.query", "attn.qkv")] = np.concatenate(parts)
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["5x5, 60%", "4x4, learned"])
+def test_the_authors_files(name, tmp_path):
+    """They have no config: the heads are the published ones', the epsilon 1e-6."""
+    config = {"layer_norm_eps": 1e-6, "num_attention_heads": 1, "decoder_num_attention_heads": 16}
+    config |= {"mask_ratio": 0.75, "norm_pix_loss": True}
+    model = model_of(name, **{**CASES[name][0], **config})
+    theirs = vit_jax.load(saved(tmp_path / "theirs", model))
+    tensors = in_the_authors_names(load_file(tmp_path / "theirs" / "model.safetensors"))
+    assert {name for name in tensors if "blocks" not in name} == {
+        "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias",
+        "mask_token", "decoder_pos_embed", "decoder_embed.weight", "decoder_embed.bias", "decoder_norm.weight",
+        "decoder_norm.bias", "decoder_pred.weight", "decoder_pred.bias"}  # fmt: skip
+    save_file(tensors, tmp_path / "mae.safetensors")
+    ours = vit_jax.load(tmp_path / "mae.safetensors", overrides={"normalize_pixels": True})
+    assert not vit_jax.load(tmp_path / "mae.safetensors").model.normalize_pixels
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    assert ours.preprocess.mean == theirs.preprocess.mean and ours.preprocess.std == theirs.preprocess.std
+    assert_parity(f"{name}, the authors' names", model, ours)
+    assert read(timm_mae, tensors).kwargs["trunk"]["layer_norm_epsilon"] == 1e-6
 
 
 @pytest.mark.parametrize("name", ["4x4", "4x4, learned"])
