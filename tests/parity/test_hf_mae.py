@@ -216,6 +216,7 @@ def test_a_file_with_a_hole_or_too_much(tmp_path):
         ({"decoder.decoder_layers.1.output.dense.bias": None}, "has no tensor"),
         ({"decoder.mask_token": None}, "has no tensor 'decoder.mask_token'"),
         ({DECODER_TABLE: None}, "has no tensor 'decoder.decoder_pos_embed'"),
+        ({"decoder.decoder_embed.weight": None}, "'decoder.decoder_embed.bias' that this model does not"),
         ({"decoder.extra": np.zeros(3, np.float32)}, "'decoder.extra' that this model does not"),
     ]:
         kept = {name: x for name, x in {**tensors, **changed}.items() if x is not None}

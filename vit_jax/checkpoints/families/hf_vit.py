@@ -18,7 +18,7 @@ COMPARED = "tokens and logits of transformers' own models at two resolutions; fi
 _LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("vit.", "deit.", "")
 # Parts that are no encoder: the mask token of masked image modelling, and the decoder of SimMIM.
-_IGNORED = ("{}embeddings.mask_token", "decoder.*")
+_IGNORED = ("{}embeddings.mask_token", "decoder.0.*")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
