@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from vit_jax import naming
 from vit_jax.checkpoints.name_map import NameMap
-from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.checkpoints.published import Published, Sidecar, described
 from vit_jax.checkpoints.source import families_of, flat_shapes, nested
 from vit_jax.nn.posemb import interpolate_posemb
 
@@ -63,7 +63,7 @@ def read(
     from exactly one; and the way back gives what was read, bit for bit.
     """
     shapes = {name: x.shape for name, x in tensors.items()}
-    answers = [(one, one.describe(shapes, sidecar or Sidecar())) for one in families_of()]
+    answers = [(one, described(one, shapes, tensors.__getitem__, sidecar or Sidecar())) for one in families_of()]
     [(claims, published)] = [(one, answer) for one, answer in answers if answer is not None]
     assert claims is family
     json.dumps([published.kwargs, published.layout, published.preprocess])  # plain values
@@ -109,7 +109,7 @@ def metadata(
 
 def write(ours: Ours, folder: Path, metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Writes a folder as `vit_jax convert` does, and returns the tensors."""
-    tensors = ours.family.name_map(ours.kwargs, {}).write(ours.params)
+    tensors = ours.family.name_map(ours.kwargs, {"image_size": list(ours.image_size)}).write(ours.params)
     tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""ViT, DeiT, MAE, DINOv2 and SigLIP of transformers: read from what it saves, and written so that it loads them."""
+"""ViT, DeiT, the encoder of MAE, DINOv2 and SigLIP of transformers: read from what it saves, and written so that it loads them."""
 
 import numpy as np
 import pytest
@@ -49,20 +49,6 @@ CASES = {
         hf_vit,
     ),
     "MAE": lambda: (transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZE, **MLP, mask_ratio=0.0)), hf_vit),
-    "MAE, pre-training": lambda: (
-        transformers.ViTMAEForPreTraining(
-            transformers.ViTMAEConfig(
-                **SIZE,
-                **MLP,
-                mask_ratio=0.0,
-                decoder_hidden_size=16,
-                decoder_num_hidden_layers=1,
-                decoder_num_attention_heads=2,
-                decoder_intermediate_size=24,
-            )
-        ),
-        hf_vit,
-    ),
     "SimMIM": lambda: (transformers.ViTForMaskedImageModeling(vit_config(encoder_stride=8)), hf_vit),
     "DINOv2": lambda: (transformers.Dinov2ForImageClassification(dinov2_config(**LABELS)), hf_dinov2),
     "DINOv2, trunk": lambda: (transformers.Dinov2Model(dinov2_config()), hf_dinov2),

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from vit_jax.checkpoints import store
 from vit_jax.checkpoints.npz import write_npz
-from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import write_safetensors
 from vit_jax.checkpoints.source import Source, families_of
 from vit_jax.checkpoints.transfer import flat_arrays
@@ -62,8 +62,9 @@ def export(source: Source, target: Path, to: str) -> list[Path]:
     params, state = source.read()
     if state:
         raise UserError(f"{spec['name']} keeps a state beside its parameters", "Convert to orbax")
-    tensors = family.name_map(spec["kwargs"], {}).write({n: np.asarray(x) for n, x in flat_arrays(params).items()})
-    _check_return(family, spec, {name: tensor.shape for name, tensor in tensors.items()}, sidecar, to)
+    layout = {"image_size": list(source.metadata["image_size"])}
+    tensors = family.name_map(spec["kwargs"], layout).write({n: np.asarray(x) for n, x in flat_arrays(params).items()})
+    _check_return(family, spec, tensors, sidecar, to)
     # An .npz has no folder of its own, so what lies beside it has its name.
     prefix = file.name + "." if to == "npz" else ""
     beside = {file.parent / (prefix + name): json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
@@ -114,8 +115,9 @@ def notes(source: Source, to: str) -> list[str]:
     """Sentences on what the other library would do otherwise with this model."""
     metadata, said = source.metadata, []
     kwargs = metadata["model"]["kwargs"]
+    kwargs = kwargs.get("trunk", kwargs)
     ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
-    learned = metadata["model"]["name"] in ("vit", "hybrid") and kwargs.get("posemb", "learn") == "learn"
+    learned = metadata["model"]["name"] in ("vit", "hybrid", "mae") and kwargs.get("posemb", "learn") == "learn"
     if learned and theirs not in (None, ours):
         height, width = metadata["image_size"]
         said.append(
@@ -134,16 +136,16 @@ def _preprocess_for(preprocess: Mapping[str, Any], to: str) -> dict[str, Any]:
 
 
 def _check_return(
-    family: ModuleType, spec: Mapping[str, Any], shapes: Mapping[str, tuple], sidecar: dict[str, dict], to: str
+    family: ModuleType, spec: Mapping[str, Any], tensors: Mapping[str, np.ndarray], sidecar: dict[str, dict], to: str
 ) -> None:
     """Whoever reads the file must get this model, not one that differs in what the file cannot say."""
-    described = family.describe(
-        shapes, Sidecar(*(sidecar.get(f"{n}.json", {}) for n in ("config", "preprocessor_config")))
-    )
-    if described is None:
+    beside = Sidecar(*(sidecar.get(f"{name}.json", {}) for name in ("config", "preprocessor_config")))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    again = described(family, shapes, tensors.__getitem__, beside)
+    if again is None:
         raise AssertionError(f"{family.__name__} does not recognise what it writes")
     build = named_module("model", spec["name"]).build
-    here, there = (_architecture(construct(build, kwargs, "model")) for kwargs in (spec["kwargs"], described.kwargs))
+    here, there = (_architecture(construct(build, kwargs, "model")) for kwargs in (spec["kwargs"], again.kwargs))
     for name in here:
         if here[name] != there.get(name):
             raise UserError(

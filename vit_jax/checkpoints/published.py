@@ -1,10 +1,11 @@
 """What a weight file of another library says about its model, and how the modules in `families` answer for it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
-from vit_jax.checkpoints.name_map import NameMap, Shapes
+from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Published:
 
 
 class Family(Protocol):
-    """A module in `vit_jax.checkpoints.families`: one architecture as one library names its tensors."""
+    """A module in `vit_jax.checkpoints.families`: one architecture as one library names its tensors.
+
+    Where shapes do not say everything a family has a function `settle(published, tensor)` too: the same description as
+    the values of tensors make it, which `tensor(name)` reads.
+    """
 
     LIBRARY: str  # 'timm', 'transformers' or 'google'
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
@@ -58,7 +63,7 @@ class Family(Protocol):
         ...
 
     def name_map(self, kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
-        """The names for a model with these arguments; an empty layout is the one to write."""
+        """The names for a model with these arguments; a layout of `image_size` [h, w] alone is the one to write."""
         ...
 
     def sidecar(self, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
@@ -69,3 +74,12 @@ class Family(Protocol):
             metadata: what our checkpoints carry: `model` {"name", "kwargs"}, `preprocess`, `labels`, `image_size`.
         """
         ...
+
+
+def described(
+    family: ModuleType, tensors: Shapes, tensor: Callable[[str], NDArray], sidecar: Sidecar
+) -> Published | None:
+    """The model that a family finds in a file, or None; `tensor` reads one of its tensors by name."""
+    published = family.describe(tensors, sidecar)
+    settle = getattr(family, "settle", None)
+    return published if published is None or settle is None else settle(published, tensor)

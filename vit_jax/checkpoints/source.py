@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 
 from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.npz import NpzFile
-from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
@@ -159,7 +159,8 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
     file = _open(path)
     sidecar = _sidecar(path)
     shapes = file.shapes
-    found = [(m, described) for m in families_of() if (described := m.describe(shapes, sidecar)) is not None]
+    answers = [(m, described(m, shapes, file.__getitem__, sidecar)) for m in families_of()]
+    found = [(module, published) for module, published in answers if published is not None]
     if not found:
         some = ", ".join(repr(name) for name in list(shapes)[:3])
         known = "; ".join(f"{m.LIBRARY}: {m.MODELS}" for m in families_of())

@@ -178,7 +178,8 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
 
 def resize_method(spec: Mapping[str, Any] | None) -> str:
     """How the positions of the model that the metadata describes want to be interpolated."""
-    return (spec or {}).get("kwargs", {}).get("posemb_resize", "align_corners")
+    kwargs = (spec or {}).get("kwargs", {})
+    return kwargs.get("trunk", kwargs).get("posemb_resize", "align_corners")
 
 
 def _match(

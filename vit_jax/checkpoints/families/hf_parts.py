@@ -11,6 +11,13 @@ from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
 VIT_LAYER = "encoder.layer.{}."
+VIT_NAMES = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+}
+MAE_DECODER = "decoder.decoder_embed.weight"  # only a ViTMAEForPreTraining has it
 
 # Pillow's numbers; filters that we lack are read as the nearest that we have.
 _RESAMPLES = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
@@ -167,29 +174,38 @@ def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vit_entries(
-    kwargs: Mapping[str, Any], prefix: str, grid: Sequence[int] | None, names: Mapping[str, str]
+    kwargs: Mapping[str, Any], prefix: str, grid: Sequence[int] | None, names: Mapping[str, str] = VIT_NAMES
 ) -> list[Entry]:
     """The trunk as transformers' ViT names it, from which its DeiT, MAE and DINOv2 are copied.
 
     Args:
         prefix: what stands before all names.
-        grid: rows and columns of the positions, for reading.
-        names: in a layer, of what is not the attention, see `BlockNames`.
+        grid: rows and columns of the positions, see `vit_parts.position_entry`.
+        names: see `block_names`.
     """
-    layer, embeddings = prefix + VIT_LAYER, f"{prefix}embeddings."
-    block = parts.BlockNames(
-        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
-        out=layer + "attention.output.dense",
-        **{field: layer + name for field, name in names.items()},
-    )
+    embeddings = f"{prefix}embeddings."
     return [
         conv("encoder/embedding/kernel", f"{embeddings}patch_embeddings.projection.weight"),
         same("encoder/embedding/bias", f"{embeddings}patch_embeddings.projection.bias"),
         same("encoder/cls", f"{embeddings}cls_token"),
         parts.position_entry(kwargs, f"{embeddings}position_embeddings", grid),
-        *parts.block_entries(kwargs, block),
+        *parts.block_entries(kwargs, block_names(prefix + VIT_LAYER, names)),
         *norm("encoder/norm", f"{prefix}layernorm"),
     ]
+
+
+def block_names(layer: str, names: Mapping[str, str] = VIT_NAMES) -> parts.BlockNames:
+    """The names in a layer.
+
+    Args:
+        layer: what stands before them, with `{}` for the number.
+        names: of what is not the attention, see `vit_parts.BlockNames`.
+    """
+    return parts.BlockNames(
+        qkv=tuple(layer + f"attention.attention.{part}" for part in ("query", "key", "value")),
+        out=layer + "attention.output.dense",
+        **{field: layer + name for field, name in names.items()},
+    )
 
 
 def prefix_of(tensors: Shapes, known: Sequence[str], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""ViT, DeiT and MAE as transformers names them."""
+"""ViT, DeiT and the encoder of MAE as transformers names them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,14 @@ from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 
 LIBRARY = "transformers"
-MODELS = "ViT, DeiT, MAE"
+MODELS = "ViT, DeiT, MAE without its decoder"
 WRITES = ("vit",)
 COMPARED = "tokens and logits of transformers' own models at two resolutions; files of ours read by transformers"
 
 _LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("vit.", "deit.", "")
-# Parts that are no encoder: the mask token of masked image modelling, and the decoders of SimMIM and MAE.
-_IGNORED = ("{}embeddings.mask_token", "decoder.*")
-_MAE = "decoder.decoder_embed.weight"
+# Parts that are no encoder: the mask token of masked image modelling, and the decoder of SimMIM.
+_IGNORED = ("{}embeddings.mask_token", "decoder.0.*")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
@@ -33,7 +32,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     }
     if prefix is None or any(len(tensors.get(name, ())) != rank for name, rank in needed.items()):
         return None
-    if f"{prefix}embeddings.cls_token" not in tensors:
+    if f"{prefix}embeddings.cls_token" not in tensors or hf_parts.MAE_DECODER in tensors:
         return None
     config = sidecar.config
     kernel, table, fc1 = (tensors[name] for name in needed)
@@ -62,9 +61,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 
     grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
-    is_mae = config.get("model_type") == "vit_mae" or _MAE in tensors
     default = {"resize": "squash", "interpolation": "bilinear", **INCEPTION}
-    if distilled or is_mae:
+    if distilled or config.get("model_type") == "vit_mae":
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
         default |= IMAGENET
@@ -77,13 +75,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; the layout holds `prefix` ('vit.', 'deit.' or '') and `grid`, the rows and columns of positions."""
     distilled = bool(kwargs.get("distillation_token"))
     prefix = layout.get("prefix", _prefix(kwargs))
-    names = {
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "fc1": "intermediate.dense",
-        "fc2": "output.dense",
-    }
-    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"), names)
+    entries = hf_parts.vit_entries(kwargs, prefix, layout.get("grid"))
     if distilled:
         entries.append(same("encoder/distillation", f"{prefix}embeddings.distillation_token"))
     if kwargs.get("representation_size"):

@@ -23,24 +23,13 @@ _TANH = re.compile(r"patch32_siglip|so400m_patch16_siglip|giantopt_.*siglip|larg
 # Same names of tensors, other functions: norms after the branches, and an activation that is no GELU.
 _OTHER_FUNCTION = re.compile(r"_rpn_|quickgelu")
 _DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "so400m": 27, "huge": 32, "giant": 40, "giantopt": 40}
-_BLOCKS = parts.BlockNames(
-    norm1="blocks.{}.norm1",
-    qkv=("blocks.{}.attn.qkv",),
-    out="blocks.{}.attn.proj",
-    norm2="blocks.{}.norm2",
-    fc1="blocks.{}.mlp.fc1",
-    fc2="blocks.{}.mlp.fc2",
-    layer_scale1="blocks.{}.ls1.gamma",
-    layer_scale2="blocks.{}.ls2.gamma",
-    gate="blocks.{}.mlp.fc1",
-    gated_fc2="blocks.{}.mlp.fc2",
-)
+MAE_DECODER = "decoder_embed.weight"  # in the files of MAE's authors
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family`. config.json has 'architecture', 'model_args' and 'pretrained_cfg'; any of them may be missing."""
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight")
-    if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors:
+    if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors or MAE_DECODER in tensors:
         return None
     # With a backbone it is a hybrid.
     if [len(tensors[name]) for name in needed] != [4, 3, 2, 2] or any(".backbone." in name for name in tensors):
@@ -103,6 +92,22 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     return Published("vit", kwargs, preprocess, {"grid": grid}, timm_parts.labels(sidecar, num_classes))
 
 
+def block_names(block: str = "blocks.{}.") -> parts.BlockNames:
+    """The names in a block; `block` stands before them, with `{}` for the number."""
+    return parts.BlockNames(
+        norm1=block + "norm1",
+        qkv=(block + "attn.qkv",),
+        out=block + "attn.proj",
+        norm2=block + "norm2",
+        fc1=block + "mlp.fc1",
+        fc2=block + "mlp.fc2",
+        layer_scale1=block + "ls1.gamma",
+        layer_scale2=block + "ls2.gamma",
+        gate=block + "mlp.fc1",
+        gated_fc2=block + "mlp.fc2",
+    )
+
+
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`; `grid` in the layout says how many rows and columns of positions there are."""
     size, _ = parts.size_of(kwargs)
@@ -115,7 +120,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries.append(same("encoder/distillation", "dist_token"))
     if kwargs.get("num_registers"):
         entries.append(same("encoder/registers", "reg_token"))
-    entries += parts.block_entries(kwargs, _BLOCKS)
+    entries += parts.block_entries(kwargs, block_names())
     entries += norm("fc_norm", "fc_norm") if kwargs.get("fc_norm") else norm("encoder/norm", "norm")
     if kwargs.get("pooling") == "map":
         width, heads = size.width, size.num_heads

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.checkpoints.name_map import Entry, NDArray, dense, fused, linear, norm, same
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
+from vit_jax.nn.posemb import SINCOS2D, sincos2d
 
 _GELUS = {
     "gelu": "exact",
@@ -127,12 +129,16 @@ def fused_projections(
     return [fused([e.ours[0] for e in group], group[0].theirs[0], group) for group in zip(*parts, strict=True)]
 
 
-def block_entries(kwargs: Mapping[str, Any], names: BlockNames) -> list[Entry]:
-    """Entries for all encoder blocks of a PyTorch file."""
+def block_entries(kwargs: Mapping[str, Any], names: BlockNames, subtree: str = "encoder") -> list[Entry]:
+    """Entries for all blocks of a PyTorch file.
+
+    Args:
+        subtree: of our parameters, where the blocks are.
+    """
     size, _ = size_of(kwargs)
     has_bias, entries = kwargs.get("qkv_bias", True), []
     for i in range(size.depth):
-        ours = f"encoder/block_{i:02d}"
+        ours = f"{subtree}/block_{i:02d}"
         name = {field: value.format(i) for field, value in vars(names).items() if isinstance(value, str)}
         qkv = [part.format(i) for part in names.qkv]
         entries += norm(f"{ours}/norm1", name["norm1"]) + norm(f"{ours}/norm2", name["norm2"])
@@ -160,10 +166,14 @@ def block_entries(kwargs: Mapping[str, Any], names: BlockNames) -> list[Entry]:
 def position_entry(kwargs: Mapping[str, Any], theirs: str, grid: Sequence[int] | None, leading: bool = True) -> Entry:
     """The table of positions, those of class and distillation token in front where they have one.
 
+    A model with fixed positions has no parameter for them: the file's table must be the one that it computes.
+
     Args:
-        grid: rows and columns of the patches, for reading.
+        grid: rows and columns of the patches, for reading, and for writing fixed positions.
         leading: the file's table has an axis of size 1 in front.
     """
+    if kwargs.get("posemb", "learn") != "learn":
+        return fixed_table(theirs, kwargs["posemb"], grid, size_of(kwargs)[0].width, int(tokens_of(kwargs)[0]), leading)
     ours = ["encoder/pos_embedding"]
     if tokens_of(kwargs)[1]:
         ours.append("encoder/cls_pos_embedding")
@@ -182,6 +192,48 @@ def position_entry(kwargs: Mapping[str, Any], theirs: str, grid: Sequence[int] |
         return [table[None] if leading else table]
 
     return Entry(tuple(ours), (theirs,), read, write)
+
+
+def fixed_table(
+    theirs: str,
+    dialect: str,
+    grid: Sequence[int],
+    width: int,
+    prefix: int = 1,
+    leading: bool = True,
+    otherwise: str = "Only files with this table can be read",
+) -> Entry:
+    """A tensor that holds no parameter of ours but a table of positions that we compute.
+
+    Args:
+        dialect: see `vit_jax.nn.posemb.SINCOS2D`.
+        grid: rows and columns of the patches.
+        prefix: rows of zeros in front, for tokens without a position.
+        leading: the file's table has an axis of size 1 in front.
+        otherwise: what to do about a file with another table.
+    """
+    patches = sincos2d(tuple(grid), width, **SINCOS2D[dialect]).reshape(-1, width)
+    wanted = np.concatenate([np.zeros((prefix, width), np.float32), patches])
+    wanted = wanted[None] if leading else wanted
+
+    def read(table: NDArray) -> list[NDArray]:
+        if not is_same_table(table, wanted):
+            raise UserError(
+                f"The tensor {theirs!r} does not hold the positions that the model computes, a sine-cosine table of "
+                f"{grid[0]}x{grid[1]} patches ({dialect})",
+                otherwise,
+            )
+        return []
+
+    return Entry((), (theirs,), read, lambda: [wanted])
+
+
+def is_same_table(table: NDArray, wanted: NDArray) -> bool:
+    """Whether a table of sines and cosines is the other one but for 1e-5, or for what its own dtype rounds away."""
+    if table.shape != wanted.shape:
+        return False
+    tolerance = max(1e-5, float(jnp.finfo(table.dtype).eps))
+    return bool(np.abs(table.astype(np.float32) - wanted).max() <= tolerance)  # not if there is a NaN
 
 
 def is_plain(kwargs: Mapping[str, Any], **expected: Any) -> bool:
