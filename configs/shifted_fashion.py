@@ -26,14 +26,14 @@ VIEWS = dict(
 )  # fmt: skip
 METHODS = {
     "supervised": dict(
-        steps=1000,
+        steps=500,
         batch_size=128,
         task=dict(name="classify"),
         transform=dict(name="supervised", crop="none", flip=True),
         learning_rate=2e-3,
     ),
     "simclr": dict(
-        steps=1000,
+        steps=900,
         batch_size=64,
         task=dict(name="simclr", temperature=0.2),
         transform=VIEWS,
@@ -44,11 +44,11 @@ METHODS = {
         batch_size=64,
         task=dict(name="mae", mask_ratio=0.75, decoder_width=64, decoder_depth=2, decoder_heads=2),
         transform=dict(name="supervised", crop="none", flip=True),
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         b2=0.95,
     ),
     "moco_v3": dict(
-        steps=750,
+        steps=800,
         batch_size=64,
         task=dict(name="moco_v3", temperature=0.2, hidden=256, out=64),
         transform=VIEWS,
@@ -98,7 +98,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(knn=dict(name="knn", train=few, test=test if arg.smoke else dict(test, examples=1000)))
     if arg.method == "supervised":
         config.evals.val = dict(name="classification", every=None)
-    config.eval_every = 10 if arg.smoke else method["steps"] // 3
+    config.eval_every = 10 if arg.smoke else method["steps"] // 2
     config.log_every = 5 if arg.smoke else 50
     config.checkpoint = dict(every=None, keep=1)
     return config
