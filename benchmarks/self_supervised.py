@@ -1,8 +1,8 @@
 """What self-supervised pretraining is worth: the same small ViT trained four ways, and measured in five.
 
 Fashion-MNIST with each garment at a random place of a canvas of 36x36 pixels, see configs/shifted_fashion.py. All that
-is measured comes from the 10,000 test images. Nearest neighbours and linear probes have the first 20,000 training
-images; features are means over the tokens after the last norm; the probe is trained by SGD. Fine-tuning has the first 1,000 labels
+is measured comes from the 10,000 test images. Nearest neighbours and the linear probe (by SGD) have the first 20,000
+training images; features are means over the tokens after the last norm. Fine-tuning has the first 1,000 labels
 (configs/shifted_fashion_finetune.py). What it is compared with, training from scratch on these labels, is run at two
 lengths with the first seed; the better of them is that of the other seeds, and of the table.
 
