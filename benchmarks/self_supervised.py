@@ -65,10 +65,6 @@ def main() -> None:
             found |= once(run / "worth.json", measure)
             if method == "random":
                 del found["seconds"]
-                for steps in LENGTHS if seed == 0 else [best_length(scratch)]:
-                    spec = f"shifted_fashion_finetune:steps={steps},seed={seed}{smoke}"
-                    cell = once(workdir / f"scratch-{steps}-{seed}" / "summary.json", functools.partial(fit, spec=spec))
-                    scratch[steps].append(cell)
             elif method != "supervised":  # that has seen all labels
                 spec = f"shifted_fashion_finetune:init={run},seed={seed}{smoke}"
                 few = once(workdir / f"{method}-{seed}-1000" / "summary.json", functools.partial(fit, spec=spec))
@@ -77,7 +73,20 @@ def main() -> None:
         if not results[PIXELS]:  # they do not depend on a seed
             of_pixels = functools.partial(measure, run=workdir / "random-0", features="pixels")
             results[PIXELS].append(once(workdir / "pixels" / "worth.json", of_pixels))
+        if seed == 0:
+            for steps in LENGTHS:
+                scratch[steps].append(from_scratch(workdir, steps, seed, smoke))
         report(workdir, results, scratch)
+    for seed in range(1, arguments.seeds):
+        best = best_length(scratch)
+        scratch[best].append(from_scratch(workdir, best, seed, smoke))
+        report(workdir, results, scratch)
+
+
+def from_scratch(workdir: Path, steps: int, seed: int, smoke: str) -> dict[str, float]:
+    """The summary of a run on the few labels that starts from nothing."""
+    spec = f"shifted_fashion_finetune:steps={steps},seed={seed}{smoke}"
+    return once(workdir / f"scratch-{steps}-{seed}" / "summary.json", functools.partial(fit, spec=spec))
 
 
 def best_length(scratch: dict[int, list[dict[str, float]]]) -> int:
@@ -128,7 +137,8 @@ def measure(cell: Path, run: Path | None = None, features: str = "features") -> 
 def report(workdir: Path, results: dict[str, list[dict]], scratch: dict[int, list[dict]]) -> None:
     """Prints the tables and writes them, and all figures, into the workdir."""
     lengths = {steps: [cell["val/accuracy"] for cell in cells] for steps, cells in scratch.items()}
-    for found, accuracy in zip(results["random"], lengths[best_length(scratch)], strict=True):
+    # Seeds whose run from scratch is still to come have none.
+    for found, accuracy in zip(results["random"], lengths[best_length(scratch)], strict=False):
         found["1000/val/accuracy"] = accuracy
     rows = []
     for name, found in results.items():
