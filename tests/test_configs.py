@@ -80,7 +80,20 @@ ARGUMENTS = {
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
 }
-CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
+# Beside another argument of the same config these say little that is new.
+SLOW = {
+    ("mae_i1k", "variant=L/16,epochs=1600"),
+    ("mae_i1k", "variant=H/14"),
+    ("mae_finetune", "variant=H/14,data=photos"),
+    ("linear_probe", "method=moco_v3,pooling=mean"),
+    ("moco_v3_i1k", "variant=B/16,gradients,learn_patches"),
+    ("simclr_i1k", "model=18,version=2"),
+}
+CASES = [
+    pytest.param(name, argument, marks=pytest.mark.slow if (name, argument) in SLOW else ())
+    for name in sorted(shipped_configs())
+    for argument in ARGUMENTS.get(name, [""])
+]
 
 
 def load(name, argument, checkpoint):

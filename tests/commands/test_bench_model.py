@@ -39,7 +39,11 @@ def test_a_config_is_timed_without_its_data(capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "factor"), [("simclr_i1k:model=mu/16,smoke", 6), ("moco_v3_i1k:variant=mu/16,smoke", 8)]
+    ("config", "factor"),
+    [
+        pytest.param("simclr_i1k:model=mu/16,smoke", 6, marks=pytest.mark.slow),
+        ("moco_v3_i1k:variant=mu/16,smoke", 8),
+    ],
 )
 def test_a_task_with_two_views_is_timed_and_counted(capsys, config, factor):
     argv = ["bench", "--config", config, *TINY, "--config.data.image_size=(32,32)", "--config.model.dtype=float32"]
