@@ -9,7 +9,7 @@ from nbclient.exceptions import CellExecutionError
 
 from colabs.execute import FOLDER, NAMES, execute, read, tidy
 
-FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7}
+FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3}
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -9,6 +9,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 
@@ -133,10 +134,6 @@ def _whole_shares(weights: Sequence[float]) -> list[int]:
         )
     divisor = math.gcd(*counts)
     return [count // divisor for count in counts]
-
-
-def derived_seed(seed: int, *purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
 
 
 @functools.lru_cache(maxsize=32)

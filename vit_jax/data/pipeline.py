@@ -21,8 +21,9 @@ from absl import flags
 from jaxtyping import Shaped
 
 from vit_jax.data.decode import UnreadableImage, decode
-from vit_jax.data.order import derived_seed, order_of
+from vit_jax.data.order import order_of
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vit_jax.data.geometry import size_pair
-from vit_jax.data.order import derived_seed
+from vit_jax.data.seeds import derived_seed
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.errors import UserError
 
