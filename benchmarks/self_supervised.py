@@ -36,6 +36,7 @@ METHODS = {
     "moco_v3": "MoCo v3",
     "simclr": "SimCLR",
 }
+FINE_TUNED = ("mae", "moco_v3", "simclr")  # the supervised ones have seen all labels
 LENGTHS = (1500, 3000)  # steps of training from scratch on the few labels
 COLUMNS = {
     "knn/accuracy": "k-NN",
@@ -62,31 +63,23 @@ def main() -> None:
         for method in METHODS:
             run = workdir / f"{method}-{seed}"
             found = once(run / "summary.json", functools.partial(pretrain, method=method, seed=seed, smoke=smoke))
-            found |= once(run / "worth.json", measure)
-            if method == "random":
-                del found["seconds"]
-            elif method != "supervised":  # that has seen all labels
-                spec = f"shifted_fashion_finetune:init={run},seed={seed}{smoke}"
-                few = once(workdir / f"{method}-{seed}-1000" / "summary.json", functools.partial(fit, spec=spec))
-                found |= {f"1000/{name}": value for name, value in few.items()}
-            results[method].append(found)
+            results[method].append(found | once(run / "worth.json", measure))
         if not results[PIXELS]:  # they do not depend on a seed
             of_pixels = functools.partial(measure, run=workdir / "random-0", features="pixels")
             results[PIXELS].append(once(workdir / "pixels" / "worth.json", of_pixels))
-        if seed == 0:
-            for steps in LENGTHS:
-                scratch[steps].append(from_scratch(workdir, steps, seed, smoke))
         report(workdir, results, scratch)
-    for seed in range(1, arguments.seeds):
-        best = best_length(scratch)
-        scratch[best].append(from_scratch(workdir, best, seed, smoke))
+    # What is affordable last: with the first seed alone there is a table of nearly everything.
+    for seed in range(arguments.seeds):
+        for method in FINE_TUNED:
+            run = workdir / f"{method}-{seed}"
+            spec = f"shifted_fashion_finetune:init={run},seed={seed}{smoke}"
+            few = once(workdir / f"{method}-{seed}-1000" / "summary.json", functools.partial(fit, spec=spec))
+            results[method][seed] |= {f"1000/{name}": value for name, value in few.items()}
+        for steps in LENGTHS if seed == 0 else [best_length(scratch)]:
+            spec = f"shifted_fashion_finetune:steps={steps},seed={seed}{smoke}"
+            cell = once(workdir / f"scratch-{steps}-{seed}" / "summary.json", functools.partial(fit, spec=spec))
+            scratch[steps].append(cell)
         report(workdir, results, scratch)
-
-
-def from_scratch(workdir: Path, steps: int, seed: int, smoke: str) -> dict[str, float]:
-    """The summary of a run on the few labels that starts from nothing."""
-    spec = f"shifted_fashion_finetune:steps={steps},seed={seed}{smoke}"
-    return once(workdir / f"scratch-{steps}-{seed}" / "summary.json", functools.partial(fit, spec=spec))
 
 
 def best_length(scratch: dict[int, list[dict[str, float]]]) -> int:
@@ -137,9 +130,11 @@ def measure(cell: Path, run: Path | None = None, features: str = "features") -> 
 def report(workdir: Path, results: dict[str, list[dict]], scratch: dict[int, list[dict]]) -> None:
     """Prints the tables and writes them, and all figures, into the workdir."""
     lengths = {steps: [cell["val/accuracy"] for cell in cells] for steps, cells in scratch.items()}
-    # Seeds whose run from scratch is still to come have none.
-    for found, accuracy in zip(results["random"], lengths[best_length(scratch)], strict=False):
-        found["1000/val/accuracy"] = accuracy
+    if scratch[LENGTHS[0]]:
+        for found, accuracy in zip(results["random"], lengths[best_length(scratch)], strict=False):
+            found["1000/val/accuracy"] = accuracy
+    for found in results["random"]:
+        found.pop("seconds", None)
     rows = []
     for name, found in results.items():
         cells = [[cell[column] for cell in found if column in cell] for column in COLUMNS]
@@ -151,6 +146,7 @@ def report(workdir: Path, results: dict[str, list[dict]], scratch: dict[int, lis
             [
                 [f"{steps:,}", spread("accuracy", lengths[steps]), spread("seconds", [c["seconds"] for c in cells])]
                 for steps, cells in scratch.items()
+                if cells
             ],
         ),
     ]
