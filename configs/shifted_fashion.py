@@ -26,7 +26,7 @@ VIEWS = dict(
 )  # fmt: skip
 METHODS = {
     "supervised": dict(
-        steps=500,
+        steps=800,
         batch_size=128,
         task=dict(name="classify"),
         transform=dict(name="supervised", crop="none", flip=True),
@@ -48,7 +48,7 @@ METHODS = {
         b2=0.95,
     ),
     "moco_v3": dict(
-        steps=800,
+        steps=1150,
         batch_size=64,
         task=dict(name="moco_v3", temperature=0.2, hidden=256, out=64),
         transform=VIEWS,
