@@ -57,7 +57,7 @@ from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
-STEPS = 600  # @param {type:"integer"}
+STEPS = 2000  # @param {type:"integer"}
 MASK_RATIO = 0.75  # @param {type:"number"}
 
 digits = {side: {"name": "digits", "split": side} for side in ("train", "test")}
@@ -77,7 +77,11 @@ def config_of(steps, **sections):
 decoder = {"decoder_width": 48, "decoder_depth": 2, "decoder_heads": 3}
 task = {"name": "mae", "mask_ratio": MASK_RATIO, "normalize_pixels": False, **decoder}
 knn = {"knn": {"name": "knn", "train": digits["train"]}}
-summary = train(build_experiment(config_of(STEPS, task=task, evals=knn)), "runs/mae")
+config = config_of(STEPS, task=task, evals=knn)
+# At first the loss stays on a plateau, where all images get the same: many small steps leave it sooner than few large.
+config["batch_size"], config["log_every"] = 64, 500
+config["optim"] |= {"learning_rate": 1.5e-3, "b2": 0.95}
+train(build_experiment(config), "runs/mae")
 
 # %% [markdown]
 # The loss is the mean squared error of the masked patches, on pixels from -1 to 1.
