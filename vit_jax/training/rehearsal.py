@@ -41,7 +41,7 @@ class Rehearsal:
         rng = np.random.default_rng(0)
         limits = {"image": 256, "label": self.classes}
         return {
-            name: rng.integers(0, limits[name], leaf.shape).astype(leaf.dtype) if name in limits
+            name: rng.integers(0, limits[name], leaf.shape, leaf.dtype) if name in limits
             else np.zeros(leaf.shape, leaf.dtype)
             for name, leaf in self.shapes.items()
         }  # fmt: skip
