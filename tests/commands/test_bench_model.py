@@ -74,6 +74,7 @@ def test_mfu_is_of_the_bfloat16_peak(capsys, monkeypatch):
     assert train["mfu"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_config_that_counts_in_epochs_and_mixes(capsys):
     small = ["--config.model.variant=mu/16", "--config.model.representation_size=none", "--image-size", "32"]
     assert main(["bench", "--config", "vit_i1k", *TINY, *small, "--json"]) == 0

@@ -30,6 +30,7 @@ def test_report_stands_alone(workdir):
     assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text
 
 
+@pytest.mark.slow
 def test_it_continues_where_it_was(workdir, capsys):
     before = json.loads((workdir / "summary.json").read_text())
     assert main(["demo", "--workdir", str(workdir), "--smoke"]) == 0

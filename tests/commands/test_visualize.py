@@ -50,6 +50,7 @@ def test_report_and_pictures(tmp_path, capsys):
     assert len(re.findall(r"<figcaption>[^<]{60,}", text)) == 18
 
 
+@pytest.mark.slow
 def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
     tiny_run(tmp_path / "run", model__pooling="map", model__scan="True", steps=1, optim__schedule__warmup_steps=0)
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]

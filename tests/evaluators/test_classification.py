@@ -28,7 +28,8 @@ def test_exact_counts_and_metrics():
 
     from vit_jax.data.sources import digits
 
-    labels = np.array([digits.build("test")[i]["label"] for i in range(355)])
+    source = digits.build("test")
+    labels = np.array([source[i]["label"] for i in range(355)])
     right = labels == np.arange(355) % 10
     normaliser = np.log(np.exp(3.0) + 9)
     for batch_size, devices in ((16, 1), (100, 4), (64, 8), (512, 8)):

@@ -101,6 +101,7 @@ def test_a_run_keeps_the_patch_projection_and_averages_the_rest(tmp_path):
     np.testing.assert_array_equal(found["params/encoder/cls"], params["encoder"]["cls"])
 
 
+@pytest.mark.slow
 def test_on_a_resnet(tmp_path):
     changes = {"task__projector_layers": 2, "task__predictor_norm": "false"}
     contrastive_run(tmp_path, "moco_v3", RESNET, **changes, steps=2, optim__schedule__warmup_steps=0)

@@ -82,6 +82,7 @@ def test_the_trunk_is_the_representation(tmp_path):
     assert set(probe) == {"encoder", "head"} and np.any(probe["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_version_2_fine_tunes_from_inside_the_head(tmp_path):
     changes = {"task__head_layers": 3, "task__representation": 1, "task__head_hidden": 24}
     contrastive_run(tmp_path / "v2", "simclr", VIT, **changes)

@@ -52,6 +52,7 @@ def test_two_processes_learn_what_one_does_and_stop_and_go_on_in_others(alone, t
     assert "step" not in other and "val/accuracy" not in other
 
 
+@pytest.mark.slow
 def test_ctrl_c_or_sigterm_in_one_process_stops_all_after_the_same_step(tmp_path):
     config = config_file(tmp_path, **SGD, steps=100_000)
     for number, status in ((signal.SIGTERM, [75, 75]), (signal.SIGINT, [130, 130])):
@@ -115,6 +116,7 @@ EVALS = {
 }
 
 
+@pytest.mark.slow
 def test_evaluators_give_the_same_numbers_in_two_processes(tmp_path):
     tiny_run(tmp_path / "run", **SGD)
     expected = tiny_run(tmp_path / "run", **SGD)

@@ -1,5 +1,6 @@
 """The 1797 handwritten digits (8x8, ten classes) that ship inside scikit-learn: real data with no download."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,15 +30,21 @@ def build(split: str, classes: Sequence[int] | None = None, per_class: int | Non
         raise UserError(f"classes={list(kept)} is not a choice of digits", "Give different digits from 0 to 9")
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class={per_class} leaves no images", "Give 1 or more, or None for all")
-    digits = load_digits()
+    grey, target = _read()
     rows, labels = [], []
     for label, digit in enumerate(kept):
-        of_class = np.flatnonzero(digits.target == digit)
+        of_class = np.flatnonzero(target == digit)
         is_test = np.arange(len(of_class)) % _TEST_EVERY == _TEST_EVERY - 1
         chosen = of_class[is_test == (split == "test")][:per_class]
         rows.append(chosen)
         labels.append(np.full(len(chosen), label))
-    # The file counts ink in 0..16.
-    grey = np.rint(digits.images[np.concatenate(rows)] * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=-1)
+    images = np.repeat(grey[np.concatenate(rows)][..., None], 3, axis=-1)
     return ArraySource(images, np.concatenate(labels), [str(digit) for digit in kept])
+
+
+@functools.cache  # training, evaluation and every probe read the same file of text
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """All images [1797, 8, 8] in grey levels, and their digits."""
+    digits = load_digits()
+    # The file counts ink in 0..16.
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
