@@ -2,7 +2,7 @@
 
 Paper: none of its own; the protocol is that of semi-supervised evaluation in SimCLR (arXiv:2002.05709, section 6): the
 whole trunk is trained on the few labels, with a new head.
-Expected: the table that `benchmarks/self_supervised.py` makes. Hardware: 2 CPU cores. Time: about two minutes.
+Expected: the table that `benchmarks/self_supervised.py` makes. Hardware: 2 CPU cores. Time: about three minutes.
 
 Arguments: `init=PATH` of a run of `shifted_fashion` (none trains from scratch), `steps`, `seed`, `root=FOLDER` of the
 IDX files, `smoke`.
