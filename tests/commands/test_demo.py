@@ -1,4 +1,4 @@
-"""The demo end to end with a few steps, and its report."""
+"""The demo end to end with a few steps, and its report; slow, since CI runs the whole demo anyway."""
 
 import json
 import re
@@ -16,6 +16,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_summary(workdir):
     summary = json.loads((workdir / "summary.json").read_text())
     names = ["pretrain_accuracy", "fewshot_accuracy", "fewshot_pixels", "finetune_accuracy", "scratch_accuracy"]
@@ -24,6 +25,7 @@ def test_summary(workdir):
     assert summary["image_size"] == [16, 32]
 
 
+@pytest.mark.slow
 def test_report_stands_alone(workdir):
     text = (workdir / "report.html").read_text()
     assert text.count("<img ") == 27  # three figures and 24 samples

@@ -45,7 +45,7 @@ def test_in_a_run(tmp_path):
         "same": {"name": "alignment_uniformity", "transform": same, "features": "projections"},
         "knn": {"name": "knn", "train": train, "k": 5},
     }
-    summary = contrastive_run(tmp_path, "moco_v3", steps=2, optim__schedule__warmup_steps=0, evals=evals)
+    summary = contrastive_run(tmp_path, "simclr", steps=2, optim__schedule__warmup_steps=0, evals=evals)
     assert summary["same/alignment"] == pytest.approx(0, abs=1e-9) and summary["views/alignment"] > 1e-3
     assert summary["views/uniformity"] < 0 and summary["same/uniformity"] < 0 and 0 <= summary["knn/accuracy"] <= 1
 

@@ -69,6 +69,7 @@ def test_parameters_are_those_of_the_loop(scan, remat):
     jax.tree.map(np.testing.assert_array_equal, plain, ours)
 
 
+@pytest.mark.slow
 def test_remat_alone_draws_the_same_masks():
     rngs = {"dropout": KEY, "drop_path": jax.random.fold_in(KEY, 1)}
     options = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "drop_path_rate": 0.3}

@@ -155,7 +155,7 @@ def test_devices_and_resuming(pretrained, tmp_path):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), saved(tmp_path / "eight"), expected
     )
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(pretrained), rtol=1e-5)
-    for stop in (1, 3, 4):
+    for stop in (2, 4):
         mae_run(tmp_path / "parts", **SGD, steps=4, stop_at=stop, log_every=1)
     jax.tree.map(np.testing.assert_array_equal, saved(tmp_path / "parts"), expected)
 

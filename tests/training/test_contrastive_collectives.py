@@ -18,7 +18,7 @@ PROJECTIONS = 2 * 8 * 8 * 4  # two views of eight images, eight numbers each, fl
         # Every projection meets those of the whole batch. SimCLR puts its two views one after the other, which moves
         # some of them to other devices; MoCo v3 compares one view with the other and leaves them where they are.
         ("simclr", VIT, {"all-gather", "collective-permute", "all-to-all"}),
-        ("simclr", RESNET, {"all-gather", "collective-permute", "all-to-all"}),
+        pytest.param("simclr", RESNET, {"all-gather", "collective-permute", "all-to-all"}, marks=pytest.mark.slow),
         ("moco_v3", VIT, {"all-gather"}),
     ],
 )

@@ -39,7 +39,7 @@ def test_devices_accumulation_and_resuming(tmp_path, case):
     )
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-3)
 
-    for stop in (1, 3, 4):
+    for stop in (2, 4):
         contrastive_run(tmp_path / "parts", task, model, **optim, steps=4, stop_at=stop, log_every=1)
     for product in ("params", "ema") if task == "moco_v3" else ("params",):
         jax.tree.map(

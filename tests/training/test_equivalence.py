@@ -34,7 +34,11 @@ def reference(tmp_path_factory):
         (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}),
         (1, {"microbatch": 4}),
         pytest.param(4, {"microbatch": 8}, marks=pytest.mark.slow),
-        (8, {"mesh__data": 4, "mesh__tensor": 2, "model__scan": True, "model__remat": "full", "microbatch": 8}),
+        pytest.param(
+            8,
+            {"mesh__data": 4, "mesh__tensor": 2, "model__scan": True, "model__remat": "full", "microbatch": 8},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["8x1x1", "2x4x1", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
 )

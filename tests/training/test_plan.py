@@ -61,6 +61,7 @@ def test_a_scanned_model_costs_what_the_unscanned_one_does(cpu, tmp_path):
     assert rough["arguments_bytes"] == pytest.approx(unscanned["arguments_bytes"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_accumulation_counts_every_microbatch(cpu):
     whole, parts = plan(TINY, 10, cpu), plan({**TINY, "microbatch": 8}, 10, cpu)
     assert parts["flops"] == pytest.approx(whole["flops"], rel=0.3)
