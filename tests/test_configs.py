@@ -1,4 +1,4 @@
-"""Every shipped config is built, shape-checked and traced for one step, with data sets that only have a length."""
+"""Every shipped config is built, shape-checked and lowered for one step, with data sets that only have a length."""
 
 from pathlib import Path
 
@@ -102,23 +102,23 @@ def load(name, argument, checkpoint):
     return load_config(f"{name}:{argument}")
 
 
-def traced(values, batch_size=8):
-    """One traced step at a small batch, and the shapes of the parameters."""
+def lowered(values, batch_size=8):
+    """One lowered step at a small batch, and the shapes of the parameters."""
     experiment = build_experiment(values)
     config, task = experiment.config, experiment.task
     # A whole batch at its real size would take longer to make than all the rest.
     few = experiment.pipeline.batch(0, slices=experiment.pipeline.batch_size // 2)
     raw = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
     program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
-    program.step.trace(program.state, program.fresh_monitor(), raw, static_argument(task, 0))
+    program.step.lower(program.state, program.fresh_monitor(), raw, static_argument(task, 0))
     return program.params
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)
-def test_every_config_is_built_and_traced(name, argument, checkpoint):
+def test_every_config_is_built_and_lowered(name, argument, checkpoint):
     """At its own width; blocks are alike, so two of them say as much as all."""
     values = load(name, argument, checkpoint)
-    params = traced(override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {}))
+    params = lowered(override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {}))
     beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
     assert set(params) >= {"encoder", beside}
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))

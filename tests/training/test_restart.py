@@ -156,7 +156,6 @@ def finished(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_killed_between_the_last_save_and_the_summary(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -165,7 +164,6 @@ def test_killed_between_the_last_save_and_the_summary(finished, tmp_path):
     same_as_uninterrupted(tmp_path / "run", finished)
 
 
-@pytest.mark.slow
 def test_killed_while_an_old_checkpoint_was_removed(finished, tmp_path):
     """A half-removed step of before is in nobody's way."""
     run = tmp_path / "run"
@@ -178,7 +176,6 @@ def test_killed_while_an_old_checkpoint_was_removed(finished, tmp_path):
     assert losses(run) == losses(finished) and steps_in(run) == [6]
 
 
-@pytest.mark.slow
 def test_killed_while_a_line_or_a_config_was_written(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
