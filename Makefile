@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 ARGS ?=
+N ?= 10000
 
 VENV := .venv
 DEPENDENCIES := setup.py pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracle test-slow lint format clean
+.PHONY: help demo test test-oracle test-slow fuzz lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -15,19 +16,23 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{printf "  make %-10s", $$2; $$1 = $$2 = ""; print $$0}'
 	@echo "Variables:"
 	@echo "  PYTHON=python3.12   the Python (3.11 or newer) that .venv is made with; make clean first to change it"
-	@echo "  ARGS='...'          further arguments of the demo or of pytest, as in make test ARGS='tests/nn -k pool'"
+	@echo "  ARGS='...'          further arguments of the demo, of pytest or of the fuzzer, as in make test ARGS='tests/nn -k pool'"
+	@echo "  N=10000             damaged files that make fuzz tries"
 
 demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits; the report goes to runs/demo
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the slow ones
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not oracle" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m oracle $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the slow tests
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## read N damaged files of every kind; each must be read or refused in one sentence
+	$(VENV)/bin/python -m tests.fuzz --count $(N) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(VENV)/bin/python -m ruff check .

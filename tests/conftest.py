@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -10,10 +11,14 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# Compiling is most of the time that tests take: do it with less optimisation, and only once for equal programs.
+# Compiling is most of the time that tests take: do it with less optimisation, and only once for equal programs. The
+# workers, started from here, share what they compile. It is kept for the next run, but in CI, which starts cold.
 jax.config.update("jax_disable_most_optimizations", True)
-if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, started from here, share what they compile
-    _cache = tempfile.TemporaryDirectory(prefix="vit_jax-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    if os.environ.get("CI"):
+        _cache = tempfile.TemporaryDirectory(prefix="vit_jax-tests-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    else:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path.home() / ".cache/vit_jax/tests" / jax.__version__)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

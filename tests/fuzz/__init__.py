@@ -1,0 +1,1 @@
+"""Damaged files of every kind that vit_jax reads; see `harness`."""

@@ -1,0 +1,12 @@
+"""A short run of `make fuzz`: no damaged file ends in a traceback, a hang or silently wrong numbers."""
+
+import pytest
+
+from tests.fuzz import harness
+
+
+@pytest.mark.parametrize("kind", harness.kinds())
+def test_damaged_files_are_read_or_refused(kind):
+    tally = harness.last(harness.run(kind, harness.seeds_of(0, 60)))
+    assert not tally.defects, harness.report([tally])
+    assert tally.refused > 0  # the damage does reach the reader
