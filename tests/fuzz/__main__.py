@@ -22,10 +22,8 @@ def main() -> int:
     each = max(1, arguments.count // len(chosen))
     tallies = []
     for kind in chosen:
-        tally = harness.Tally(kind)
         cases = harness.run(kind, harness.seeds_of(arguments.seed, each), arguments.limit)
-        for tally in tqdm(cases, total=each, desc=kind, disable=not sys.stderr.isatty()):
-            pass
+        tally = harness.last(tqdm(cases, total=each, desc=kind, disable=not sys.stderr.isatty()))
         tallies.append(tally)
         print(harness.report([tally]), flush=True)
     print("\nAll kinds\n" + harness.report(tallies, shown=0))

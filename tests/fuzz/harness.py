@@ -3,6 +3,7 @@
 A kind of file is a module beside this one with `build(folder) -> Target`. `make fuzz N=10000` runs all of them.
 """
 
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -14,7 +15,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,7 @@ def _one(target: Target, seed: int, folder: Path, limit_s: float, tally: Tally) 
     except Exception as error:  # whatever it is, it is what this looks for
         tally.tracebacks += 1
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = next(
-            (f for f in reversed(traceback.extract_tb(error.__traceback__)) if "vit_jax" in f.filename), frame
-        )
+        place = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if "vit_jax" in f.filename), frame)
         where = f"{Path(place.filename).name}:{place.lineno}"
         tally.defects.append((seed, f"{type(error).__name__} at {where}: {str(error)[:200]}"))
     else:
@@ -138,13 +137,9 @@ def seeds_of(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-def last(tallies: Iterator[Tally]) -> Tally:
+def last(tallies: Iterable[Tally]) -> Tally:
     """Runs all cases and returns the final tally."""
-    final = None
-    for final in tallies:
-        pass
-    assert final is not None, "no case was run"
-    return final
+    return collections.deque(tallies, maxlen=1).pop()
 
 
 def report(tallies: Sequence[Tally], shown: int = 20) -> str:
