@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.commands.arguments import add_config, read_config
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     path.write_bytes(data)
     kind = "views" if together == 1 else f"times the {together} views"
     seen = f"{arguments.views} {kind} of each as in training"
-    print(f"{path}: {arguments.images} images, left as in evaluation, then {seen}")
+    print(f"{printable(path)}: {arguments.images} images, left as in evaluation, then {seen}")
 
 
 def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, int]:

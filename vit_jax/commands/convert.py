@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from vit_jax.commands.arguments import add_overrides, read_overrides
+from vit_jax.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)
     for note in notes(source, to):
-        print(note)
-    print(f"{source.path} -> {to}: {', '.join(str(path) for path in written)}")
+        print(printable(note))
+    print(printable(f"{source.path} -> {to}: {', '.join(str(path) for path in written)}"))

@@ -22,7 +22,7 @@ from vit_jax.commands.arguments import (
     read_config,
 )
 from vit_jax.commands.table import show_metrics
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,4 +50,4 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
         if output:
             output.write_text(json.dumps({"checkpoint": str(loaded.path), **metrics}, indent=2) + "\n")
-        print(f"{loaded.path}\n\n{show_metrics(metrics)}")
+        print(f"{printable(loaded.path)}\n\n{show_metrics(metrics)}")

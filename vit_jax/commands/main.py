@@ -20,7 +20,7 @@ from vit_jax.commands import (
     train,
     visualize,
 )
-from vit_jax.errors import REQUEUE, Preempted, UserError
+from vit_jax.errors import REQUEUE, Preempted, UserError, printable
 
 _COMMANDS = {
     "train": train,
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vit_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Preempted as error:
-        print(f"vit_jax: preempted by {error}", file=sys.stderr)
+        print(f"vit_jax: preempted by {printable(error)}", file=sys.stderr)
         return REQUEUE
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)

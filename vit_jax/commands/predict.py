@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.image_files import expand, left_out, read_ahead
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.load import Loaded
@@ -60,9 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
                     output.write(json.dumps(row) + "\n")
                 else:
                     text = ", ".join(f"{name} {probability:.1%}" for name, probability in answer)
-                    # Names of files need not be text.
-                    line = f"{path}: {text}".encode("utf-8", "backslashreplace").decode("utf-8")
-                    bar.write(line, file=sys.stdout)
+                    bar.write(printable(f"{path}: {text}"), file=sys.stdout)
     finally:
         if output:
             output.close()

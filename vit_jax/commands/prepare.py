@@ -18,7 +18,7 @@ import argparse
 import importlib.util
 import sys
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
     unreadable: list[UserError] = []
     written = write(arguments.name, sources, arguments.data_dir, arguments.short_side, unreadable)
     total = sum(len(source) for source in sources.values())
-    print(f"{written}: {total - len(unreadable)} of {total} images in {', '.join(sources)}")
+    print(printable(f"{written}: {total - len(unreadable)} of {total} images in {', '.join(sources)}"))
     if unreadable:
         raise UserError(f"{len(unreadable)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do)
 

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
+from vit_jax.errors import printable
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by width: text to the left, everything after the first column to the right."""
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    """Columns aligned by width: text to the left, everything after the first column to the right.
+
+    Cells are made printable: names in them may be strangers'.
+    """
+    header, *rows = ([printable(cell) for cell in row] for row in (header, *rows))
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        first, *others = (str(cell) for cell in row)
+        first, *others = row
         return "  ".join(
             [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
         ).rstrip()
