@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from vit_jax.naming import build_model
 from vit_jax.training import optim
 from vit_jax.training.parameters import layerwise, leaf_names
 
@@ -88,6 +89,29 @@ def test_layer_wise_decay():
         scale = {"block_00": 0.25, "block_01": 0.5, "norm": 1.0, "head": 1.0}.get(part, 0.125)
         decay = 0.05 * name.endswith("kernel")
         np.testing.assert_allclose(got[name], adamw(name, [0.1] * 3, None, decay, scale=scale), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "vit", "variant": "mu/4", "depth": 2, "pooling": "distilled", "distillation_token": True,
+         "num_registers": 2},
+        {"name": "hybrid", "variant": "R+Ti/16", "depth": 2},
+        {"name": "vit", "variant": "mu/4", "depth": 2, "pooling": "map", "representation_size": 8},
+    ],
+)  # fmt: skip
+def test_all_that_the_blocks_read_learns_at_the_rate_of_layer_0(model):
+    """A register at the full rate beside a patch embedding at 0.65 ** 13 of it is no layer-wise decay."""
+    module = build_model(model, num_classes=3)[0]
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    names = leaf_names(variables["params"])
+    factor = layerwise(0.5, names, "layer_decay")
+    for name in names:
+        place = name.split("/")[1] if name.startswith("encoder/") else ""
+        expected = {"block_00": 0.25, "block_01": 0.5, "norm": 1.0, "": 1.0}.get(place, 0.125)
+        assert factor(name) == expected, name
+    assert sum(factor(n) == 0.125 for n in names) > 2
 
 
 def test_layers_of_two_towers_and_of_a_bare_encoder():

@@ -3,7 +3,7 @@
 examples:
   vit_jax plan --config bench_b16 --topology v5e:2x2
   vit_jax plan --config vit_i21k:variant=L/16 --topology v5e:16x16 --classes 21843 --config.model.scan=True
-  vit_jax plan --config vit_i21k:variant=H/14 --topology v4:4x4x4 --sweep
+  vit_jax plan --config vit_i21k:variant=H/14,aug=medium2 --topology v4:4x4x4 --sweep
   vit_jax plan --config digits --topology cpu:8 --json
 
 The real train step is compiled by the TPU's own compiler (pip install 'vit_jax[plan]'); no data is read. Topologies are

@@ -50,3 +50,9 @@ def parse_variant(variant: str) -> tuple[Variant, int]:
         known = [f"{name}/{patch if patch_is_valid else 16}" for name in matches or VARIANTS]
         raise UserError(f"There is no ViT '{variant}'", nearest(variant, known))
     return VARIANTS[matches[0]], int(patch)
+
+
+def variant_name(variant: str) -> str:
+    """The one spelling of a name that `parse_variant` reads: "Ti/16" for "ti/16", to look up what goes with a size."""
+    size, patch = parse_variant(variant)
+    return f"{next(name for name, known in VARIANTS.items() if known == size)}/{patch}"

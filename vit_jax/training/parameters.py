@@ -14,8 +14,9 @@ from vit_jax.errors import UserError
 Factor = Callable[[str], float]
 
 _BLOCK = re.compile(r"(.*/)?block_(\d+)/.*")
-# What comes before the first block. MAE and BEiT call it layer 0.
-_EMBEDDINGS = ("embedding", "cls", "pos_embedding", "cls_pos_embedding")
+# Beside the blocks of a tower, what comes after the last one. Everything else beside them (patches, a hybrid's stem,
+# positions, every kind of token) comes before the first: MAE and BEiT call it layer 0.
+_AFTER = re.compile(r"norm|fc_norm|pool|pre_logits|prediction|(.*_)?head|projector|predictor")
 
 
 def path_name(path: tuple) -> str:
@@ -71,9 +72,10 @@ def by_name(pairs: Any, names: Sequence[str], where: str, otherwise: Factor = la
 def layerwise(decay: float, names: Sequence[str], where: str) -> Factor:
     """Layer-wise learning-rate decay as in BEiT (arXiv:2106.08254) and MAE (arXiv:2111.06377).
 
-    Patch embedding, class token and positions are layer 0, `block_00` is layer 1, and so on; layer l of a network of L
-    blocks gets `decay ** (L + 1 - l)`. What comes after the blocks (final norm, pooling, head) learns at the full rate.
-    Blocks are counted apart under each parent, so that a second tower has layers of its own.
+    Whatever the blocks' input is made of (patch embedding, a hybrid's stem, positions, class and distillation tokens,
+    registers) is layer 0, `block_00` is layer 1, and so on; layer l of a network of L blocks gets
+    `decay ** (L + 1 - l)`. What comes after the blocks (final norm, pooling, head) and what is in no tower of blocks
+    learns at the full rate. Blocks are counted apart under each parent, so that a second tower has layers of its own.
     """
     if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
         raise UserError(f"{where} is {decay!r}", "It must lie in (0, 1], usually 0.65 to 0.9")
@@ -88,8 +90,11 @@ def layerwise(decay: float, names: Sequence[str], where: str) -> Factor:
     def factor(name: str) -> float:
         if found := _BLOCK.fullmatch(name):
             return decay ** (depths[found[1] or ""] - int(found[2]))
-        parent = next((t for t in depths if name.startswith(t) and name[len(t) :].split("/")[0] in _EMBEDDINGS), None)
-        return 1.0 if parent is None else decay ** (depths[parent] + 1)
+        # The innermost tower that the parameter is in.
+        tower = max((t for t in depths if name.startswith(t)), key=len, default=None)
+        if tower is None or _AFTER.fullmatch(name[len(tower) :].split("/")[0]):
+            return 1.0
+        return decay ** (depths[tower] + 1)
 
     return factor
 
