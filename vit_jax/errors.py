@@ -23,6 +23,9 @@ def shortened(text: str, most: int = _LONGEST_WORD) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 class UserError(Exception):
     """Something the caller can put right: what is wrong and what to do about it.
 
@@ -38,6 +41,8 @@ class UserError(Exception):
         what_to_do: the next thing to try.
     """
 
+    status = 2  # with which the command line exits
+
     def __init__(self, what: str, what_to_do: str = ""):
         super().__init__(what, what_to_do)
         self.what = what
@@ -49,11 +54,18 @@ class UserError(Exception):
         return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda found: shortened(found[0]), line)
 
 
+class ProcessLost(UserError):
+    """Another process that a run needs has died or stopped: a data worker, or another process of the same run.
+
+    Nothing is wrong with what the caller asked for: the same command goes on from the last checkpoint, so the command
+    line exits with `REQUEUE`.
+    """
+
+    status = REQUEUE
+
+
 class Preempted(Exception):
     """The machine asked a run to stop (SIGTERM), and the run has saved its state.
 
     The command line exits with `REQUEUE`, on which a launcher starts the same command again.
     """
-
-
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -10,10 +10,13 @@ import time
 import numpy as np
 import pytest
 
+from vit_jax.data import workers
 from vit_jax.data.pipeline import TrainPipeline
 from vit_jax.data.sources import digits, folder
+from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.transforms import supervised
-from vit_jax.errors import UserError
+from vit_jax.data.workers import BEAT, PATIENCE
+from vit_jax.errors import REQUEUE, ProcessLost, UserError
 
 
 def test_workers_give_the_same_batches_after_resuming_in_a_slice():
@@ -78,33 +81,76 @@ def test_a_forgotten_iterator_ends_quietly(tmp_path):
 
 
 KILLED = """
-import multiprocessing, os, signal, time
-from vit_jax.data.pipeline import _start_worker
+if __name__ == "__main__":
+    import multiprocessing, os, signal
+    import numpy as np
+    from vit_jax.data.pipeline import TrainPipeline
+    from vit_jax.data.sources.arrays import ArraySource
+    from vit_jax.data.transforms import supervised
 
-def work(ready):
-    _start_worker(0, 1)
-    ready.set()
-    time.sleep(70)
-
-context = multiprocessing.get_context("fork")
-ready = context.Event()
-worker = context.Process(target=work, args=(ready,))
-worker.start()
-ready.wait()
-print("working", flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+    source = ArraySource(np.zeros((10, 4, 4, 3), np.uint8), np.zeros(10, int), ["only"])
+    batches = TrainPipeline(source, supervised.build(8), batch_size=4, seed=0, num_workers=2).iterate()
+    kept = next(batches), next(batches)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_workers_do_not_outlive_a_killed_process(tmp_path):
-    """They ignore polite signals, so this is what keeps them from staying for ever."""
-    script = tmp_path / "script.py"
+def test_a_killed_process_leaves_no_worker_and_no_memory_behind(tmp_path):
+    """The workers ignore polite signals, so this is what keeps them from staying for ever."""
+    script, segments = tmp_path / "script.py", set(os.listdir("/dev/shm"))
     script.write_text(KILLED)
-    began = time.monotonic()
+    # The workers hold the same pipe, so that `run` returns when all have ended.
     ran = run("-W", "ignore", script)
-    # The worker holds the same pipe, so that `run` returns when both have ended.
-    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, "working\n")
-    assert time.monotonic() - began < 60
+    assert ran.returncode == -signal.SIGKILL and len(ran.stdout.split()) == 2, ran.stderr
+    assert not {name for name in set(os.listdir("/dev/shm")) - segments if name.startswith("psm")}
+
+
+def running_workers():
+    """A pipeline in whose two workers batches wait, and these workers."""
+    source = ArraySource(np.zeros((10, 4, 4, 3), np.uint8), np.zeros(10, int), ["only"])
+    batches = TrainPipeline(source, supervised.build(8), batch_size=4, seed=0, num_workers=2).iterate()
+    next(batches), next(batches)
+    return batches, multiprocessing.active_children()
+
+
+def test_a_killed_worker_is_one_sentence_and_takes_the_others_along():
+    batches, processes = running_workers()
+    processes[0].kill()
+    with pytest.raises(ProcessLost, match=rf"\(process {processes[0].pid}\) was ended by SIGKILL.*memory") as caught:
+        for _ in range(10):
+            next(batches)
+    assert caught.value.status == REQUEUE and not any(process.is_alive() for process in processes)
+
+
+def test_a_stopped_worker_is_one_sentence(monkeypatch):
+    assert BEAT * PATIENCE < 60
+    batches, processes = running_workers()
+    monkeypatch.setattr(workers, "BEAT", 0.2)
+    os.kill(processes[1].pid, signal.SIGSTOP)
+    monkeypatch.setattr(workers, "_GRACE", 0.2)
+    with pytest.raises(ProcessLost, match=rf"\(process {processes[1].pid}\) has given no sign of life for 1.8 s"):
+        for _ in range(10):
+            next(batches)
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_a_slow_batch_is_no_lost_worker(monkeypatch):
+    """Signs of life come however long a batch takes; here it takes longer than the patience."""
+    monkeypatch.setattr(workers, "BEAT", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE", 4)
+    train = TrainPipeline(digits.build("train"), Sleeper(3.5), batch_size=1, seed=0, num_workers=1, num_threads=0)
+    with train.iterate() as batches:
+        assert next(batches)["image"].shape[0] == 1
+
+
+class Sleeper:
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __call__(self, example, rng):
+        time.sleep(self.seconds)
+        return example
 
 
 def test_what_workers_import_is_free_of_jax():

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[arguments.command].run(arguments) or 0
     except UserError as error:
         print(f"vit_jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.status
     except Preempted as error:
         print(f"vit_jax: preempted by {printable(error)}", file=sys.stderr)
         return REQUEUE

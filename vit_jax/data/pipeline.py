@@ -7,17 +7,12 @@ what a row holds does not depend on the number of hosts, worker processes or thr
 import functools
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Shaped
 
 from vit_jax.data.decode import UnreadableImage, decode
@@ -25,6 +20,7 @@ from vit_jax.data.order import order_of
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
+from vit_jax.data.workers import from_workers, read_options
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -41,15 +37,11 @@ class BatchIterator:
     """Batches in order, prepared ahead. Close it, or use it in a `with`, to end the threads and processes behind it."""
 
     def __init__(self, batches: grain.MapDataset, num_threads: int, num_workers: int = 0):
-        options = grain.ReadOptions(num_threads, prefetch_buffer_size=max(2, num_threads) if num_threads else 0)
-        iterable = batches.to_iter_dataset(options)
         if num_workers:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which outside an absl app nobody has parsed.
-            options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-            iterable = iterable.mp_prefetch(options, worker_init_fn=_start_worker)
-        self._open = [iter(iterable)]
-        self._shared_memory = num_workers > 0
+            batches = from_workers(batches, num_threads, num_workers)
+        else:
+            batches = iter(batches.to_iter_dataset(read_options(num_threads)))
+        self._open = [batches]
         # Also closes what is forgotten: iterators that outlive the interpreter's modules fill stderr.
         self._close = weakref.finalize(self, _close_and_forget, self._open)
 
@@ -59,9 +51,7 @@ class BatchIterator:
     def __next__(self) -> Batch:
         if not self._open:
             raise ValueError("these batches were closed")
-        batch = next(self._open[0])
-        # Workers hand over shared memory, which has to be given back before the process ends; a batch may live longer.
-        return {key: np.array(value) for key, value in batch.items()} if self._shared_memory else batch
+        return next(self._open[0])
 
     def close(self) -> None:
         """Ends it. Closing twice is fine."""
@@ -74,7 +64,7 @@ class BatchIterator:
         self.close()
 
 
-def _close_and_forget(iterators: list[grain.DatasetIterator]) -> None:
+def _close_and_forget(iterators: list[Any]) -> None:
     while iterators:
         iterators.pop().close()
 
@@ -280,19 +270,6 @@ def _sliced(examples: grain.MapDataset, batch_size: int, slices: int, index: int
     if not 0 <= index < slices:
         raise ValueError(f"slice {index} of {slices}")
     return examples.batch(batch_size // slices, batch_fn=_stacked)[index::slices]
-
-
-def _start_worker(worker: int, workers: int) -> None:
-    """Leaves it to the main process when to stop: it may still need batches before it saves on Ctrl-C or preemption."""
-    del worker, workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _check_whole(**values: tuple[int, int]) -> None:
