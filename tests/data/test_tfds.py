@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 
+from vit_jax.commands.main import main
+from vit_jax.data import slices
 from vit_jax.data.array_record import write
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import UnreadableImage, decode
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import digits, folder, tfds
@@ -142,12 +145,15 @@ def test_schemas_of_the_documented_data_sets(name, tmp_path):
         (("cifa10", "train"), "TFDS knows no data set 'cifa10', .* Did you mean 'cifar10'"),
         (("nobody_has_this", "train"), "holds none of that name. Or write images of your own there"),
         (("cifar10", "train"), "'cifar10' is not prepared in .*. Prepare it: vit_jax prepare cifar10 --data-dir /"),
-        (("my_digits", "val"), "no split 'val'. Its splits are train, test, "),
-        (("my_digits", "train["), "no split"),
-        (("my_digits", "train[:200%]"), "no split"),
+        (("my_digits", "val"), r"no split 'val'\. Known: test, train"),
+        (("my_digits", "train["), r"no split 'train\['\. Its splits are train, test; write parts"),
+        (("my_digits", "train[:200%]"), "reaches outside the 50 examples"),
         (("my_digits", "train[:0%]"), "The split .* is empty"),
-        (("my digits", "train"), "cannot open 'my digits'"),
-        (("cifar10/nothing", "train"), "cannot open 'cifar10/nothing'"),
+        (("my_digits:9.*.*", "train"), "holds no 'my_digits:9.*.*' that TFDS has prepared"),
+        (("my digits", "train"), "'my digits' cannot name a data set"),
+        (("huggingface:beans", "train"), "'huggingface:beans' cannot name a data set"),
+        (("../my_digits", "train"), "cannot name a data set"),
+        (("cifar10/nothing", "train"), "'cifar10/nothing' is not prepared"),
     ],
 )
 def test_what_is_missing_is_said(data_dir, arguments, message):
@@ -172,6 +178,127 @@ def test_other_file_formats(data_dir, tmp_path):
         tfds.build("fashion_mnist", "train", str(tmp_path))
 
 
+@pytest.fixture
+def stranger(data_dir, tmp_path):
+    """A copy of `my_digits` whose metadata a test changes."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    folder = tmp_path / "data" / "my_digits" / "1.0.0"
+
+    def change(file, old, new):
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+        return str(tmp_path / "data")
+
+    change.folder = folder
+    return change
+
+
+OWN_IMAGE = "tensorflow_datasets.core.features.image_feature.Image"
+
+
+@pytest.mark.parametrize("command", ["build", "prepare"])
+def test_a_class_that_features_json_names_is_not_imported(stranger, tmp_path, monkeypatch, capsys, command):
+    """TFDS imports it: https://github.com/tensorflow/datasets, FeatureConnector.cls_from_name."""
+    (tmp_path / "beside_us.py").write_text("raise SystemExit('this code was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data_dir = stranger("features.json", OWN_IMAGE, "beside_us.Image")
+    if command == "build":
+        with pytest.raises(UserError, match="names the class 'beside_us.Image', whose code would have to be run"):
+            tfds.build("my_digits", "train", data_dir)
+    else:
+        # A data set that TFDS knows, so that it looks for versions in the folder.
+        (tmp_path / "data" / "my_digits").rename(tmp_path / "data" / "cifar10")
+        (tmp_path / "data" / "cifar10" / "1.0.0").rename(tmp_path / "data" / "cifar10" / "3.0.2")
+        assert main(["prepare", "cifar10:3.0.2", "--data-dir", data_dir]) == 2
+        assert "names the class 'beside_us.Image'" in capsys.readouterr().err
+    assert "beside_us" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("features.json", '"pythonClassName": "tensor', '"type": "tensor', "no image_key 'image'"),
+        ("features.json", "{", "[" * 5000, "nested too deeply"),
+        ("features.json", '"10"', '"1000000000"', "would have 1000000000 classes, more than 1000000"),
+        ("features.json", '"10"', '"11"', "label.labels.txt has 10 names, 10 of them different, for 11"),
+        ("label.labels.txt", "3", "3\n4", "label.labels.txt has 11 names, 10 of them different, for 10"),
+        ("dataset_info.json", '"50"', '"4611686018427387904"', "has the length of a shard '4611686018427387904'"),
+        ("dataset_info.json", '"50"', '"9999999"', "array_record-00000-of-00001 cannot hold 9999999 records"),
+        ("dataset_info.json", "{DATASET}-", "../../../x-", r"has the file name '\.\./"),
+        ("dataset_info.json", '"splits": [', '"splits": [null, ', "has a split that is no object"),
+        ("dataset_info.json", '"array_record"', '"x\x1b"', "is not JSON"),
+        ("dataset_info.json", '"fileFormat"', '"format"', "has no 'fileFormat'"),
+    ],
+)
+def test_damaged_metadata_is_named(stranger, file, old, new, message):
+    with pytest.raises(UserError, match=message):
+        tfds.build("my_digits", "train", stranger(file, old, new))
+
+
+def test_a_damaged_record_is_replaced_in_training_and_fatal_in_evaluation(stranger):
+    [path] = stranger.folder.glob("my_digits-train*")
+    data = bytearray(path.read_bytes())
+    data[data.find(b"IDAT", 2000) + 8] ^= 1
+    path.write_bytes(data)
+    source = tfds.build("my_digits", "train", str(stranger.folder.parents[1]))
+    batch = TrainPipeline(source, supervised.build(8), batch_size=50, seed=0).batch(0)
+    assert batch["corrupt"].sum() == 1
+    with (
+        pytest.raises(UnreadableImage, match=r"array_record-00000-of-00001, record \d+ could not be read"),
+        EvalPipeline(source, Preprocess(8), 16).iterate() as batches,
+    ):
+        list(batches)
+
+
+@pytest.mark.parametrize(
+    ("split", "examples"),
+    [
+        ("train", range(50)),
+        ("train[:]", range(50)),
+        ("train[-1%:]", None),
+        ("train[:-1%]", range(50)),
+        ("train[-10%:]", range(45, 50)),
+        ("train[:-10%]", range(45)),
+        ("train[33%:67%]", range(16, 34)),
+        ("train[12.5%:]", range(6, 50)),
+        ("train[-5:]", range(45, 50)),
+        ("train[-5:-2]", range(45, 48)),
+        ("train[20:10]", None),
+        ("train[50:]", None),
+        ("train[:51]", "outside"),
+        ("train[-51:]", "outside"),
+        ("train[1e9:]", "no bound"),
+        ("train[1.5:]", "no bound"),
+        ("train[:1shard]", "no bound"),
+        ("train[::2]", "no split"),
+        ("train[" + "9" * 5000 + ":]", "no bound"),
+        ("", "no split"),
+        (None, "no split"),
+    ],
+)
+def test_parts_are_half_open(split, examples):
+    if isinstance(examples, range):
+        assert slices.parse(split, {"train": 50}, "it") == [("train", examples)]
+    else:
+        with pytest.raises(UserError, match=examples or "is empty"):
+            slices.parse(split, {"train": 50}, "it")
+
+
+@pytest.mark.parametrize("size", [1, 7, 49, 50, 51, 100, 1437, 1281167])
+def test_two_parts_make_up_the_whole(size):
+    for percent in range(101):
+        for bound in (f"{percent}%", f"-{percent}%"):
+            parts = []
+            for text in (f"train[:{bound}]", f"train[{bound}:]"):
+                with contextlib.suppress(UserError):  # an empty part
+                    parts += [part for _, part in slices.parse(text, {"train": size}, "it")]
+            assert (parts[0].start, parts[-1].stop) == (0, size) and sum(map(len, parts)) == size
+        # Counted from the front TFDS's "closest" is well defined.
+        if stop := round(percent * size / 100.0):
+            assert slices.parse(f"train[:{percent}%]", {"train": size}, "it") == [("train", range(stop))]
+
+
 def test_unreadable_images_are_left_out_and_named(tmp_path):
     for k in range(3):
         path = tmp_path / "photos" / "train" / "a" / f"{k}.png"
@@ -194,6 +321,11 @@ def test_what_cannot_be_written(tmp_path):
         (("My photos", {"train": one}), "cannot name a data set"),
         (("cifar10", {"train": one}), "is a data set of TFDS"),
         (("mine", {"train": one, "test": other}), "different classes"),
+        (
+            ("mine", {"train": ArraySource(one.images, one.labels, ["a\nb", "c"])}),
+            r"The class 'a\\nb' cannot be written",
+        ),
+        (("mine", {"train": ArraySource(one.images, one.labels, ["a", "a "])}), "The class 'a ' cannot be written"),
     ):
         with pytest.raises(UserError, match=message):
             write(*arguments, str(tmp_path))

@@ -15,8 +15,9 @@ Images of your own that cannot be read are left out, named at the end, and make 
 """
 
 import argparse
+import difflib
 import importlib.util
-import sys
+from pathlib import Path
 
 from vit_jax.errors import UserError, printable
 
@@ -64,12 +65,34 @@ def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
 def _stock(arguments: argparse.Namespace) -> None:
     import tensorflow_datasets as tfds
 
-    from vit_jax.data.sources.tfds import open_builder
+    from vit_jax.data import tfds_folder
+    from vit_jax.data.sources.tfds import other_format
 
-    builder = open_builder(arguments.name, arguments.data_dir, file_format="array_record")
-    if builder.is_prepared():
-        print(f"{builder.data_path} is there already")
+    name, _, _ = tfds_folder.split_name(arguments.name)
+    folder = tfds_folder.data_folder(arguments.data_dir)
+    if path := tfds_folder.find(arguments.name, arguments.data_dir):
+        prepared = tfds_folder.read(path)
+        if prepared.file_format != "array_record":
+            raise other_format(prepared)
+        print(printable(f"{path} is there already"))
         return
+    # TFDS imports the classes that any of these name.
+    for pattern in ("*/features.json", "*/*/features.json"):
+        for features in Path(folder, name).glob(pattern):
+            tfds_folder.refuse_foreign_classes(features)
+    if name not in (known := tfds.list_builders(with_community_datasets=False)):
+        close = "".join(f"Did you mean {other!r}? " for other in difflib.get_close_matches(name, known, n=1))
+        raise UserError(
+            f"TFDS knows no data set {arguments.name!r}",
+            f"{close}Or add --folder, --manifest or --idx, to write images of your own",
+        )
+    try:
+        builder = tfds.builder(arguments.name, data_dir=folder, file_format="array_record")
+    except (ValueError, AssertionError, ImportError, tfds.core.DatasetNotFoundError) as error:
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        raise UserError(
+            f"TFDS cannot open {arguments.name!r}: {reason}", "Check its name, config and version"
+        ) from error
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"TFDS needs TensorFlow to prepare {arguments.name!r}", "Install it once: pip install 'vit_jax[prepare]'"
@@ -82,4 +105,4 @@ def _stock(arguments: argparse.Namespace) -> None:
             f"TFDS could not prepare {arguments.name!r}: {' '.join(str(error).split())[:300]}",
             "Check the network, and for archives that are fetched by hand --manual-dir",
         ) from error
-    print(builder.data_path, file=sys.stdout)
+    print(printable(builder.data_path))

@@ -39,8 +39,8 @@ def write(
         The folder that was written.
 
     Raises:
-        UserError: for a name that cannot be used, one that is taken, classes that differ, or a split that has no
-            readable image.
+        UserError: for a name that cannot be used, one that is taken, classes that differ or have a line end in their
+            names, or a split that has no readable image.
     """
     import tensorflow_datasets as tfds
 
@@ -49,13 +49,20 @@ def write(
     names = {source.label_names for source in splits.values()}
     if len(names) != 1:
         raise UserError("The splits have different classes", "Give all the same class names")
+    (classes,) = names
+    for label in classes:  # TFDS keeps them one a line, and strips the lines
+        if label != label.strip() or len(label.splitlines()) != 1:
+            raise UserError(
+                f"The class {label!r} cannot be written: it is empty, or has blanks around it or a line end in it",
+                "Rename it",
+            )
     # Its own builders would be found first when it is read again.
     if name in tfds.list_builders(with_community_datasets=False):
         raise UserError(f"{name!r} is a data set of TFDS", "Choose another name")
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.ClassLabel(names=list(names.pop())),
+            "label": tfds.features.ClassLabel(names=list(classes)),
         }
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from vit_jax.data.files import is_remote, read_bytes
+from vit_jax.data.files import read_bytes
 from vit_jax.data.image_header import read_header
 from vit_jax.errors import UserError
 
@@ -35,15 +35,11 @@ def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        UnreadableImage: when it cannot be read or is larger than any image that `decode` would take.
+        UnreadableImage: when it cannot be read, is no file but a pipe or device, or is larger than any image that
+            `decode` would take.
     """
     try:
-        if is_remote(path):
-            return read_bytes(path)
-        with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
-                raise UnreadableImage(f"{os.fspath(path)} has {size} bytes", "Remove it: it is too large for an image")
-            return file.read()
+        return read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
         raise UnreadableImage(
             f"{os.fspath(path)} could not be read: {error.strerror or error}", "Check that it exists and may be read"

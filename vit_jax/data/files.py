@@ -1,6 +1,8 @@
 """Whole files, local or in a bucket."""
 
+import errno
 import os
+import stat
 
 from etils import epath
 
@@ -10,13 +12,39 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
     """All of a file.
 
+    Only regular files are read: opening a pipe would wait for whoever writes into it, and a device has no end.
+
+    Args:
+        path: of the file; links are followed.
+        most: bytes that it may have; any number by default.
+
     Raises:
-        OSError: when it cannot be read.
+        OSError: when it cannot be read, is no regular file, or has more than `most` bytes; its `strerror` says which.
     """
     if is_remote(path):
-        return epath.Path(path).read_bytes()
-    with open(path, "rb") as file:
-        return file.read()
+        return _bounded(epath.Path(path).read_bytes(), most, path)
+    # NONBLOCK, or the opening of a pipe would already wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, socket or device, not a file", os.fspath(path))
+        if most is not None and status.st_size > most:
+            raise _too_large(most, path)
+        # Some files of /proc say that they have no bytes and go on for ever.
+        return _bounded(file.read(-1 if most is None else most + 1), most, path)
+
+
+def _bounded(data: bytes, most: int | None, path: str | os.PathLike) -> bytes:
+    if most is not None and len(data) > most:
+        raise _too_large(most, path)
+    return data
+
+
+def _too_large(most: int, path: str | os.PathLike) -> OSError:
+    return OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))

@@ -1,9 +1,15 @@
 """The contract of a data source."""
 
+import os
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from jaxtyping import UInt8
+
+from vit_jax.errors import UserError
+
+# More than any set of images has; a number above it in a file is damage, and its names alone would fill the memory.
+MAX_CLASSES = 1_000_000
 
 
 class Example(TypedDict):
@@ -32,3 +38,16 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example | dict[str, Any]: ...
+
+
+def check_class_count(path: str | os.PathLike, count: int) -> int:
+    """`count`, a number of classes that a file claims.
+
+    Raises:
+        UserError: when it is more than `MAX_CLASSES`.
+    """
+    if count > MAX_CLASSES:
+        raise UserError(
+            f"{os.fspath(path)} would have {count} classes, more than {MAX_CLASSES}", "Number the classes from 0"
+        )
+    return count

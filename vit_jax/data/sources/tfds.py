@@ -1,12 +1,31 @@
-"""Data sets that TFDS has prepared as ArrayRecord, read by index without TensorFlow."""
+"""Data sets that TFDS has prepared as ArrayRecord, read by index without TFDS or TensorFlow."""
 
+import bisect
+import dataclasses
 import difflib
+import itertools
 import os
-from types import ModuleType
+import stat
 from typing import Any
 
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from vit_jax.data import slices, tfds_folder
+from vit_jax.data.decode import UnreadableImage
+from vit_jax.data.files import is_remote
+from vit_jax.data.tf_example import read_example
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Records of one file, in the form that ArrayRecordDataSource takes."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
 
 
 class TfdsSource:
@@ -14,57 +33,54 @@ class TfdsSource:
 
     def __init__(self, dataset: str, split: str, data_dir: str | None, image_key: str, label_key: str):
         self._arguments = (dataset, split, data_dir, image_key, label_key)
-        import tensorflow_datasets as tfds  # half a second
-
-        builder = open_builder(dataset, data_dir)
-        if not builder.is_prepared():
-            raise UserError(f"The data set {dataset!r} is not prepared in {_folder(data_dir)}", _how(dataset, data_dir))
-        if builder.info.file_format.value != "array_record":
-            raise UserError(
-                f"{builder.data_path} holds {builder.info.file_format.value} files, which cannot be read by index",
-                f"Convert it, which needs the extra 'prepare': python -m tensorflow_datasets.scripts.convert_format"
-                f" --dataset_dir={builder.data_path} --out_file_format=array_record --out_path=NEW",
-            )
-        features = builder.info.features
-        labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-        images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-        for name, key, known in (("image_key", image_key, images), ("label_key", label_key, labels)):
+        path = tfds_folder.find(dataset, data_dir)
+        if path is None:
+            raise _not_prepared(dataset, data_dir)
+        prepared = tfds_folder.read(path)
+        if prepared.file_format != "array_record":
+            raise other_format(prepared)
+        for name, key, known in (("image_key", image_key, prepared.images), ("label_key", label_key, prepared.labels)):
             if key not in known:
                 raise UserError(f"{dataset!r} has no {name} {key!r}", nearest(key, known))
-        try:
-            size = builder.info.splits[split].num_examples
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{dataset!r} has no split {split!r}",
-                f"Its splits are {', '.join(builder.info.splits)}, of which TFDS takes parts and sums: 'train[:90%]',"
-                " 'train[100:200]', 'train+test'",
-            ) from error
-        if size == 0:
-            raise UserError(f"The split {split!r} of {dataset!r} is empty", "Take a larger part")
-        # The bytes as they are: our own decoder takes images that TFDS decodes wrongly or not at all, and segmentation
-        # masks need no decoding here.
-        skipped = {key: tfds.decode.SkipDecoding() for key in images}
-        self._records = builder.as_data_source(split, decoders=skipped)
-        self._image_key, self._label_key, self._name = image_key, label_key, f"{dataset} {split}"
-        self.label_names = tuple(features[label_key].names)
+        sizes = {name: split.size for name, split in prepared.splits.items()}
+        chosen = slices.parse(split, sizes, repr(dataset))
+        self._parts = [part for name, of in chosen for part in _parts(prepared.splits[name], of)]
+        self._ends = list(itertools.accumulate(part.take for part in self._parts))
+        _check_files(self._parts)
+        self._records = ArrayRecordDataSource(self._parts)
+        self._image_key, self._label_key = image_key, label_key
+        self.label_names = prepared.labels[label_key]
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._records[index]
-        image, label = record[self._image_key], int(record[self._label_key])
-        return {"image": image, "label": label, "path": f"{self._name}, record {index}"}
+        name = self._name(index)
+        try:
+            values = read_example(self._records[index])
+        except (RuntimeError, ValueError) as error:  # what ArrayRecord raises for damage and for what it cannot read
+            raise UnreadableImage(
+                f"{name} could not be read: {str(error)[:200]}", "Fetch or prepare it again"
+            ) from error
+        image, label = (values.get(key, []) for key in (self._image_key, self._label_key))
+        if len(image) != 1 or not isinstance(image[0], bytes) or len(label) != 1 or not isinstance(label[0], int):
+            raise UnreadableImage(f"{name} has no image or no label", "Fetch or prepare it again")
+        return {"image": image[0], "label": label[0], "path": name}
+
+    def _name(self, index: int) -> str:
+        k = bisect.bisect_right(self._ends, index)
+        part = self._parts[k]
+        return f"{part.filename}, record {index - self._ends[k] + part.take + part.skip}"
 
     def __reduce__(self) -> tuple:
-        # Open files and TFDS's metadata stay here: a worker opens its own.
+        # Open files stay here: a worker opens its own.
         return TfdsSource, self._arguments
 
 
 def build(
     dataset: str, split: str, data_dir: str | None = None, image_key: str = "image", label_key: str = "label"
 ) -> TfdsSource:
-    """Opens one split of a prepared data set.
+    """Opens one split of a prepared data set. Nothing that its files name is imported.
 
     Args:
         dataset: as TFDS names it, such as "cifar10" or, with config and version, "name/config:1.0.0"; or a data set
@@ -75,43 +91,66 @@ def build(
 
     Raises:
         UserError: for a data set that TFDS does not know, one that is not prepared (with the command that prepares
-            it) or not as ArrayRecord, an unknown or empty split, or features that are no image and no class label.
+            it) or not as ArrayRecord, damaged metadata, a class in it that is not TFDS's own, an unknown or empty
+            split, or features that are no image and no class label. While reading: `UnreadableImage` for a damaged
+            record.
     """
     return TfdsSource(dataset, split, os.path.expanduser(data_dir) if data_dir else None, image_key, label_key)
 
 
-def open_builder(dataset: str, data_dir: str | None, file_format: str | None = None) -> Any:
-    """The TFDS builder of a data set, prepared or not.
-
-    Args:
-        file_format: of files that are yet to be written.
-
-    Raises:
-        UserError: when TFDS does not know it, or it is prepared in another format.
-    """
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder(dataset, data_dir=data_dir, file_format=file_format)
-    except tfds.core.DatasetNotFoundError as error:
-        raise UserError(
-            f"TFDS knows no data set {dataset!r}, and {_folder(data_dir)} holds none of that name",
-            f"{_close(dataset, tfds)}Or write images of your own there: vit_jax prepare NAME --folder PHOTOS",
-        ) from error
-    except (ValueError, AssertionError, ImportError) as error:
-        reason = next(line for line in str(error).splitlines() if line.strip())
-        raise UserError(f"TFDS cannot open {dataset!r}: {reason}", "Check its name, config and version") from error
+def other_format(prepared: tfds_folder.Prepared) -> UserError:
+    """That a data set cannot be read by index, and the command that makes one that can."""
+    return UserError(
+        f"{prepared.path} holds {prepared.file_format} files, which cannot be read by index",
+        f"Convert it, which needs the extra 'prepare': python -m tensorflow_datasets.scripts.convert_format"
+        f" --dataset_dir={prepared.path} --out_file_format=array_record --out_path=NEW",
+    )
 
 
-def _close(dataset: str, tfds: ModuleType) -> str:
-    close = difflib.get_close_matches(dataset, tfds.list_builders(with_community_datasets=False), n=1)
-    return f"Did you mean {close[0]!r}? " if close else ""
+def _parts(split: tfds_folder.Split, wanted: range) -> list[_Part]:
+    """Which records of which files are the examples `wanted` of a split."""
+    parts, first = [], 0
+    for file, length in zip(split.files, split.lengths, strict=True):
+        start, stop = max(wanted.start, first), min(wanted.stop, first + length)
+        if start < stop:
+            parts.append(_Part(file, start - first, stop - start, length))
+        first += length
+    return parts
 
 
-def _folder(data_dir: str | None) -> str:
-    return data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+def _check_files(parts: list[_Part]) -> None:
+    """Each file is there, is a file, and may hold what is said of it: a record takes a byte at least."""
+    for part in parts:
+        if is_remote(part.filename):
+            continue
+        try:
+            status = os.stat(part.filename)
+        except OSError as error:
+            raise UserError(f"{part.filename} could not be read: {error.strerror}", "Fetch it again") from error
+        if not stat.S_ISREG(status.st_mode) or status.st_size < part.examples_in_shard:
+            raise UserError(f"{part.filename} cannot hold {part.examples_in_shard} records", "Fetch it again")
+        if not os.access(part.filename, os.R_OK):
+            raise UserError(f"{part.filename} may not be read", "Change its permissions")
 
 
-def _how(dataset: str, data_dir: str | None) -> str:
+def _not_prepared(dataset: str, data_dir: str | None) -> UserError:
+    import tensorflow_datasets as tfds  # half a second; only its list of names is asked for
+
+    name, _, _ = tfds_folder.split_name(dataset)
+    folder, known = tfds_folder.data_folder(data_dir), tfds.list_builders(with_community_datasets=False)
     where = f" --data-dir {data_dir}" if data_dir else ""
-    return f"Prepare it: vit_jax prepare {dataset}{where}"
+    if name in known:
+        return UserError(
+            f"The data set {dataset!r} is not prepared in {folder}", f"Prepare it: vit_jax prepare {dataset}{where}"
+        )
+    if os.path.isdir(os.path.join(folder, name)):
+        return UserError(
+            f"{os.path.join(folder, name)} holds no {dataset!r} that TFDS has prepared",
+            "Write its config and version too, as in name/config:1.0.0, if it has several",
+        )
+    close = difflib.get_close_matches(name, known, n=1)
+    return UserError(
+        f"TFDS knows no data set {dataset!r}, and {folder} holds none of that name",
+        (f"Did you mean {close[0]!r}? " if close else "")
+        + "Or write images of your own there: vit_jax prepare NAME --folder PHOTOS",
+    )
