@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(224, 224),
         preprocess=dict(resize="short_side", resize_to=256),
         train=dict(name="tfds", dataset="imagenet2012", split="train"),
-        transform=dict(name="supervised", crop="inception", area=(0.05, 1.0), flip=True),
+        transform=dict(name="supervised", crop="random", area=(0.05, 1.0), flip=True),
         num_workers=16,
     )
     config.optim = dict(name="adamw", learning_rate=1e-3, schedule=dict(name="constant"))

@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         **data,
         train=dict(name="folder", root=arg.data, split="train"),
         eval=dict(name="folder", root=arg.data, split="test"),
-        transform=dict(name="supervised", crop="inception", flip=True),
+        transform=dict(name="supervised", crop="random", flip=True),
     )
     config.optim = dict(
         name="sgd",

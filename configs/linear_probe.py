@@ -41,6 +41,12 @@ METHODS = {
     "moco_v3": (dict(name="sgd"), 3.0, 0.1, 1024, 0, "none"),
     "simclr": (dict(name="sgd", nesterov=True), 0.1, 0.1, 4096, 0, "none"),
 }
+# How each draws and resizes its crops: BYOL's and Pillow's, torchvision's and Pillow's, TensorFlow's.
+CROPS = {
+    "mae": dict(sampling="byol", interpolation="bicubic"),
+    "moco_v3": dict(sampling="torchvision", interpolation="bilinear"),
+    "simclr": dict(sampling="inception", interpolation="bicubic", antialias=False),
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -69,7 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
         **data,
         train=dict(source, split="train"),
         eval=dict(source, split="test" if arg.data else "validation"),
-        transform=dict(name="supervised", crop="inception", area=(0.08, 1.0), flip=True),
+        transform=dict(name="supervised", crop="random", area=(0.08, 1.0), flip=True, **CROPS[arg.method]),
         num_workers=16,
     )
     config.optim = dict(

@@ -72,8 +72,10 @@ def get_config(arg: str = "") -> ConfigDict:
         eval=dict(source, split="test" if arg.data else "validation"),
         transform=dict(
             name="supervised",
-            crop="inception",
+            crop="random",
+            sampling="torchvision",
             area=(0.08, 1.0),
+            interpolation="bicubic",
             flip=True,
             randaugment=dict(layers=2, magnitude=9, magnitude_std=0.5, probability=0.5),
         ),

@@ -64,7 +64,14 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         train=dict(imagenet, split="train"),
         eval=dict(imagenet, split="validation"),
-        transform=dict(name="supervised", crop="inception", area=(0.2, 1.0), flip=True),
+        transform=dict(
+            name="supervised",
+            crop="random",
+            sampling="torchvision",
+            area=(0.2, 1.0),
+            interpolation="bicubic",
+            flip=True,
+        ),
         eval_batch_size=8 if arg.smoke else 1024,
         num_workers=16,
     )

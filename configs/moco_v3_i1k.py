@@ -55,6 +55,8 @@ def get_config(arg: str = "") -> ConfigDict:
         eval=dict(imagenet, split="validation"),
         transform=dict(
             name="two_views",
+            sampling="torchvision",
+            interpolation="bilinear",
             area=(0.08, 1.0),
             brightness=0.4,
             contrast=0.4,

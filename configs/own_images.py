@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(arg.res, arg.res),
         train=dict(data, split="train"),
         eval=dict(data, split="test"),
-        transform=dict(name="supervised", crop="inception", area=(0.35, 1.0)),
+        transform=dict(name="supervised", crop="random", area=(0.35, 1.0)),
     )
     config.optim = dict(
         name="adamw",

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(36, 36),
         train=dict(data, split="train") if arg.smoke else dict(data, split="train", examples=1000),
         eval=dict(data, split="test"),
-        transform=dict(name="supervised", crop="inception", area=(0.5, 1.0), flip=True),
+        transform=dict(name="supervised", crop="random", area=(0.5, 1.0), flip=True),
         preprocess=dict(mean=(44.0, 44.0, 44.0), std=(79.0, 79.0, 79.0)),
         eval_batch_size=None if arg.smoke else 500,
     )

@@ -57,7 +57,14 @@ def get_config(arg: str = "") -> ConfigDict:
         preprocess=dict(resize="short_side", resize_to=256),
         train=dict(imagenet, split="train"),
         eval=dict(imagenet, split="validation"),
-        transform=dict(name="two_views", crop="inception", area=(0.08, 1.0), strength=1.0),
+        transform=dict(
+            name="two_views",
+            sampling="inception",
+            area=(0.08, 1.0),
+            interpolation="bicubic",
+            antialias=False,
+            strength=1.0,
+        ),
         eval_batch_size=8 if arg.smoke else 1024,
         num_workers=16,
     )

@@ -60,9 +60,13 @@ def get_config(arg: str = "") -> ConfigDict:
     if aug not in AUGMENTATIONS:
         raise UserError(f"There is no augmentation {aug!r}", nearest(aug, AUGMENTATIONS))
     magnitude, mixup = AUGMENTATIONS[aug]
-    transform = dict(name="supervised", crop="inception", area=(0.05, 1.0), flip=True)
+    # TensorFlow's crop and resizing, with its default bounds on the aspect.
+    transform = dict(
+        name="supervised", crop="random", sampling="inception", area=(0.05, 1.0), aspect=(0.75, 1.33),
+        interpolation="bilinear", antialias=False, flip=True,
+    )  # fmt: skip
     if magnitude is not None:
-        transform["randaugment"] = dict(layers=2, magnitude=magnitude)
+        transform["randaugment"] = dict(layers=2, magnitude=magnitude, translate=100.0, cutout=40.0)
 
     config = ConfigDict()
     config.seed = 0

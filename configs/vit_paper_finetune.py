@@ -72,7 +72,16 @@ def get_config(arg: str = "") -> ConfigDict:
         **data,
         train=dict(name="tfds", dataset=arg.dataset, split=train),
         eval=dict(name="tfds", dataset=arg.dataset, split=held_out),
-        transform=dict(name="supervised", crop="inception", area=(0.05, 1.0), flip=True),
+        transform=dict(
+            name="supervised",
+            crop="random",
+            sampling="inception",
+            area=(0.05, 1.0),
+            aspect=(0.75, 1.33),
+            interpolation="bilinear",
+            antialias=False,
+            flip=True,
+        ),
         num_workers=8,
     )
     config.optim = dict(

@@ -129,12 +129,38 @@ def test_geometry(sign):
     assert (row < 20) == (sign == 1)
 
 
+@pytest.mark.parametrize("side", [32, 48, 96, 224])
+def test_small_images_are_not_blanked(side):
+    """By their pixels at 224, TensorFlow's translations and cutouts leave 34, 29 and 23% of the small ones grey."""
+    image = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    scaled, absolute = RandAugment(2, 15), RandAugment(2, 15, translate=100, cutout=40)
+    blank = {"scaled": 0, "absolute": 0}
+    for seed in range(150 if side < 224 else 40):
+        for name, policy in (("scaled", scaled), ("absolute", absolute)):
+            made = policy(image, np.random.default_rng(seed))
+            blank[name] += bool((made == made[0, 0]).all())
+            if side == 224 and name == "absolute":
+                np.testing.assert_array_equal(made, scaled(image, np.random.default_rng(seed)))
+    assert blank["scaled"] <= 3
+    assert blank["absolute"] > 25 or side >= 96
+
+
+@pytest.mark.parametrize(("height", "width"), [(112, 224), (224, 112)])
+def test_distances_are_shares_of_the_image(height, width):
+    image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    share = 0.5
+    down, right = (round(100 * side / 224 * share) for side in (height, width))
+    np.testing.assert_array_equal(apply("translate_x", image, 5)[:, : width - right], image[:, right:])
+    np.testing.assert_array_equal(apply("translate_y", image, 5)[: height - down], image[down:])
+    assert ((apply("cutout", image, 5) == 128).all(-1).sum(0) > 0).sum() == 2 * int(40 * 112 / 224 * share)
+
+
 def test_cutout():
     expected = NOISE.copy()
     expected[18 - 8 : 18 + 8, 12 - 8 : 12 + 8] = 128
-    np.testing.assert_array_equal(apply("cutout", NOISE, 2), expected)
+    np.testing.assert_array_equal(apply("cutout", NOISE, 2, cutout=40), expected)
     expected[0:37, 0 : 12 + 20] = 128
-    np.testing.assert_array_equal(apply("cutout", NOISE, 5), expected)
+    np.testing.assert_array_equal(apply("cutout", NOISE, 5, cutout=40), expected)
     np.testing.assert_array_equal(apply("cutout", NOISE, 0), NOISE)
 
 

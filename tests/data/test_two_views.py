@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data import color
-from vit_jax.data.geometry import uniform_crop_box
+from vit_jax.data.geometry import torchvision_crop_box
 from vit_jax.data.pipeline import TrainPipeline
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.transforms import two_views, view
@@ -90,8 +90,8 @@ def test_crops_keep_within_their_area(crop):
 
 def test_a_crop_that_never_fits_is_central():
     rng = np.random.default_rng(0)
-    assert uniform_crop_box(10, 100, rng, (0.9, 1.0), (3 / 4, 4 / 3)) == (0, 43, 10, 13)
-    assert uniform_crop_box(100, 10, rng, (0.9, 1.0), (3 / 4, 4 / 3)) == (43, 0, 13, 10)
+    assert torchvision_crop_box(10, 100, rng, (0.9, 1.0), (3 / 4, 4 / 3)) == (0, 43, 10, 13)
+    assert torchvision_crop_box(100, 10, rng, (0.9, 1.0), (3 / 4, 4 / 3)) == (43, 0, 13, 10)
 
 
 def test_batches_through_the_pipeline():

@@ -69,7 +69,7 @@ def test_crop_boxes_have_the_same_distribution(shape):
     rng, area, aspect = np.random.default_rng(0), (0.08, 1.0), (3 / 4, 4 / 3)
     torch.manual_seed(0)
     picture = torch.zeros(3, *shape)
-    boxes = np.array([geometry.uniform_crop_box(*shape, rng, area, aspect) for _ in range(3000)], float)
+    boxes = np.array([geometry.torchvision_crop_box(*shape, rng, area, aspect) for _ in range(3000)], float)
     expected = np.array([RandomResizedCrop.get_params(picture, area, aspect) for _ in range(3000)], float)
     assert (boxes[:, 0] + boxes[:, 2]).max() <= shape[0] and (boxes[:, 1] + boxes[:, 3]).max() <= shape[1]
     np.testing.assert_allclose(boxes.mean(0), expected.mean(0), atol=0.03 * max(shape))

@@ -83,7 +83,7 @@ def inception_crop_box(
     rng: np.random.Generator,
     area: tuple[float, float] = (0.05, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    attempts: int = 10,
+    attempts: int = 100,
 ) -> tuple[int, int, int, int]:
     """Draws a crop as `tf.image.sample_distorted_bounding_box` does with the whole image as its only box.
 
@@ -118,7 +118,7 @@ def inception_crop_box(
     return 0, 0, height, width
 
 
-def uniform_crop_box(
+def torchvision_crop_box(
     height: int,
     width: int,
     rng: np.random.Generator,
@@ -146,6 +146,31 @@ def uniform_crop_box(
     h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
     h, w = max(h, 1), max(w, 1)
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def byol_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Draws a crop as BYOL's code does, and MAE's linear probe after it: as `torchvision_crop_box`, but once; what is
+    longer than the image is cut off.
+
+    Returns:
+        top, left, height, width in pixels.
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    of_area, of_aspect, of_top, of_left = rng.random(4).tolist()
+    pixels = height * width * (area[0] + of_area * (area[1] - area[0]))
+    ratio = math.exp(low + of_aspect * (high - low))
+    h, w = (min(max(round(math.sqrt(x)), 1), most) for x, most in ((pixels / ratio, height), (pixels * ratio, width)))
+    return int(of_top * (height - h + 1)), int(of_left * (width - w + 1)), h, w
+
+
+# How the box of a random crop is drawn, by the name that a config gives.
+CROP_BOXES = {"inception": inception_crop_box, "torchvision": torchvision_crop_box, "byol": byol_crop_box}
 
 
 def rotate_shift(

@@ -8,7 +8,9 @@ the recipe:
 - magnitudes count from 0 to 10, and 15 or 20 extrapolate;
 - magnitude 0 is not the identity: colours fade to a tenth, posterising keeps one bit, everything is solarised;
 - what comes in from outside is grey 128, geometry samples the nearest pixel, shears are about the top left corner;
-- translations and cutout are in pixels whatever the image's size: at 224 they are 100 and 80 pixels at magnitude 10;
+- translations and cutout were in pixels whatever the image's size, up to 100 of them and a square of 80 at magnitude
+  10, with which a quarter to a third of all images of 96 to 32 pixels end as nothing but grey. Here they are the same
+  shares of the image as at 224 pixels; a recipe for another size says `translate=100.0, cutout=40.0` to have its own;
 - contrast blends with a grey of (number of pixels) / 256, not with the mean: big_vision mended that after the papers,
   which is `contrast="mean"` here.
 
@@ -47,8 +49,8 @@ class RandAugment:
         layers: N of the paper.
         magnitude: M of the paper, 0 to 20.
         operations: which to draw from.
-        translate: pixels of a translation at magnitude 10.
-        cutout: half the side of the cut square in pixels at magnitude 10.
+        translate: pixels of a translation at magnitude 10; None for 100/224 of the image's width or height.
+        cutout: half the side of the cut square in pixels at magnitude 10; None for 40/224 of the image's shorter side.
         contrast: "pixel_count" or "mean", see the module.
         magnitude_std: standard deviation with which each operation draws its magnitude around M, cut off at 0 and at
             the larger of 10 and M.
@@ -61,8 +63,8 @@ class RandAugment:
     layers: int
     magnitude: float
     operations: tuple[str, ...] = OPERATIONS
-    translate: float = 100.0
-    cutout: float = 40.0
+    translate: float | None = None
+    cutout: float | None = None
     contrast: str = "pixel_count"
     magnitude_std: float = 0.0
     probability: float = 1.0
@@ -80,8 +82,9 @@ class RandAugment:
             if name not in OPERATIONS:
                 raise UserError(f"RandAugment has no operation {name!r}", nearest(name, OPERATIONS))
         for key in ("translate", "cutout"):
-            if not isinstance(getattr(self, key), (int, float)) or getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)!r} of RandAugment is no distance", "Give pixels")
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
+                raise UserError(f"{key}={value!r} of RandAugment is no distance", "Give pixels, or leave it out")
         if not isinstance(self.magnitude_std, (int, float)) or self.magnitude_std < 0:
             raise UserError(f"magnitude_std={self.magnitude_std!r} of RandAugment is no spread", "Give 0 or more")
         if not isinstance(self.probability, (int, float)) or not 0 <= self.probability <= 1:
@@ -153,12 +156,17 @@ class RandAugment:
             case "shear_y":
                 return warp(image, [[1, 0, 0], [sign * 0.3 * share, 1, 0]])
             case "translate_x":
-                return warp(image, [[1, 0, sign * self.translate * share], [0, 1, 0]])
+                return warp(image, [[1, 0, sign * share * _pixels(self.translate, 100, width)], [0, 1, 0]])
             case "translate_y":
-                return warp(image, [[1, 0, 0], [0, 1, sign * self.translate * share]])
+                return warp(image, [[1, 0, 0], [0, 1, sign * share * _pixels(self.translate, 100, height)]])
             case "cutout":
-                return cutout(image, int(self.cutout * share), (int(place[0] * height), int(place[1] * width)))
+                pad = int(_pixels(self.cutout, 40, min(height, width)) * share)
+                return cutout(image, pad, (int(place[0] * height), int(place[1] * width)))
         raise UserError(f"RandAugment has no operation {name!r}", nearest(name, OPERATIONS))
+
+
+def _pixels(given: float | None, at_224: float, side: int) -> float:
+    return at_224 * side / 224 if given is None else given
 
 
 def blend(first: UInt8[np.ndarray, "..."], second: Image, factor: float) -> Image:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import geometry
+from vit_jax.data.interpolation import check_interpolation, interpolate
 from vit_jax.data.randaugment import RandAugment
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
 
-_CROPS = ("inception", "none")
+_CROPS = ("random", "inception", "none")
 _BORDERS = ("replicate", "constant")
 
 
@@ -20,9 +21,11 @@ class Supervised:
     """One random view of one image; see `build` for the fields."""
 
     image_size: tuple[int, int]
-    crop: str
+    sampling: str | None
     area: tuple[float, float]
     aspect: tuple[float, float]
+    interpolation: str
+    antialias: bool
     rotate: float
     shift: float
     flip: bool
@@ -32,8 +35,9 @@ class Supervised:
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
         image = example["image"]
-        if self.crop == "inception":
-            top, left, height, width = geometry.inception_crop_box(*image.shape[:2], rng, self.area, self.aspect)
+        if self.sampling is not None:
+            box = geometry.CROP_BOXES[self.sampling]
+            top, left, height, width = box(*image.shape[:2], rng, self.area, self.aspect)
             image = image[top : top + height, left : left + width]
         # The same draws whatever is switched on, so that switching rotation on leaves the flips as they were.
         of_flip, of_angle, of_down, of_right = rng.random(4).tolist()
@@ -48,7 +52,7 @@ class Supervised:
                 border=self.border,
             )
         else:
-            image = geometry.resize(image, self.image_size)
+            image = interpolate(image, self.image_size, self.interpolation, self.antialias)
             image = geometry.flip(image) if mirror else image
         if self.randaugment is not None:
             image = self.randaugment(image, rng)
@@ -57,9 +61,12 @@ class Supervised:
 
 def build(
     image_size: int | Sequence[int],
-    crop: str = "inception",
+    crop: str = "random",
+    sampling: str = "inception",
     area: Sequence[float] = (0.05, 1.0),
     aspect: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = "area",
+    antialias: bool = True,
     rotate: float = 0.0,
     shift: float = 0.0,
     flip: bool = True,
@@ -70,9 +77,17 @@ def build(
 
     Args:
         image_size: (height, width) of the view, or one number for a square.
-        crop: "inception" takes a random part of the image, "none" squashes the whole of it.
+        crop: "random" takes a random part of the image, "none" squashes the whole of it. "inception", its older name,
+            is "random" with the sampling "inception".
+        sampling: how the part is drawn: "inception" as TensorFlow's `sample_distorted_bounding_box`, "torchvision" as
+            its `RandomResizedCrop`, or "byol" as BYOL does. The first takes smaller parts: on photos of 500x375 and
+            areas of 8% to 100%, 37% of the image on average, the others 43% and 52%.
         area: bounds on the crop's share of the image's pixels.
         aspect: bounds on the crop's width / height.
+        interpolation: how the part is resized: "area" averages when shrinking and is bilinear when enlarging;
+            "bilinear" and "bicubic" are Pillow's, or TensorFlow's with `antialias=False`. Rotation and shift have a
+            bilinear interpolation of their own.
+        antialias: whether "bilinear" and "bicubic" average when shrinking.
         rotate: up to so many degrees either way, uniformly.
         shift: up to this fraction of the view's height and width, uniformly.
         flip: whether to mirror half of the views.
@@ -86,6 +101,15 @@ def build(
     for name, value, known in (("crop", crop, _CROPS), ("border", border, _BORDERS)):
         if value not in known:
             raise UserError(f"There is no {name} named {value!r}", nearest(value, known))
+    if sampling not in geometry.CROP_BOXES:
+        raise UserError(f"There is no sampling named {sampling!r}", nearest(str(sampling), geometry.CROP_BOXES))
+    if crop == "inception" and sampling != "inception":
+        raise UserError(f"The crop 'inception' is not drawn by the sampling {sampling!r}", "Set crop='random'")
+    check_interpolation(interpolation, antialias)
+    if interpolation != "area" and (rotate or shift):
+        raise UserError(
+            f"Rotation and shift do not have the interpolation {interpolation!r}", "Leave one or the other out"
+        )
     area, aspect = geometry.bounds("area", area, 1), geometry.bounds("aspect", aspect)
     if not 0 <= rotate <= 180:
         raise UserError(f"rotate={rotate} is not an angle", "Give degrees from 0 to 180")
@@ -95,4 +119,8 @@ def build(
         raise UserError(f"flip={flip!r} is neither True nor False", "Give one of them")
     size = geometry.size_pair(image_size)
     policy = construct(RandAugment, randaugment, "config.data.transform.randaugment") if randaugment else None
-    return Supervised(size, crop, area, aspect, float(rotate), float(shift), flip, border, policy)
+    return Supervised(
+        image_size=size, sampling=None if crop == "none" else sampling, area=area, aspect=aspect,
+        interpolation=interpolation, antialias=antialias, rotate=float(rotate), shift=float(shift), flip=flip,
+        border=border, randaugment=policy,
+    )  # fmt: skip

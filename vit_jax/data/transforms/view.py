@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import color, geometry
+from vit_jax.data.interpolation import check_interpolation, interpolate
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
-_CROPS = {"uniform": geometry.uniform_crop_box, "inception": geometry.inception_crop_box}
+# Older names of the samplings.
+_CROPS = {"uniform": "torchvision", "inception": "inception"}
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,11 @@ class View:
     """See `build` for the fields."""
 
     image_size: tuple[int, int]
-    crop: str
+    sampling: str
     area: tuple[float, float]
     aspect: tuple[float, float]
+    interpolation: str
+    antialias: bool
     flip: float
     jitter: float
     brightness: float
@@ -52,11 +56,12 @@ class View:
                 f"An image of {height}x{width} pixels is too small for crops of {self.area[0]:.0%} of it",
                 "Raise area in config.data.transform, or leave such images out",
             )
-        top, left, height, width = _CROPS[self.crop](height, width, rng, self.area, self.aspect)
+        top, left, height, width = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that one option does not change what the others draw.
         of_flip, of_jitter, of_gray, of_blur, of_sigma, of_solarize = rng.random(6).tolist()
         factors, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4).tolist()
-        image = geometry.resize(image[top : top + height, left : left + width], self.image_size)
+        image = image[top : top + height, left : left + width]
+        image = interpolate(image, self.image_size, self.interpolation, self.antialias)
         if of_flip < self.flip:
             image = geometry.flip(image)
         if of_jitter < self.jitter:
@@ -84,9 +89,12 @@ class View:
 
 def build(
     image_size: int | Sequence[int],
-    crop: str = "uniform",
+    sampling: str = "torchvision",
+    crop: str | None = None,
     area: Sequence[float] = (0.08, 1.0),
     aspect: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = "area",
+    antialias: bool = True,
     flip: float = 0.5,
     jitter: float = 0.8,
     brightness: float = 0.8,
@@ -103,8 +111,9 @@ def build(
 
     Args:
         image_size: (height, width) of the view, or one number for a square.
-        crop: how a crop is drawn: "uniform" in area and in the logarithm of the aspect (PyTorch), or "inception" as
-            TensorFlow draws it.
+        sampling: how a crop is drawn, see `vit_jax.data.transforms.supervised.build`, like `interpolation` and
+            `antialias`.
+        crop: an older name of `sampling`, where "torchvision" was "uniform".
         area: bounds on the crop's share of the image's pixels.
         aspect: bounds on the crop's width / height.
         flip: probability, like `jitter` (of the four colour distortions together, in random order), `gray`, `blur` and
@@ -118,8 +127,12 @@ def build(
     Raises:
         UserError: for a value out of its range.
     """
-    if crop not in _CROPS:
+    if crop is not None and crop not in _CROPS:
         raise UserError(f"There is no crop named {crop!r}", nearest(crop, _CROPS))
+    sampling = sampling if crop is None else _CROPS[crop]
+    if sampling not in geometry.CROP_BOXES:
+        raise UserError(f"There is no sampling named {sampling!r}", nearest(str(sampling), geometry.CROP_BOXES))
+    check_interpolation(interpolation, antialias)
     area, aspect = geometry.bounds("area", area, 1), geometry.bounds("aspect", aspect)
     blur_sigma = geometry.bounds("blur_sigma", blur_sigma)
     shares = {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}
@@ -134,6 +147,7 @@ def build(
     if colors["hue"] > 0.5:
         raise UserError(f"hue={hue} times strength={strength} is more than half a turn", "Give at most 0.5")
     return View(
-        image_size=geometry.size_pair(image_size), crop=crop, area=area, aspect=aspect, blur_sigma=blur_sigma,
+        image_size=geometry.size_pair(image_size), sampling=sampling, area=area, aspect=aspect, blur_sigma=blur_sigma,
+        interpolation=interpolation, antialias=antialias,
         **colors, **{name: float(value) for name, value in shares.items()},
     )  # fmt: skip
