@@ -13,6 +13,9 @@ from vit_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 512 * 2**20
+# Longest side over shortest. Preprocessing that keeps the aspect ratio makes a line of pixels as long again for each
+# pixel of its short side: of 1,000,000x1 pixels in 3 kB it would make 150 GB.
+MAX_ASPECT = 250
 
 # For each EXIF orientation: transpose first, then the steps along rows and columns.
 _UPRIGHT = {
@@ -58,7 +61,8 @@ def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[n
 
     Raises:
         UnreadableImage: when it cannot be read, is damaged or cut short, or has more than `MAX_PIXELS` pixels; the
-            size is read from the header before any memory is set aside for pixels.
+            size is read from the header before any memory is set aside for pixels; so are those of which one side is
+            more than `MAX_ASPECT` times the other.
     """
     if isinstance(image, bytes):
         data, name = image, name or "The image"
@@ -71,7 +75,11 @@ def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[n
                 f"{name} is {header.width}x{header.height}, more than {MAX_PIXELS // 10**6} megapixels",
                 "Scale it down first",
             )
-        pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_png_or_webp(data)
+        if max(header.height, header.width) > MAX_ASPECT * min(header.height, header.width):
+            raise UnreadableImage(
+                f"{name} is {header.width}x{header.height}, one side more than {MAX_ASPECT} times the other", "Crop it"
+            )
+        pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_png_or_webp(data, header.transparent)
     except ValueError as error:
         raise UnreadableImage(f"{name} {error}", "Replace or remove it") from error
     transpose, rows, columns = _UPRIGHT[header.orientation]
@@ -91,9 +99,11 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode_png_or_webp(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarray, "h w 3"]:
     # UNCHANGED keeps alpha and 16 bits, and leaves the orientation alone.
     pixels = _opencv(data, cv2.IMREAD_UNCHANGED)
+    if transparent is not None and pixels.ndim == 2:
+        pixels[pixels == transparent] = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     if pixels.ndim == 2:

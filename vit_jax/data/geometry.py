@@ -14,6 +14,7 @@ from vit_jax.errors import UserError
 cv2.setNumThreads(1)
 
 Image = UInt8[np.ndarray, "h w 3"]
+MAX_RESIZED = 100_000_000
 _BORDERS = {"replicate": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
 
 
@@ -27,6 +28,21 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(side, int) and 0 < side < 2**15 for side in pair):
         raise UserError(f"image_size={image_size!r} is not a size in pixels", "Give (height, width) or one number")
     return pair
+
+
+def check_resized(image: Image, size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, (height, width) that an image is to have.
+
+    Raises:
+        UserError: when these are more than `MAX_RESIZED` pixels.
+    """
+    if size[0] * size[1] > MAX_RESIZED:
+        raise UserError(
+            f"An image of {image.shape[1]}x{image.shape[0]} pixels would be resized to {size[1]}x{size[0]}, more than"
+            f" {MAX_RESIZED // 10**6} megapixels",
+            "Crop it first, or choose a smaller image_size",
+        )
+    return size
 
 
 def bounds(name: str, values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
@@ -45,8 +61,11 @@ def resize(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resizes to (height, width), averaging over areas along a side that shrinks and bilinearly along one that grows.
 
     Bilinear sampling alone would alias when shrinking.
+
+    Raises:
+        UserError: when the result would have more than `MAX_RESIZED` pixels.
     """
-    height, width = size
+    height, width = check_resized(image, size)
     shrunk = min(height, image.shape[0]), min(width, image.shape[1])
     # Two passes, because INTER_AREA is an area average only where both sides shrink or stay.
     if shrunk != image.shape[:2]:

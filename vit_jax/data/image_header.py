@@ -9,12 +9,29 @@ from typing import NamedTuple
 
 
 class Header(NamedTuple):
-    """Size in pixels as stored, and the EXIF orientation (1..8, 1 is upright) still to be applied to it."""
+    """What to know before decoding.
+
+    Args:
+        format: "jpeg", "png" or "webp".
+        height: in pixels as stored, like `width`.
+        orientation: of EXIF (1..8, 1 is upright), still to be applied.
+        transparent: for a grey PNG that calls one grey level transparent (its tRNS chunk), that level, in 8 bits, or
+            in 16 where the image has so many; decoders pass over it. Otherwise None.
+    """
 
     format: str
     height: int
     width: int
     orientation: int
+    transparent: int | None = None
+
+
+# How other formats begin, where, and what they are: files that people take for images, and that are, elsewhere.
+_OTHERS = (
+    (b"II*\0", 0, "TIFF"), (b"MM\0*", 0, "TIFF"), (b"BM", 0, "BMP"), (b"GIF8", 0, "GIF"), (b"\xff\x0a", 0, "JPEG XL"),
+    (b"ftyphei", 4, "HEIC"), (b"ftypmif1", 4, "HEIC"), (b"ftypavif", 4, "AVIF"), (b"JXL ", 4, "JPEG XL"),
+    (b"version https://git-lfs", 0, "a pointer of Git LFS: fetch the file itself"), (b"<", 0, "a page of text"),
+)  # fmt: skip
 
 
 def read_header(data: bytes) -> Header:
@@ -30,7 +47,9 @@ def read_header(data: bytes) -> Header:
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         header = _webp(data)
     else:
-        raise ValueError("is not a JPEG, PNG or WebP image" if data else "is empty")
+        other = next((name for start, at, name in _OTHERS if data[at : at + len(start)] == start), "")
+        is_other = f", but {other}" if other else ""
+        raise ValueError(f"is not a JPEG, PNG or WebP image{is_other}" if data else "is empty")
     if header.height < 1 or header.width < 1:
         raise ValueError("has no size in its header")
     return header
@@ -58,8 +77,8 @@ def _jpeg(data: bytes) -> Header:
 
 def _png(data: bytes) -> Header:
     """Walks all chunks (PNG specification section 5), checking the sums of those that pixels depend on."""
-    height = width = 0
-    orientation, at = 1, 8
+    height = width = depth = 0
+    orientation, transparent, is_grey, at = 1, None, False, 8
     while True:
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
@@ -69,10 +88,14 @@ def _png(data: bytes) -> Header:
             raise ValueError("is damaged: a checksum does not match")
         if kind == b"IHDR":
             width, height = (int.from_bytes(data[at + k : at + k + 4], "big") for k in (8, 12))
+            depth, is_grey = data[at + 16], data[at + 17] == 0
+        elif kind == b"tRNS" and is_grey and length == 2 and depth in (1, 2, 4, 8, 16):
+            level = int.from_bytes(data[at + 8 : at + 10], "big") & (2**depth - 1)
+            transparent = level if depth == 16 else level * 255 // (2**depth - 1)
         elif kind == b"eXIf":
             orientation = _exif_orientation(data[at + 8 : end - 4])
         elif kind == b"IEND":
-            return Header("png", height, width, orientation)
+            return Header("png", height, width, orientation, transparent)
         at = end
 
 
@@ -111,6 +134,9 @@ def _exif_orientation(tiff: bytes) -> int:
     first = directory + 2
     for at in range(first, min(first + 12 * entries, len(tiff) - 11), 12):
         if int.from_bytes(tiff[at : at + 2], order) == 0x0112:
-            value = int.from_bytes(tiff[at + 8 : at + 10], order)
+            # A value shorter than the four bytes lies at their start: that the tag is a SHORT (3), as the standard
+            # has it, or a LONG (4), as some write it, makes a difference in big-endian files.
+            size = {3: 2, 4: 4}.get(int.from_bytes(tiff[at + 2 : at + 4], order), 0)
+            value = int.from_bytes(tiff[at + 8 : at + 8 + size], order)
             return value if 1 <= value <= 8 else 1
     return 1

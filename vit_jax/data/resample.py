@@ -11,6 +11,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, UInt8
 
+from vit_jax.data.geometry import check_resized
+
 Image = UInt8[np.ndarray, "h w 3"]
 
 _PRECISION = 22  # bits after the point: Pillow's 32 - 8 for the pixel - 2 for weights that overshoot
@@ -19,8 +21,12 @@ FILTERS = tuple(_SUPPORT)
 
 
 def resample(image: Image, size: tuple[int, int], filter_name: str) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resizes to (height, width) with "bilinear" or "bicubic" (Keys, a = -0.5), the bits of `PIL.Image.resize`."""
-    height, width = size
+    """Resizes to (height, width) with "bilinear" or "bicubic" (Keys, a = -0.5), the bits of `PIL.Image.resize`.
+
+    Raises:
+        UserError: when the result would have too many pixels.
+    """
+    height, width = check_resized(image, size)
     if width != image.shape[1]:
         image = _apply(_weights(image.shape[1], width, filter_name), image.swapaxes(0, 1)).swapaxes(0, 1)
     if height != image.shape[0]:
