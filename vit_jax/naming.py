@@ -1,6 +1,5 @@
 """From names and plain values in a config to modules and calls, with the nearest right name in every error."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -10,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from vit_jax.errors import UserError
+from vit_jax.ranges import check_arguments
+from vit_jax.spelling import nearest, unknown_key
 
 # Only these packages are importable by name: a config or a checkpoint is data and must not name arbitrary code.
 _ROOMS = {
@@ -19,13 +20,6 @@ _ROOMS = {
     "transform": "vit_jax.data.transforms",
     "evaluator": "vit_jax.evaluators",
 }
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest of `known` to `name`, or all of them when nothing is close."""
-    known = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known) or 'none'}"
 
 
 def named_module(kind: str, name: Any) -> ModuleType:
@@ -47,7 +41,8 @@ def named_module(kind: str, name: Any) -> ModuleType:
 def construct(
     function: Callable, values: Mapping[str, Any], where: str, siblings: Iterable[str] = (), **given: Any
 ) -> Any:
-    """Calls `function(**given, **values)`, refusing keys that it does not take and keys that it misses.
+    """Calls `function(**given, **values)`, refusing keys that it does not take, keys that it misses, and values that
+    its annotations do not allow (see `vit_jax.ranges`).
 
     Args:
         function: a class or function whose signature says which keys exist.
@@ -57,19 +52,20 @@ def construct(
         given: arguments that the code supplies and a config must not.
 
     Raises:
-        UserError: names the unread key and the nearest right one, or the key that is missing.
+        UserError: names the unknown key and the nearest right one, the key that is missing, or a value out of range.
     """
     parameters = inspect.signature(function).parameters
     known = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - set(given)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in values:
             if key not in known:
-                raise UserError(f"Nobody reads the key '{where}.{key}'", nearest(key, known | set(siblings)))
+                raise unknown_key(where, key, known | set(siblings))
     for key in known - set(values):
         if parameters[key].default is inspect.Parameter.empty:
             raise UserError(
                 f"The key '{where}.{key}' is missing", f"Set it in the config or with --{where}.{key}=VALUE"
             )
+    check_arguments(function, values, where)
     return function(**given, **values)
 
 

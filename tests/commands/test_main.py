@@ -72,7 +72,7 @@ def test_train_writes_and_prints_a_table(capsys, config_file, tmp_path, monkeypa
     ("extra", "message"),
     [
         (["--config.model.variant=B17"], "There is no ViT 'B17'"),
-        (["--config.optim.lr=1"], "Nobody reads the key 'config.optim.lr'"),
+        (["--config.optim.lr=1"], "Unknown key 'config.optim.lr'"),
         (["--config.data.train.root=x", "--config.data.train.name=folder"], "x"),
         (["--config.batch_size=7"], "7 examples does not divide"),
         (["--config.steps"], "--config.steps has no value"),

@@ -229,11 +229,11 @@ def test_mean_of_patches_as_features(pretrained):
         ({"mask_ratio": 0.99}, {}, "leaves 0 of 16 patches visible"),
         ({}, {"variant": "mu/8"}, "leaves 0 of 1 patches visible"),
         ({"decoder_heads": 3}, {}, "3 heads do not share a decoder of width 16"),
-        ({"mask": 0.5}, {}, "Nobody reads the key 'config.task.mask'. Did you mean 'mask_ratio'"),
+        ({"mask": 0.5}, {}, "Unknown key 'config.task.mask'. Did you mean 'mask_ratio'"),
         ({}, {"pooling": "map"}, "by 'token' or 'mean'"),
         ({}, {"representation_size": 8}, "Leave out representation_size"),
         ({}, {"fc_norm": True}, "Leave out representation_size and fc_norm"),
-        ({}, {"widht": 8}, "Nobody reads the key 'config.model.widht'. Did you mean 'width'"),
+        ({}, {"widht": 8}, "Unknown key 'config.model.widht'. Did you mean 'width'"),
     ],
 )
 def test_mistakes(kwargs, model, message):

@@ -124,13 +124,29 @@ def test_groups_and_frozen():
         ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": [["(", 2.0]]}, "is not a pattern"),
         ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": {"head": 2.0}}, "a list of pairs"),
         ({"name": "adamw", "learning_rate": 1.0, "weight_decay_multipliers": [["hed/.*", 2.0]]}, "weight_decay_multipliers matches no parameter"),
-        ({"name": "sgd", "learning_rate": 1.0, "weight_decay_multipliers": [[".*", 2.0]]}, "Nobody reads the key 'config.optim.weight_decay_multipliers'"),
+        ({"name": "sgd", "learning_rate": 1.0, "weight_decay_multipliers": [[".*", 2.0]]}, "Unknown key 'config.optim.weight_decay_multipliers'"),
         ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 0.5}, "needs blocks"),
         ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 1.5}, "\\(0, 1\\]"),
         ({"name": "sgd", "learning_rate": 1.0, "accumulator_dtype": "bf16"}, "accumulator_dtype cannot be 'bf16'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "rsqrt", "warmup_steps": 4, "cooldown_steps": 7}}, "cooldown of 7 steps are longer than the run of 10"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "rsqrt", "timescale": 0}}, "timescale is 0"),
-        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "linear", "warmup_steps": 2.5}}, "whole number of steps"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "linear", "warmup_steps": 2.5}}, "warmup_steps is 2.5. It must be a whole number"),
+        ({"name": "sgd", "learning_rate": -1.0}, "config.optim.learning_rate is -1.0. It must be a number of at least 0"),
+        ({"name": "sgd", "learning_rate": None}, "config.optim.learning_rate is None"),
+        ({"name": "sgd", "learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
+        ({"name": "sgd", "learning_rate": "1e-3x"}, "config.optim.learning_rate is '1e-3x'"),
+        ({"name": "sgd", "learning_rate": 1.0, "lr": 2.0}, "'config.optim.lr'. Did you mean 'learning_rate'"),
+        ({"name": "sgd", "learning_rate": 1.0, "clip_norm": -1.0}, "config.optim.clip_norm is -1.0. It must be a number above 0 or none"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": None}, "config.optim.schedule is None. It must be a section"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": "cosine"}, "config.optim.schedule is 'cosine'"),
+        ({"name": "sgd", "learning_rate": 1.0, "momentum": 1.0}, "config.optim.momentum is 1.0"),
+        ({"name": "adamw", "learning_rate": 1.0, "weight_decay": -0.1}, "config.optim.weight_decay is -0.1"),
+        ({"name": "adamw", "learning_rate": 1.0, "b1": 1.5}, "config.optim.b1 is 1.5. It must be a number of at least 0 and below 1"),
+        ({"name": "adamw", "learning_rate": 1.0, "eps": 0}, "config.optim.eps is 0. It must be a number above 0"),
+        ({"groups": [{"match": ".*", "name": "sgd", "learning_rate": -1.0}]}, "config.optim.groups\\[0\\].learning_rate is -1.0"),
+        ({"groups": 3}, "config.optim.groups is 3"),
+        ({"groups": [3]}, "config.optim.groups is"),
+        ({"groups": [{"match": 3, "name": "sgd", "learning_rate": 1.0}]}, "match is 3"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_sentence(section, message):
@@ -141,6 +157,14 @@ def test_mistakes_get_a_sentence(section, message):
 def test_frozen_pattern_that_matches_nothing():
     with pytest.raises(UserError, match="'head/.\\*' in config.optim.frozen matches no parameter"):
         optim.frozen_mask(PARAMS, ["head/.*"])
+
+
+def test_frozen_is_one_pattern_or_several_but_not_everything():
+    assert optim.frozen_mask(PARAMS, "block/.*") == optim.frozen_mask(PARAMS, ["block/.*"])
+    with pytest.raises(UserError, match="config.optim.frozen leaves nothing to train"):
+        optim.frozen_mask(PARAMS, [".*"])
+    with pytest.raises(UserError, match="config.optim.frozen is 3"):
+        optim.frozen_mask(PARAMS, 3)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from vit_jax.checkpoints.remote import forget_listings
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
+from vit_jax.ranges import Count
 
 # Metadata of format 1: "format", "step", "config", "model" ({"name", "kwargs"} or null), "preprocess", "labels",
 # "image_size", "product" ('params' or 'ema'), "frozen" (patterns), "versions".
@@ -38,8 +39,8 @@ class Policy:
         best_mode: 'max' or 'min'.
     """
 
-    every: int | None = None
-    keep: int = 2
+    every: Count | None = None
+    keep: Count = 2
     best: str | None = None
     best_mode: str = "max"
 

@@ -13,7 +13,7 @@ from vit_jax.data import geometry
 from vit_jax.data.decode import decode
 from vit_jax.data.resample import FILTERS, resample
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
+from vit_jax.spelling import nearest, unknown_key
 
 _RESIZES = ("squash", "short_side")
 _INTERPOLATIONS = ("area", *FILTERS)
@@ -136,7 +136,7 @@ class Preprocess:
         known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:
-                raise UserError(f"Nobody reads the key 'preprocess.{key}'", nearest(key, known))
+                raise unknown_key("preprocess", key, known)
         if "image_size" not in values:
             raise UserError("The preprocessing has no image_size", "Add it")
         return cls(**values)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.ranges import Positive
 
 _BLOCK = 1024  # examples whose distances to all others are in memory at once
 
@@ -76,8 +77,8 @@ def build(
     transform: Mapping[str, Any],
     source: Mapping[str, Any] | None = None,
     features: str = "features",
-    alpha: float = 2.0,
-    t: float = 2.0,
+    alpha: Positive = 2.0,
+    t: Positive = 2.0,
 ) -> AlignmentUniformity:
     """On `source`, or on the config's `data.eval`, seen twice through `transform`, such as `{"name": "view"}`.
 

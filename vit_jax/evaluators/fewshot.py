@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.ranges import Count, Positive
 
 BIAS = 100.0  # the constant feature; so large that its weight is practically unregularised
 L2 = 2.0**10
@@ -100,9 +101,9 @@ def build(
     test: Mapping[str, Any],
     transform: Mapping[str, Any] | None = None,
     features: str = "features",
-    shots: Sequence[int] = (1, 5, 10, 25),
-    seeds: int = 3,
-    l2: float = L2,
+    shots: Sequence[Count] = (1, 5, 10, 25),
+    seeds: Count = 3,
+    l2: Positive = L2,
 ) -> FewShot:
     """A probe from two source sections; `transform` augments both, seeded, where the task is to see through that."""
     return FewShot(

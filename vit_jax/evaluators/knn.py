@@ -18,6 +18,7 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import PipelineFactory, Run
 from vit_jax.evaluators.features import Labelled
+from vit_jax.ranges import Count, Positive
 
 TEMPERATURE = 0.07
 _BLOCK = 256  # test examples at a time: their similarities to all training examples are in memory at once
@@ -89,8 +90,8 @@ def build(
     train: Mapping[str, Any],
     test: Mapping[str, Any] | None = None,
     features: str = "features",
-    k: int = 20,
-    temperature: float = TEMPERATURE,
+    k: Count = 20,
+    temperature: Positive = TEMPERATURE,
 ) -> KNN:
     """From a source section for the neighbours and one to classify, `data.eval` by default."""
     if temperature <= 0:

@@ -17,6 +17,7 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import PipelineFactory, Run
 from vit_jax.evaluators.features import Labelled, standardize
+from vit_jax.ranges import Count, Positive, Share
 
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
 
@@ -116,9 +117,9 @@ def build(
     train: Mapping[str, Any],
     test: Mapping[str, Any] | None = None,
     features: str = "features",
-    penalties: Sequence[float] = PENALTIES,
-    held_out: float = 0.2,
-    seeds: int = 1,
+    penalties: Sequence[Positive] = PENALTIES,
+    held_out: Share = 0.2,
+    seeds: Count = 1,
 ) -> LinearProbe:
     """From a source section to train on and one to test on, `data.eval` by default."""
     if not penalties or min(penalties) <= 0:

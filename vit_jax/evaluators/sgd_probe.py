@@ -19,6 +19,7 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import PipelineFactory, Run
 from vit_jax.evaluators.features import Labelled, standardize
+from vit_jax.ranges import Count, Decay, NonNegative
 
 
 def orders(n: int, batch_size: int, epochs: int, seed: int) -> Int[np.ndarray, "steps B"]:
@@ -102,12 +103,12 @@ def build(
     train: Mapping[str, Any],
     test: Mapping[str, Any] | None = None,
     features: str = "features",
-    learning_rate: float = 0.03,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    batch_size: int = 256,
-    epochs: int = 90,
-    seeds: int = 1,
+    learning_rate: NonNegative = 0.03,
+    momentum: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    batch_size: Count = 256,
+    epochs: Count = 90,
+    seeds: Count = 1,
 ) -> SGDProbe:
     """From a source section to train on and one to test on, `data.eval` by default."""
     for name, value in (("batch_size", batch_size), ("epochs", epochs), ("seeds", seeds)):

@@ -13,6 +13,7 @@ from vit_jax.naming import nearest
 from vit_jax.nn.bottleneck import ConvStyle, PostActivationBottleneck, PreActivationBottleneck
 from vit_jax.nn.conv import EpsilonIn, Padding, PoolPadding, max_pool
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.ranges import Count, Natural, NonNegative, Positive
 
 # Units in each stage, by the number of layers that gives the network its name. 26: timm's.
 STAGE_SIZES = {
@@ -115,17 +116,17 @@ class BiT(nn.Module):
         cls,
         variant: str = "R50x1",
         *,
-        num_classes: int,
-        stage_sizes: Sequence[int] | None = None,
-        width: int | None = None,
+        num_classes: Natural,
+        stage_sizes: Sequence[Count] | None = None,
+        width: Count | None = None,
         head_bias_init: float = 0.0,
         preactivation: bool = True,
         padding: Padding = "fixed",
         stem_pool_padding: PoolPadding = "zeros",
-        weight_epsilon: float = 1e-10,
+        weight_epsilon: NonNegative = 1e-10,
         weight_epsilon_in: EpsilonIn = "variance",
-        num_groups: int = 32,
-        group_norm_epsilon: float = 1e-5,
+        num_groups: Count = 32,
+        group_norm_epsilon: Positive = 1e-5,
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> Self:
         """A BiT of a published size, from values that JSON can hold; the defaults are those of the paper's checkpoints.

@@ -11,6 +11,7 @@ from vit_jax.models.vit import build as build_vit
 from vit_jax.naming import construct, nearest
 from vit_jax.nn.bottleneck import ConvStyle
 from vit_jax.nn.conv import EpsilonIn, Padding, PoolPadding
+from vit_jax.ranges import Count, NonNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +51,14 @@ def parse_variant(variant: str) -> tuple[Stem, str]:
 def build(
     variant: str = "R50+B/16",
     *,
-    stage_sizes: Sequence[int] | None = None,
-    stem_width: int = 64,
+    stage_sizes: Sequence[Count] | None = None,
+    stem_width: Count = 64,
     padding: Padding = "same",
     stem_pool_padding: PoolPadding = "lowest",
-    weight_epsilon: float = 1e-5,
+    weight_epsilon: NonNegative = 1e-5,
     weight_epsilon_in: EpsilonIn = "deviation",
-    num_groups: int = 32,
-    group_norm_epsilon: float = 1e-6,
+    num_groups: Count = 32,
+    group_norm_epsilon: Positive = 1e-6,
     **vit: Any,
 ) -> ViT:
     """A hybrid of a published size, from values that JSON can hold; the defaults are those of the papers' checkpoints.

@@ -22,6 +22,7 @@ from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.pool import pool_tokens
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
 from vit_jax.nn.stack import BlockStack, Remat
+from vit_jax.ranges import Count, Natural
 
 
 class Decoder(nn.Module):
@@ -167,12 +168,12 @@ def random_orders(rng: PRNGKeyArray, batch: int, patches: int) -> Int[Array, "ba
 def build(
     trunk: Mapping[str, Any],
     *,
-    num_classes: int = 0,
+    num_classes: Natural = 0,
     mask_ratio: float = 0.75,
     normalize_pixels: bool = True,
-    decoder_width: int = 512,
-    decoder_depth: int = 8,
-    decoder_heads: int = 16,
+    decoder_width: Count = 512,
+    decoder_depth: Count = 8,
+    decoder_heads: Count = 16,
 ) -> MaskedAutoencoder:
     """From the model section of the ViT whose encoder it is; the defaults are the paper's (table 1).
 

@@ -14,6 +14,7 @@ from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.stack import drop_path_rates
+from vit_jax.ranges import Count, Decay, Natural, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,17 +197,17 @@ class Mixer(nn.Module):
         cls,
         variant: str = "B/16",
         *,
-        num_classes: int,
-        width: int | None = None,
-        depth: int | None = None,
-        tokens_mlp_dim: int | None = None,
-        channels_mlp_dim: int | None = None,
+        num_classes: Natural,
+        width: Count | None = None,
+        depth: Count | None = None,
+        tokens_mlp_dim: Count | None = None,
+        channels_mlp_dim: Count | None = None,
         head_bias_init: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: Decay = 0.0,
         drop_path_rescale: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         gelu: Literal["tanh", "exact"] = "tanh",
-        layer_norm_epsilon: float = 1e-6,
+        layer_norm_epsilon: Positive = 1e-6,
     ) -> Self:
         """A Mixer of a published size, from values that JSON can hold.
 

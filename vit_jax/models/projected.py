@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named
 from vit_jax.nn.projection import ProjectionHead
+from vit_jax.ranges import Count
 
 
 class Projected(nn.Module):
@@ -44,7 +45,7 @@ class Projected(nn.Module):
         return outputs
 
 
-def build(trunk: Mapping[str, Any], *, num_classes: int, layers: int = 1, hidden: int | None = None) -> Projected:
+def build(trunk: Mapping[str, Any], *, num_classes: int, layers: Count = 1, hidden: Count | None = None) -> Projected:
     """From the trunk's own model section.
 
     Raises:

@@ -15,6 +15,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.ranges import Count, Natural
 
 # Units in each of the four stages, and whether they are bottlenecks (table 1 of the paper).
 VARIANTS = {
@@ -140,11 +141,11 @@ class ResNet(nn.Module):
     @classmethod
     def from_variant(
         cls,
-        variant: str,
+        variant: str | int,
         *,
-        num_classes: int,
-        depths: Sequence[int] | None = None,
-        width: int = 64,
+        num_classes: Natural,
+        depths: Sequence[Count] | None = None,
+        width: Count = 64,
         stem: Literal["imagenet", "cifar"] = "imagenet",
         zero_init: bool = True,
         dtype: Literal["float32", "bfloat16"] = "float32",

@@ -18,6 +18,7 @@ from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
 from vit_jax.nn.stack import BlockStack, Remat, check_remat
+from vit_jax.ranges import Count, Decay, Natural, NonNegative, Positive
 
 __all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
 
@@ -260,28 +261,28 @@ class ViT(nn.Module):
         cls,
         variant: str,
         *,
-        num_classes: int,
-        width: int | None = None,
-        depth: int | None = None,
-        mlp_dim: int | None = None,
-        num_heads: int | None = None,
+        num_classes: Natural,
+        width: Count | None = None,
+        depth: Count | None = None,
+        mlp_dim: Count | None = None,
+        num_heads: Count | None = None,
         pooling: Pooling = "token",
-        representation_size: int | None = None,
+        representation_size: Count | None = None,
         head_bias_init: float = 0.0,
         fc_norm: bool = False,
         posemb: str = "learn",
         class_token: bool | None = None,
         class_token_posemb: bool | None = None,
         distillation_token: bool = False,
-        num_registers: int = 0,
+        num_registers: Natural = 0,
         posemb_resize: PosembResize = "align_corners",
-        posemb_stddev: float = 0.02,
-        dropout_rate: float = 0.0,
-        attention_dropout_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        posemb_stddev: NonNegative = 0.02,
+        dropout_rate: Decay = 0.0,
+        attention_dropout_rate: Decay = 0.0,
+        drop_path_rate: Decay = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
         gelu: Literal["tanh", "exact"] = "tanh",
-        layer_norm_epsilon: float = 1e-6,
+        layer_norm_epsilon: Positive = 1e-6,
         mlp: Literal["gelu", "swiglu"] = "gelu",
         layer_scale_init: float | None = None,
         qkv_bias: bool = True,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
+from vit_jax.ranges import Decay
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 
 LOSSES = ("softmax", "sigmoid")
@@ -84,7 +85,7 @@ def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "
 
 
 def build(
-    *, model: Mapping[str, Any], data: DataInfo, objective: str = "softmax", label_smoothing: float = 0.0
+    *, model: Mapping[str, Any], data: DataInfo, objective: str = "softmax", label_smoothing: Decay = 0.0
 ) -> Classify:
     """The task for the classes that the data names."""
     if objective not in LOSSES:

@@ -18,6 +18,7 @@ from vit_jax.models.mae import MaskedAutoencoder, random_orders
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
+from vit_jax.ranges import Count
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 
 
@@ -110,9 +111,9 @@ def build(
     model: Mapping[str, Any],
     data: DataInfo,
     mask_ratio: float = 0.75,
-    decoder_width: int = 512,
-    decoder_depth: int = 8,
-    decoder_heads: int = 16,
+    decoder_width: Count = 512,
+    decoder_depth: Count = 8,
+    decoder_heads: Count = 16,
     normalize_pixels: bool = True,
 ) -> MAE:
     """The task; the defaults are the paper's.

@@ -23,6 +23,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
+from vit_jax.ranges import Count, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
@@ -109,10 +110,10 @@ def build(
     *,
     model: Mapping[str, Any],
     data: DataInfo,
-    temperature: float = 0.2,
-    projector_layers: int = 3,
-    hidden: int = 4096,
-    out: int = 256,
+    temperature: Positive = 0.2,
+    projector_layers: Count = 3,
+    hidden: Count = 4096,
+    out: Count = 256,
     predictor_norm: bool = True,
 ) -> MoCoV3:
     """The task; the defaults are the paper's for ViT.

@@ -21,6 +21,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
+from vit_jax.ranges import Count, Natural, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
@@ -97,11 +98,11 @@ def build(
     *,
     model: Mapping[str, Any],
     data: DataInfo,
-    temperature: float = 0.1,
-    head_layers: int = 2,
-    head_hidden: int | None = None,
-    head_out: int = 128,
-    representation: int = 0,
+    temperature: Positive = 0.1,
+    head_layers: Count = 2,
+    head_hidden: Count | None = None,
+    head_out: Count = 128,
+    representation: Natural = 0,
 ) -> SimCLR:
     """The task.
 

@@ -14,6 +14,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct
+from vit_jax.ranges import Count, Natural
 
 Batch = Mapping[str, Array]
 
@@ -39,14 +40,14 @@ class Inputs:
     image_size: tuple[int, int]
     train: Mapping[str, Any]
     transform: Mapping[str, Any]
-    mix: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mix: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
     eval: Mapping[str, Any] | None = None
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    eval_batch_size: int | None = None
-    num_threads: int = 2
-    num_workers: int = 0
+    eval_batch_size: Count | None = None
+    num_threads: Natural = 2
+    num_workers: Natural = 0
     on_corrupt: str = "replace"
-    repeats: int = 1
+    repeats: Count = 1
 
     @property
     def preprocessing(self) -> Preprocess:
@@ -107,7 +108,9 @@ class Inputs:
 def build_inputs(section: Mapping[str, Any]) -> Inputs:
     """Checks the `data` section of a config."""
     size = section.get("image_size")
-    size = (size, size) if isinstance(size, int) else tuple(size or ())
+    size = [size] if isinstance(size, int) else size
+    size = tuple(size) if isinstance(size, (list, tuple)) else ()
+    size = size * 2 if len(size) == 1 else size  # one number for a square, as `--config.data.image_size=32` gives it
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise UserError(f"config.data.image_size is {section.get('image_size')!r}", "Give [height, width] in pixels")
     return construct(Inputs, {**section, "image_size": size}, "config.data")

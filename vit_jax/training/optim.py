@@ -1,6 +1,7 @@
 """Optimizers as the papers use them, built on optax from the `optim` section of a config."""
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
+from vit_jax.ranges import Count, Decay, NonNegative, Positive, check_arguments, check_value
 from vit_jax.training import schedules
 from vit_jax.training.parameters import (
     by_name,
@@ -51,9 +53,12 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
         return _optimizer(section, steps, names, "config.optim")
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
-        raise UserError(f"Nobody reads the key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
+        raise UserError(f"Unknown key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
+    check_value(section["groups"], Sequence[Mapping], "config.optim.groups")
     groups = [dict(g) for g in section["groups"]]
     patterns = [g.pop("match", None) for g in groups]
+    for i, pattern in enumerate(patterns):
+        check_value(pattern, str | None, f"config.optim.groups[{i}].match")
     if None in patterns:
         raise UserError("A group in config.optim.groups has no 'match'", "Give it a pattern such as 'encoder/.*'")
     check_patterns(patterns, names, "config.optim.groups")
@@ -78,11 +83,11 @@ def adamw(
     *,
     learning_rate: Schedule,
     names: Sequence[str],
-    weight_decay: float = 0.0,
-    weight_decay_multipliers: Sequence[tuple[str, float]] = (),
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
     mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) with decay on kernels only.
@@ -108,9 +113,9 @@ def lars(
     *,
     learning_rate: Schedule,
     names: Sequence[str],
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    trust_coefficient: float = 1e-3,
+    weight_decay: NonNegative = 0.0,
+    momentum: Decay = 0.9,
+    trust_coefficient: Positive = 1e-3,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """LARS (You et al., arXiv:1708.03888) as SimCLR uses it: biases, norms and tokens are neither decayed nor adapted.
@@ -130,7 +135,7 @@ def sgd(
     *,
     learning_rate: Schedule,
     names: Sequence[str],
-    momentum: float = 0.9,
+    momentum: Decay = 0.9,
     nesterov: bool = False,
     accumulator_dtype: str | None = None,
 ) -> optax.GradientTransformation:
@@ -147,14 +152,14 @@ def adafactor(
     *,
     learning_rate: Schedule,
     names: Sequence[str],
-    weight_decay: float = 0.0,
-    weight_decay_multipliers: Sequence[tuple[str, float]] = (),
-    momentum: float = 0.9,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
+    momentum: Decay = 0.9,
     mu_dtype: str | None = "bfloat16",
-    decay_rate: float = 0.8,
-    decay_cap: float = 0.999,
-    min_dim_size_to_factor: int = 32,
-    eps: float = 1e-30,
+    decay_rate: Positive = 0.8,
+    decay_cap: Decay = 0.999,
+    min_dim_size_to_factor: Count = 32,
+    eps: Positive = 1e-30,
 ) -> optax.GradientTransformation:
     """Adafactor as "Scaling Vision Transformers" (arXiv:2106.04560, section 3.4) changes it, for models beyond H.
 
@@ -190,8 +195,13 @@ OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "adafactor": adafactor}
 
 def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
     """True for leaves that match one of `patterns` ('encoder/.*'); a pattern that matches nothing is an error."""
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    check_value(patterns, Sequence[str], "config.optim.frozen")
     check_patterns(patterns, leaf_names(params), "config.optim.frozen")
-    return jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
+    mask = jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
+    if patterns and all(jax.tree.leaves(mask)):
+        raise UserError("config.optim.frozen leaves nothing to train", "Freeze less, for example 'encoder/.*'")
+    return mask
 
 
 def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
@@ -216,12 +226,23 @@ def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key
     return optax.GradientTransformation(lambda params: cast(tx.init(params)), update)
 
 
+def _common(
+    learning_rate: NonNegative,
+    schedule: Mapping[str, Any],
+    clip_norm: Positive | None,
+    layer_decay: Positive | None,
+    learning_rate_multipliers: Sequence[tuple[str, NonNegative]],
+) -> None:
+    """What the sections of all optimizers may hold beside the optimizer's own arguments."""
+
+
 def _optimizer(
     section: Mapping[str, Any], steps: int, names: Sequence[str], where: str
 ) -> tuple[optax.GradientTransformation, Schedule]:
+    check_arguments(_common, section, where)
     values = dict(section)
     # `construct` sees what is left after these; a misspelt one of them is to be recognised all the same.
-    own = ("name", "learning_rate", "schedule", "clip_norm", "layer_decay", "learning_rate_multipliers")
+    own = ("name", *inspect.signature(_common).parameters)
     name, schedule = values.pop("name", None), values.pop("schedule", {"name": "constant"})
     clip_norm, layer_decay = values.pop("clip_norm", None), values.pop("layer_decay", None)
     multipliers = values.pop("learning_rate_multipliers", ())

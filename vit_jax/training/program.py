@@ -69,7 +69,7 @@ def build_program(
     prepared = jax.eval_shape(prepare, batch, random_key(config.seed, 0, PREPARE))
     params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
     section = dict(config.optim)
-    frozen = optim.frozen_mask(params, list(section.pop("frozen", ())))
+    frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
     ema_decay = None if config.ema_decay is None else schedules.ema_decay(config.ema_decay, config.steps)
 

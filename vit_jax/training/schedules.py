@@ -10,17 +10,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax.errors import UserError
-from vit_jax.naming import construct, nearest
+from vit_jax.naming import construct
+from vit_jax.ranges import Natural, NonNegative, Positive, Share, check_value
+from vit_jax.spelling import nearest, unknown_key
 
 Schedule = Callable[[Any], Any]
 
 
-def constant(*, peak: float, steps: int, warmup_steps: int = 0, cooldown_steps: int = 0) -> Schedule:
+def constant(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, cooldown_steps: Natural = 0) -> Schedule:
     """`peak` between warmup and cooldown."""
     return _ramped(lambda step: peak, steps, warmup_steps, cooldown_steps)
 
 
-def cosine(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+def cosine(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, end: NonNegative = 0.0) -> Schedule:
     """Half a cosine from `peak` at `warmup_steps` to `end` at `steps`."""
 
     def shape(step: Any) -> Any:
@@ -30,13 +32,18 @@ def cosine(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) 
     return _ramped(shape, steps, warmup_steps, 0)
 
 
-def linear(*, peak: float, steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+def linear(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, end: NonNegative = 0.0) -> Schedule:
     """A straight line from `peak` at `warmup_steps` to `end` at `steps`; the original ViT code ends at 1e-5."""
     return _ramped(lambda step: end + (peak - end) * (1 - _progress(step, warmup_steps, steps)), steps, warmup_steps, 0)
 
 
 def rsqrt(
-    *, peak: float, steps: int, warmup_steps: int = 0, cooldown_steps: int = 0, timescale: float = 10_000
+    *,
+    peak: NonNegative,
+    steps: int,
+    warmup_steps: Natural = 0,
+    cooldown_steps: Natural = 0,
+    timescale: Positive = 10_000,
 ) -> Schedule:
     """`peak / sqrt(1 + t / timescale)`, t steps after the warmup: it does not depend on the run's length but for the
     cooldown, so one long run can be cooled down at several lengths (Zhai et al., arXiv:2106.04560, section 3.5).
@@ -54,7 +61,7 @@ def rsqrt(
 SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt}
 
 
-def build(section: Mapping[str, Any], peak: float, steps: int, where: str) -> Schedule:
+def build(section: Mapping[str, Any], peak: NonNegative, steps: int, where: str) -> Schedule:
     """The schedule that a section names, laid out over `steps`.
 
     Raises:
@@ -64,9 +71,6 @@ def build(section: Mapping[str, Any], peak: float, steps: int, where: str) -> Sc
     name = values.pop("name", None)
     if name not in SCHEDULES:
         raise UserError(f"There is no schedule named {name!r}", nearest(name, SCHEDULES))
-    for key in ("warmup_steps", "cooldown_steps"):
-        _check(values.get(key, 0), f"{where}.{key}", whole=True)
-    _check(values.get("timescale", 1), f"{where}.timescale", whole=False)
     schedule = construct(SCHEDULES[name], values, where, peak=peak, steps=steps)
     warmup, cooldown = values.get("warmup_steps", 0), values.get("cooldown_steps", 0)
     if warmup >= steps:
@@ -96,11 +100,9 @@ def ema_decay(value: float | Mapping[str, Any], steps: int) -> Schedule:
     known = ("name", "start", "end")
     for key in value:
         if key not in known:
-            raise UserError(f"Nobody reads the key 'config.ema_decay.{key}'", nearest(key, known))
+            raise unknown_key("config.ema_decay", key, known)
     for key in ("start", "end"):
-        decay = value.get(key)
-        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
-            raise UserError(f"config.ema_decay.{key} is {decay!r}", "It must lie in [0, 1], usually 0.99 to 1")
+        check_value(value.get(key), Share, f"config.ema_decay.{key}")
     return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, "config.ema_decay")
 
 
@@ -120,11 +122,3 @@ def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule
 
 def _progress(step: Any, warmup: int, steps: int) -> Any:
     return jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
-
-
-def _check(value: Any, where: str, whole: bool) -> None:
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or value < 0 or (value == 0 and not whole):
-        raise UserError(
-            f"{where} is {value!r}", "It must be a whole number of steps" if whole else "It must be above 0"
-        )

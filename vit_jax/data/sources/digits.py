@@ -8,11 +8,12 @@ from sklearn.datasets import load_digits
 
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.errors import UserError
+from vit_jax.ranges import Count
 
 _TEST_EVERY = 5
 
 
-def build(split: str, classes: Sequence[int] | None = None, per_class: int | None = None) -> ArraySource:
+def build(split: str, classes: Sequence[int] | None = None, per_class: Count | None = None) -> ArraySource:
     """The digits as uint8 [N, 8, 8, 3]; every fifth image of each class is the test split.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from vit_jax.data.decode import read_file
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
+from vit_jax.ranges import Decay, Natural
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A folder directly under the root with one of these names is a split, if it holds class folders.
@@ -41,7 +42,7 @@ class FolderSource:
         return {"image": read_file(path), "label": int(self.labels[index]), "path": path}
 
 
-def build(root: str, split: str, holdout: float = 0.1, seed: int = 0) -> FolderSource:
+def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> FolderSource:
     """Finds the images of one split; the classes are the folder names in alphabetical order.
 
     If root/split/ holds class folders, they are the split, and all splits under the root must have the same classes.

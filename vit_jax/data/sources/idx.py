@@ -12,6 +12,7 @@ from vit_jax.data.geometry import size_pair
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.errors import UserError
+from vit_jax.ranges import Count, Natural
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 # Xiao et al., "Fashion-MNIST" (arXiv:1708.07747), table 2.
@@ -25,10 +26,10 @@ def build(
     split: str,
     root: str = FASHION_MNIST,
     label_names: Sequence[str] | None = None,
-    examples: int | None = None,
-    skip: int = 0,
+    examples: Count | None = None,
+    skip: Natural = 0,
     canvas: int | Sequence[int] | None = None,
-    seed: int = 0,
+    seed: Natural = 0,
 ) -> ArraySource:
     """Reads `{train,t10k}-images-idx3-ubyte` and `{train,t10k}-labels-idx1-ubyte`, each as it is or with `.gz`.
 
