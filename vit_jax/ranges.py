@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, shortened
 from vit_jax.spelling import nearest
 
 
@@ -79,7 +79,7 @@ def check_value(value: Any, annotation: Any, key: str) -> None:
     options = [o for each in _members(annotation) if get_origin(each) is Literal for o in get_args(each)]
     if options and isinstance(value, str):
         raise UserError(f"{key} is {value!r}", nearest(value, options))
-    raise UserError(f"{key} is {_short(value)}", f"It must be {described(annotation)}")
+    raise UserError(f"{key} is {shortened(repr(value), 100)}", f"It must be {described(annotation)}")
 
 
 def allowed(value: Any, annotation: Any) -> bool:
@@ -153,8 +153,3 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=256)
 def _annotations(function: Callable) -> dict[str, Any]:
     return typing.get_type_hints(function, include_extras=True)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
