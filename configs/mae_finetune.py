@@ -20,8 +20,7 @@ The trunk and the preprocessing are those of the checkpoint, at its resolution; 
 to one after the pooling, so the checkpoint's is reported as unused, and so is its decoder.
 
 Where this differs: fixed positions stay fixed (the authors' PyTorch code goes on training them); the head starts at
-zero instead of a standard deviation of 2e-5; RandAugment's operations are TensorFlow's, of which posterising and
-solarising weaken as the magnitude grows.
+zero instead of a standard deviation of 2e-5.
 
 Arguments: `init=PATH` of the pretrained checkpoint (must be given), `variant` whose recipe it is (by default that of
 the checkpoint; smaller ones take that of B), `data=FOLDER` with the splits train and test instead of ImageNet,
@@ -55,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     width = parse_variant(arg.variant)[0].width if arg.variant else encoder.width
     rate, layer_decay, drop_path, epochs = next(recipe for least, recipe in RECIPES.items() if width >= least)
     source = dict(name="folder", root=arg.data) if arg.data else dict(name="tfds", dataset="imagenet2012")
+    mean = tuple(min(255, round(value)) for value in data["preprocess"]["mean"])
 
     config = ConfigDict()
     config.seed = 0
@@ -77,7 +77,8 @@ def get_config(arg: str = "") -> ConfigDict:
             area=(0.08, 1.0),
             interpolation="bicubic",
             flip=True,
-            randaugment=dict(layers=2, magnitude=9, magnitude_std=0.5, probability=0.5),
+            # timm's rand-m9-mstd0.5-inc1, filled with the mean colour.
+            randaugment=dict(policy="timm", layers=2, magnitude=9, magnitude_std=0.5, probability=0.5, fill=mean),
         ),
         mix=dict(mixup=0.8, cutmix=1.0, erase=0.25),
         num_workers=16,

@@ -204,8 +204,9 @@ def test_as_an_option_of_the_transform():
     view = plain(example, rng)["image"]
     np.testing.assert_array_equal(first["image"], RandAugment(2, 10)(view, rng))
     for size in (1, 2, 9):
-        tiny = supervised.build(size, randaugment={"layers": 3, "magnitude": 20})
-        assert tiny(example, np.random.default_rng(size))["image"].shape == (size, size, 3)
+        for policy in ({"layers": 3, "magnitude": 20}, {"policy": "timm", "layers": 9, "probability": 1.0}):
+            tiny = supervised.build(size, randaugment=policy)
+            assert tiny(example, np.random.default_rng(size))["image"].shape == (size, size, 3)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,10 @@ def test_as_an_option_of_the_transform():
         ({"layers": 2, "magnitude": 9, "probability": 2}, "probability=2"),
         ({"layers": 2, "magnitud": 9}, "Did you mean 'magnitude'"),
         ({"layers": 2}, "randaugment.magnitude' is missing"),
+        ({"policy": "tim"}, "Did you mean 'timm'"),
+        ({"policy": "timm", "magnitude": 11}, "from 0 to 10"),
+        ({"policy": "timm", "fill": (124, 116)}, "three levels"),
+        ({"policy": "timm", "cutout": 40}, "randaugment.cutout"),
     ],
 )
 def test_bad_values_are_refused(wrong, message):

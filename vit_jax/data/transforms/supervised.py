@@ -9,10 +9,12 @@ import numpy as np
 from vit_jax.data import geometry
 from vit_jax.data.interpolation import check_interpolation, interpolate
 from vit_jax.data.randaugment import RandAugment
+from vit_jax.data.timm_randaugment import TimmRandAugment
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
 
 _CROPS = ("random", "inception", "none")
+_POLICIES = {"big_vision": RandAugment, "timm": TimmRandAugment}
 _BORDERS = ("replicate", "constant")
 
 
@@ -30,7 +32,7 @@ class Supervised:
     shift: float
     flip: bool
     border: str
-    randaugment: RandAugment | None
+    randaugment: RandAugment | TimmRandAugment | None
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
@@ -92,8 +94,9 @@ def build(
         shift: up to this fraction of the view's height and width, uniformly.
         flip: whether to mirror half of the views.
         border: what rotation and shift bring in from outside the crop: "replicate" the edge or "constant" black.
-        randaugment: what follows on the finished view: the arguments of `vit_jax.data.randaugment.RandAugment`, for
-            example `{"layers": 2, "magnitude": 10}`.
+        randaugment: what follows on the finished view, for example `{"layers": 2, "magnitude": 10}`: with the `policy`
+            "big_vision", the default, the arguments of `vit_jax.data.randaugment.RandAugment`, and with "timm" those of
+            `vit_jax.data.timm_randaugment.TimmRandAugment`.
 
     Raises:
         UserError: for a value out of its range.
@@ -118,9 +121,17 @@ def build(
     if not isinstance(flip, bool):
         raise UserError(f"flip={flip!r} is neither True nor False", "Give one of them")
     size = geometry.size_pair(image_size)
-    policy = construct(RandAugment, randaugment, "config.data.transform.randaugment") if randaugment else None
+    policy = _policy(randaugment) if randaugment else None
     return Supervised(
         image_size=size, sampling=None if crop == "none" else sampling, area=area, aspect=aspect,
         interpolation=interpolation, antialias=antialias, rotate=float(rotate), shift=float(shift), flip=flip,
         border=border, randaugment=policy,
     )  # fmt: skip
+
+
+def _policy(section: Mapping[str, Any]) -> RandAugment | TimmRandAugment:
+    values = dict(section)
+    name = values.pop("policy", "big_vision")
+    if name not in _POLICIES:
+        raise UserError(f"There is no policy of RandAugment named {name!r}", nearest(str(name), _POLICIES))
+    return construct(_POLICIES[name], values, "config.data.transform.randaugment", ("policy",))
