@@ -223,7 +223,7 @@ def test_as_an_option_of_the_transform():
         ({"layers": 2}, "randaugment.magnitude' is missing"),
         ({"policy": "tim"}, "Did you mean 'timm'"),
         ({"policy": "timm", "magnitude": 11}, "from 0 to 10"),
-        ({"policy": "timm", "fill": (124, 116)}, "three levels"),
+        ({"policy": "timm", "fill": (124, 116)}, "randaugment.fill is"),
         ({"policy": "timm", "cutout": 40}, "randaugment.cutout"),
     ],
 )
