@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vit_jax.commands.image_files import expand
 from vit_jax.data.decode import UnreadableImage, decode
 from vit_jax.data.sources import folder
 from vit_jax.errors import UserError
@@ -115,19 +116,107 @@ def test_names_that_are_not_unicode(tmp_path):
     assert len(folder.build(str(tmp_path), "train")) == 2
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    put(tmp_path / "elsewhere" / "0.png", 7)
+def test_links_are_followed(tmp_path):
+    put(tmp_path / "elsewhere" / "deep" / "0.png", 7)
+    put(tmp_path / "elsewhere" / "1.png", 8)
     root = tmp_path / "root"
     put(root / "train" / "a" / "0.png")
     (root / "train" / "b").symlink_to(tmp_path / "elsewhere")
-    (root / "train" / "a" / "up").symlink_to(root / "train")
+    (root / "train" / "a" / "1.png").symlink_to(tmp_path / "elsewhere" / ".." / "elsewhere" / "absent.png")
     (root / "train" / "a" / "self").symlink_to("self")
-    (root / "train" / "a" / "here").symlink_to(".")
     source = folder.build(str(root), "train")
-    assert relative(source)[0] == "train/a/0.png"
-    assert source.label_names == ("a", "b")
-    assert (decode(source[len(source) - 1]["image"]) == 7).all()
-    assert len(source) < 6
+    assert relative(source) == ["train/a/0.png", "train/a/1.png", "train/b/1.png", "train/b/deep/0.png"]
+    assert source.label_names == ("a", "b") and (decode(source[3]["image"]) == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("a/to_b", "../b", "The link .*/a/to_b leads to .*/root/b, which is below .*/root as well"),
+        ("b/to_a", "../a/sub", "The link .*/b/to_a leads to .*/root/a/sub, which is below"),
+        ("c", "a", "The link .*/c leads to .*/root/a, which is below"),
+        ("a/up", "..", "The link .*/a/up leads to .*/root, which holds .*/root itself"),
+        ("a/far", "../../..", "The link .*/a/far leads to .*, which holds .*/root itself"),
+        ("a/here", ".", "The link .*/a/here leads to .*/root/a, which is below"),
+        ("a/2.png", "../b/0.png", "1 files are in two classes by a link, first b/0.png and a/2.png"),
+    ],
+)
+def test_a_link_that_relabels_images_is_refused_by_training_and_predict(tmp_path, link, target, message):
+    """Of two classes of 23 images, with such a link, 62 were found, and twins of one in training and test."""
+    root = tmp_path / "root"
+    for name in ("a/0.png", "a/1.png", "a/sub/2.png", "b/0.png", "b/1.png"):
+        put(root / name)
+    (root / link).symlink_to(target)
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=message):
+            folder.build(str(root), split)
+    if not link.endswith(".png"):
+        with pytest.raises(UserError, match=message):
+            expand([str(root)])
+
+
+def test_two_links_to_one_folder_and_shared_splits_are_refused(tmp_path):
+    for name in ("elsewhere/0.png", "root/train/a/0.png", "root/test/a/0.png"):
+        put(tmp_path / name)
+    for split in ("train", "test"):
+        (tmp_path / "root" / split / "b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="train/b and .*/test/b are the same folder"):
+        folder.build(str(tmp_path / "root"), "train")
+    (tmp_path / "root" / "train" / "c").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="train/c is the same folder as .*/train/b"):
+        expand([str(tmp_path / "root" / "train")])
+
+
+def test_what_is_passed_over_and_there_twice_is_counted(tmp_path, capsys):
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "a/2.TIF", "a/3.tiff", "b/4.gif", "b/5.tif", "b/x.txt"):
+        put(tmp_path / name, suffix=".png")
+    (tmp_path / "a" / "again.png").symlink_to("1.png")
+    others, twins = folder.build(str(tmp_path), "train").remarks
+    assert others.startswith("2 .tif, 1 .gif, 1 .tiff and 1 other file in ") and "passed over" in others
+    assert twins.startswith("1 files in ") and twins.endswith("first a/1.png and a/again.png")
+    assert len(expand([str(tmp_path)])) == 5
+    assert "2 .tif, 1 .gif, 1 .tiff and 1 other file below" in capsys.readouterr().err
+
+
+def test_splits_by_their_usual_names(tmp_path):
+    for name in ("training/a/0.png", "validation/a/0.png"):
+        put(tmp_path / name)
+    for asked, taken in (("train", "training"), ("val", "validation"), ("test", "validation")):
+        source = folder.build(str(tmp_path), asked)
+        assert relative(source) == [f"{taken}/a/0.png"]
+        assert source.remarks == (f"{tmp_path} has no {asked!r}: its {taken!r} is taken",)
+    put(tmp_path / "test" / "a" / "0.png")
+    assert relative(folder.build(str(tmp_path), "test")) == ["test/a/0.png"]
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    put(tmp_path / "a" / "0.png")
+    put(tmp_path / "a" / "locked" / "1.png")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may list everything
+    with pytest.raises(UserError, match="The folder .*/a/locked cannot be listed: Permission denied"):
+        folder.build(str(tmp_path), "train")
+
+
+def test_folders_nested_more_deeply_than_python_calls(tmp_path):
+    deep = str(tmp_path / "a")
+    here = os.getcwd()
+    try:
+        os.mkdir(deep)
+        os.chdir(deep)
+        for _ in range(1050):
+            os.mkdir("d")
+            os.chdir("d")
+        (tmp_path / "a" / "0.png").write_bytes(b"")
+    finally:
+        os.chdir(here)
+    assert len(folder.build(str(tmp_path), "train")) == 1
 
 
 def test_dangling_links_are_reported_when_read(tmp_path):
@@ -150,7 +239,11 @@ def test_a_pipe_is_not_an_image(tmp_path):
     [
         ([], "train", "no class folders"),
         (["cat.png", "dog.png"], "train", "no class folders"),
-        (["train/a/0.png", "val/a/0.png"], "test", "no split 'test': its splits are train, val"),
+        (["train/a/0.png", "val/a/0.png", "dev/a/0.png"], "test", "no split 'test': its splits are dev, train, val"),
+        (["train/a/0.png", "val/a/0.png"], "extra", "no split 'extra': its splits are train, val"),
+        (["train/ /0.png", "train/a/0.png"], "train", "has a folder ' '. Rename it"),
+        (["a /0.png", "a/0.png"], "train", r"The class folders \['a', 'a '\] of .* are called alike"),
+        (["a/0.png", "b/0.tif", "b/1.heic", "b/2.tif"], "train", "b has no images but 2 .tif and 1 .heic"),
         (["a/0.png", "a/1.png"], "val", "no folder 'val'"),
         (["a/0.png", "b/0.png"], "test", "one image per class"),
         (["train/a/0.png", "train/b/0.png", "test/a/0.png"], "test", "Class 'b' is in .*train but not in .*test"),
@@ -167,8 +260,11 @@ def test_what_is_missing_is_said(tmp_path, files, split, message):
         folder.build(str(tmp_path), split)
 
 
-def test_missing_root_and_bad_share(tmp_path):
+def test_missing_root_and_bad_share(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="There is no folder"):
         folder.build(str(tmp_path / "nowhere"), "train")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"There is no folder nowhere in {tmp_path}"):
+        folder.build("nowhere", "train")
     with pytest.raises(UserError, match="holdout"):
         folder.build(str(tmp_path), "train", holdout=1.0)

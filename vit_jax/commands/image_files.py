@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 def expand(names: Sequence[str]) -> list[Path]:
     """Files as they are, directories as all images below them, sorted; what is hidden below them is passed over.
 
+    Other files below a directory are passed over and counted on stderr; links are followed as training follows them.
+
     Raises:
-        UserError: for what does not exist, and for a directory without images.
+        UserError: for what does not exist, for a directory without images or one that cannot be listed, and for a link
+            in it that leads to another part of it or above it.
     """
-    from vit_jax.data.sources.folder import SUFFIXES
+    from vit_jax.data.files import from_here
+    from vit_jax.data.image_tree import SUFFIXES, ImageTree
 
     paths = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p, path)
-            )
+            tree = ImageTree(os.fspath(path))
+            found = sorted(path / image for image in tree.images())
             if not found:
-                raise UserError(f"There are no images below {path}", f"Looked for {', '.join(SUFFIXES)}")
+                others = f", only {tree.passed_over()}" if tree.passed_over() else ""
+                raise UserError(f"There are no images below {path}{others}", f"Looked for {', '.join(SUFFIXES)}")
+            if others := tree.passed_over():
+                print(f"vit_jax: {printable(f'{others} below {path} passed over')}", file=sys.stderr)
             paths += found
         elif path.exists():
             paths.append(path)
         else:
-            raise UserError(f"There is no image {path}", "Check the path")
+            raise UserError(f"There is no image {from_here(path)}", "Check the path")
     return paths
-
-
-def _hidden(path: Path, top: Path) -> bool:
-    """Whether the file, or a folder between it and `top`, is hidden, such as a photo manager's `.thumbnails`."""
-    return any(part.startswith(".") for part in path.relative_to(top).parts)
 
 
 def read_ahead(

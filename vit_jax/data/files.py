@@ -12,6 +12,12 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def from_here(path: str | os.PathLike) -> str:
+    """`path` for an error that says it is missing: with the directory that a relative one starts from."""
+    path = os.fspath(path)
+    return path if os.path.isabs(path) or is_remote(path) else f"{path} in {os.getcwd()}"
+
+
 def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
     """All of a file.
 

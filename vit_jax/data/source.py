@@ -31,6 +31,8 @@ class Source(Protocol):
 
     It must be picklable (worker processes get a copy), safe to read from several threads, and it must give the same
     example for the same index every time: that the batches are a pure function of seed and step rests on it.
+
+    It may have `remarks`, sentences for whoever starts a run: about files that were passed over, for example.
     """
 
     label_names: tuple[str, ...]

@@ -2,20 +2,25 @@
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data.decode import read_file
-from vit_jax.data.files import is_remote
+from vit_jax.data.files import from_here, is_remote
+from vit_jax.data.image_tree import SUFFIXES, ImageTree, cannot_list, identity, is_image, normalised, visible_folders
 from vit_jax.errors import UserError
 from vit_jax.ranges import Decay, Natural
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# A folder directly under the root with one of these names is a split, if it holds class folders.
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "holdout"}
+# A folder directly under the root with one of these names is a split, if it holds class folders. Those of a line are
+# one split under several names; where a line has none, the one in brackets serves: many sets come as train and val.
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "holdout"),
+}
+_INSTEAD = {"test": "val"}
 
 
 class FolderSource:
@@ -26,10 +31,19 @@ class FolderSource:
         paths: relative paths of the images.
         labels: class index of each.
         label_names: names of the classes.
+        remarks: what whoever starts a run may want to know, a sentence each.
     """
 
-    def __init__(self, root: str, paths: list[str], labels: list[int], label_names: tuple[str, ...]):
+    def __init__(
+        self,
+        root: str,
+        paths: list[str],
+        labels: list[int],
+        label_names: tuple[str, ...],
+        remarks: tuple[str, ...] = (),
+    ):
         self.root = root
+        self.remarks = remarks
         self.paths = paths
         self.labels = np.array(labels, np.int32)
         self.label_names = label_names
@@ -45,21 +59,24 @@ class FolderSource:
 def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> FolderSource:
     """Finds the images of one split; the classes are the folder names in alphabetical order.
 
-    If root/split/ holds class folders, they are the split, and all splits under the root must have the same classes.
-    If the class folders are directly under the root, "test" is a part held out by a hash of each path and the seed:
+    If root/split/ holds class folders, they are the split, and all splits under the root must have the same classes. A
+    split may have another usual name ("validation" for "val"), and "val" serves as "test" where there is none. If the
+    class folders are directly under the root, "test" is a part held out by a hash of each path and the seed:
     the same on every machine, unmoved by files that are added later, at least one image of every class that has two or
     more, and never all of them. Files that are hidden or have another suffix than jpg, jpeg, png or webp (in any case)
-    are passed over; symbolic links are followed.
+    are passed over and counted in the source's `remarks`. Symbolic links are followed, but not to what is below the
+    root as well, nor to a folder above it.
 
     Args:
-        root: the folder.
+        root: the folder; a relative path starts where the command was started.
         split: a folder name such as "train" or "val"; "train" or "test" where the split is made here.
         holdout: the share that is held out, where the split is made here.
         seed: varies which images are held out, likewise.
 
     Raises:
-        UserError: when the root, the split, the classes or the images of a class are missing, or when the splits
-            disagree about the classes.
+        UserError: when the root, the split, the classes or the images of a class are missing or cannot be listed, when
+            the splits disagree about the classes, when a link leads to another class, to the root or above it, and
+            when one file is in two classes.
     """
     if not 0 < holdout < 1:
         raise UserError(f"holdout={holdout} is not a share", "Give a number between 0 and 1, such as 0.1")
@@ -70,11 +87,16 @@ def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> Fol
             "Mount the bucket, or use a manifest of its images, or `vit_jax prepare`",
         )
     if not os.path.isdir(root):
-        raise UserError(f"There is no folder {root}", "Check the path; it should hold train/CLASS/ or CLASS/ folders")
-    folders = _folders(root)
-    splits = [name for name in folders if (name in _SPLIT_NAMES or name == split) and _is_split(f"{root}/{name}")]
-    if split in splits:
-        return _prepared(root, split, splits)
+        raise UserError(
+            f"There is no folder {from_here(root)}", "Check the path; it should hold train/CLASS/ or CLASS/ folders"
+        )
+    folders = visible_folders(root)
+    usual = {name for names in _SPLIT_NAMES.values() for name in names}
+    splits = [name for name in folders if (name in usual or name == split) and _is_split(f"{root}/{name}")]
+    chosen = _chosen(split, splits)
+    if chosen is not None:
+        remarks = () if chosen == split else (f"{root} has no {split!r}: its {chosen!r} is taken",)
+        return _prepared(root, chosen, splits, remarks)
     if splits:
         raise UserError(
             f"{root} has no split {split!r}: its splits are {', '.join(splits)}",
@@ -87,29 +109,61 @@ def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> Fol
     return _held_out(root, split, folders, holdout, seed)
 
 
-def _prepared(root: str, split: str, splits: list[str]) -> FolderSource:
-    folders = _folders(f"{root}/{split}")
-    classes = {_name(folder) for folder in folders}
+def _chosen(split: str, splits: list[str]) -> str | None:
+    """The folder that is meant by a split: itself, or the only one of another usual name."""
+    if split in splits:
+        return split
+    for kind, names in _SPLIT_NAMES.items():
+        if split in names:
+            for alike in (names, _SPLIT_NAMES.get(_INSTEAD.get(kind, ""), ())):
+                found = [name for name in splits if name in alike]
+                if len(found) == 1:
+                    return found[0]
+    return None
+
+
+def _prepared(root: str, split: str, splits: list[str], remarks: tuple[str, ...]) -> FolderSource:
+    folders = visible_folders(f"{root}/{split}")
+    names = _class_names(f"{root}/{split}", folders)
     for other in splits:
-        others = {_name(folder) for folder in _folders(f"{root}/{other}")}
-        for only_in, lacking, names in ((split, other, classes - others), (other, split, others - classes)):
-            if names:
+        others = {_class_name(folder) for folder in visible_folders(f"{root}/{other}")}
+        for only_in, lacking, missing in (
+            (split, other, set(names) - others),
+            (other, split, others - set(names)),
+        ):
+            if missing:
                 raise UserError(
-                    f"Class {min(names)!r} is in {root}/{only_in} but not in {root}/{lacking}",
+                    f"Class {min(missing)!r} is in {root}/{only_in} but not in {root}/{lacking}",
                     "Give both splits the same class folders",
                 )
-    paths, labels = [], []
-    for label, folder in enumerate(folders):
-        images = _images(root, f"{split}/{folder}")
-        paths += images
-        labels += [label] * len(images)
-    return FolderSource(root, paths, labels, tuple(_name(folder) for folder in folders))
+        _refuse_shared(root, split, folders, other)
+    tree = ImageTree(root)
+    found = [_images(tree, f"{split}/{folder}") for folder in folders]
+    _refuse_two_classes(tree, found)
+    paths = [path for images in found for path in images]
+    labels = [label for label, images in enumerate(found) for _ in images]
+    return FolderSource(root, paths, labels, names, (*remarks, *_remarks(tree)))
+
+
+def _refuse_shared(root: str, split: str, folders: list[str], other: str) -> None:
+    """No class folder of one split is, by a link, one of another."""
+    if other == split:
+        return
+    ours = {identity(f"{root}/{split}/{folder}"): folder for folder in folders}
+    for folder in visible_folders(f"{root}/{other}"):
+        if same := ours.get(identity(f"{root}/{other}/{folder}")):
+            raise UserError(
+                f"{root}/{split}/{same} and {root}/{other}/{folder} are the same folder",
+                "Remove one: what a split is measured on must not be in the other",
+            )
 
 
 def _held_out(root: str, split: str, folders: list[str], holdout: float, seed: int) -> FolderSource:
-    paths, labels = [], []
-    for label, folder in enumerate(folders):
-        images = _images(root, folder)
+    names = _class_names(root, folders)
+    tree, paths, labels = ImageTree(root), [], []
+    found = [_images(tree, folder) for folder in folders]
+    _refuse_two_classes(tree, found)
+    for label, images in enumerate(found):
         shares = np.array([_hash_share(path, seed) for path in images])
         is_test = shares < holdout
         if len(images) > 1:
@@ -122,61 +176,70 @@ def _held_out(root: str, split: str, folders: list[str], holdout: float, seed: i
         labels += [label] * len(chosen)
     if not paths:
         raise UserError(f"{root} has one image per class, so that none is held out", "Add images")
-    return FolderSource(root, paths, labels, tuple(_name(folder) for folder in folders))
+    return FolderSource(root, paths, labels, names, tuple(_remarks(tree)))
 
 
 def _hash_share(path: str, seed: int) -> float:
     """A number in [0, 1) that looks random, from the path and the seed."""
-    digest = hashlib.blake2b(os.fsencode(f"{seed}/{_name(path)}"), digest_size=8).digest()
+    digest = hashlib.blake2b(os.fsencode(f"{seed}/{normalised(path)}"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _name(path: str) -> str:
-    """One spelling for accents: file systems differ in how they store them."""
-    return unicodedata.normalize("NFC", path)
+def _class_name(folder: str) -> str:
+    """The name of a class: that of its folder without the blanks around it, which nobody sees."""
+    return normalised(folder).strip()
 
 
-def _folders(path: str) -> list[str]:
-    """Names of the visible folders in a folder, in the order of their normalised names."""
-    with os.scandir(path) as entries:
-        return sorted((entry.name for entry in entries if _visible_folder(entry)), key=_name)
-
-
-def _visible_folder(entry: os.DirEntry) -> bool:
-    return not entry.name.startswith(".") and os.path.isdir(entry.path)  # entry.is_dir() raises on a link to itself
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    # A dangling link counts, to be reported as unreadable rather than silently left out; a pipe or socket does not.
-    named = not entry.name.startswith(".") and entry.name.lower().endswith(SUFFIXES)
-    return named and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
+def _class_names(path: str, folders: list[str]) -> tuple[str, ...]:
+    names = tuple(map(_class_name, folders))
+    for folder, name in zip(folders, names, strict=True):
+        if not name or names.count(name) > 1:
+            alike = [other for other in folders if _class_name(other) == name]
+            raise UserError(
+                f"The class folders {alike} of {path} are called alike" if name else f"{path} has a folder {folder!r}",
+                "Rename or join them" if name else "Rename it",
+            )
+    return names
 
 
 def _is_split(path: str) -> bool:
     """Whether a folder holds class folders rather than images, as opposed to a class that is called 'train'."""
-    with os.scandir(path) as entries:
-        return not any(_is_image(entry) for entry in entries) and bool(_folders(path))
+    try:
+        with os.scandir(path) as entries:
+            has_images = any(map(is_image, entries))
+    except OSError as error:
+        raise cannot_list(path, error) from error
+    return not has_images and bool(visible_folders(path))
 
 
-def _images(root: str, folder: str) -> list[str]:
-    """Sorted paths, relative to the root, of all images below one class folder; at least one."""
-    images = sorted(_walk(root, folder, set()), key=_name)
+def _images(tree: ImageTree, folder: str) -> list[str]:
+    """Paths of all images below one class folder; at least one."""
+    before = tree.passed_over()
+    images = tree.images(folder)
     if not images:
+        others = tree.passed_over()
+        but = f" but {others}" if others != before and not before else ""
         raise UserError(
-            f"The class folder {root}/{folder} has no images", f"Add some ({', '.join(SUFFIXES)}) or remove the folder"
+            f"The class folder {tree.root}/{folder} has no images{but}",
+            f"Add or convert some ({', '.join(SUFFIXES)}), or remove the folder",
         )
     return images
 
 
-def _walk(root: str, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(f"{root}/{folder}")
-    # Links may lead in a circle: no folder is entered twice.
-    if (status.st_dev, status.st_ino) in seen:
+def _refuse_two_classes(tree: ImageTree, found: list[list[str]]) -> None:
+    if not (twins := tree.twins()):
         return
-    seen.add((status.st_dev, status.st_ino))
-    with os.scandir(f"{root}/{folder}") as entries:
-        for entry in sorted(entries, key=lambda entry: _name(entry.name)):
-            if _visible_folder(entry):
-                yield from _walk(root, f"{folder}/{entry.name}", seen)
-            elif _is_image(entry):
-                yield f"{folder}/{entry.name}"
+    labels = {path: label for label, images in enumerate(found) for path in images}
+    bad = [(one, other) for one, other in twins if labels[one] != labels[other]]
+    if bad:
+        raise UserError(
+            f"{len(bad)} files are in two classes by a link, first {bad[0][0]} and {bad[0][1]} in {tree.root}",
+            "Remove one of each",
+        )
+
+
+def _remarks(tree: ImageTree) -> Iterator[str]:
+    if others := tree.passed_over():
+        yield f"{others} in {tree.root} passed over: {', '.join(SUFFIXES)} are read"
+    if twins := tree.twins():
+        yield f"{len(twins)} files in {tree.root} are there twice by a link, first {twins[0][0]} and {twins[0][1]}"
