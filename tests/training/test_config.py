@@ -149,3 +149,9 @@ def test_differences_ignore_length_logging_and_saving():
 def test_unknown_config_file():
     with pytest.raises(UserError, match="Did you mean 'digits'"):
         load_config("digit")
+
+
+def test_one_number_is_a_square_and_none_takes_an_evaluator_away():
+    experiment = tiny_experiment(data__image_size="16", evals__val="none")
+    assert experiment.metadata["image_size"] == [16, 16] and experiment.evaluators == {}
+    assert tiny_experiment(evals="none").config.evals == {}

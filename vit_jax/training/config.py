@@ -1,22 +1,22 @@
-"""Run configuration: the top-level keys, loading a config file, and comparing two runs' configs."""
+"""Run configuration: the top-level keys, overriding single values, and comparing two runs' configs."""
 
-import ast
 import dataclasses
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
-
-import ml_collections
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.ranges import Count, Decay, Natural
-from vit_jax.spelling import nearest
+from vit_jax.training.config_file import load_config, parse_arg, parse_value, plain, shipped_configs
 from vit_jax.training.durations import UNITS, check_duration, in_steps, is_duration, sections_in_steps
+
+# Config files import from here what they are written with.
+__all__ = [
+    "RunConfig", "differences", "flatten", "load_config", "override", "parse_arg", "parse_value", "plain", "run_config",
+    "shipped_configs",
+]  # fmt: skip
 
 # A run may be started again in its workdir with other values for these: they change what is logged and saved,
 # for how long the run goes on and how fast, not what a step computes.
@@ -50,7 +50,7 @@ class RunConfig:
         microbatch: examples that go through the model at a time; gradients accumulate. None: the whole batch.
         ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses unless
             the task says otherwise; or a section, see `vit_jax.training.schedules.ema_decay`.
-        evals: evaluators by the name under which their metrics are logged.
+        evals: evaluators by the name under which their metrics are logged; one that is None is left out.
         eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
         log_every: steps between lines of metrics.
         gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
@@ -71,7 +71,7 @@ class RunConfig:
     stop_at: int | dict[str, float] | None = None
     microbatch: Count | None = None
     ema_decay: Decay | dict[str, Any] | None = None
-    evals: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evals: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     eval_every: int | dict[str, float] | None = None
     log_every: int | dict[str, float] = 50
     gradient_norms: bool = False
@@ -83,6 +83,9 @@ class RunConfig:
         for key in ("steps", "log_every", "stop_at", "eval_every"):
             if getattr(self, key) is not None or key in ("steps", "log_every"):
                 check_duration(getattr(self, key), f"config.{key}")
+        # `--config.evals.val=none` takes an evaluator away.
+        evals = {name: section for name, section in (self.evals or {}).items() if section is not None}
+        object.__setattr__(self, "evals", evals)
 
     def in_steps(self, examples: int) -> Self:
         """The same with every duration as a number of steps, for a training source of so many examples."""
@@ -98,90 +101,6 @@ class RunConfig:
 def run_config(values: Mapping[str, Any]) -> RunConfig:
     """Checks the top-level keys of a plain config dict."""
     return construct(RunConfig, values, "config")
-
-
-def load_config(spec: str) -> dict[str, Any]:
-    """Runs `get_config` of a config file and returns plain dicts.
-
-    Args:
-        spec: a path or the name of a shipped config, with an optional argument after a colon:
-            `configs/digits.py`, `digits`, `digits:smoke`, `my/config.py:variant=b/16,res=384`.
-    """
-    name, _, argument = spec.partition(":")
-    path = _config_path(name)
-    module_spec = importlib.util.spec_from_file_location(f"vit_jax_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    dont_write, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        module_spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = dont_write
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no function get_config(arg)", "Start from one of the shipped configs")
-    config = module.get_config(argument)
-    return plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
-
-
-def shipped_configs() -> dict[str, Path]:
-    """Names and files of the configs that come with the package."""
-    spec = importlib.util.find_spec("vit_jax.configs")
-    # Without an installation (a clone on PYTHONPATH) they lie beside the package.
-    folder = Path(spec.origin).parent if spec and spec.origin else Path(__file__).parents[2] / "configs"
-    return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
-
-
-def _config_path(name: str) -> Path:
-    if Path(name).is_file():
-        return Path(name)
-    shipped = shipped_configs()
-    stem = name.removeprefix("configs/").removesuffix(".py")
-    if stem in shipped:
-        return shipped[stem]
-    raise UserError(f"There is no config file {name!r}, and no shipped config of that name", nearest(stem, shipped))
-
-
-def parse_arg(argument: str, **defaults: Any) -> ml_collections.ConfigDict:
-    """The typed argument string of a config: `parse_arg("res=384,smoke", res=224, smoke=False)`.
-
-    Args:
-        argument: comma-separated `key=value`; a bare `key` means true.
-        defaults: every known key with its default, whose type the value must have.
-    """
-    values = ml_collections.ConfigDict(defaults)
-    for item in filter(None, (part.strip() for part in argument.split(","))):
-        key, equals, text = item.partition("=")
-        if key not in defaults:
-            raise UserError(f"The config takes no argument {key!r}", nearest(key, defaults))
-        values[key] = parse_value(text if equals else "true", defaults[key], f"config argument {key}")
-    return values
-
-
-def parse_value(text: str, current: Any, where: str) -> Any:
-    """`text` as a value of the type of `current` (any Python literal, or else a string, where that is None)."""
-    if isinstance(current, str):
-        return text
-    lowered = {"true": True, "false": False, "none": None, "null": None}
-    try:
-        value = lowered[text.lower()] if text.lower() in lowered else ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = text
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(current, (list, tuple)) and not isinstance(value, (tuple, str)) and value is not None:
-        value = (value,)
-    kind = tuple if isinstance(current, list) else type(current)
-    if (current is not None and value is not None and not isinstance(value, kind)) or (
-        isinstance(current, int) and isinstance(value, bool) is not isinstance(current, bool) and value is not None
-    ):
-        raise UserError(
-            f"{where} is {text!r}", f"It must be {_KINDS.get(kind, kind.__name__)}, for example {current!r}"
-        )
-    return value
-
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple", dict: "a section"}
 
 
 def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -215,17 +134,6 @@ def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, 
 
 def _replaceable(duration: Any) -> bool:
     return is_duration(duration) or isinstance(duration, (int, float))
-
-
-def plain(value: Any) -> Any:
-    """Config values as JSON knows them: dicts, lists, numbers, strings, None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise UserError(f"The config holds {value!r}", "Only numbers, strings, lists and sections can be stored")
 
 
 def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
