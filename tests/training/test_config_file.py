@@ -87,4 +87,4 @@ def test_lists_as_the_shell_passes_them(current, text, value):
 @pytest.mark.parametrize("name", shipped_configs())
 def test_headers_of_the_shipped_configs(name):
     header, arguments = read_header(config_path(name))
-    assert header and "smoke" in arguments or name == "bench_b16"
+    assert (header and "smoke" in arguments) or name == "bench_b16"
