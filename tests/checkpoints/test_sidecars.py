@@ -12,6 +12,7 @@ from vit_jax.checkpoints.families import (
     timm_parts,
     timm_resnetv2,
 )
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION
 from vit_jax.errors import UserError
@@ -44,8 +45,8 @@ def test_there_and_back(preprocess, size):
     assert timm_parts.preprocess(timm, size, crop_pct=0.1) == expected
     assert timm_parts.labels(timm, 2) == ("cat", "dog")
     processor = hf_parts.processor(info["preprocess"])
-    assert hf_parts.image_size(processor, [1, 1]) == size
-    assert hf_parts.preprocess(processor, size, DEFAULT) == expected
+    assert hf_parts.image_size(JsonObject(processor), [1, 1]) == size
+    assert hf_parts.preprocess(JsonObject(processor), size, DEFAULT) == expected
     assert hf_parts.labels(Sidecar(hf_parts.label_config(info)), 2) == ("cat", "dog")
 
 
@@ -93,11 +94,11 @@ def test_labels_that_do_not_name_every_class_are_none():
 
 def test_transformers_pixels_that_are_not_rescaled_or_normalised():
     plain = {"size": 64, "do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3}
-    values = hf_parts.preprocess(plain, [64, 64], DEFAULT)
+    values = hf_parts.preprocess(JsonObject(plain), [64, 64], DEFAULT)
     assert values["mean"] == [100.0] * 3 and values["std"] == [50.0] * 3
-    values = hf_parts.preprocess({"size": 64, "do_normalize": False}, [64, 64], DEFAULT)
+    values = hf_parts.preprocess(JsonObject({"size": 64, "do_normalize": False}), [64, 64], DEFAULT)
     assert values["mean"] == [0.0] * 3 and values["std"] == [255.0] * 3
-    values = hf_parts.preprocess({"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1]}, [64, 64], DEFAULT)
+    values = hf_parts.preprocess(JsonObject({"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1]}), [64, 64], DEFAULT)
     assert values["mean"] == [127.5] * 3 and values["std"] == DEFAULT["std"]
 
 
@@ -117,15 +118,15 @@ def test_transformers_pixels_that_are_not_rescaled_or_normalised():
     ids=str,
 )  # fmt: skip
 def test_sizes_of_transformers(processor, size, expected):
-    assert hf_parts.image_size(processor, [224, 224]) == size
-    values = hf_parts.preprocess(processor, size, DEFAULT)
+    assert hf_parts.image_size(JsonObject(processor), [224, 224]) == size
+    values = hf_parts.preprocess(JsonObject(processor), size, DEFAULT)
     assert values["image_size"] == size and {key: values[key] for key in expected} == expected
     assert ("resize_to" in values) == (values["resize"] == "short_side")
 
 
 def test_a_size_of_another_kind_is_refused():
     with pytest.raises(UserError, match="longest_edge"):
-        hf_parts.preprocess({"size": {"longest_edge": 64}}, [64, 64], DEFAULT)
+        hf_parts.preprocess(JsonObject({"size": {"longest_edge": 64}}), [64, 64], DEFAULT)
 
 
 def test_only_our_own_config_speaks_for_an_npz():

@@ -16,6 +16,20 @@ NDArray = Shaped[np.ndarray, "..."]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def shape_of(tensors: Shapes, name: str, rank: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The shape of a tensor, which has `rank` axes, none of them empty; `default` where it is missing.
+
+    Raises:
+        UserError: another rank, an empty axis, or missing without a default.
+    """
+    shape = tensors.get(name, default)
+    if shape is None:
+        raise UserError(f"There is no tensor {name!r}", "The file may be of another family, or incomplete")
+    if name in tensors and (len(shape) != rank or 0 in shape):
+        raise UserError(f"The tensor {name!r} has the shape {list(shape)[:8]}, not {rank} axes", _SIZE)
+    return shape
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """Some parameters of ours and the tensors of the file that hold the same numbers.

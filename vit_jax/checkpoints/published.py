@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 
 
@@ -12,13 +13,20 @@ from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 class Sidecar:
     """The JSON files that lie beside a weight file; empty where there are none.
 
+    Families take values out by the methods of `JsonObject`, which refuse those of a wrong type by their key.
+
     Args:
         config: config.json, of timm ('architecture', 'pretrained_cfg', ...) or of transformers ('model_type', ...).
         preprocessor: preprocessor_config.json of transformers.
     """
 
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=JsonObject)
+    preprocessor: JsonObject = dataclasses.field(default_factory=JsonObject)
+
+    def __post_init__(self):
+        for name, file in (("config", "config.json"), ("preprocessor", "preprocessor_config.json")):
+            if not isinstance(getattr(self, name), JsonObject):  # plain values, of a test or of what was just made
+                object.__setattr__(self, name, JsonObject(getattr(self, name), file))
 
 
 @dataclasses.dataclass(frozen=True)

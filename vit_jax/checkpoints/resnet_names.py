@@ -80,8 +80,8 @@ def timm_names(prefix: str = "", stem: str = "stem.") -> ResNetNames:
 
 def stage_sizes(tensors: Iterable[str], pattern: str) -> tuple[int, ...]:
     """Units in each stage, counted by names that match `pattern`, whose two groups are the numbers of both."""
-    found = {match.groups() for name in tensors if (match := re.fullmatch(pattern, name))}
-    counts = Counter(int(stage) for stage, _ in found)
+    found = {match.groups() for name in tensors if (match := re.fullmatch(pattern, name, re.ASCII))}
+    counts = Counter(int(stage) for stage, _ in found if len(stage) <= 2)  # other names belong to no model
     return tuple(counts[stage] for stage in sorted(counts))
 
 

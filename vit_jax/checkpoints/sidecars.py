@@ -23,12 +23,18 @@ def in_unit(preprocess: Mapping[str, Any], key: str) -> list[float]:
     return [round(float(value) / 255, 9) for value in preprocess.get(key, INCEPTION[key])]
 
 
-def label_names(names: Sequence[Any] | None, num_classes: int) -> tuple[str, ...]:
+def label_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     """The labels where they are as many as classes and real names, else none."""
-    names = [str(name) for name in names or ()]
+    names = list(names or ())
     if len(names) != num_classes or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return ()
     return tuple(names)
+
+
+def names_by_id(named: Mapping[str, str]) -> list[str]:
+    """The names of an object whose keys are the numbers from 0 on, in their order; none where they are not."""
+    names = [named.get(str(number)) for number in range(len(named))]
+    return [] if None in names else names
 
 
 def is_of(metadata: Mapping[str, Any], model: str) -> bool:

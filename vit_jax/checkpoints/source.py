@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import json
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from etils import epath
 from jaxtyping import Shaped
 
 from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints.json_file import JsonObject, read_json
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
@@ -219,17 +219,9 @@ def _open(path: Path) -> TensorFile:
 
 
 def _sidecar(path: Path) -> Sidecar:
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str) -> JsonObject:
         own = path.parent / f"{path.name}.{name}"  # what `vit_jax convert` writes beside an .npz
         file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
-        if not file.is_file():
-            return {}
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON: {error}", "Fetch it again") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{file} is not a JSON object", "Fetch it again")
-        return values
+        return read_json(file) if file.is_file() else JsonObject(where=str(file))
 
     return Sidecar(read("config.json"), read("preprocessor_config.json"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.families import google_parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, stage_sizes
 from vit_jax.checkpoints.sidecars import complete, is_of
@@ -70,8 +70,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     prefix = found[names]
     sizes = stage_sizes(tensors, _UNITS[names])
-    kwargs = bit_size(sizes, tensors[prefix + _ROOTS[names]][3]) | _STYLES[names]
-    kwargs["num_classes"] = tensors.get(prefix + _HEAD_BIASES[names], (0,))[0]
+    kwargs = bit_size(sizes, shape_of(tensors, prefix + _ROOTS[names], 4)[3]) | _STYLES[names]
+    kwargs["num_classes"] = shape_of(tensors, prefix + _HEAD_BIASES[names], 1, (0,))[0]
     layout = {
         "names": names,
         "prefix": prefix,

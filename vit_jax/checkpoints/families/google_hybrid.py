@@ -8,7 +8,7 @@ from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.families import google_parts, google_vit
 from vit_jax.checkpoints.families.google_bit import v1_names
 from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import stage_sizes
 from vit_jax.checkpoints.sidecars import is_of
@@ -39,7 +39,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if vit is None:
         return None
     sizes = stage_sizes(stem, rf"{prefix}block(\d+)/unit(\d+)/conv1/kernel")
-    kwargs = hybrid_size(vit.kwargs, sizes, tensors[f"{prefix}conv_root/kernel"][3])
+    kwargs = hybrid_size(vit.kwargs, sizes, shape_of(tensors, f"{prefix}conv_root/kernel", 4)[3])
     if kwargs is None:
         return None
     # Fixed positions do not say how many there are.

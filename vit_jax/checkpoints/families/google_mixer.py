@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.families import google_parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes
+from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.errors import UserError
@@ -29,21 +29,21 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if prefix is not None:
         block, layout = f"{prefix}MixerBlock_{{}}/", {"prefix": prefix}
         tokens, channels = f"{block}token_mixing/Dense_0/kernel", f"{block}channel_mixing/Dense_0/kernel"
-        stem = tensors[f"{prefix}stem/kernel"]
+        stem = shape_of(tensors, f"{prefix}stem/kernel", 4)
     else:
         prefix = google_names.prefix_of(tensors, "Mixer/encoder_norm/scale")
         if prefix is None:
             return None
         block, layout = f"{prefix}Mixer/encoderblock_{{}}/", _old_layout(tensors, prefix)
         tokens, channels = (f"{block}{layout[part]}/kernel1" for part in ("token_mixing", "channel_mixing"))
-        stem = tensors[f"{prefix}embedding/kernel"]
+        stem = shape_of(tensors, f"{prefix}embedding/kernel", 4)
     (num_tokens, tokens_mlp_dim), (width, channels_mlp_dim) = (
-        [side for side in tensors[name.format(0)] if side != 1] for name in (tokens, channels)
+        _matrix(tensors, name.format(0)) for name in (tokens, channels)
     )
     depth = next(i for i in range(len(tensors) + 1) if tokens.format(i) not in tensors)
     size = Variant(width, depth, tokens_mlp_dim, channels_mlp_dim)
-    kwargs = mixer_size(size, stem[0]) | _STYLE | {"num_classes": tensors.get(f"{prefix}head/bias", (0,))[0]}
-    known_size = sidecar.config.get("preprocess", {}).get("image_size") or image_size(num_tokens, stem[0])
+    kwargs = mixer_size(size, stem[0]) | _STYLE | {"num_classes": shape_of(tensors, f"{prefix}head/bias", 1, (0,))[0]}
+    known_size = google_parts.own_image_size(sidecar) or image_size(num_tokens, stem[0])
     return google_parts.published("mixer", kwargs, known_size, layout, sidecar)
 
 
@@ -122,6 +122,12 @@ def _old_layout(tensors: Shapes, prefix: str) -> dict[str, Any]:
         "channel_mixing": named(r"channel_mixing_phase_\d+", 1)[0],
         "shapes": {name: list(shape) for name, shape in inner.items() if "_mixing_phase_" in name},
     }
+
+
+def _matrix(tensors: Shapes, name: str) -> tuple[int, int]:
+    """The shape of a matrix that may be kept with axes of length 1."""
+    sides = tuple(side for side in tensors.get(name, ()) if side != 1)
+    return shape_of({name: sides}, name, 2)
 
 
 def _squeezed(ours: str, theirs: str, stored: Sequence[int]) -> Entry:

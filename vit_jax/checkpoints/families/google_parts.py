@@ -3,13 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import INCEPTION, label_names
 
 
-def own_config(sidecar: Sidecar) -> Mapping[str, Any]:
+def own_config(sidecar: Sidecar) -> JsonObject:
     """The config.json where it is one of ours: Google's code writes none."""
-    return sidecar.config if sidecar.config.get("library_name") == "vit_jax" else {}
+    return sidecar.config if sidecar.config.get("library_name") == "vit_jax" else JsonObject()
+
+
+def own_image_size(sidecar: Sidecar) -> list[int] | None:
+    """[h, w] in our own config.json."""
+    return own_config(sidecar).object("preprocess").sides("image_size")
 
 
 def published(
@@ -24,10 +30,10 @@ def published(
         image_size: [h, w] that the tensors say, or a default.
     """
     own = own_config(sidecar)
-    kwargs = {**kwargs, **own.get("kwargs", {})}
+    kwargs = {**kwargs, **own.object("kwargs")}
     preprocess = {"image_size": list(image_size), "resize": "squash", "interpolation": "bilinear", **INCEPTION}
-    labels = label_names(own.get("labels"), kwargs["num_classes"])
-    return Published(model, kwargs, preprocess | own.get("preprocess", {}), layout, labels)
+    labels = label_names(own.texts("labels"), kwargs["num_classes"])
+    return Published(model, kwargs, {**preprocess, **own.object("preprocess")}, layout, labels)
 
 
 def config(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import is_of
 from vit_jax.errors import UserError
@@ -54,17 +54,17 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     found = [kind for kind, layers in _LAYERS.items() if f"{block}{layers[1]}/query/kernel" in names]
     if not found or f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel" not in names:
         return None
-    query = names[f"{block}{_LAYERS[found[0]][1]}/query/kernel"][scanned:]
-    mlp_dim = names[f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel"][-1]
-    depth = names[f"{_STACKED}LayerNorm_0/scale"][0] if scanned else parts.depth_of(names, _BLOCK)
+    query = shape_of(names, f"{block}{_LAYERS[found[0]][1]}/query/kernel", 3 + scanned)[scanned:]
+    mlp_dim = shape_of(names, f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel", 2 + scanned)[-1]
+    depth = shape_of(names, f"{_STACKED}LayerNorm_0/scale", 2)[0] if scanned else parts.depth_of(names, _BLOCK)
 
-    *patch, _, width = names["embedding/kernel"]
+    *patch, _, width = shape_of(names, "embedding/kernel", 4)
     table = next((where for where, name in _TABLES.items() if name in names), None)
     class_token = "cls" in names
     class_posemb = class_token and table == "encoder"
     pool = "map" if "MAPHead_0/probe" in names else "token" if class_token else "mean"
     kwargs = parts.size_kwargs(Variant(width, depth, mlp_dim, query[1]), patch) | {
-        "num_classes": names["head/kernel"][1] if "head/kernel" in names else 0,
+        "num_classes": shape_of(names, "head/kernel", 2, (0, 0))[1],
         "pooling": pool,
         "class_token": class_token,
         "class_token_posemb": class_posemb,
@@ -75,12 +75,12 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if table is None:
         kwargs["posemb"] = "sincos2d"
     if "pre_logits/kernel" in names:
-        kwargs["representation_size"] = names["pre_logits/kernel"][1]
-    own_size = google_parts.own_config(sidecar).get("preprocess", {}).get("image_size")
+        kwargs["representation_size"] = shape_of(names, "pre_logits/kernel", 2)[1]
+    own_size = google_parts.own_image_size(sidecar)
 
     grid = None
     if table is not None:
-        positions = names[_TABLES[table]][-2] - class_posemb
+        positions = shape_of(names, _TABLES[table], 3)[1] - class_posemb
         grid = parts.grid_of(positions, own_size, patch[0])
         if grid is None:
             raise UserError(

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.families import hf_parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm
+from vit_jax.checkpoints.json_file import shown
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes, torch_conv
 from vit_jax.checkpoints.sidecars import INCEPTION, complete, is_of
@@ -42,17 +43,19 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     config, has_root_norm = sidecar.config, f"{prefix}embedder.norm.weight" in tensors
     kind = ("bottleneck" if has_root_norm else "preactivation", "SAME" if has_root_norm else None, has_root_norm)
     if config:
-        padding = config.get("global_padding")
-        kind = (kind[0], padding and padding.upper(), bool(config.get("embedding_dynamic_padding", False)))
-    if kind not in _PADDINGS or config.get("hidden_act", "relu") != "relu":
+        padding = config.text("global_padding")
+        kind = (kind[0], padding and padding.upper(), config.boolean("embedding_dynamic_padding", False))
+    activation = config.text("hidden_act", "relu")
+    if kind not in _PADDINGS or activation != "relu":
         raise UserError(
-            f"config.json describes a BiT that is not supported: layer_type={kind[0]}, global_padding={kind[1]}, "
-            f"embedding_dynamic_padding={kind[2]}, hidden_act={config.get('hidden_act', 'relu')}",
+            f"config.json describes a BiT that is not supported: layer_type={kind[0]}, "
+            f"global_padding={shown(kind[1])}, embedding_dynamic_padding={kind[2]}, hidden_act={shown(activation)}",
             "Published BiTs have 'preactivation', null, false and 'relu'",
         )
     sizes = stage_sizes(tensors, rf"{prefix}encoder\.stages\.(\d+)\.layers\.(\d+)\.conv1\.weight")
-    kwargs = bit_size(sizes, tensors[f"{prefix}{landmark}"][0]) | _STYLE | _PADDINGS[kind]
-    kwargs |= {"num_groups": config.get("num_groups", 32), "num_classes": tensors.get("classifier.1.bias", (0,))[0]}
+    kwargs = bit_size(sizes, shape_of(tensors, f"{prefix}{landmark}", 4)[0]) | _STYLE | _PADDINGS[kind]
+    groups = config.integer("num_groups", 32, at_least=1)
+    kwargs |= {"num_groups": groups, "num_classes": shape_of(tensors, "classifier.1.bias", 1, (0,))[0]}
     default = {"resize": "short_side", "resize_to": 256, "interpolation": "bilinear", **INCEPTION}
     image_size = hf_parts.image_size(sidecar.preprocessor, (224, 224))
     return Published(

@@ -7,7 +7,7 @@ import numpy as np
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, is_of
 
@@ -33,20 +33,20 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if prefix is None or any(len(tensors.get(name, ())) != rank for name, rank in needed.items()):
         return None
     config = sidecar.config
-    kernel, table, fc2 = (tensors[name] for name in needed)
+    kernel, table, fc2 = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     depth = parts.depth_of(tensors, prefix + _LAYER)
     defaults = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_attention_heads": width // 64 or 1}
     kwargs = hf_parts.encoder_kwargs(config, patch, width, depth, fc2[1], defaults)
     has_head, registers = "classifier.weight" in tensors, f"{prefix}embeddings.register_tokens" in tensors
     kwargs |= {
-        "num_classes": tensors["classifier.weight"][0] if has_head else 0,
+        "num_classes": shape_of(tensors, "classifier.weight", 2, (0, 0))[0],
         "pooling": "token_mean" if has_head else "token",
-        "layer_scale_init": float(config.get("layerscale_value") or 1.0),
+        "layer_scale_init": config.number("layerscale_value") or 1.0,
         "posemb_resize": "bicubic_antialias" if registers else "bicubic",
     }
     if registers:
-        kwargs["num_registers"] = tensors[f"{prefix}embeddings.register_tokens"][1]
+        kwargs["num_registers"] = shape_of(tensors, f"{prefix}embeddings.register_tokens", 3)[1]
     if swiglu:
         kwargs["mlp"] = "swiglu"
     if f"{first}attention.attention.query.bias" not in tensors:

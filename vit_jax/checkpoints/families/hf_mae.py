@@ -33,7 +33,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family` and `mae_parts.around`."""
     if hf_parts.MAE_DECODER not in tensors:
         return None
-    config = {"model_type": "vit_mae", **sidecar.config}
+    config = {"model_type": "vit_mae"} | sidecar.config
     rest = {name: shape for name, shape in tensors.items() if not name.startswith(_PREFIX)}
     vit = hf_vit.describe(rest, Sidecar(config, sidecar.preprocessor))
     if vit is None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.families import vit_parts as parts
+from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import in_pixels, in_unit, label_names
+from vit_jax.checkpoints.sidecars import in_pixels, in_unit, label_names, names_by_id
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
@@ -26,48 +27,53 @@ _SHORT_EDGE = ("Bit", "CLIP")
 
 
 def encoder_kwargs(
-    config: Mapping[str, Any], patch: Sequence[int], width: int, depth: int, mlp_dim: int, defaults: Mapping[str, Any]
+    config: JsonObject, patch: Sequence[int], width: int, depth: int, mlp_dim: int, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Size, GELU and epsilon: sizes from shapes, the rest from the config, else from the family's `defaults`.
 
     Args:
-        defaults: 'hidden_act' and 'layer_norm_eps'.
+        defaults: 'hidden_act', 'layer_norm_eps' and, if it is not `vit_parts.heads_of`, 'num_attention_heads'.
+
+    Raises:
+        UserError: the config contradicts the shapes.
     """
-    said = dict(defaults) | {key: value for key, value in config.items() if value is not None}
-    heads = said.get("num_attention_heads") or parts.heads_of(width)
-    size = Variant(width, said.get("num_hidden_layers") or depth, mlp_dim, heads)
+    for key, found in {"hidden_size": width, "num_hidden_layers": depth, "intermediate_size": mlp_dim}.items():
+        config.must_agree(key, found)
+    if patch[0] == patch[1]:
+        config.must_agree("patch_size", patch[0])
+    heads = defaults.get("num_attention_heads") or parts.heads_of(width)
+    size = Variant(width, depth, mlp_dim, config.integer("num_attention_heads", heads, at_least=1, at_most=width))
     return parts.size_kwargs(size, patch) | {
-        "gelu": parts.gelu_of(said["hidden_act"]),
-        "layer_norm_epsilon": float(said["layer_norm_eps"]),
+        "gelu": parts.gelu_of(config.text("hidden_act", defaults["hidden_act"])),
+        "layer_norm_epsilon": config.number("layer_norm_eps", defaults["layer_norm_eps"], at_least=0),
     }
 
 
-def grid(config: Mapping[str, Any], positions: int, patch: int, name: str) -> list[int]:
+def grid(config: JsonObject, positions: int, patch: int, name: str) -> list[int]:
     """Rows and columns of the positions.
 
     Raises:
-        UserError: they are no grid; it names the tensor.
+        UserError: they are no grid, or another one than that of the image size in config.json; it names the tensor.
     """
-    image_size = config.get("image_size")
-    image_hw = [image_size] * 2 if isinstance(image_size, int) else image_size
+    image_hw = config.sides("image_size")
     found = parts.grid_of(positions, image_hw, patch)
-    if found is None:
+    if found is None or (image_hw and found != [side // patch for side in image_hw]):
         raise UserError(
-            f"The tensor {name!r} has {positions} positions of patches, which are no square and not the grid of the "
+            f"The tensor {name!r} has {positions} positions of patches, which are no square or not the grid of the "
             "image size in config.json",
             "Check that the file and its config belong together",
         )
     return found
 
 
-def image_size(processor: Mapping[str, Any], default: Sequence[int]) -> list[int]:
+def image_size(processor: JsonObject, default: Sequence[int]) -> list[int]:
     """[h, w] that an image processor makes, for models that take images of any size."""
-    size = processor.get("crop_size") if processor.get("do_center_crop") else None
-    size = _sides(size or processor.get("size") or list(default), processor)
+    size = _sides(processor, "crop_size") if processor.boolean("do_center_crop") else None
+    size = size or _sides(processor, "size") or {"height": default[0], "width": default[1]}
     return [size["height"], size["width"]] if "height" in size else [size["shortest_edge"]] * 2
 
 
-def preprocess(processor: Mapping[str, Any], image_size: Sequence[int], default: Mapping[str, Any]) -> dict[str, Any]:
+def preprocess(processor: JsonObject, image_size: Sequence[int], default: Mapping[str, Any]) -> dict[str, Any]:
     """Values for `Preprocess` from an image processor.
 
     Args:
@@ -78,17 +84,21 @@ def preprocess(processor: Mapping[str, Any], image_size: Sequence[int], default:
         UserError: for a size that the file gives in a way that is not known here.
     """
     values = {"image_size": list(image_size)} | dict(default)
-    scale = 1.0 / float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
-    if not processor.get("do_normalize", True):
+    scale = 1.0
+    if processor.boolean("do_rescale", True):
+        scale = 1.0 / processor.number("rescale_factor", 1 / 255, at_least=1e-6)
+    if not processor.boolean("do_normalize", True):
         values |= {"mean": [0.0] * 3, "std": in_pixels([1.0] * 3, scale)}
     else:
-        values |= {k: in_pixels(processor[f"image_{k}"], scale) for k in ("mean", "std") if f"image_{k}" in processor}
-    if processor.get("resample") in _RESAMPLES:
-        values["interpolation"] = _RESAMPLES[processor["resample"]]
-    if not processor.get("size"):
+        said = {key: processor.numbers(f"image_{key}", 3) for key in ("mean", "std")}
+        values |= {key: in_pixels(value, scale) for key, value in said.items() if value}
+    resample = processor.integer("resample")
+    if resample is not None:
+        values["interpolation"] = _RESAMPLES.get(resample, values["interpolation"])
+    size = _sides(processor, "size")
+    if size is None:
         return values
-    size = _sides(processor["size"], processor)
-    crop = _sides(processor["crop_size"], {}) if processor.get("do_center_crop") and "crop_size" in processor else None
+    crop = _sides(processor, "crop_size") if processor.boolean("do_center_crop") else None
     if "height" in size and crop is None:
         values.pop("resize_to", None)
         return values | {"resize": "squash"}
@@ -99,27 +109,25 @@ def preprocess(processor: Mapping[str, Any], image_size: Sequence[int], default:
     return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
 
 
-def _sides(size: Any, processor: Mapping[str, Any]) -> dict[str, int]:
-    """A size as {"height", "width"} or {"shortest_edge"}; old files have a number for either."""
-    if isinstance(size, int):
-        kind = str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
-        size = {"shortest_edge": size} if kind.startswith(_SHORT_EDGE) else [size, size]
-    if isinstance(size, Sequence) and len(size) == 2:
-        size = {"height": size[0], "width": size[1]}
+def _sides(processor: JsonObject, key: str) -> dict[str, int] | None:
+    """A size as {"height", "width"} or {"shortest_edge"}, None where there is none; old files have numbers."""
+    if not isinstance(processor.get(key), Mapping):
+        size = processor.sides(key)
+        kind = processor.text("image_processor_type") or processor.text("feature_extractor_type") or ""
+        if size and key == "size" and isinstance(processor[key], int) and kind.startswith(_SHORT_EDGE):
+            return {"shortest_edge": size[0]}
+        return size and {"height": size[0], "width": size[1]}
+    size = processor.object(key)
     for keys in (("height", "width"), ("shortest_edge",)):
-        if isinstance(size, Mapping) and all(size.get(key) for key in keys):
-            return {key: int(size[key]) for key in keys}
-    raise UserError(f"preprocessor_config.json has the size {size}", "Give height and width, or a shortest_edge")
+        sides = {side: size.integer(side, at_least=1, at_most=2**15 - 1) for side in keys}
+        if None not in sides.values():
+            return sides
+    raise processor.error(key, f"has the keys {shown(list(size))}", "Give height and width, or a shortest_edge")
 
 
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
     """Names in id2label, whose keys are numbers as strings."""
-    named = sidecar.config.get("id2label") or {}
-    try:
-        ordered = [named[key] for key in sorted(named, key=int)]
-    except ValueError:
-        return ()
-    return label_names(ordered, num_classes)
+    return label_names(names_by_id(sidecar.config.names("id2label")), num_classes)
 
 
 def size_config(kwargs: Mapping[str, Any], image_size: Sequence[int]) -> dict[str, Any]:

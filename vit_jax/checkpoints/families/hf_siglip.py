@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import INCEPTION, is_of
 
@@ -37,14 +37,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     if f"{prefix}embeddings.class_embedding" in tensors:  # that is CLIP
         return None
-    config = sidecar.config.get("vision_config") or sidecar.config
-    kernel, table, fc1, _ = (tensors[name] for name in needed)
+    config = sidecar.config.object("vision_config") or sidecar.config
+    kernel, table, fc1, _ = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     defaults = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
     kwargs = hf_parts.encoder_kwargs(config, patch, width, parts.depth_of(tensors, prefix + _LAYER), fc1[0], defaults)
     has_head, has_pool = "classifier.weight" in tensors, f"{prefix}head.probe" in tensors
     kwargs |= {
-        "num_classes": tensors["classifier.weight"][0] if has_head else 0,
+        "num_classes": shape_of(tensors, "classifier.weight", 2, (0, 0))[0],
         "pooling": "map" if has_pool and not has_head else "mean",
         "class_token": False,
         "posemb_resize": "bicubic",

@@ -5,7 +5,8 @@ from typing import Any
 
 from vit_jax.checkpoints.families import hf_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same
+from vit_jax.checkpoints.json_file import shown
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
@@ -35,7 +36,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if f"{prefix}embeddings.cls_token" not in tensors or hf_parts.MAE_DECODER in tensors:
         return None
     config = sidecar.config
-    kernel, table, fc1 = (tensors[name] for name in needed)
+    kernel, table, fc1 = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     depth = parts.depth_of(tensors, prefix + _LAYER)
     distilled = f"{prefix}embeddings.distillation_token" in tensors
@@ -44,7 +45,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     two_heads = "distillation_classifier.weight" in tensors
     head = "cls_classifier.weight" if two_heads else "classifier.weight"
     kwargs |= {
-        "num_classes": tensors[head][0] if head in tensors else 0,
+        "num_classes": shape_of(tensors, head, 2, (0, 0))[0],
         "pooling": "distilled" if two_heads else "token",
         "posemb_resize": "bicubic",
     }
@@ -53,16 +54,16 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if f"{first}attention.attention.query.bias" not in tensors:
         kwargs["qkv_bias"] = False
     if f"{prefix}pooler.dense.weight" in tensors:
-        if config.get("pooler_act", "tanh") != "tanh":
+        if config.text("pooler_act", "tanh") != "tanh":
             raise UserError(
-                f"The model's pooler has the activation {config['pooler_act']!r}", "Only 'tanh' can be read"
+                f"The model's pooler has the activation {shown(config['pooler_act'])}", "Only 'tanh' can be read"
             )
-        kwargs["representation_size"] = tensors[f"{prefix}pooler.dense.weight"][0]
+        kwargs["representation_size"] = shape_of(tensors, f"{prefix}pooler.dense.weight", 2)[0]
 
     grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
     default = {"resize": "squash", "interpolation": "bilinear", **INCEPTION}
-    if distilled or config.get("model_type") == "vit_mae":
+    if distilled or config.text("model_type") == "vit_mae":
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
         default |= IMAGENET

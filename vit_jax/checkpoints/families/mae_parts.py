@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, dense, norm, same
+from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, dense, norm, same, shape_of
 from vit_jax.checkpoints.published import Published
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
@@ -14,9 +15,7 @@ DIALECT = "sincos2d_mae"
 _ENCODER_ALONE = "Take its encoder alone: a file without the tensors of the decoder is read as a vit"
 
 
-def around(
-    vit: Published, tensors: Shapes, prefix: str, names: parts.BlockNames, config: Mapping[str, Any]
-) -> Published:
+def around(vit: Published, tensors: Shapes, prefix: str, names: parts.BlockNames, config: JsonObject) -> Published:
     """The autoencoder around a trunk, with positions as the published files have them, which `settled` looks at.
 
     A `mask_ratio` that leaves nothing to predict, as people set it to get features of whole images, says nothing of the
@@ -33,23 +32,25 @@ def around(
         UserError: for a decoder that ours cannot be.
     """
     trunk = {key: value for key, value in vit.kwargs.items() if key != "num_classes"}
-    width = tensors[f"{prefix}decoder_embed.weight"][0]
-    hidden = tensors.get(f"{names.fc1.format(0)}.weight", (4 * width,))[0]
+    width = shape_of(tensors, f"{prefix}decoder_embed.weight", 2)[0]
+    hidden = shape_of(tensors, f"{names.fc1.format(0)}.weight", 2, (4 * width, width))[0]
     if hidden != 4 * width:
         raise UserError(
             f"The decoder has a width of {width} and {hidden} hidden units, not four times as many", _ENCODER_ALONE
         )
     if trunk.get("qkv_bias") is False:
         raise UserError("The attention has no biases for query, key and value, in the decoder too", _ENCODER_ALONE)
-    ratio = config.get("mask_ratio")
+    ratio, depth = config.number("mask_ratio"), parts.depth_of(tensors, names.norm1)
+    config.must_agree("decoder_num_hidden_layers", depth)
+    config.must_agree("decoder_hidden_size", width)
     kwargs = {
         "trunk": {"name": "vit", **trunk, "posemb": DIALECT, "class_token_posemb": False},
         "num_classes": 0,
         "mask_ratio": ratio if ratio and 0 < ratio < 1 else 0.75,
-        "normalize_pixels": bool(config.get("norm_pix_loss")),
+        "normalize_pixels": config.boolean("norm_pix_loss", False),
         "decoder_width": width,
-        "decoder_depth": config.get("decoder_num_hidden_layers") or parts.depth_of(tensors, names.norm1),
-        "decoder_heads": config.get("decoder_num_attention_heads") or 16,
+        "decoder_depth": depth,
+        "decoder_heads": config.integer("decoder_num_attention_heads", 16, at_least=1, at_most=width),
     }
     return dataclasses.replace(vit, model="mae", kwargs=kwargs)
 

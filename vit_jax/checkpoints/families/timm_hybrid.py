@@ -5,7 +5,8 @@ from typing import Any
 
 from vit_jax.checkpoints.families import timm_parts, timm_vit
 from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes
+from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import differs, stage_sizes, timm_names
 from vit_jax.checkpoints.sidecars import complete, is_of
@@ -40,7 +41,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     roots = [stem for stem in ("stem.", "") if f"{_BACKBONE}{stem}norm.weight" in tensors]
     if not roots or any(name.endswith(".running_mean") for name in tensors):
         return None
-    root = tensors[f"{_BACKBONE}{roots[0]}conv.weight"]
+    root = shape_of(tensors, f"{_BACKBONE}{roots[0]}conv.weight", 4)
     stem = {name for name in tensors if name.startswith(_BACKBONE)}
     sizes = stage_sizes(stem, r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
     scale = reduction(sizes)
@@ -93,15 +94,11 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {"config.json": {**config, "architecture": _ARCHITECTURES[sizes], "pretrained_cfg": settings}}
 
 
-def _on_the_map(sidecar: Sidecar, scale: int) -> dict[str, Any]:
+def _on_the_map(sidecar: Sidecar, scale: int) -> JsonObject:
     """timm's config as if the stem's map were the image, which is what the ViT's family can understand."""
-
-    def smaller(size: Any) -> Any:
-        return size // scale if isinstance(size, int) else [side // scale for side in size]
-
-    arguments, settings = dict(sidecar.config.get("model_args") or {}), timm_parts.settings(sidecar)
-    if arguments.get("img_size"):
-        arguments["img_size"] = smaller(arguments["img_size"])
-    if settings.get("input_size"):
-        settings["input_size"] = [3, *smaller(settings["input_size"][1:])]
-    return {**sidecar.config, "model_args": arguments, "pretrained_cfg": settings}
+    arguments, settings = sidecar.config.object("model_args"), timm_parts.settings(sidecar)
+    if size := arguments.sides("img_size"):
+        arguments |= {"img_size": [side // scale for side in size]}
+    if size := timm_parts.image_size(sidecar):
+        settings |= {"input_size": [3, *(side // scale for side in size)]}
+    return sidecar.config | {"model_args": arguments, "pretrained_cfg": settings}

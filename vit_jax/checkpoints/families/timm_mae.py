@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.checkpoints.families import mae_parts, timm_vit
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, complete
@@ -31,7 +32,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     vit = timm_vit.describe(rest, sidecar)
     if vit is None:
         return None
-    published = mae_parts.around(vit, tensors, "", _BLOCKS, {})
+    published = mae_parts.around(vit, tensors, "", _BLOCKS, JsonObject())
     return published if sidecar.config else dataclasses.replace(published, preprocess={**vit.preprocess, **IMAGENET})
 
 

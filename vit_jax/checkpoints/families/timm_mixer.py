@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families.google_mixer import image_size, mixer_size
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
@@ -24,16 +24,16 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     tokens, channels = (f"blocks.{{}}.mlp_{part}.fc1.weight" for part in ("tokens", "channels"))
     if "stem.proj.weight" not in tensors or tokens.format(0) not in tensors:
         return None
-    tokens_mlp_dim, num_tokens = tensors[tokens.format(0)]
-    channels_mlp_dim, width = tensors[channels.format(0)]
+    tokens_mlp_dim, num_tokens = shape_of(tensors, tokens.format(0), 2)
+    channels_mlp_dim, width = shape_of(tensors, channels.format(0), 2)
     # gMixer's MLPs are gated: their first layer is twice as wide as what the second takes.
     if tensors.get("blocks.0.mlp_tokens.fc2.weight") != (num_tokens, tokens_mlp_dim):
         return None
     depth = next(i for i in range(len(tensors) + 1) if tokens.format(i) not in tensors)
-    patch = tensors["stem.proj.weight"][2]
+    patch = shape_of(tensors, "stem.proj.weight", 4)[2]
     size = timm_parts.image_size(sidecar) or image_size(num_tokens, patch)
     kwargs = mixer_size(Variant(width, depth, tokens_mlp_dim, channels_mlp_dim), patch) | _STYLE
-    kwargs["num_classes"] = tensors.get("head.bias", (0,))[0]
+    kwargs["num_classes"] = shape_of(tensors, "head.bias", 1, (0,))[0]
     return Published(
         model="mixer",
         kwargs=kwargs,

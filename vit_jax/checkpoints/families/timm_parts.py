@@ -4,23 +4,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import INCEPTION, in_pixels, in_unit, label_names
+from vit_jax.checkpoints.sidecars import INCEPTION, in_pixels, in_unit, label_names, names_by_id
 
 # Pillow's filters that we lack are read as the nearest that we have.
 _INTERPOLATIONS = {"bicubic": "bicubic", "lanczos": "bicubic"}
 
 
-def settings(sidecar: Sidecar) -> dict[str, Any]:
+def settings(sidecar: Sidecar) -> JsonObject:
     """What timm calls `pretrained_cfg`; in its old files that is the whole of config.json."""
     config = sidecar.config
-    return dict(config.get("pretrained_cfg", config) or {})
+    return config.object("pretrained_cfg") if "pretrained_cfg" in config else config
 
 
 def image_size(sidecar: Sidecar) -> list[int] | None:
     """[h, w], None where the file does not say."""
-    size = settings(sidecar).get("input_size")
-    return [int(side) for side in size[1:]] if size else None
+    size = settings(sidecar).integers("input_size", 3, at_least=1, at_most=2**15 - 1)
+    return size[1:] if size else None
 
 
 def preprocess(
@@ -40,24 +41,29 @@ def preprocess(
     said = settings(sidecar)
     values = {
         "image_size": list(image_size),
-        "interpolation": _INTERPOLATIONS.get(said.get("interpolation") or interpolation, "bilinear"),
-        **{key: in_pixels(said[key]) if said.get(key) else list(stats[key]) for key in ("mean", "std")},
+        "interpolation": _INTERPOLATIONS.get(said.text("interpolation") or interpolation, "bilinear"),
+        **{key: in_pixels(said.numbers(key, 3) or [v / 255 for v in stats[key]]) for key in ("mean", "std")},
     }
-    if said.get("crop_mode") == "squash":  # the few that crop a little after it are not quite what timm does
+    if said.text("crop_mode") == "squash":  # the few that crop a little after it are not quite what timm does
         return values | {"resize": "squash"}
     # For an oblong timm makes the image cover both sides; that is the same for images that are no longer than it.
-    resize_to = math.floor(max(image_size) / float(said.get("crop_pct") or crop_pct))
+    resize_to = math.floor(max(image_size) / said.number("crop_pct", crop_pct, at_least=0.01))
     return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
 
 
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
     """Names of the classes: descriptions where there are some."""
     said = settings(sidecar)
-    names = sidecar.config.get("label_names") or said.get("label_names") or said.get("labels")
-    described = sidecar.config.get("label_descriptions") or said.get("label_descriptions")
-    if names and isinstance(described, Mapping):
-        names = [described.get(name, name) for name in names]
-    return label_names(names, num_classes)
+    names = _names(sidecar.config, "label_names") or _names(said, "label_names") or _names(said, "labels")
+    described = sidecar.config.names("label_descriptions") or said.names("label_descriptions")
+    return label_names([described.get(name, name) for name in names], num_classes)
+
+
+def _names(said: JsonObject, key: str) -> list[str]:
+    """A list of names, or an object of them by number."""
+    if isinstance(said.get(key), Mapping):
+        return names_by_id(said.names(key))
+    return said.texts(key) or []
 
 
 def config(

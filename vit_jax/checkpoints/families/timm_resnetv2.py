@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints.families import timm_parts
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, transpose
+from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of, transpose
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.resnet_names import bit_size, differs, stage_sizes, timm_names
 from vit_jax.checkpoints.sidecars import complete, is_of
@@ -42,8 +42,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if any(name not in tensors for name in landmarks) or any(name.endswith(".running_mean") for name in tensors):
         return None
     sizes = stage_sizes(tensors, r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
-    kwargs = bit_size(sizes, tensors["stem.conv.weight"][0]) | _STYLE
-    kwargs["num_classes"] = tensors.get("head.fc.bias", (0,))[0]
+    kwargs = bit_size(sizes, shape_of(tensors, "stem.conv.weight", 4)[0]) | _STYLE
+    kwargs["num_classes"] = shape_of(tensors, "head.fc.bias", 1, (0,))[0]
     size = timm_parts.image_size(sidecar) or [224, 224]
     return Published(
         model="bit",

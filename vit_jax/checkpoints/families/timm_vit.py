@@ -1,12 +1,13 @@
 """ViTs as timm names them: ViT, DeiT, DeiT III, DINOv2, SigLIP and MAE encoders, and all that share their class."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same
+from vit_jax.checkpoints.json_file import JsonObject, shown
+from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
@@ -28,40 +29,52 @@ MAE_DECODER = "decoder_embed.weight"  # in the files of MAE's authors
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family`. config.json has 'architecture', 'model_args' and 'pretrained_cfg'; any of them may be missing."""
-    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight")
+    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.attn.qkv.weight": 2, "blocks.0.mlp.fc2.weight": 2}
     if any(name not in tensors for name in needed) or "norm_pre.weight" in tensors or MAE_DECODER in tensors:
         return None
     # With a backbone it is a hybrid.
-    if [len(tensors[name]) for name in needed] != [4, 3, 2, 2] or any(".backbone." in name for name in tensors):
+    if any(len(tensors[name]) != rank for name, rank in needed.items()) or any(
+        ".backbone." in name for name in tensors
+    ):
         return None
     config = sidecar.config
-    architecture = str(config.get("architecture", "")).partition(".")[0]
-    arguments = config.get("model_args") or {}
+    architecture = config.text("architecture", "").partition(".")[0]
+    arguments = config.object("model_args")
     if architecture and not re.match(r"(vit|deit3?|flexivit)_", architecture):
         return None
     if _OTHER_FUNCTION.search(architecture):
-        raise UserError(f"{architecture} is not the plain ViT that its tensors look like", "Load another architecture")
-    if arguments.get("pool_include_prefix"):
-        raise UserError(f"{architecture} pools its prefix tokens too", "Load another architecture")
+        raise UserError(
+            f"{shown(architecture)} is not the plain ViT that its tensors look like", "Load another architecture"
+        )
+    if arguments.boolean("pool_include_prefix"):
+        raise UserError(f"{shown(architecture)} pools its prefix tokens too", "Load another architecture")
 
-    width, _, *patch = tensors["patch_embed.proj.weight"]
-    mlp_dim = tensors["blocks.0.mlp.fc2.weight"][1]
-    fc1 = tensors.get("blocks.0.mlp.fc1.weight", (mlp_dim,))[0]
+    width, _, *patch = shape_of(tensors, "patch_embed.proj.weight", 4)
+    mlp_dim = shape_of(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
+    fc1 = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, (mlp_dim, width))[0]
     swiglu = fc1 == 2 * mlp_dim
-    depth = arguments.get("depth") or parts.depth_of(tensors, "blocks.{}.")
+    depth = parts.depth_of(tensors, "blocks.{}.")
+    arguments.must_agree("depth", depth)
+    arguments.must_agree("embed_dim", width)
     size = re.match(r"(?:vit|deit3?)_([a-z0-9]+)_(?!\d+x\d)(?:distilled_)?patch\d+_(?!\d+x\d)", architecture)
     if size and "depth" not in arguments:
         depth = _DEPTHS.get(size[1], depth)  # a file without its last block does not pass for a smaller model
     kwargs = parts.size_kwargs(
-        Variant(width, depth, mlp_dim, arguments.get("num_heads") or _heads(architecture, width, swiglu)), patch
+        Variant(
+            width,
+            depth,
+            mlp_dim,
+            arguments.integer("num_heads", at_least=1, at_most=width) or _heads(architecture, width, swiglu),
+        ),
+        patch,
     )
-    registers = tensors["reg_token"][1] if "reg_token" in tensors else 0
+    registers = shape_of(tensors, "reg_token", 3, (1, 0, width))[1]
     class_token, distilled = "cls_token" in tensors, "dist_token" in tensors
-    image_hw = _pair(arguments.get("img_size")) or timm_parts.image_size(sidecar)
-    prefix, grid = _prefix(tensors["pos_embed"][1], class_token, distilled, registers, image_hw, patch[0])
+    image_hw = arguments.sides("img_size") or timm_parts.image_size(sidecar)
+    prefix, grid = _prefix(shape_of(tensors, "pos_embed", 3)[1], class_token, distilled, registers, image_hw, patch[0])
 
-    num_classes = tensors["head.weight"][0] if "head.weight" in tensors else 0
-    activation = arguments.get("act_layer") or ("gelu_tanh" if _TANH.search(architecture) else "gelu")
+    num_classes = shape_of(tensors, "head.weight", 2, (0, width))[0]
+    activation = arguments.text("act_layer") or ("gelu_tanh" if _TANH.search(architecture) else "gelu")
     kwargs |= {
         "num_classes": num_classes,
         "pooling": "distilled" if distilled else _pooling(tensors, config, arguments),
@@ -80,7 +93,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if swiglu:
         kwargs["mlp"] = "swiglu"
     if "blocks.0.ls1.gamma" in tensors:
-        kwargs["layer_scale_init"] = arguments.get("init_values") or 1e-5
+        kwargs["layer_scale_init"] = arguments.number("init_values") or 1e-5
     if "blocks.0.attn.qkv.bias" not in tensors:
         kwargs["qkv_bias"] = False
     if "fc_norm.weight" in tensors:
@@ -195,10 +208,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return timm_parts.config(architecture, metadata, arguments, further, num_features=size.width, global_pool=pool)
 
 
-def _pair(value: Any) -> list[int] | None:
-    return None if value is None else list(value) if isinstance(value, Sequence) else [value, value]
-
-
 def _heads(architecture: str, width: int, swiglu: bool) -> int:
     if "base_patch16_gap" in architecture:
         return 16
@@ -223,11 +232,11 @@ def _prefix(
     return prefix, fits[prefix]
 
 
-def _pooling(tensors: Shapes, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+def _pooling(tensors: Shapes, config: JsonObject, arguments: JsonObject) -> str:
     if "attn_pool.latent" in tensors:
         return "map"
     by_names = "avg" if "fc_norm.weight" in tensors or "cls_token" not in tensors else "token"
-    pool = arguments.get("global_pool") or config.get("global_pool") or by_names
+    pool = arguments.text("global_pool") or config.text("global_pool") or by_names
     if pool not in _POOLINGS or pool == "map":
-        raise UserError(f"The model pools its tokens by {pool!r}", f"Known: {', '.join(_POOLINGS)}")
+        raise UserError(f"The model pools its tokens by {shown(pool)}", f"Known: {', '.join(_POOLINGS)}")
     return _POOLINGS[pool]

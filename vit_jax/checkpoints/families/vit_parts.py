@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import Entry, NDArray, dense, fused, linear, norm, same
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
@@ -30,15 +31,20 @@ def gelu_of(activation: str) -> str:
     Raises:
         UserError: the activation is none of the two.
     """
-    if str(activation) not in _GELUS:
-        raise UserError(f"The model's activation is {activation!r}", f"Known: {', '.join(_GELUS)}")
-    return _GELUS[str(activation)]
+    if activation not in _GELUS:
+        raise UserError(f"The model's activation is {shown(activation)}", f"Known: {', '.join(_GELUS)}")
+    return _GELUS[activation]
 
 
 def depth_of(names: Iterable[str], block: str) -> int:
-    """How many blocks there are: one more than the largest number in place of `{}`."""
-    pattern = re.compile(re.escape(block).replace(re.escape("{}"), r"(\d+)"))
-    return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
+    """How many blocks there are: one more than the largest number in place of `{}`.
+
+    A number larger than the count of tensors belongs to no model: its tensor is left for `NameMap.check` to refuse.
+    """
+    names = list(names)
+    pattern = re.compile(re.escape(block).replace(re.escape("{}"), r"([0-9]{1,6})(?![0-9])"))
+    numbers = (int(m[1]) for m in map(pattern.match, names) if m)
+    return 1 + max((number for number in numbers if number < len(names)), default=-1)
 
 
 def heads_of(width: int) -> int:
@@ -134,8 +140,16 @@ def block_entries(kwargs: Mapping[str, Any], names: BlockNames, subtree: str = "
 
     Args:
         subtree: of our parameters, where the blocks are.
+
+    Raises:
+        UserError: the heads do not divide the width.
     """
     size, _ = size_of(kwargs)
+    if size.num_heads < 1 or size.width % size.num_heads:
+        raise UserError(
+            f"The model has a width of {size.width} and {size.num_heads} heads, which do not divide it",
+            "Check that the file and its config belong together, or give the right num_heads",
+        )
     has_bias, entries = kwargs.get("qkv_bias", True), []
     for i in range(size.depth):
         ours = f"{subtree}/block_{i:02d}"
