@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import UnreadableImage, decode
 from vit_jax.data.pipeline import TrainPipeline
 from vit_jax.data.sources import manifest
 from vit_jax.data.transforms import supervised
@@ -93,7 +93,75 @@ def test_other_keys_and_root(images):
     source = manifest.build(path, root=str(images / "deep"), path_key="file|x", label_key="class")
     assert decode(source[0]["image"])[0, 0, 0] == 20
     absolute = written(images, f"path,label\n{images / 'a.png'},1\n")
-    assert len(manifest.build(absolute, root="/nowhere")) == 1
+    assert len(manifest.build(absolute)) == len(manifest.build(absolute, root="/nowhere", allow_outside=True)) == 1
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_blanks_and_capitals_of_a_header(images, delimiter):
+    rows = [
+        (" Path", " LABEL ", "Split "),
+        ("a.png", " cat", "train"),
+        ("deep/c.png", "cat ", " train"),
+        ("a.png", "dog", "x"),
+    ]
+    source = manifest.build(written(images, "\n".join(map(delimiter.join, rows))), split="train")
+    assert source.label_names == ("cat", "dog") and labels(source) == [0, 0]
+    # As it is asked for comes first, and a column that nobody asks for may be called anything.
+    text = "LABEL;label;path\nx;cat;a.png\n".replace(";", delimiter)
+    assert manifest.build(written(images, text)).label_names == ("cat",)
+
+
+def test_blanks_and_spellings_of_a_label_are_one_class(images):
+    text = "path,label\na.png,cafe\u0301\na.png,caf\u00e9 \na.png, caf\u00e9;tree\n"
+    assert manifest.build(written(images, text), multi_label=True).label_names == ("café", "tree")
+    jsonl = '{"path": "a.png", "label": "cat "}\n{"path": "a.png", "label": "cat"}'
+    assert manifest.build(written(images, jsonl, "list.jsonl")).label_names == ("cat",)
+
+
+def test_files_that_are_listed_twice_are_counted_and_named(images):
+    text = "path,label,split\na.png,x,train\ndeep/c.png,y,train\ndeep/../a.png,z,train\n./deep/c.png,y,val\ndeep/c.png,y,val\n"
+    different, split = manifest.build(written(images, text), split="train").remarks
+    assert "1 files are listed in" in different and "with different labels, first '" in different
+    assert different.endswith("a.png' in the lines 2 and 4")
+    assert "1 files are listed in" in split and "with different splits" in split and split.endswith("lines 3 and 5")
+    assert manifest.build(written(images, "path,label\na.png,x\na.png,x\n")).remarks == ()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "deep/../../x/a.png", "gs://other/a.png"])
+def test_paths_out_of_the_root_are_not_followed_unless_asked_to(images, path):
+    made = written(images, f"path,label\na.png,x\n{path},y\n")
+    with pytest.raises(
+        UserError, match=r"1 of 2 paths in .* lead out of .*first '.*' in line 3\. .*allow_outside=True"
+    ):
+        manifest.build(made)
+    with pytest.raises(UserError, match="lead out of gs://bucket/folder"):
+        manifest.build(made, root="gs://bucket/folder")
+    source = manifest.build(made, allow_outside=True, check_files=False)
+    assert source.paths[1] == os.path.join(str(images), path) or "://" in path
+
+
+def test_pipes_and_devices_are_never_opened(images):
+    os.mkfifo(images / "pipe.png")
+    (images / "zero.png").symlink_to("/dev/zero")
+    made = written(images, "path,label\npipe.png,x\nzero.png,y\na.png,x\n")
+    with pytest.raises(UserError, match="2 of 3 files that .* lists are missing or no files"):
+        manifest.build(made)
+    source = manifest.build(made, check_files=False)
+    for k in range(2):
+        with pytest.raises(UnreadableImage, match="it is a pipe, socket or device, not a file"):
+            source[k]
+    with pytest.raises(UserError, match="it is a pipe, socket or device, not a file"):
+        manifest.build(str(images / "pipe.png"))
+    with pytest.raises(UserError, match="label names .* could not be read"):
+        manifest.build(made, label_names=str(images / "pipe.png"))
+
+
+@pytest.mark.parametrize("label", ["1000000000", "9" * 30, "9" * 5000])
+def test_a_label_of_a_billion_is_refused_before_its_names_are_made(images, label):
+    row = '{"path": "a.png", "label": LABEL}'.replace("LABEL", label)
+    for text, name in ((f"path,label\na.png,0\na.png,{label}\n", "a.csv"), (row, "a.jsonl")):
+        with pytest.raises(UserError, match="more than 1000000|has no JSON object"):
+            manifest.build(written(images, text, name))
 
 
 GOOD = "path,label\n" + "a.png,x\n" * 3
@@ -103,13 +171,15 @@ GOOD = "path,label\n" + "a.png,x\n" * 3
     ("text", "options", "message"),
     [
         (GOOD.encode() + b"b\xfccher.png,x\n", {}, "1 of 6 lines of .* has bytes that are not UTF-8, first line 5"),
-        (GOOD + "no.png,x\nnot.png,x\n", {}, "2 of 5 files that .* lists are missing: first '.*no.png' in line 5"),
+        (GOOD + "no.png,x\nnot.png,x\n", {}, "2 of 5 files that .* lists are missing or no files: first '.*no.png' in line 5"),
         (GOOD + "empty.png,x\n", {}, "1 of 4 files that .* lists are empty: first '.*empty.png' in line 5"),
-        (GOOD + "no.png,x\nempty.png,x\n", {}, "1 of 5 files .* are missing, and 1 are empty"),
+        (GOOD + "no.png,x\nempty.png,x\n", {}, "1 of 5 files .* are missing or no files, and 1 are empty"),
         (GOOD + "a\0.png,x\n", {}, "are missing"),
         (GOOD + ".,x\n", {"root": "/nowhere"}, "4 of 4 files"),
         (GOOD + "d,1.png,x\n", {}, "1 of 4 lines of .* has other than 2 fields, first line 5. Put fields with commas"),
         (GOOD + "a.png\n", {}, "other than 2 fields"),
+        ("Path,PATH,label\na.png,a.png,x\n", {}, r"has the columns \['Path', 'PATH'\] for 'path'"),
+        ("path,label,label\na.png,x,y\n", {}, r"has the columns \['label', 'label'\] for 'label'"),
         (GOOD + ",x\n", {}, "1 of 4 lines of .* has no 'path', first line 5"),
         (GOOD + 'a.png,"x\n', {}, "not a CSV file"),
         (GOOD + "a.png,\n", {}, "a label that is neither a name nor an index, first line 5"),

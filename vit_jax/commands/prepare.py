@@ -17,6 +17,7 @@ Images of your own that cannot be read are left out, named at the end, and make 
 import argparse
 import difflib
 import importlib.util
+import sys
 from pathlib import Path
 
 from vit_jax.errors import UserError, printable
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--folder", metavar="DIR", help="images by class: DIR/SPLIT/CLASS/ or DIR/CLASS/")
     own.add_argument("--manifest", metavar="FILE", help="CSV or JSONL with path, label and split")
     own.add_argument("--idx", metavar="DIR", help="IDX files, as MNIST has them")
+    parser.add_argument("--allow-outside", action="store_true", help="follow a manifest's paths out of its folder")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits of your own images (train test)")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="shrink your own images to this first")
 
@@ -52,8 +54,11 @@ def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
 
     if arguments.short_side is not None and arguments.short_side < 1:
         raise UserError(f"--short-side is {arguments.short_side}", "Give pixels, for example 320")
-    build, key = named_module("source", kind).build, "path" if kind == "manifest" else "root"
-    sources = {split: build(**{key: path, "split": split}) for split in arguments.splits or ("train", "test")}
+    given = {"path": path, "allow_outside": arguments.allow_outside} if kind == "manifest" else {"root": path}
+    build = named_module("source", kind).build
+    sources = {split: build(split=split, **given) for split in arguments.splits or ("train", "test")}
+    for remark in dict.fromkeys(r for source in sources.values() for r in getattr(source, "remarks", ())):
+        print(f"vit_jax: {printable(remark)}", file=sys.stderr)
     unreadable: list[UserError] = []
     written = write(arguments.name, sources, arguments.data_dir, arguments.short_side, unreadable)
     total = sum(len(source) for source in sources.values())

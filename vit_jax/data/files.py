@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 
 from etils import epath
@@ -9,7 +10,7 @@ from etils import epath
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether it is a URL such as gs://bucket/name."""
-    return "://" in os.fspath(path)
+    return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path)) is not None
 
 
 def from_here(path: str | os.PathLike) -> str:
