@@ -18,6 +18,7 @@ from vit_jax.models.mae import MaskedAutoencoder, random_orders
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
+from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 
@@ -56,7 +57,11 @@ class MAE:
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
-        return {"params": self.model.init({"params": rng}, batch["image"], train=False)["params"], "model_state": {}}
+        params = self.model.init({"params": rng}, batch["image"], train=False)["params"]
+        # As the authors' code: the fan of a kernel is that of its matrix in PyTorch, where one makes q, k and v.
+        tokens = {"cls": 0.02, "mask_token": 0.02}
+        params = xavier_redrawn(params, jax.random.fold_in(rng, 1), fused_qkv=True, tokens=tokens)
+        return {"params": params, "model_state": {}}
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]

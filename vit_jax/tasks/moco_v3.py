@@ -23,6 +23,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
+from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
@@ -63,7 +64,15 @@ class MoCoV3:
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         heads = {"projector": self.projector, "predictor": self.predictor}
-        return init_heads(rng, self.model, heads, views_of(batch)[:, 0])
+        variables = init_heads(rng, self.model, heads, views_of(batch)[:, 0])
+        params = variables["params"]
+        if "block_00" in params["encoder"]:
+            # A ViT's, as the authors' code: the patches too, which are never trained; q, k and v apart.
+            encoder = xavier_redrawn(
+                params["encoder"], jax.random.fold_in(rng, 1), fused_qkv=False, tokens={"cls": 1e-6}
+            )
+            params = {**params, "encoder": encoder}
+        return {**variables, "params": params}
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
