@@ -49,14 +49,22 @@ def start(arguments: Sequence[object], log: Path, devices: int = 1, **environmen
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[object], folder: Path, processes: int, devices: int = 1
+    arguments: Sequence[object],
+    folder: Path,
+    processes: int,
+    devices: int = 1,
+    each: Sequence[Sequence[object]] = (),
 ) -> Iterator[list[subprocess.Popen]]:
-    """So many processes of one run; what is still alive at the end is killed. Logs are `folder/log.<process>`."""
+    """So many processes of one run; what is still alive at the end is killed. Logs are `folder/log.<process>`.
+
+    `each` are arguments of the single processes.
+    """
     flags = ["--num-processes", processes] + (["--coordinator", f"127.0.0.1:{free_port()}"] if processes > 1 else [])
     running = []
     try:
         for i in range(processes):
             own = ["--process-id", i] if processes > 1 else []
+            own += each[i] if each else []
             running.append(start([*arguments, *flags, *own], folder / f"log.{i}", devices))
         yield running
     finally:

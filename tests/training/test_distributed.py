@@ -1,9 +1,12 @@
 """How processes find each other: what is refused at once, what is given up in time, and the run of one process."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,32 +76,52 @@ import signal, time, jax
 from vit_jax.errors import Preempted
 from vit_jax.training.distributed import connected
 from vit_jax.training.interrupt import Interrupt
-{before}
 with connected(**{arguments}):
     print("coordinator", jax.distributed.is_initialized())
+    {early}
     with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGTERM)
+        {late}
         for step in range(1000):
             if interrupt.reached():
-                print(type(interrupt.reason(step)).__name__)
+                print(type(interrupt.reason(step)).__name__, step)
                 break
-            time.sleep(0.1)
-print(jax.distributed.is_initialized())
+print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
 """
 
 
 @pytest.mark.parametrize("arguments", [{}, {"num_processes": 1}], ids=str)
-def test_one_process_coordinates_itself_and_notices_sigterm(arguments):
-    said = python(ALONE.format(before="", arguments=arguments))
-    assert said.stdout.split() == ["coordinator", "True", "Preempted", "False"]
+def test_one_process_has_no_coordinator_and_notes_sigterm_from_the_start(arguments):
+    """A coordinator would end the process after a suspension of 100 s or a step of the clock."""
+    moments = {"early": "pass", "late": "pass"} | {
+        "late" if arguments else "early": "signal.raise_signal(signal.SIGTERM)"
+    }
+    said = python(ALONE.format(arguments=arguments, **moments))
+    assert said.stdout.split() == ["coordinator", "False", "Preempted", "0", "True"]
 
 
-def test_without_a_port_it_goes_on_and_notices_sigterm_by_itself():
-    said = python(ALONE.format(before="import socket; socket.socket.bind = lambda *_: 1 / 0", arguments={}).replace(
-        "1 / 0", "(_ for _ in ()).throw(OSError('no ports'))"
-    ))  # fmt: skip
-    assert said.stdout.split() == ["coordinator", "False", "Preempted", "False"]
-    assert "no coordinator (no ports); it watches for SIGTERM by itself" in said.stderr
+@pytest.mark.slow  # as long as the suspension
+def test_a_run_survives_a_suspension_of_150_s(tmp_path):
+    config = config_file(tmp_path, steps=100_000, log_every=1, data__num_workers=2)
+    process = start(["train", "--config", config, "--workdir", tmp_path / "run"], tmp_path / "log")
+    lines = tmp_path / "run" / "metrics.jsonl"
+    try:
+        wait_for(lambda: lines.exists() and lines.stat().st_size, process)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(150)
+        size = lines.stat().st_size
+        os.killpg(process.pid, signal.SIGCONT)
+        wait_for(lambda: lines.stat().st_size > size + 1000, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 75, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_two_devices_of_one_process_work_together_during_and_after():

@@ -79,13 +79,31 @@ def test_a_mistake_in_one_process_is_said_by_all(tmp_path):
         assert len(said) == 1 and "is in use by the process" in said[0]
 
 
-@pytest.mark.slow  # jax takes 100 s without a heartbeat for the death of a process
-def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
+def test_processes_with_other_configs_are_refused_by_all(tmp_path):
+    """Other learning rates would train without a word, other lengths would hang."""
+    arguments = ["train", "--config", config_file(tmp_path, **SGD), "--workdir", tmp_path / "run"]
+    each = [["--config.optim.learning_rate=0.1"], ["--config.optim.learning_rate=0.2", "--config.steps=5"]]
+    with started(arguments, tmp_path, 2, each=each) as running:
+        assert ended(running) == [2, 2], logs(tmp_path)
+    for i in range(2):
+        said = [line for line in (tmp_path / f"log.{i}").read_text().splitlines() if line.startswith("vit_jax: ")]
+        assert len(said) == 1, logs(tmp_path)
+        assert "Process 1 was started with another config.optim.learning_rate, config.steps than process 0" in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # it takes 40 s without a sign of life
+@pytest.mark.parametrize(("lost", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_a_process_that_is_lost_ends_the_others_with_a_sentence(tmp_path, lost, number):
     config = config_file(tmp_path, **SGD, steps=100_000, checkpoint__every=1)
     with started(["train", "--config", config, "--workdir", tmp_path / "run"], tmp_path, 2) as running:
         _wait_for_step(tmp_path / "run", 3, running, tmp_path)
-        running[1].kill()
-        assert running[0].wait(240) not in (0, 2, 75), logs(tmp_path)
+        running[lost].send_signal(number)
+        began = time.monotonic()
+        assert running[1 - lost].wait(240) == 75, logs(tmp_path)
+        assert time.monotonic() - began < 90
+    log = (tmp_path / f"log.{1 - lost}").read_text()
+    assert log.splitlines()[-1].startswith("vit_jax: Another process of this run was lost") and "Traceback" not in log
     again = steps_in(tmp_path / "run")[-1] + 1
     assert run(tmp_path, 1, config=config, extra=[f"--config.stop_at={again}"]) == [0], logs(tmp_path)
 

@@ -2,26 +2,35 @@
 
 import atexit
 import contextlib
+import ctypes
+import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vit_jax.errors import Preempted, UserError
+from vit_jax.errors import REQUEUE, Preempted, ProcessLost, UserError
+from vit_jax.training.config import flatten
 
 T = TypeVar("T")
 
 TIMEOUT = 300.0  # seconds in which all processes of a run have to be there
+SILENCE = 40.0  # seconds without a sign of life after which a process is lost to the others
 _SENTENCE = 4096  # bytes that an error takes on its way to the other processes
+# What jax's runtime says when an operation failed because of another process.
+_PEER = re.compile(r"gloo|nccl|connection|peer|remote|unavailable|heartbeat|coordination|barrier", re.IGNORECASE)
+
+_sigterm = threading.Event()
 
 
 @contextlib.contextmanager
@@ -36,9 +45,8 @@ def connected(
     """Joins this process to the others of its run, before jax is used for anything else, and parts from them after it.
 
     Without arguments the cluster is asked: Cloud TPU, Slurm, Open MPI and Kubernetes, as `jax.distributed.initialize`
-    knows them. Where there is none this is the only process. It still gets a coordinator, on a free port of the
-    loopback device (20 ms), because that is what notices that a machine is to be preempted; if there is no port for
-    it, or jax is in use already, the run goes on without one and watches for SIGTERM by itself.
+    knows them. Where there is none this is the only process, and has no coordinator: one that notices too late that
+    it was suspended, or that the clock was set, takes its process along. SIGTERM is noted from here on, see `sigterm`.
 
     After an exception the process does not wait for the others when it ends: they may wait for it.
 
@@ -47,7 +55,7 @@ def connected(
         num_processes: how many there are; 1 does not ask the cluster.
         process_id: which of them this is, from 0.
         timeout: seconds after which it is an error that not all have come.
-        preemptible: False leaves SIGTERM alone, and a single process without a coordinator.
+        preemptible: False leaves SIGTERM alone.
 
     Raises:
         UserError: arguments that do not fit together, an address that process 0 cannot listen on, or no answer in
@@ -58,34 +66,88 @@ def connected(
         yield
         return
     several = False
-    try:
-        if not preemptible:
-            jax.config.update("jax_enable_preemption_service", False)
-        if num_processes == 1:
-            alone = True
-        elif coordinator is not None:
-            if process_id == 0:
-                _check_port(coordinator)
-            # The devices of this process are those that CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS leave to it.
-            _initialize(
-                timeout, coordinator_address=coordinator, num_processes=num_processes, process_id=process_id,
-                cluster_detection_method="deactivate",
-            )  # fmt: skip
-            alone = False
-        else:
-            alone = not _join_cluster(timeout)
-        if alone and preemptible:
-            _coordinate_alone()
-        several = not alone
-        yield
-    except Preempted:  # in all processes, after the same step
+    with contextlib.ExitStack() as held:
+        try:
+            if not preemptible:
+                jax.config.update("jax_enable_preemption_service", False)
+            if num_processes == 1:
+                several = False
+            elif coordinator is not None:
+                if process_id == 0:
+                    _check_port(coordinator)
+                # The devices of this process are those that CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS leave to it.
+                _initialize(
+                    timeout, coordinator_address=coordinator, num_processes=num_processes, process_id=process_id,
+                    cluster_detection_method="deactivate",
+                )  # fmt: skip
+                several = True
+            else:
+                several = _join_cluster(timeout)
+            if several:
+                held.enter_context(_lost_peers_explained())
+            elif preemptible:
+                held.enter_context(_sigterm_noted())
+            yield
+        except Preempted:  # in all processes, after the same step
+            jax.distributed.shutdown()
+            raise
+        except BaseException as error:
+            if several and isinstance(error, jax.errors.JaxRuntimeError) and _PEER.search(str(error)):
+                # Its end is near, see `_lost_peers_explained`; what the operation said is only its first sign.
+                time.sleep(2 * SILENCE)
+            # The others lose their coordinator, which ends them: what failed in all of them they shall say themselves.
+            atexit.register(_end_at_once, error, 2.0 if several and is_lead() else 0.0)
+            raise
         jax.distributed.shutdown()
-        raise
-    except BaseException as error:
-        # The others lose their coordinator, which aborts them: what failed in all of them they shall say themselves.
-        atexit.register(_end_at_once, error, 2.0 if several and is_lead() else 0.0)
-        raise
-    jax.distributed.shutdown()
+
+
+def sigterm() -> bool:
+    """Whether SIGTERM has come to the only process of a run, in `connected`."""
+    return _sigterm.is_set()
+
+
+@contextlib.contextmanager
+def _sigterm_noted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # the only one that can set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: _sigterm.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _sigterm.clear()
+
+
+@contextlib.contextmanager
+def _lost_peers_explained() -> Iterator[None]:
+    """Where jax's runtime ends this process because another one is lost, the last word is a sentence and `REQUEUE`.
+
+    It does so by abort() from a thread of its own, which leaves Python no say: the only one that it asks is the handler
+    of the signal.
+    """
+    sentence = (
+        b"vit_jax: Another process of this run was lost, or this one was to the others; see above, and their output."
+        b" The same command goes on from the last checkpoint.\n"
+    )
+
+    def end(number: int) -> None:
+        os.write(2, sentence)
+        os._exit(REQUEUE)
+
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    handler, library = kind(end), ctypes.CDLL(None)
+    library.signal.restype = ctypes.c_void_p
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    before = library.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        # After an exception the process may still wait for the others, see `_end_at_once`.
+        if sys.exc_info()[0] is None:
+            library.signal(signal.SIGABRT, before)
+        else:
+            atexit.register(lambda: handler)  # keeps it
 
 
 def is_lead() -> bool:
@@ -103,17 +165,42 @@ def agreed(action: Callable[[], T]) -> T:
     except UserError as raised:
         result, error = None, raised
     if jax.process_count() > 1:
-        parts = [] if error is None else [error.what, error.what_to_do]
+        parts = [] if error is None else [error.status, error.what, error.what_to_do]
         encoded = json.dumps(parts).encode()
         if len(encoded) > _SENTENCE:
-            encoded = json.dumps([str(error)[: _SENTENCE // 8]]).encode()
+            encoded = json.dumps([error.status, str(error)[: _SENTENCE // 8], ""]).encode()
         line = np.frombuffer(encoded.ljust(_SENTENCE), np.uint8)
         for other in np.asarray(multihost_utils.process_allgather(line)):
             if found := json.loads(other.tobytes()):
-                raise error or UserError(*found)
+                status, *sentence = found
+                raise error or (UserError if status == UserError.status else ProcessLost)(*sentence)
     if error is not None:
         raise error
     return result
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Checks that all processes were given the same plain values.
+
+    Raises:
+        UserError: in all of them, with the keys whose values are not the same.
+    """
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(values, sort_keys=True).encode()
+    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
+    if len(np.unique(digests, axis=0)) == 1:
+        return
+    text = np.frombuffer(text.ljust(int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))), np.uint8)
+    given = [flatten(json.loads(other.tobytes())) for other in np.asarray(multihost_utils.process_allgather(text))]
+    absent = object()
+    for process, theirs in enumerate(given):
+        keys = sorted(k for k in given[0].keys() | theirs.keys() if given[0].get(k, absent) != theirs.get(k, absent))
+        if keys:
+            raise UserError(
+                f"Process {process} was started with another {', '.join(keys)} than process 0",
+                "Start all processes of a run with the same command",
+            )
 
 
 def from_lead(number: int) -> int:
@@ -170,29 +257,6 @@ def _join_cluster(timeout: float) -> bool:
     return True
 
 
-def _coordinate_alone() -> None:
-    # Devices of one process need no gloo, which would go through the coordinator, also after its end.
-    jax.config.update("jax_cpu_collectives_implementation", None)
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", 0))
-        except OSError as error:
-            return _go_on_without(error)
-        port = probe.getsockname()[1]
-    try:
-        _initialize(
-            TIMEOUT, coordinator_address=f"127.0.0.1:{port}", coordinator_bind_address=f"127.0.0.1:{port}",
-            num_processes=1, process_id=0, cluster_detection_method="deactivate",
-        )  # fmt: skip
-    except UserError as error:
-        if not isinstance(error, _JaxInUseError):  # as in a notebook, where there is nothing to tell
-            _go_on_without(error.__cause__ or error)
-
-
-def _go_on_without(error: BaseException) -> None:
-    print(f"vit_jax: this run has no coordinator ({error}); it watches for SIGTERM by itself", file=sys.stderr)
-
-
 class _JaxInUseError(UserError):
     pass
 
@@ -203,7 +267,9 @@ def _initialize(timeout: float, **arguments: Any) -> None:
 
     def initialize() -> None:
         try:
-            jax.distributed.initialize(initialization_timeout=int(timeout) + 60, **arguments)
+            jax.distributed.initialize(
+                initialization_timeout=int(timeout) + 60, heartbeat_timeout_seconds=int(SILENCE), **arguments
+            )
         except BaseException as error:
             raised.append(error)
 
@@ -229,7 +295,7 @@ def _initialize(timeout: float, **arguments: Any) -> None:
 
 def _end_at_once(error: BaseException, delay: float) -> None:
     """Runs before jax's own hook at exit, which would wait for all processes and abort when they do not come."""
-    status = {UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1)
+    status = error.status if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else 1
     sys.stdout.flush()

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from vit_jax.errors import Preempted
-from vit_jax.training.distributed import in_any
+from vit_jax.training.distributed import in_any, sigterm
 
 # The coordinator agrees on the question after the last one that was asked anywhere, 0 at first. A step's number would
 # not do: a run that goes on from step 100 and is told to stop before its first question would never be asked number 1.
@@ -21,7 +21,7 @@ _asked = itertools.count(1)
 class Interrupt:
     """While active, SIGTERM and the first Ctrl-C wait for the end of a step; a second Ctrl-C interrupts at once.
 
-    With a coordinator (see `vit_jax.training.distributed`) it is jax that notices SIGTERM, in any of the processes,
+    In a run of several processes (see `vit_jax.training.distributed`) it is jax that notices SIGTERM, in any of them,
     and has all of them stop after the same step; a Ctrl-C is turned into one.
     """
 
@@ -45,7 +45,7 @@ class Interrupt:
         asked = next(_asked)
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(asked)
-        return self._requested is not None
+        return self._requested is not None or sigterm()
 
     def reason(self, step: int) -> BaseException:
         """What to raise when the state of the step is saved; to be asked in every process."""

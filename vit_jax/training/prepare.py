@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +16,14 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.tasks import training_flops
 from vit_jax.training.chips import peak_flops
 from vit_jax.training.config import plain
-from vit_jax.training.distributed import agreed, from_lead, is_lead
+from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.metrics import Throughput
@@ -73,6 +74,7 @@ class Run:
 def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
     """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
     began, config, task, lead = time.perf_counter(), experiment.config, experiment.task, is_lead()
+    check_same({"config": plain(experiment.values), "workdir": os.fspath(absolute(workdir))})
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
