@@ -98,17 +98,13 @@ def read_run(path: epath.Path) -> RunLog:
         UserError: for a damaged config, or a run that has logged nothing yet.
     """
     from vit_jax.training.config import flatten
-    from vit_jax.training.metrics import read_metrics
+    from vit_jax.training.run_files import read_config, read_metrics
 
-    try:
-        config = json.loads((path / "config.json").read_text())
-        settings = flatten(config)
-    except (json.JSONDecodeError, AttributeError):
-        raise UserError(f"{path / 'config.json'} is damaged", "Leave this run out") from None
+    config = read_config(path)
     rows = read_metrics(path) if (path / "metrics.jsonl").exists() else []
     if not rows:
         raise UserError(f"The run in {path} has logged nothing yet", "Leave it out, or wait")
-    return RunLog(str(path), config, settings, rows)
+    return RunLog(str(path), config, flatten(config), rows)
 
 
 def choose_metrics(runs: Sequence[RunLog], wanted: Sequence[str] | None) -> list[str]:

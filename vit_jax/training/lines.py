@@ -1,5 +1,6 @@
 """A text file that grows by whole lines, on file systems without appending too."""
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -32,7 +33,25 @@ class Lines:
         self._path, self._file, self._lines = path, None, list(kept)
         self._upload()
         if not is_remote(path):
-            self._file, self._lines = path.open("a"), []
+            self._file, self._lines = open(path, "a+"), []  # noqa: SIM115
+
+    def removed(self) -> bool:
+        """Whether a local file was removed or replaced by another since it was opened."""
+        if self._file is None:
+            return False
+        try:
+            return not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return True
+
+    def restore(self) -> list[str]:
+        """Makes a file that was removed again, with all of its lines, which are returned."""
+        with self._file as removed:
+            removed.seek(0)
+            lines = removed.read().splitlines()
+        write_whole(self._path, "".join(line + "\n" for line in lines))
+        self._file = open(self._path, "a+")  # noqa: SIM115
+        return lines
 
     def write(self, line: str) -> None:
         if self._file is not None:

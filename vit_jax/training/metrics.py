@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 from etils import epath
@@ -16,6 +16,11 @@ from tqdm import tqdm
 
 from vit_jax.data.files import is_remote
 from vit_jax.training.lines import Lines
+from vit_jax.training.run_files import read_metrics
+from vit_jax.training.workdir import Upkeep
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class Writer:
@@ -31,60 +36,77 @@ class Writer:
         self._active = active
         if not active:
             return
-        from tensorboardX import SummaryWriter  # 0.3 s to import
-
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["step"] <= step] if path.exists() else []
-        self._lines = Lines(path, map(json.dumps, kept))
+        self._lines, self._upkeep = Lines(path, map(json.dumps, kept)), Upkeep(workdir)
         self._events = workdir / "tensorboard"
         # TensorBoard's files are written here and copied there where its writer cannot append.
         self._scratch = tempfile.TemporaryDirectory(prefix="vit_jax-") if is_remote(workdir) else None
-        folder = self._scratch.name if self._scratch else os.fspath(self._events)
-        self._board = SummaryWriter(folder, purge_step=step + 1, flush_secs=30)
+        self._board = self._new_board(step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
+        self._mend()
         self._lines.write(json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}))
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        self._show(step, scalars)
 
     def flush(self) -> None:
         """Before a checkpoint is saved: the lines up to its step must be there when a run goes on from it."""
         if not self._active:
             return
+        self._mend()
         self._lines.flush()
         if self._scratch:
             self._board.flush()
-            self._events.mkdir(parents=True, exist_ok=True)
-            for file in os.scandir(self._scratch.name):
-                with open(file.path, "rb") as copied:
-                    (self._events / file.name).write_bytes(copied.read())
+            self._copy_board()
 
     def close(self) -> None:
         if not self._active:
             return
-        with contextlib.closing(self._lines):
-            try:
-                self._board.close()
-            except OSError:
-                # A full disk. tensorboardX would try to write again, and print the error, when the interpreter ends.
-                self._board.file_writer.event_writer._closed = True
-                raise
-        self.flush()
+        with contextlib.closing(self._upkeep), contextlib.closing(self._lines):
+            self._mend()
+            self._close_board()
         if self._scratch:
+            self._copy_board()
             self._scratch.cleanup()
 
+    def _copy_board(self) -> None:
+        self._events.mkdir(parents=True, exist_ok=True)
+        for file in os.scandir(self._scratch.name):
+            with open(file.path, "rb") as copied:
+                (self._events / file.name).write_bytes(copied.read())
 
-def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
-    rows = []
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    def _new_board(self, purge_step: int | None = None) -> "SummaryWriter":
+        from tensorboardX import SummaryWriter  # 0.3 s to import
+
+        folder = self._scratch.name if self._scratch else os.fspath(self._events)
+        return SummaryWriter(folder, purge_step=purge_step, flush_secs=30)
+
+    def _close_board(self) -> None:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+            self._board.close()
+        except OSError:
+            # A full disk. tensorboardX would try to write again, and print the error, when the interpreter ends.
+            self._board.file_writer.event_writer._closed = True
+            raise
+
+    def _show(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def _mend(self) -> None:
+        """Writes again what somebody has removed from the workdir since it was written last."""
+        self._upkeep.mend()
+        if self._lines.removed():
+            self._lines.restore()
+            self._upkeep.say("metrics.jsonl", "it is here again, with all of its lines")
+        if not self._scratch and not self._events.is_dir():
+            self._close_board()
+            self._board = self._new_board()
+            for row in read_metrics(self._events.parent):
+                self._show(row.pop("step"), row)
+            self._upkeep.say("tensorboard", "it is here again, with all that metrics.jsonl holds")
 
 
 def round_off(value: float) -> float:

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from vit_jax.errors import UserError
 from vit_jax.training.config import differences, plain
 from vit_jax.training.heartbeat import heartbeat
 from vit_jax.training.lines import write_whole
+from vit_jax.training.run_files import check_parts, read_config
 
 
 def start_step(workdir: epath.Path, values: Mapping[str, Any], last: int) -> int:
@@ -29,20 +31,14 @@ def start_step(workdir: epath.Path, values: Mapping[str, Any], last: int) -> int
     Raises:
         UserError: the workdir is of another config, or already past `last`.
     """
-    path = workdir / "config.json"
-    if path.exists():
-        try:
-            stored = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise UserError(f"{path} is damaged", "Remove it to continue with the config that you give") from None
-        changed = differences(values, stored)
+    check_parts(workdir)
+    if (workdir / "config.json").exists():
+        changed = differences(values, read_config(workdir))
         if changed:
             raise UserError(
                 f"The workdir {workdir} belongs to a run with another {', '.join('config.' + k for k in changed)}",
                 "Use a new --workdir, or the config that it was started with",
             )
-    elif workdir.exists() and not workdir.is_dir():
-        raise UserError(f"The workdir {workdir} is a file", "Give a directory")
     steps = steps_in(workdir)
     start = steps[-1] if steps else 0
     if start > last:
@@ -66,6 +62,7 @@ def taken(workdir: epath.Path, active: bool = True) -> Iterator[None]:
     Raises:
         UserError: another process has it, or it cannot be written.
     """
+    check_parts(workdir)
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -74,9 +71,9 @@ def taken(workdir: epath.Path, active: bool = True) -> Iterator[None]:
             elif active:
                 file = held.enter_context(open(workdir / "lock", "a+"))
                 _lock(file, workdir)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
             raise UserError(
-                f"The workdir {workdir} cannot be written: {error.strerror}", "Use another --workdir"
+                f"The workdir {workdir} cannot be written: {error.strerror or error}", "Use another --workdir"
             ) from None
         yield
 
@@ -98,11 +95,53 @@ def _lock(file: Any, workdir: epath.Path) -> None:
     file.flush()
 
 
+class Upkeep:
+    """What a run needs in its local workdir as long as it lives, for the case that somebody removes it.
+
+    Args:
+        workdir: with a config and a lock of the run.
+    """
+
+    def __init__(self, workdir: epath.Path):
+        self._workdir, self._config, self._locks = workdir, None, contextlib.ExitStack()
+        if not is_remote(workdir) and (workdir / "config.json").exists():
+            self._config = (workdir / "config.json").read_text()
+            self._lock = os.stat(workdir / "lock")
+
+    def mend(self) -> None:
+        """Writes config and lock again if they are gone.
+
+        Raises:
+            UserError: another run has begun there meanwhile.
+        """
+        if self._config is None:
+            return
+        if not self._workdir.is_dir():
+            self.say(self._workdir, "with its checkpoints; the run goes on and saves there again")
+            self._workdir.mkdir(parents=True, exist_ok=True)
+        file = open(self._workdir / "lock", "a+")  # noqa: SIM115
+        if os.path.samestat(os.fstat(file.fileno()), self._lock):
+            file.close()
+        else:
+            _lock(self._locks.enter_context(file), self._workdir)
+            self._lock = os.fstat(file.fileno())
+        if not (self._workdir / "config.json").exists():
+            write_whole(self._workdir / "config.json", self._config)
+            self.say("config.json", "it is here again")
+
+    def close(self) -> None:
+        self._locks.close()
+
+    def say(self, name: epath.PathLike, more: str) -> None:
+        """Tells that a part is gone."""
+        print(f"vit_jax: {self._workdir / name} was removed during the run: {more}", file=sys.stderr)
+
+
 def write_config(workdir: epath.Path, values: Mapping[str, Any]) -> None:
     """Writes `config.json`."""
     try:
         write_json(workdir / "config.json", plain(values))
-    except PermissionError as error:
+    except OSError as error:
         raise UserError(f"The workdir {workdir} cannot be written: {error.strerror}", "Use another --workdir") from None
 
 
@@ -112,31 +151,37 @@ def write_json(path: epath.Path, values: Any) -> None:
 
 
 def explains_full_disk(train: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates `train(experiment, workdir, ...)`: a full disk, wherever it shows, becomes a `UserError`."""
+    """Decorates `train(experiment, workdir, ...)`: a disk that cannot be written becomes a `UserError`."""
 
     @functools.wraps(train)
     def explained(experiment: Any, workdir: epath.PathLike, *args: Any, **kwargs: Any) -> Any:
         try:
             return train(experiment, workdir, *args, **kwargs)
         except Exception as error:
-            if isinstance(error, UserError) or not _is_full_disk(error):
+            problem = "" if isinstance(error, UserError) else _disk_problem(error, os.fspath(workdir))
+            if not problem:
                 raise
-            steps = steps_in(workdir)
+            steps = steps_in(epath.Path(workdir)) if os.path.isdir(workdir) or is_remote(workdir) else []
             kept = f"The checkpoint of step {steps[-1]} is whole" if steps else "No checkpoint was saved before"
-            raise UserError(
-                f"The disk of the workdir {workdir} is full. {kept}",
-                "Free some space; the same command continues from there",
-            ) from error
+            remedy = "Free some space" if problem.endswith("full") else "Mend that"
+            raise UserError(f"{problem}. {kept}", f"{remedy}; the same command continues from there") from error
 
     return explained
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether the error, or one that it came from, says so: Orbax passes on what TensorStore says as a ValueError."""
+def _disk_problem(error: BaseException | None, workdir: str) -> str:
+    """What is wrong with the workdir's disk, if the error or one that it came from says that it is its fault.
+
+    Orbax passes on what TensorStore says as a ValueError.
+    """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
-            return True
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):
+                return f"The disk of the workdir {workdir} is full"
+        for number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ENOENT):
+            named = getattr(error, "filename", None)
+            ours = isinstance(named, (str, os.PathLike)) and workdir in os.fspath(named)
+            if (ours and error.errno == number) or (workdir in str(error) and os.strerror(number) in str(error)):
+                return f"{named if ours else f'The workdir {workdir}'} cannot be written: {os.strerror(number)}"
         error = error.__cause__ or error.__context__
-    return False
+    return ""
