@@ -49,7 +49,11 @@ def spoil(root, start, data):
         ("train-images", packed(IMAGES)[:9], "not an IDX file"),
         ("train-images", b"", "not an IDX file"),
         ("train-images", packed(LABELS), "not an IDX file of bytes in 3 dimensions"),
-        ("train-images", struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3), "cut short or damaged: 0 bytes"),
+        (
+            "train-images",
+            struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3),
+            "claims 79228162458924105385300197375 bytes, more than it can hold",
+        ),
         ("train-labels", packed(LABELS[:2]), "3 images and 2 labels"),
     ],
 )

@@ -1,14 +1,13 @@
 """Images held in memory as one array: small sets, and anything decoded in advance."""
 
-import io
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vit_jax.data.files import read_bytes
+from vit_jax.data.npz import read_npz
+from vit_jax.data.source import check_class_count
 from vit_jax.errors import UserError
 
 
@@ -25,7 +24,7 @@ class ArraySource:
     """
 
     def __init__(self, images: UInt8[np.ndarray, "n h w 3"], labels: Int[np.ndarray, " n"], label_names: Sequence[str]):
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
             raise UserError(
                 f"Images must be uint8 [N, H, W, 3], these are {images.dtype} {list(images.shape)}",
                 "Scale grey or float images to 0..255 and repeat one channel three times",
@@ -57,13 +56,18 @@ def build(path: str) -> ArraySource:
     Raises:
         UserError: when the file is missing, is not such a file, or its arrays do not belong together.
     """
-    try:
-        with io.BytesIO(read_bytes(path)) as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} could not be read as an .npz file: {error}", "Write it with numpy.savez") from error
-    if not {"images", "labels"} <= set(arrays):
-        raise UserError(f"{path} holds the arrays {sorted(arrays)}", "Save it with images=, labels= and label_names=")
-    names = arrays.get("label_names", range(int(arrays["labels"].max(initial=-1)) + 1))
-    return ArraySource(arrays["images"], arrays["labels"], [str(name) for name in names])
+    arrays = read_npz(path, ("images", "labels", "label_names"))
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise UserError(f"{path} holds no array {name!r}", "Save it with images=, labels= and label_names=")
+    labels, names = arrays["labels"], arrays.get("label_names")
+    if names is not None and (names.ndim != 1 or names.dtype.kind not in "USiu"):
+        raise UserError(f"label_names in {path} are {names.dtype} {list(names.shape)}", "Give a list of texts")
+    if names is None and labels.dtype.kind in "iu":
+        names = range(check_class_count(path, int(labels.max(initial=-1)) + 1))
+    return ArraySource(arrays["images"], labels, [_text(name) for name in ([] if names is None else names)])
+
+
+def _text(name: Any) -> str:
+    """A name that is text, or bytes in UTF-8."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

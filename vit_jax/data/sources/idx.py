@@ -1,6 +1,8 @@
 """IDX files, the format of MNIST; by default Fashion-MNIST as Debian's package dataset-fashion-mnist installs it."""
 
 import gzip
+import io
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vit_jax.data.files import read_bytes
 from vit_jax.data.geometry import size_pair
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.sources.arrays import ArraySource
@@ -19,6 +22,7 @@ FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 _FASHION_LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+_MOST_RATIO = 1_100  # gzip makes nothing more than 1,032 times smaller
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 
@@ -95,15 +99,22 @@ def _read(root: str, name: str, rank: int) -> UInt8[np.ndarray, "*shape"]:
         how = "Install it: apt-get install dataset-fashion-mnist" if root == FASHION_MNIST else "Check the folder"
         raise UserError(f"There is no file {path.removesuffix('.gz')}, with or without .gz", how)
     try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            data = file.read()
+        data = read_bytes(path)
+        file = gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data)
+        head = file.read(4 + 4 * rank)
+        # Two zeros, the type (8 is uint8), the number of dimensions, and each as a big-endian int32.
+        if head[:4] != bytes((0, 0, 8, rank)) or len(head) < 4 + 4 * rank:
+            kind = f"an IDX file of bytes in {rank} dimension{'s' * (rank > 1)}"
+            raise UserError(f"{path} is not {kind}", "Check the folder")
+        shape = [int(size) for size in np.frombuffer(head, ">u4", rank, 4)]
+        wanted = math.prod(shape)
+        if wanted > (_MOST_RATIO if packed else 1) * len(data):
+            raise UserError(f"{path} claims {wanted} bytes, more than it can hold", "Fetch it again")
+        body = file.read(wanted)
+        more = len(file.read(1))
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} could not be read: {error}", "Fetch it again") from error
-    # Two zeros, the type (8 is uint8), the number of dimensions, and each as a big-endian int32.
-    if data[:4] != bytes((0, 0, 8, rank)) or len(data) < 4 + 4 * rank:
-        raise UserError(f"{path} is not an IDX file of bytes in {rank} dimension{'s' * (rank > 1)}", "Check the folder")
-    shape = [int(size) for size in np.frombuffer(data, ">u4", rank, 4)]
-    wanted, found = int(np.prod(shape, dtype=object)), len(data) - 4 - 4 * rank
-    if found != wanted:
-        raise UserError(f"{path} is cut short or damaged: {found} bytes of {wanted}", "Fetch it again")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} could not be read: {reason}", "Fetch it again") from error
+    if len(body) != wanted or more:
+        raise UserError(f"{path} is cut short or damaged: {len(body) + more} bytes of {wanted}", "Fetch it again")
+    return np.frombuffer(body, np.uint8).reshape(shape)
