@@ -50,7 +50,13 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.num_heads = 12
     config.data = dict(
         image_size=(224, 224),
-        preprocess=dict(resize="short_side", resize_to=256),
+        preprocess=dict(
+            resize="short_side",
+            resize_to=256,
+            interpolation="bilinear",
+            mean=(123.675, 116.28, 103.53),
+            std=(58.395, 57.12, 57.375),
+        ),
         train=dict(imagenet, split="train"),
         eval=dict(imagenet, split="validation"),
         transform=dict(

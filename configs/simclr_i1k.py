@@ -50,11 +50,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.steps = 20 if arg.smoke else dict(epochs=arg.epochs)
     config.batch_size = 8 if arg.smoke else arg.batch
-    config.task = dict(name="simclr", temperature=0.1, head_layers=arg.version + 1, representation=arg.version - 1)
+    config.task = dict(
+        name="simclr",
+        temperature=0.1,
+        head_layers=arg.version + 1,
+        representation=arg.version - 1,
+        loss_per="image",
+    )
     config.model = dict(model, dtype="bfloat16")
     config.data = dict(
         image_size=(224, 224),
-        preprocess=dict(resize="short_side", resize_to=256),
+        # Pixels from 0 to 1.
+        preprocess=dict(resize="short_side", resize_to=256, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)),
         train=dict(imagenet, split="train"),
         eval=dict(imagenet, split="validation"),
         transform=dict(
@@ -64,16 +71,18 @@ def get_config(arg: str = "") -> ConfigDict:
             interpolation="bicubic",
             antialias=False,
             strength=1.0,
+            blur_sigma_per="batch",
         ),
         eval_batch_size=8 if arg.smoke else 1024,
         num_workers=16,
     )
-    warmup = 5 if arg.smoke else dict(epochs=40 if is_vit else 10)
     if is_vit:
-        optim = dict(name="adamw", learning_rate=1.5e-4 * arg.batch / 256, weight_decay=0.1)
+        optim, warmup = dict(name="adamw", learning_rate=1.5e-4 * arg.batch / 256, weight_decay=0.1), 40
+    elif arg.version == 1:
+        optim, warmup = dict(name="lars", learning_rate=0.3 * arg.batch / 256, weight_decay=1e-6), 10
     else:
-        decay = 1e-6 if arg.version == 1 else 1e-4
-        optim = dict(name="lars", learning_rate=0.3 * arg.batch / 256, weight_decay=decay)
+        optim, warmup = dict(name="lars", learning_rate=0.1 * arg.batch**0.5, weight_decay=1e-4), 0.05 * arg.epochs
+    warmup = 5 if arg.smoke else dict(epochs=warmup)
     config.optim = dict(optim, schedule=dict(name="cosine", warmup_steps=warmup))
     neighbours = dict(imagenet, split="train[:10%]")
     config.evals = dict(

@@ -125,3 +125,25 @@ def test_an_image_too_small_for_its_crops():
     with pytest.raises(UserError, match="2x3 pixels is too small for crops of 8% of it"):
         draws(two_views.build(8), NOISE[:2, :3], 1)
     assert draws(two_views.build(8), NOISE[:4, :4], 3).shape == (3, 2, 8, 8, 3)
+
+
+def test_one_blur_for_a_batch():
+    """As in SimCLR's code; whatever slice of the batch is asked for, and each of the two views with its own."""
+    dot = np.zeros((31, 31, 3), np.uint8)
+    dot[15, 15] = 255
+    source = ArraySource(np.stack([dot] * 8), np.zeros(8, int), ("a",))
+    options = {**OFF, "blur": 1.0, "blur_sigma": (1.0, 6.0)}
+    shared = two_views.build(31, **options, blur_sigma_per="batch")
+    pipeline = TrainPipeline(source, shared, batch_size=4, seed=0, num_threads=0)
+    batches = [pipeline.batch(step) for step in range(3)]
+    assert set(batches[0]) == {"image", "label", "corrupt"}
+    sigmas = []
+    for step, batch in enumerate(batches):
+        assert (batch["image"] == batch["image"][:1]).all()
+        np.testing.assert_array_equal(pipeline.batch(step, 2, 1)["image"], batch["image"][2:])
+        sigmas += [int(view[15, 15, 0]) for view in batch["image"][0]]
+    assert len(set(sigmas)) >= 5
+    own = TrainPipeline(source, two_views.build(31, **options), batch_size=4, seed=0, num_threads=0).batch(0)["image"]
+    assert (own[0] != own[1]).any() and (own[:, 0] != own[:, 1]).any()
+    # Where there is no batch, an image draws its own.
+    assert shared({"image": dot}, np.random.default_rng(0))["image"].shape == (2, 31, 31, 3)

@@ -29,10 +29,10 @@ def batch_norm(x, epsilon=1e-5):
     return (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon)
 
 
-@pytest.mark.parametrize("layers", [2, 3])
-def test_the_loss_put_together_by_hand(layers):
+@pytest.mark.parametrize(("layers", "loss_per"), [(2, "view"), (3, "image")])
+def test_the_loss_put_together_by_hand(layers, loss_per):
     """The trunk's features of all 2N views, normalised together, through the head, into the loss."""
-    task = task_of(head_layers=layers, temperature=0.3)
+    task = task_of(head_layers=layers, temperature=0.3, loss_per=loss_per)
     variables = jax.jit(task.init)(jax.random.key(0), {"image": VIEWS})
     head = variables["params"]["projector"]
     assert set(head) == {f"{kind}{i}" for kind in ("dense", "norm") for i in range(1, layers + 1)}
@@ -49,7 +49,8 @@ def test_the_loss_put_together_by_hand(layers):
         x = np.maximum(x, 0) if i < layers else x
     losses, right = jax.jit(nt_xent)(jnp.asarray(x[:6]), jnp.asarray(x[6:]), 0.3)
     value, (metrics, new_state) = jax.jit(task.loss)(variables, {"image": VIEWS}, jax.random.key(1), 0)
-    np.testing.assert_allclose(value, losses.mean(), rtol=1e-4)
+    # The authors' code adds up the losses of an image's two views.
+    np.testing.assert_allclose(value, losses.mean() * (2 if loss_per == "image" else 1), rtol=1e-4)
     metrics = {name: float(total / weight) for name, (total, weight) in metrics.items()}
     assert metrics == pytest.approx({"loss": float(value), "accuracy": float(right.mean())}, rel=1e-5)
     # Statistics of trunk and head are in the new state, both over all 2N views.

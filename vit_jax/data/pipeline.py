@@ -115,7 +115,10 @@ class TrainPipeline:
         self._num_threads = num_threads
         self._num_workers = num_workers
         self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats)
-        self._examples = grain.MapDataset.source(self._elements).random_map(transform, seed=derived_seed(seed, 1))
+        elements, shared = self._elements, getattr(transform, "shared_draws", 0)
+        if shared:
+            elements = _SharedDraws(elements, shared, batch_size, derived_seed(seed, 2))
+        self._examples = grain.MapDataset.source(elements).random_map(transform, seed=derived_seed(seed, 1))
 
     def batch(self, step: int, slices: int = 1, index: int = 0) -> Batch:
         """Slice `index` of `slices` of the batch of one step.
@@ -219,6 +222,24 @@ class _TrainElements:
                     raise
                 last = error
         raise UserError(f"{tried + 1} images in a row are unreadable. The last: {last.what}", last.what_to_do)
+
+
+class _SharedDraws:
+    """Elements with random numbers in [0, 1) in the field "shared_draws", the same for all of a global batch: for a
+    transform that says how many it wants in an attribute of that name, and takes them out."""
+
+    def __init__(self, elements: _TrainElements, count: int, batch_size: int, seed: int):
+        self._elements = elements
+        self._count = count
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __getitem__(self, element: int) -> dict[str, Any]:
+        rng = np.random.default_rng((self._seed, element // self._batch_size))
+        return {**self._elements[element], "shared_draws": rng.random(self._count)}
 
 
 class _EvalElements:

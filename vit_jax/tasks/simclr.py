@@ -10,7 +10,7 @@ layers and keeps the first of them: `head_layers=3`, `representation=1`.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import optax
@@ -31,7 +31,7 @@ def nt_xent(
 ) -> tuple[Float[Array, " 2n"], Float[Array, " 2n"]]:
     """The normalised, temperature-scaled cross-entropy of each of 2N views, and whether the right one was nearest.
 
-    The paper's loss is the mean over the 2N views; the authors' code sums over the two views, which is twice that.
+    The paper's loss is the mean over the 2N views; see `build` for the authors' code.
     """
     n = first.shape[0]
     z = unit(jnp.concatenate([first, second]))
@@ -53,6 +53,7 @@ class SimCLR:
         projector: the head.
         temperature: of the similarities.
         representation: how many layers of the head the features have gone through.
+        loss_per: "view" or "image".
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class SimCLR:
     projector: ProjectionHead
     temperature: float
     representation: int
+    loss_per: str = "view"
     whole_batch: ClassVar[str] = "every other view of the batch is a negative"
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
@@ -76,7 +78,8 @@ class SimCLR:
         z, state = embed(self.model, heads, variables["params"], variables["model_state"], images, rng)
         losses, correct = nt_xent(z[::2], z[1::2], self.temperature)
         count = jnp.float32(losses.size)
-        return losses.mean(), ({"loss": (losses.sum(), count), "accuracy": (correct.sum(), count)}, state)
+        total = losses.sum() * (2 if self.loss_per == "image" else 1)
+        return total / count, ({"loss": (total, count), "accuracy": (correct.sum(), count)}, state)
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
         params, state = variables["params"], variables["model_state"]
@@ -103,6 +106,7 @@ def build(
     head_hidden: Count | None = None,
     head_out: Count = 128,
     representation: Natural = 0,
+    loss_per: Literal["view", "image"] = "view",
 ) -> SimCLR:
     """The task.
 
@@ -113,6 +117,9 @@ def build(
         head_out: width of what is compared.
         representation: 0 for the trunk's features; 1 for those after the head's first layer, which version 2
             fine-tunes and evaluates.
+        loss_per: "view" is the paper's loss, the mean over all views (equation 1); "image" that of the authors' code,
+            the mean over the images of the sum over their two views, which is twice that. LARS divides that out of the
+            kernels' updates, but of nothing else.
     """
     del data
     if not temperature > 0:
@@ -127,4 +134,5 @@ def build(
         # The number of classes is that of the whole model.
         kwargs = {"trunk": dict(model), "layers": representation, "hidden": head_hidden, "num_classes": 0}
         spec = {"name": "projected", "kwargs": kwargs}
-    return SimCLR(module, spec, ProjectionHead(head_layers, head_out, head_hidden), temperature, representation)
+    projector = ProjectionHead(head_layers, head_out, head_hidden)
+    return SimCLR(module, spec, projector, temperature, representation, loss_per)

@@ -1,5 +1,6 @@
 """Two random views of each image, drawn alike (SimCLR) or by two recipes (MoCo v3): what contrastive losses compare."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,17 @@ class TwoViews:
     first: view.View
     second: view.View
 
+    @property
+    def shared_draws(self) -> int:
+        """How many random numbers the examples of a batch share, see `vit_jax.data.pipeline`."""
+        return self.first.shared_draws + self.second.shared_draws
+
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Replaces "image" uint8 [H, W, 3] by two views uint8 [2, h, w, 3]; the other fields pass through."""
-        return {**example, "image": np.stack([v.draw(example["image"], rng) for v in (self.first, self.second)])}
+        example = dict(example)
+        image, shared = example.pop("image"), iter(example.pop("shared_draws", ()))
+        views = [v.draw(image, rng, *itertools.islice(shared, v.shared_draws)) for v in (self.first, self.second)]
+        return {**example, "image": np.stack(views)}
 
 
 def build(

@@ -6,7 +6,7 @@ differ in the arguments only; two of these views are `vit_jax.data.transforms.tw
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,13 +39,23 @@ class View:
     blur: float
     blur_sigma: tuple[float, float]
     solarize: float
+    blur_sigma_per: str
+
+    @property
+    def shared_draws(self) -> int:
+        """How many random numbers the examples of a batch share, see `vit_jax.data.pipeline`."""
+        return int(self.blur_sigma_per == "batch")
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
-        return {**example, "image": self.draw(example["image"], rng)}
+        example = dict(example)
+        return {**example, "image": self.draw(example.pop("image"), rng, *example.pop("shared_draws", ()))}
 
-    def draw(self, image: geometry.Image, rng: np.random.Generator) -> geometry.Image:
+    def draw(self, image: geometry.Image, rng: np.random.Generator, of_sigma: float | None = None) -> geometry.Image:
         """One view.
+
+        Args:
+            of_sigma: from 0 to 1, where in its range the blur's standard deviation is; None draws it.
 
         Raises:
             UserError: when the smallest crop would not hold a pixel.
@@ -58,7 +68,7 @@ class View:
             )
         top, left, height, width = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that one option does not change what the others draw.
-        of_flip, of_jitter, of_gray, of_blur, of_sigma, of_solarize = rng.random(6).tolist()
+        of_flip, of_jitter, of_gray, of_blur, own_sigma, of_solarize = rng.random(6).tolist()
         factors, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4).tolist()
         image = image[top : top + height, left : left + width]
         image = interpolate(image, self.image_size, self.interpolation, self.antialias)
@@ -72,7 +82,8 @@ class View:
             low, high = self.blur_sigma
             # SimCLR's kernel: a tenth of the image's height, which at 224 cuts nothing visible off.
             taps = 2 * max(1, self.image_size[0] // 10 // 2) + 1
-            image = color.gaussian_blur(image, low + (high - low) * of_sigma, taps)
+            place = own_sigma if of_sigma is None else of_sigma
+            image = color.gaussian_blur(image, low + (high - low) * place, taps)
         return color.solarize(image) if of_solarize < self.solarize else image
 
     def _distort(self, image: geometry.Image, factors: Sequence[float], order: Sequence[int]) -> geometry.Image:
@@ -106,6 +117,7 @@ def build(
     blur: float = 0.5,
     blur_sigma: Sequence[float] = (0.1, 2.0),
     solarize: float = 0.0,
+    blur_sigma_per: Literal["image", "batch"] = "image",
 ) -> View:
     """A view; the defaults are SimCLR's on ImageNet.
 
@@ -123,6 +135,8 @@ def build(
         hue: largest turn either way, in turns of the colour circle, at most 0.5.
         strength: multiplies the four: s of SimCLR's appendix A.
         blur_sigma: bounds on the blur's standard deviation in pixels.
+        blur_sigma_per: whether each "image" draws it, or a "batch" in training has one, as in SimCLR's code, for the
+            first and the second view apart.
 
     Raises:
         UserError: for a value out of its range.
@@ -148,6 +162,6 @@ def build(
         raise UserError(f"hue={hue} times strength={strength} is more than half a turn", "Give at most 0.5")
     return View(
         image_size=geometry.size_pair(image_size), sampling=sampling, area=area, aspect=aspect, blur_sigma=blur_sigma,
-        interpolation=interpolation, antialias=antialias,
+        interpolation=interpolation, antialias=antialias, blur_sigma_per=blur_sigma_per,
         **colors, **{name: float(value) for name, value in shares.items()},
     )  # fmt: skip
