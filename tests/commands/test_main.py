@@ -101,7 +101,11 @@ def test_evaluate(capsys, workdir, tmp_path):
 
 def test_evaluate_mistakes(capsys, workdir, tmp_path):
     run = ["evaluate", "--checkpoint", workdir]
-    assert "10 classes and config.evals.val has 2" in complaint(capsys, *run, "--config.data.eval.classes=(1,2)")
+    other = ["--config", tmp_path / "other.py"]
+    np.savez(tmp_path / "x.npz", images=np.zeros((1, 8, 8, 3), np.uint8), labels=np.array([0]), label_names=["x"])
+    values = tiny_config() | {"data": tiny_config()["data"] | {"eval": {"name": "arrays", "path": f"{tmp_path}/x.npz"}}}
+    (tmp_path / "other.py").write_text(f"def get_config(arg=''):\n    return {values!r}\n")
+    assert "The model has no class 'x' among its 10" in complaint(capsys, *run, *other)
     assert "no directory" in complaint(capsys, *run, "--output", tmp_path / "no" / "file.json")
     assert "There is no checkpoint" in complaint(capsys, "evaluate", "--checkpoint", tmp_path / "gone")
 

@@ -1,25 +1,47 @@
-"""Evaluation counts every example exactly once, whatever the batch size and the number of devices."""
+"""Evaluation counts every example exactly once, whatever batch size and devices, on data named as the data likes."""
 
+import csv
+import io
+import json
+
+import cv2
 import jax
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
+import vit_jax
+from tests.checkpoints.test_export import source as random_checkpoint
 from tests.tiny import tiny_config
 from vit_jax import UserError
-from vit_jax.training.evaluation import Evaluation, build_evaluators
+from vit_jax.checkpoints.export import export
+from vit_jax.commands.main import main
+from vit_jax.evaluators import Answers
+from vit_jax.training.evaluation import Evaluation, build_evaluators, evaluate_loaded, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.sharding import make_mesh
 
 SOURCE = {"name": "digits", "split": "test"}  # 355 images, which no batch size below divides
 
 
-def evaluate(batch_size, devices, outputs, **changes):
-    values = tiny_config(data__eval_batch_size=batch_size, **changes)
-    evaluators = build_evaluators(
-        {"val": {"name": "classification", "source": SOURCE}}, build_inputs(values["data"]), 16
-    )
+def evaluate(batch_size, devices, outputs, objective="softmax", classes=10, keep=None):
+    values = tiny_config(data__eval_batch_size=batch_size)
+    section = {"val": {"name": "classification", "source": SOURCE | {"classes": list(range(classes))}}}
+    evaluators = build_evaluators(section, build_inputs(values["data"]), 16)
+    evaluators = judging(Answers(tuple(map(str, range(classes))), objective), evaluators)
     mesh = make_mesh({}, jax.devices()[:devices])
-    return Evaluation(evaluators, outputs, lambda batch: batch, mesh).run({})
+    return Evaluation(evaluators, outputs, lambda batch: batch, mesh, keep=keep).run({})
+
+
+def drawn(classes=10):
+    """Random logits by index, and the labels that they go with."""
+    from vit_jax.data.sources import digits
+
+    source = digits.build("test", classes=range(classes))
+    labels = np.array([source[i]["label"] for i in range(len(source))])
+    logits = np.random.default_rng(0).normal(size=(len(labels), classes)) + 1.5 * np.eye(classes)[labels]
+    logits = logits.astype(np.float32)
+    return labels, logits, lambda variables, batch: {"logits": jax.numpy.asarray(logits)[batch["index"]]}
 
 
 def test_exact_counts_and_metrics():
@@ -37,6 +59,118 @@ def test_exact_counts_and_metrics():
         assert metrics["val/examples"] == 355
         assert metrics["val/accuracy"] == pytest.approx(right.mean())
         assert metrics["val/loss"] == pytest.approx((normaliser - 3.0 * right).mean(), rel=1e-5)
+
+
+def test_figures_against_scikit_learn():
+    labels, logits, outputs = drawn()
+    metrics = evaluate(64, 1, outputs)
+    wanted = {
+        "accuracy": sk.accuracy_score(labels, logits.argmax(1)),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, logits.argmax(1)),
+        "top5_accuracy": sk.top_k_accuracy_score(labels, logits, k=5),
+        "loss": sk.log_loss(labels, np.exp(logits) / np.exp(logits).sum(1, keepdims=True)),
+        "examples": 355,
+    }
+    assert metrics == {f"val/{name}": pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+def test_tables_and_a_picture():
+    labels, logits, outputs = drawn()
+    files = {}
+    evaluate(100, 4, outputs, keep=lambda name, make: files.update({name: make()}))
+    assert sorted(files) == ["val_confusion.csv", "val_confusion.png", "val_per_class.csv"]
+    rows = list(csv.reader(io.StringIO(files["val_confusion.csv"].decode())))
+    assert rows[0][1:] == [row[0] for row in rows[1:]] == [str(k) for k in range(10)]
+    np.testing.assert_array_equal(
+        np.array([row[1:] for row in rows[1:]], int), sk.confusion_matrix(labels, logits.argmax(1))
+    )
+    table = list(csv.DictReader(io.StringIO(files["val_per_class.csv"].decode())))
+    for column, score in (("accuracy", sk.recall_score), ("precision", sk.precision_score)):
+        theirs = score(labels, logits.argmax(1), average=None)
+        np.testing.assert_allclose([float(row[column]) for row in table], theirs, atol=1e-6)
+    picture = cv2.imdecode(np.frombuffer(files["val_confusion.png"], np.uint8), cv2.IMREAD_COLOR)
+    assert min(picture.shape[:2]) > 400 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_fewer_classes_than_five():
+    labels, logits, outputs = drawn(classes=4)
+    metrics = evaluate(64, 1, outputs, classes=4)
+    assert metrics["val/top3_accuracy"] == pytest.approx(sk.top_k_accuracy_score(labels, logits, k=3))
+    assert "val/top1_accuracy" not in evaluate(64, 1, drawn(classes=2)[2], classes=2)
+
+
+def test_a_sigmoid_model_has_the_sigmoid_loss():
+    labels, logits, outputs = drawn()
+    terms = np.log1p(np.exp(logits.astype(np.float64))) - np.eye(10)[labels] * logits
+    assert evaluate(64, 1, outputs, "sigmoid")["val/loss"] == pytest.approx(terms.sum(1).mean(), rel=1e-6)
+
+
+def test_ties_and_what_is_not_a_number():
+    def all_equal(variables, batch):
+        return {"logits": jax.numpy.zeros((len(batch["label"]), 10))}
+
+    metrics, labels = evaluate(64, 1, all_equal), drawn()[0]
+    assert metrics["val/accuracy"] == pytest.approx((labels == 0).mean())
+    assert metrics["val/top5_accuracy"] == pytest.approx((labels < 5).mean())
+    broken = evaluate(64, 1, lambda variables, batch: {"logits": all_equal(variables, batch)["logits"] * np.nan})
+    assert broken["val/accuracy"] == broken["val/top5_accuracy"] == 0 and np.isnan(broken["val/loss"])
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A published classifier of three of ImageNet's classes, in a timm file, and images that it answers."""
+    folder = tmp_path_factory.mktemp("published")
+    checkpoint = random_checkpoint()
+    checkpoint.metadata["labels"] = ["Afghan hound, Afghan", "tench", "goldfish"]
+    export(checkpoint, folder / "model", "timm")
+    loaded = vit_jax.load(folder / "model")
+    images = np.random.default_rng(1).integers(0, 256, (24, 40, 40, 3), np.uint8)
+    answers = np.asarray(loaded.logits(np.stack([loaded.preprocess(image) for image in images]))).argmax(1)
+    return folder / "model", images, answers
+
+
+@pytest.mark.parametrize("names", [("n02088094", "n01440764", "n01443537"), ("Afghan_hound", "Tench", "goldfish")])
+def test_a_published_classifier_on_folders(published, tmp_path, names):
+    """Two thirds of the images lie where the model would put them, in folders of synsets or words, one class lacking."""
+    path, images, answers = published
+    kept = [i for i in range(len(images)) if answers[i] != 2 or i % 3]
+    for i in kept:
+        answer = answers[i] if i % 3 else (answers[i] + 1) % 2
+        target = tmp_path / "photos" / names[answer] / f"{i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(cv2.imencode(".png", images[i][..., ::-1])[1].tobytes())
+    config = tiny_config(data__eval__name="folder")
+    config["data"]["eval"] = {"name": "folder", "root": str(tmp_path), "split": "photos"}
+    measured = evaluate_loaded(vit_jax.load(path), config)
+    assert measured["val/accuracy"] == pytest.approx(np.mean([i % 3 > 0 for i in kept]))
+    assert measured["val/examples"] == len(kept)
+
+
+def test_a_class_that_the_model_lacks(published, tmp_path):
+    for name in ("n01440764", "n01484850"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "a.png").write_bytes(
+            cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+        )
+    config = tiny_config()
+    config["data"]["eval"] = {"name": "folder", "root": str(tmp_path), "split": "photos"}
+    with pytest.raises(UserError, match="evals.val does not fit the model: The model has no class 'n01484850' among"):
+        evaluate_loaded(vit_jax.load(published[0]), config)
+
+
+def test_a_directory_for_all_that_evaluation_gives(published, tmp_path):
+    """Through the command, on the digits under three names that the model has."""
+    path, images, answers = published
+    names = np.array(["Afghan hound", "tench", "goldfish"])
+    np.savez(tmp_path / "data.npz", images=images, labels=answers, label_names=names)
+    config = tiny_config()
+    config["data"]["eval"] = {"name": "arrays", "path": str(tmp_path / "data.npz")}
+    (tmp_path / "data.py").write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+    command = ["evaluate", "--checkpoint", str(path), "--config", str(tmp_path / "data.py")]
+    assert main([*command, "--output", str(tmp_path / "scores")]) == 0
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["val/accuracy"] == 1.0
+    found = sorted(file.name for file in (tmp_path / "scores").iterdir())
+    assert found == ["metrics.json", "val_confusion.csv", "val_confusion.png", "val_per_class.csv"]
 
 
 def test_a_label_without_a_class():

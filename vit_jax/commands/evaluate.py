@@ -3,6 +3,7 @@
 examples:
   vit_jax evaluate --checkpoint runs/digits
   vit_jax evaluate --checkpoint runs/digits/checkpoints/400 --output scores.json
+  vit_jax evaluate --checkpoint runs/digits --output scores/    # also tables by class and the confusion matrix
   vit_jax evaluate --checkpoint runs/mine --config.data.eval.name=folder --config.data.eval.root=photos \\
       --config.data.eval.split=test
 
@@ -11,6 +12,7 @@ Model, labels and preprocessing come from the checkpoint; which evaluators run c
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from vit_jax.commands.arguments import (
@@ -24,12 +26,14 @@ from vit_jax.commands.arguments import (
 from vit_jax.commands.table import show_metrics
 from vit_jax.errors import UserError, printable
 
+_OUTPUT_HELP = "write the metrics as JSON too; in a directory (no suffix) beside the tables and pictures of evaluators"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_config(parser, False, "take data and evaluators from this config instead of the checkpoint's")
     parser.add_argument("--cache", metavar="DIR", help="keep frozen features there, and use those that are there")
-    parser.add_argument("--output", metavar="FILE", help="write the metrics as JSON too")
+    parser.add_argument("--output", metavar="FILE|DIR", help=_OUTPUT_HELP)
     add_cluster(parser)
 
 
@@ -37,17 +41,42 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.evaluation import evaluate_loaded
 
-    output = Path(arguments.output) if arguments.output else None
+    output = _Output(arguments.output) if arguments.output else None
     with connected(**cluster(arguments), preemptible=False):
         loaded = agreed(lambda: open_loaded(arguments))
         if "data" not in loaded.metadata["config"] and not arguments.config:
             raise UserError(f"{loaded.path} names no data to evaluate on", "Give --config")
         values = agreed(lambda: read_config(arguments, loaded.metadata["config"]))
-        metrics = evaluate_loaded(loaded, values, arguments.cache)
+        keep = output.keep if output and is_lead() else None
+        metrics = evaluate_loaded(loaded, values, arguments.cache, keep)
         if not is_lead():
             return
-        if output and not output.parent.is_dir():
-            raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
-        if output:
-            output.write_text(json.dumps({"checkpoint": str(loaded.path), **metrics}, indent=2) + "\n")
         print(f"{printable(loaded.path)}\n\n{show_metrics(metrics)}")
+        if output:
+            output.write({"checkpoint": str(loaded.path), **metrics})
+
+
+class _Output:
+    """Where `--output` says: a file for the metrics, or a directory for them and all files that evaluators offer."""
+
+    def __init__(self, name: str):
+        self._path = Path(name)
+        self._is_directory = self._path.is_dir() or name.endswith("/") or not self._path.suffix
+        self._files: dict[str, bytes] = {}
+        if self._is_directory and self._path.exists() and not self._path.is_dir():
+            raise UserError(f"--output {name} is a file", "Name a directory, or a file with the suffix .json")
+        if not self._path.parent.is_dir():
+            raise UserError(f"There is no directory {self._path.parent} for --output", "Make it first")
+
+    def keep(self, name: str, make: Callable[[], bytes]) -> None:
+        if self._is_directory:
+            self._files[name] = make()
+
+    def write(self, metrics: dict[str, object]) -> None:
+        text = json.dumps(metrics, indent=2) + "\n"
+        if not self._is_directory:
+            self._path.write_text(text)
+            return
+        self._path.mkdir(exist_ok=True)
+        for name, data in {"metrics.json": text.encode(), **self._files}.items():
+            (self._path / name).write_bytes(data)

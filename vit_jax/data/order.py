@@ -9,6 +9,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from vit_jax.data.classes import relabelled
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
@@ -62,19 +63,7 @@ class Mixture:
     def __getitem__(self, index: int) -> dict:
         part = int(np.searchsorted(self._ends, index, side="right"))
         source, labels = self.sources[part], self._labels[part]
-        example = dict(source[index - self.first(part)])
-        label = example.get("label")
-        if isinstance(label, np.ndarray) and label.ndim:  # multi-hot
-            joined = np.zeros(len(self.label_names), label.dtype)
-            joined[labels] = label
-            example["label"] = joined
-        elif label is not None and 0 <= label < len(labels):
-            example["label"] = labels[label]
-        elif label is not None:
-            raise UserError(
-                f"Example {index} has label {label}, but there are {len(labels)} classes", "Number them from 0"
-            )
-        return example
+        return relabelled(dict(source[index - self.first(part)]), index, labels, len(self.label_names))
 
     def first(self, part: int) -> int:
         """Index of the first example of one part."""

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data.classes import ClassesOf
 from vit_jax.data.decode import UnreadableImage, decode
 from vit_jax.data.order import order_of
 from vit_jax.data.preprocess import Preprocess
@@ -177,6 +178,9 @@ class EvalPipeline:
         self.description = description
         self.batch_size = batch_size
         self._num_threads = num_threads
+        self._rebuilt_with = functools.partial(
+            EvalPipeline, prepare=prepare, batch_size=batch_size, seed=seed, num_threads=num_threads
+        )
         examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size))
         if isinstance(prepare, Preprocess):
             self._examples = examples.map(functools.partial(_preprocessed, prepare))
@@ -186,6 +190,16 @@ class EvalPipeline:
     def __len__(self) -> int:
         """Number of batches."""
         return math.ceil(len(self.source) / self.batch_size)
+
+    def with_classes(self, names: Sequence[str]) -> "EvalPipeline":
+        """The same examples with labels that count the classes `names`, as a model that knows these answers.
+
+        Raises:
+            UserError: for a class that is not among them, see `vit_jax.data.classes.class_positions`.
+        """
+        if tuple(names) == tuple(self.source.label_names):
+            return self
+        return self._rebuilt_with(ClassesOf(self.source, names))
 
     def iterate(self, slices: int = 1, index: int = 0) -> BatchIterator:
         """Slice `index` of `slices` of each batch. Close it after use.

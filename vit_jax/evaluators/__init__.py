@@ -1,5 +1,6 @@
 """What a checkpoint is worth: one file per measurement, each seeing a task only through its named outputs."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -10,6 +11,23 @@ from vit_jax.data.pipeline import EvalPipeline
 
 # Makes a pipeline for an evaluator from optional `source` and `transform` sections and a seed.
 PipelineFactory = Callable[..., EvalPipeline]
+
+
+# Takes the name of a file and what makes its bytes, which is called only if somebody wants files.
+Keep = Callable[[str, Callable[[], bytes]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model's logits mean.
+
+    Args:
+        label_names: its classes, in the order of the logits.
+        objective: 'softmax' or 'sigmoid', the loss that it was trained with.
+    """
+
+    label_names: tuple[str, ...]
+    objective: str = "softmax"
 
 
 class Run(Protocol):
@@ -23,9 +41,16 @@ class Run(Protocol):
         """A task output (or "pixels") of all examples, and their labels: computed once, however many ask for it."""
         ...
 
+    def keep(self, name: str, make: Callable[[], bytes]) -> None:
+        """Offers a file beside the numbers, such as a table or a picture: `make` is called only if they are wanted."""
+        ...
+
 
 class Evaluator(Protocol):
     """A frozen dataclass made by the `build(pipeline, **kwargs)` of its module, with `pipeline` a PipelineFactory.
+
+    One that judges what a model answers has `judging(answers: Answers) -> Evaluator`, which returns it fitted to the
+    model's classes and loss, and raises a UserError where they do not go together.
 
     One that calls `run(pipeline)` also has `measure(outputs, batch) -> PyTree`: what is kept of a batch, traced into
     the same compiled function as the model.

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Evaluator, features
+from vit_jax.evaluators import Answers, Evaluator, Keep, features
 from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_axis import batch_split_like
@@ -56,6 +56,7 @@ class Evaluation:
         prepare: what turns a batch from the host into what the task expects.
         every: steps between two runs of an evaluator, see `intervals`.
         cache: where frozen features are kept on disk; for a single model, in a single process.
+        keep: see `evaluate_loaded`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Evaluation:
         mesh: jax.sharding.Mesh,
         every: Mapping[str, int | None] | None = None,
         cache: FeatureCache | None = None,
+        keep: Keep | None = None,
     ):
         self._evaluators = dict(evaluators)
         self._outputs = outputs
@@ -73,6 +75,7 @@ class Evaluation:
         self._mesh = mesh
         self._every = every or {}
         self._cache = cache
+        self._keep = keep
         self._compiled: dict[str, Callable[[Variables, Batch], PyTree]] = {}
 
     def due(self, step: int, last: bool) -> list[str]:
@@ -105,6 +108,11 @@ class Evaluation:
             if cache:
                 cache.write(output, pipeline.description, found)
         return found
+
+    def keep(self, name: str, file: str, make: Callable[[], bytes]) -> None:
+        """Hands on a file that the evaluator `name` offers."""
+        if self._keep is not None:
+            self._keep(f"{name}_{file}", make)
 
     def _batches(
         self,
@@ -162,27 +170,33 @@ class _Run:
             self.shared[key] = self.evaluation.features(self.name, output, self.variables, pipeline)
         return self.shared[key]
 
+    def keep(self, name: str, make: Callable[[], bytes]) -> None:
+        self.evaluation.keep(self.name, name, make)
 
-def check_labels(label_names: tuple[str, ...], evaluators: Mapping[str, Evaluator]) -> None:
-    """A classifier is evaluated on its own classes; others would be counted as errors, or worse, as hits."""
+
+def judging(answers: Answers, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    """The evaluators, those of answers fitted to what a model's logits mean.
+
+    Raises:
+        UserError: where data has a class that the model does not know, which would count as errors, or worse, as hits.
+    """
+    fitted = {}
     for name, evaluator in evaluators.items():
-        if "logits" not in evaluator.needs:
-            continue
-        theirs = tuple(evaluator.pipeline.source.label_names)
-        if theirs != label_names:
-            stray = sorted(set(theirs) ^ set(label_names))
-            differ = f"they differ in {stray[0]!r}" if stray else "in another order"
-            raise UserError(
-                f"The model has {len(label_names)} classes and config.evals.{name} has {len(theirs)}: {differ}",
-                "Give both the same classes",
-            )
+        try:
+            fitted[name] = evaluator.judging(answers) if hasattr(evaluator, "judging") else evaluator
+        except UserError as error:
+            raise UserError(f"config.evals.{name} does not fit the model: {error.what}", error.what_to_do) from None
+    return fitted
 
 
-def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any], cache: epath.PathLike | None = None) -> dict[str, float]:
+def evaluate_loaded(
+    loaded: Loaded, values: Mapping[str, Any], cache: epath.PathLike | None = None, keep: Keep | None = None
+) -> dict[str, float]:
     """Runs the evaluators of a plain config on a loaded checkpoint, with the checkpoint's own preprocessing.
 
     Args:
         cache: a directory in which frozen features are kept for the next time.
+        keep: takes the files that evaluators offer beside their numbers, named 'evaluator_file'; None for none.
     """
     config = run_config(values)
     if not config.evals:
@@ -191,7 +205,9 @@ def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any], cache: epath.Path
     preprocess = loaded.preprocess.to_json()
     inputs = build_inputs({**config.data, "image_size": preprocess.pop("image_size"), "preprocess": preprocess})
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
-    check_labels(loaded.labels, evaluators)
+    # The objective is that of the checkpoint, whatever config names the data; published files do not say one.
+    task = (loaded.metadata.get("config") or {}).get("task") or {}
+    evaluators = judging(Answers(loaded.labels, task.get("objective", "softmax")), evaluators)
 
     def outputs(variables: Variables, batch: Batch) -> Mapping[str, Array]:
         return loaded.model.apply(variables, batch["image"], train=False)
@@ -202,6 +218,6 @@ def evaluate_loaded(loaded: Loaded, values: Mapping[str, Any], cache: epath.Path
     kept = None
     if cache is not None and jax.process_count() == 1:
         kept = FeatureCache(cache, features.digest(variables, loaded.metadata["model"]))
-    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept)
+    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept, keep=keep)
     everywhere = replicated(mesh)
     return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), variables))

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Evaluator
+from vit_jax.evaluators import Answers, Evaluator
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
-from vit_jax.training.evaluation import build_evaluators, check_labels
+from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.step import Prepare
 
@@ -59,8 +59,8 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     config = config.in_steps(len(source))
     data = DataInfo(inputs.image_size, tuple(source.label_names))
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
-    evaluators = build_evaluators(config.evals, inputs, config.batch_size)
-    check_labels(data.label_names, evaluators)
+    answers = Answers(data.label_names, getattr(task, "objective", "softmax"))
+    evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
     if inputs.mixing.mixes_labels and not getattr(task, "mixed_labels", False):
         raise UserError(
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",

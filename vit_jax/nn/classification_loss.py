@@ -1,0 +1,47 @@
+"""Losses of classification: softmax and sigmoid cross-entropy, weighted by class and focal: one number an example."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+OBJECTIVES = ("softmax", "sigmoid")
+_TINY = 1e-7  # below float32's resolution at 1: a power under one has no finite slope at zero
+
+
+def classification_losses(
+    logits: Float[Array, "B K"],
+    targets: Float[Array, "B K"],
+    objective: str = "softmax",
+    class_weights: Float[Array, " K"] | None = None,
+    focal_gamma: float = 0.0,
+) -> Float[Array, " B"]:
+    """Cross-entropy in nats between each row's targets and its logits.
+
+    Args:
+        targets: shares that sum to 1 for 'softmax'; each class by itself, 0 to 1, for 'sigmoid'.
+        objective: 'softmax', or 'sigmoid', which sums over the classes.
+        class_weights: what the term of each class is multiplied by. The sum is not divided by the weights, so that an
+            example's loss does not depend on its batch; torch's `CrossEntropyLoss(weight=...)` divides.
+        focal_gamma: each term is multiplied by (1 - p) ** gamma, with p the probability that the model gives to what
+            the term says (Lin et al., "Focal Loss", arXiv:1708.02002, equation 4); 0 is plain cross-entropy.
+    """
+    logits = logits.astype(jnp.float32)
+    if objective == "softmax":
+        log_p = jax.nn.log_softmax(logits)
+        terms = targets * _focal(log_p, focal_gamma)
+    else:
+        yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+        terms = targets * _focal(yes, focal_gamma) + (1 - targets) * _focal(no, focal_gamma)
+    if class_weights is not None:
+        terms = terms * class_weights
+    return terms.sum(axis=-1)
+
+
+def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "B K"]:
+    """What a model trained with `objective` says: classes that sum to 1, or each by itself."""
+    return jax.nn.softmax(logits) if objective == "softmax" else jax.nn.sigmoid(logits)
+
+
+def _focal(log_p: Float[Array, "B K"], gamma: float) -> Float[Array, "B K"]:
+    """-(1 - p) ** gamma log p."""
+    return -log_p if not gamma else -log_p * jnp.maximum(-jnp.expm1(log_p), _TINY) ** gamma
