@@ -167,7 +167,7 @@ def test_a_directory_for_all_that_evaluation_gives(published, tmp_path):
     config["data"]["eval"] = {"name": "arrays", "path": str(tmp_path / "data.npz")}
     (tmp_path / "data.py").write_text(f"def get_config(arg=''):\n    return {config!r}\n")
     command = ["evaluate", "--checkpoint", str(path), "--config", str(tmp_path / "data.py")]
-    assert main([*command, "--output", str(tmp_path / "scores")]) == 0
+    assert main([*command, "--output", f"{tmp_path}/scores/"]) == 0
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["val/accuracy"] == 1.0
     found = sorted(file.name for file in (tmp_path / "scores").iterdir())
     assert found == ["metrics.json", "val_confusion.csv", "val_confusion.png", "val_per_class.csv"]

@@ -26,7 +26,7 @@ from vit_jax.commands.arguments import (
 from vit_jax.commands.table import show_metrics
 from vit_jax.errors import UserError, printable
 
-_OUTPUT_HELP = "write the metrics as JSON too; in a directory (no suffix) beside the tables and pictures of evaluators"
+_OUTPUT_HELP = "write the metrics as JSON too; into DIR/ beside the tables and pictures of the evaluators"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +61,10 @@ class _Output:
 
     def __init__(self, name: str):
         self._path = Path(name)
-        self._is_directory = self._path.is_dir() or name.endswith("/") or not self._path.suffix
+        self._is_directory = self._path.is_dir() or name.endswith("/")
         self._files: dict[str, bytes] = {}
         if self._is_directory and self._path.exists() and not self._path.is_dir():
-            raise UserError(f"--output {name} is a file", "Name a directory, or a file with the suffix .json")
+            raise UserError(f"--output {name} is a file", "Name it without the slash at its end, or another directory")
         if not self._path.parent.is_dir():
             raise UserError(f"There is no directory {self._path.parent} for --output", "Make it first")
 
