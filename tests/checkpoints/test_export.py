@@ -78,7 +78,8 @@ def test_there_and_back(tmp_path, case, to):
     loaded = vit_jax.load(target)
     same_arrays(loaded.params, there.read()[0])
     assert loaded.labels == LABELS
-    assert loaded.preprocess.to_json() == there.metadata["preprocess"]
+    rounding = {"crop": "floor"} if to == "transformers" else {}  # of an odd pixel beside the crop
+    assert loaded.preprocess.to_json() == there.metadata["preprocess"] | rounding
     module = named_module("model", "vit").build(**there.metadata["model"]["kwargs"])
     x = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     expected = module.apply({"params": there.read()[0]}, x)["logits"]

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.resample import resample
+from vit_jax.data.resample import FILTERS, resample
 
-PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+PILLOW = {name: Image.Resampling[name.upper()] for name in FILTERS}
 
 
 def pillow(image, size, name):

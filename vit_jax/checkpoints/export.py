@@ -124,8 +124,18 @@ def notes(source: Source, to: str) -> list[str]:
             f"{to} interpolates position embeddings with {theirs}, this model with {ours}: they agree at its own "
             f"resolution, {height}x{width} pixels, and differ at others"
         )
-    if metadata["preprocess"] != _preprocess_for(metadata["preprocess"], to):
+    pixels = metadata["preprocess"]
+    resize, oblong = pixels.get("resize", "squash"), len(set(metadata["image_size"])) == 2
+    if pixels != _preprocess_for(pixels, to):
         said.append(f"{to} does not resize images by area, as this model does; 'bilinear' is written, which is close")
+    elif to == "transformers" and resize != "squash" and pixels.get("crop", "round") == "round":
+        said.append("transformers cuts off an odd pixel at the other side than this model does")
+    if to == "transformers" and resize in ("cover", "pad"):
+        said.append(f"transformers has no resize of the kind {resize!r}; a short side and a crop are written")
+    if to == "timm" and resize == "short_side" and oblong:
+        said.append("timm resizes to cover an image that is not square, where this model fixes the short side")
+    if to == "timm" and resize != "pad" and pixels.get("crop") == "floor":
+        said.append("timm cuts off an odd pixel at the other side than this model does")
     return said
 
 

@@ -40,6 +40,8 @@ class Published:
         preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w].
         labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
             are taken for those of ImageNet.
+        remarks: sentences on what was assumed, or differs from what the library does with this file: `load` prints
+            them.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Published:
     preprocess: Mapping[str, Any]
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Family(Protocol):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -182,8 +183,16 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
         "product": "params",
         "frozen": [],
         "versions": {},
-        "source": {"file": path.name, "library": family.LIBRARY, "family": family.__name__.rpartition(".")[2]},
+        "source": {
+            "remarks": list(published.remarks),
+            "file": path.name,
+            "library": family.LIBRARY,
+            "family": family.__name__.rpartition(".")[2],
+        },
     }
+
+    for remark in published.remarks:
+        _say(f"{path.name}: {remark}")
 
     def read() -> tuple[dict, dict]:
         params, state = model_shapes(published.model, kwargs, preprocess.image_size)
@@ -192,6 +201,12 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
         return nested(dict(_to_device(name_map.read(file.__getitem__, params, path)))), {}
 
     return Source(epath.Path(path), metadata, read)
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Prints a line, once in a process however often a file is opened."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _to_device(arrays: Iterator[tuple[str, Shaped[np.ndarray, "..."]]]) -> Iterator[tuple[str, jax.Array]]:

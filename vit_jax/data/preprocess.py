@@ -1,7 +1,7 @@
 """The one definition of how an image becomes a model's input outside training's augmentation."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -15,7 +15,8 @@ from vit_jax.data.resample import FILTERS, resample
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest, unknown_key
 
-_RESIZES = ("squash", "short_side")
+_RESIZES = ("squash", "short_side", "cover", "pad")
+_CROPS = ("round", "floor")
 _INTERPOLATIONS = ("area", *FILTERS)
 
 
@@ -25,14 +26,19 @@ class Preprocess:
 
     Attributes:
         image_size: (height, width) of the result in pixels.
-        resize: "squash" stretches the whole image to `image_size`; "short_side" keeps the aspect ratio and crops the
-            centre.
-        resize_to: with "short_side", the pixels of the short side before the crop (256 for a 224 crop is the usual
-            choice). By default the image is made as small as covers `image_size`.
-        interpolation: "area" averages over areas when shrinking and is bilinear when enlarging. "bilinear" and
-            "bicubic" are Pillow's, with the sizes and the crop rounded as torchvision does: those of published weights.
+        resize: what happens to the aspect ratio before the centre is cropped. "squash" stretches the image to
+            `resize_to`. The others keep the ratio: "short_side" makes the short side `resize_to` pixels, "cover" makes
+            the image as small as covers `resize_to`, and "pad" as large as fits in it, with `mean` around it.
+        resize_to: pixels before the crop; with "short_side" one number (256 for a 224 crop is the usual choice), else
+            (height, width). By default `image_size`, or what covers it.
+        interpolation: "area" averages over areas when shrinking and is bilinear when enlarging. The others are
+            Pillow's, with the sizes rounded as torchvision does: those of published weights.
         mean: per channel, in pixel values 0..255.
         std: likewise. The defaults map 0..255 to -1..1.
+        crop: where an odd number of pixels is left over, the corner is rounded half to even, as torchvision and timm
+            do, or down ("floor"), as transformers does, and "area" always.
+        trim: rows below and columns at the right of `image_size` that are made and left out: where patches do not
+            divide what a library makes, its patch embedding does not see these.
 
     Raises:
         UserError: for values that do not make sense, here or in `from_json`.
@@ -40,25 +46,23 @@ class Preprocess:
 
     image_size: tuple[int, int]
     resize: str = "squash"
-    resize_to: int | None = None
+    resize_to: int | tuple[int, int] | None = None
     interpolation: str = "area"
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    crop: str = "round"
+    trim: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", geometry.size_pair(self.image_size))
-        if self.resize not in _RESIZES:
-            raise UserError(f"There is no resize named {self.resize!r}", nearest(self.resize, _RESIZES))
-        if self.interpolation not in _INTERPOLATIONS:
-            raise UserError(
-                f"There is no interpolation named {self.interpolation!r}", nearest(self.interpolation, _INTERPOLATIONS)
-            )
-        if self.resize_to is not None and self.resize != "short_side":
-            raise UserError("resize_to goes with resize='short_side' only", "Leave it out")
-        if self.resize_to is not None and self.resize_to < max(self.image_size):
-            raise UserError(
-                f"resize_to={self.resize_to} is smaller than image_size={self.image_size}", "Make it at least as large"
-            )
+        for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS), ("crop", _CROPS)):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"There is no {name} named {value!r}", nearest(str(value), known))
+        trim = tuple(self.trim) if isinstance(self.trim, Sequence) else ()
+        if len(trim) != 2 or not all(isinstance(side, int) and 0 <= side < 2**15 for side in trim):
+            raise UserError(f"trim={self.trim!r} is not a number of rows and columns", "Give two, such as (0, 0)")
+        object.__setattr__(self, "trim", trim)
+        self._check_resize_to()
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3:
@@ -66,6 +70,30 @@ class Preprocess:
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise UserError(f"std={self.std} is not positive", "Give pixel units, such as 127.5")
+
+    def _check_resize_to(self) -> None:
+        if self.resize_to is None:
+            return
+        if self.resize == "short_side":
+            if not isinstance(self.resize_to, int):
+                raise UserError(f"resize_to={self.resize_to!r} is not a number of pixels", "Give the short side's")
+            fits = self.resize_to >= max(self._made)
+        else:
+            if not isinstance(self.resize_to, Sequence):
+                raise UserError(
+                    f"resize_to={self.resize_to!r} goes with resize='short_side' only", "Leave it out or give a pair"
+                )
+            object.__setattr__(self, "resize_to", geometry.size_pair(self.resize_to))
+            fits = self.resize == "pad" or all(to >= of for to, of in zip(self.resize_to, self._made, strict=True))
+        if not fits:
+            raise UserError(
+                f"resize_to={self.resize_to} is smaller than image_size={self._made}", "Make it at least as large"
+            )
+
+    @property
+    def _made(self) -> tuple[int, int]:
+        """(height, width) before the trim."""
+        return self.image_size[0] + self.trim[0], self.image_size[1] + self.trim[1]
 
     def to_uint8(self, image: bytes | str | os.PathLike | UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """Decodes where needed, and resizes to `image_size`.
@@ -79,28 +107,44 @@ class Preprocess:
             raise UserError(
                 f"An image must be uint8 [H, W, 3], this is {image.dtype} {list(image.shape)}", "Convert it"
             )
-        if self.interpolation != "area":
-            return self._as_torchvision(image)
-        if self.resize == "squash":
-            return geometry.resize(image, self.image_size)
-        if self.resize_to is not None:
-            image = geometry.resize_short_side(image, self.resize_to)
+        made = self._made
+        resized = self._resize(image, made)
+        if self.resize == "pad":
+            resized = self._pad(resized, made)
+        if self.interpolation == "area":
+            cropped = geometry.centre_crop(resized, made)
         else:
-            cover = max(self.image_size[0] / image.shape[0], self.image_size[1] / image.shape[1])
-            height, width = (round(side * cover) for side in image.shape[:2])
-            image = geometry.resize(image, (height, width))
-        return np.ascontiguousarray(geometry.centre_crop(image, self.image_size))
+            place = round if self.crop == "round" else int
+            top, left = (place((resized.shape[axis] - made[axis]) / 2) for axis in (0, 1))
+            cropped = resized[top : top + made[0], left : left + made[1]]
+        return np.ascontiguousarray(cropped[: self.image_size[0], : self.image_size[1]])
 
-    def _as_torchvision(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """`Resize` and `CenterCrop` of torchvision on a Pillow image: the long side is truncated, the crop rounded."""
-        height, width = self.image_size
+    def _resize(self, image: UInt8[np.ndarray, "h w 3"], made: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        shape = image.shape[:2]
+        area = self.interpolation == "area"
         if self.resize == "squash":
-            return resample(image, (height, width), self.interpolation)
-        short = min(image.shape[:2])
-        target = self.resize_to or max(height, width)
-        resized = resample(image, tuple(int(target * side / short) for side in image.shape[:2]), self.interpolation)
-        top, left = (round((resized.shape[axis] - self.image_size[axis]) / 2) for axis in (0, 1))
-        return np.ascontiguousarray(resized[top : top + height, left : left + width])
+            size = self.resize_to or made
+        elif self.resize == "short_side" and self.resize_to and area:
+            return geometry.resize_short_side(image, self.resize_to)
+        elif self.resize == "short_side" and not area:
+            short, target = min(shape), self.resize_to or max(made)
+            size = tuple(int(target * side / short) for side in shape)
+        else:
+            # The same roundings as timm's.
+            ratios = [side / to for side, to in zip(shape, self.resize_to or made, strict=True)]
+            ratio = max(ratios) if self.resize == "pad" else min(ratios)
+            size = tuple(max(round(side / ratio), 1) for side in shape)
+        return geometry.resize(image, size) if area else resample(image, size, self.interpolation)
+
+    def _pad(self, image: UInt8[np.ndarray, "h w 3"], made: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """The image in the middle of at least `made` pixels of the mean colour."""
+        missing = [max(made[axis] - image.shape[axis], 0) for axis in (0, 1)]
+        height, width = (image.shape[axis] + missing[axis] for axis in (0, 1))
+        canvas = np.empty((height, width, 3), np.uint8)
+        canvas[:] = np.clip([round(value) for value in self.mean], 0, 255)
+        top, left = (side // 2 for side in missing)
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        return canvas
 
     @cached_property
     def _mean_and_inverse_std(self) -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
@@ -119,15 +163,20 @@ class Preprocess:
         return self.normalize(self.to_uint8(image))
 
     def resized(self, image_size: int | tuple[int, int]) -> Self:
-        """The same for another `image_size`, with `resize_to` in the same proportion to it."""
+        """The same for another `image_size`, with `resize_to` in the same proportion to it and nothing trimmed."""
         size, resize_to = geometry.size_pair(image_size), self.resize_to
-        if resize_to is not None:
-            resize_to = max(*size, round(resize_to * min(size) / min(self.image_size)))
-        return replace(self, image_size=size, resize_to=resize_to)
+        if isinstance(resize_to, int):
+            resize_to = max(*size, round(resize_to * min(size) / min(self._made)))
+        elif resize_to is not None:
+            scaled = (round(to * new / old) for to, new, old in zip(resize_to, size, self._made, strict=True))
+            resize_to = tuple(scaled if self.resize == "pad" else map(max, scaled, size))
+        return replace(self, image_size=size, resize_to=resize_to, trim=(0, 0))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's metadata."""
+        """Plain values, for a checkpoint's metadata; what came after format 1 is left out where it is the default."""
+        later = {field.name: field.default for field in fields(self) if field.name in ("crop", "trim")}
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value for name, value in plain.items() if name not in later or value != later[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod

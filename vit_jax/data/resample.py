@@ -1,32 +1,41 @@
 """Resizing as Pillow does it, to the bit: what published PyTorch weights were trained and measured with.
 
-Pillow's bilinear and bicubic filters widen when shrinking, so that they average; OpenCV's do not. Each axis is one
+Pillow's filters widen when shrinking, so that they average ("nearest" picks); OpenCV's do not. Each axis is one
 product with a sparse matrix of weights in 22-bit fixed point, rounded to uint8 in between. Width comes before height,
-as in all versions of Pillow until 2026; later ones turn that round for tall images, which changes some pixels by 1.
+as in all versions of Pillow until 2026; later ones turn that round for tall images, which changes some pixels by
+1 of 255, and by more beside edges where a filter overshoots.
 """
 
 import functools
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vit_jax.data.geometry import check_resized
 
 Image = UInt8[np.ndarray, "h w 3"]
 
 _PRECISION = 22  # bits after the point: Pillow's 32 - 8 for the pixel - 2 for weights that overshoot
-_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # samples to each side that a filter sees
-FILTERS = tuple(_SUPPORT)
+# Samples to each side that a filter sees.
+_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0, "box": 0.5, "hamming": 1.0}
+FILTERS = (*_SUPPORT, "nearest")
+_HAMMING = (float(np.float32(0.54)), float(np.float32(0.46)))  # as Pillow has them
 
 
 def resample(image: Image, size: tuple[int, int], filter_name: str) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resizes to (height, width) with "bilinear" or "bicubic" (Keys, a = -0.5), the bits of `PIL.Image.resize`.
+    """Resizes to (height, width), the bits of `PIL.Image.resize`.
+
+    Args:
+        filter_name: one of `FILTERS`; "bicubic" is Keys' with a = -0.5.
 
     Raises:
         UserError: when the result would have too many pixels.
     """
     height, width = check_resized(image, size)
+    if filter_name == "nearest":
+        rows, columns = (_nearest(old, new) for old, new in zip(image.shape[:2], size, strict=True))
+        return np.ascontiguousarray(image[rows[:, None], columns])
     if width != image.shape[1]:
         image = _apply(_weights(image.shape[1], width, filter_name), image.swapaxes(0, 1)).swapaxes(0, 1)
     if height != image.shape[0]:
@@ -41,6 +50,12 @@ def _apply(weights: scipy.sparse.csr_array, image: UInt8[np.ndarray, "old b c"])
     return np.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255).astype(np.uint8).reshape(-1, *rest)
 
 
+def _nearest(old: int, new: int) -> Int[np.ndarray, " new"]:
+    """The old sample under the centre of each new one, by adding up steps as Pillow does."""
+    scale = old / new
+    return np.add.accumulate(np.r_[scale / 2, np.full(new - 1, scale)]).astype(int)
+
+
 @functools.lru_cache(maxsize=256)
 def _weights(old: int, new: int, filter_name: str) -> scipy.sparse.csr_array:
     """Row i holds the weights, in units of 2**-22, of the old samples that make new sample i."""
@@ -51,7 +66,7 @@ def _weights(old: int, new: int, filter_name: str) -> scipy.sparse.csr_array:
     for i in range(new):
         centre = (i + 0.5) * scale
         first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), old)
-        weight = _filter((np.arange(first, last) - centre + 0.5) / stretch, filter_name)
+        weight = _filter((np.arange(first, last) - centre + 0.5) * (1.0 / stretch), filter_name)
         weight = weight / weight.sum()
         rows += [i] * len(weight)
         columns += range(first, last)
@@ -61,9 +76,15 @@ def _weights(old: int, new: int, filter_name: str) -> scipy.sparse.csr_array:
 
 
 def _filter(x: Float[np.ndarray, " n"], name: str) -> Float[np.ndarray, " n"]:
+    if name == "box":  # the only one that is not symmetric: at its edges
+        return ((x > -0.5) & (x <= 0.5)).astype(float)
     x = np.abs(x)
     if name == "bilinear":
         return np.maximum(1.0 - x, 0.0)
+    if name == "hamming":
+        return np.where(x < 1, np.sinc(x) * (_HAMMING[0] + _HAMMING[1] * np.cos(np.pi * x)), 0.0)
+    if name == "lanczos":
+        return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
     a = -0.5
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import hf_parts
+from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -56,14 +56,15 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     kwargs = bit_size(sizes, shape_of(tensors, f"{prefix}{landmark}", 4)[0]) | _STYLE | _PADDINGS[kind]
     groups = config.integer("num_groups", 32, at_least=1)
     kwargs |= {"num_groups": groups, "num_classes": shape_of(tensors, "classifier.1.bias", 1, (0,))[0]}
-    default = {"resize": "short_side", "resize_to": 256, "interpolation": "bilinear", **INCEPTION}
-    image_size = hf_parts.image_size(sidecar.preprocessor, (224, 224))
+    default = {"resize": "short_side", "resize_to": 256, "interpolation": "bilinear", "crop": "floor", **INCEPTION}
+    image_size = hf_processor.image_size(sidecar.preprocessor, (224, 224), "Bit")
     return Published(
         model="bit",
         kwargs=kwargs,
-        preprocess=hf_parts.preprocess(sidecar.preprocessor, image_size, default),
+        preprocess=hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Bit"),
         layout={"prefix": prefix},
         labels=hf_parts.labels(sidecar, kwargs["num_classes"]),
+        remarks=hf_processor.remarks(sidecar.preprocessor, image_size, "Bit"),
     )
 
 
@@ -112,4 +113,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         "depths": list(sizes),
         **(hf_parts.label_config(metadata) if args["num_classes"] else {}),
     }
-    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+    return {"config.json": config, "preprocessor_config.json": hf_processor.processor(metadata["preprocess"])}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoints.families import hf_parts
+from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -54,10 +54,17 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 
     grid = hf_parts.grid(config, table[1] - 1, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
-    default = {"resize": "short_side", "resize_to": max(image_size), "interpolation": "bicubic", **IMAGENET}
-    preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
+    default = {
+        "resize": "short_side",
+        "resize_to": max(image_size),
+        "interpolation": "bicubic",
+        "crop": "floor",
+        **IMAGENET,
+    }
+    preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Bit", patch[0])
+    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, "Bit", patch[0])
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
-    return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
+    return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels, remarks)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -117,7 +124,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         config["num_register_tokens"] = registers
     else:
         config["use_mask_token"] = False
-    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+    return {"config.json": config, "preprocessor_config.json": hf_processor.processor(metadata["preprocess"])}
 
 
 def _mlp_ratio(kwargs: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import hf_parts, hf_vit, mae_parts
+from vit_jax.checkpoints.families import hf_parts, hf_processor, hf_vit, mae_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -88,4 +88,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         "mask_ratio": kwargs["mask_ratio"],
         "norm_pix_loss": kwargs["normalize_pixels"],
     }
-    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+    return {"config.json": config, "preprocessor_config.json": hf_processor.processor(metadata["preprocess"])}

@@ -1,13 +1,13 @@
-"""What the families of transformers have in common: names, and the JSON files config and preprocessor_config."""
+"""What the families of transformers have in common: names, and config.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.families import vit_parts as parts
-from vit_jax.checkpoints.json_file import JsonObject, shown
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import in_pixels, in_unit, label_names, names_by_id
+from vit_jax.checkpoints.sidecars import label_names, names_by_id
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
@@ -19,11 +19,6 @@ VIT_NAMES = {
     "fc2": "output.dense",
 }
 MAE_DECODER = "decoder.decoder_embed.weight"  # only a ViTMAEForPreTraining has it
-
-# Pillow's numbers; filters that we lack are read as the nearest that we have.
-_RESAMPLES = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
-# Image processors to which a number is the short side, not both.
-_SHORT_EDGE = ("Bit", "CLIP")
 
 
 def encoder_kwargs(
@@ -66,65 +61,6 @@ def grid(config: JsonObject, positions: int, patch: int, name: str) -> list[int]
     return found
 
 
-def image_size(processor: JsonObject, default: Sequence[int]) -> list[int]:
-    """[h, w] that an image processor makes, for models that take images of any size."""
-    size = _sides(processor, "crop_size") if processor.boolean("do_center_crop") else None
-    size = size or _sides(processor, "size") or {"height": default[0], "width": default[1]}
-    return [size["height"], size["width"]] if "height" in size else [size["shortest_edge"]] * 2
-
-
-def preprocess(processor: JsonObject, image_size: Sequence[int], default: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for `Preprocess` from an image processor.
-
-    Args:
-        image_size: what the model is for, [h, w].
-        default: values for what the processor does not say, or where there is none.
-
-    Raises:
-        UserError: for a size that the file gives in a way that is not known here.
-    """
-    values = {"image_size": list(image_size)} | dict(default)
-    scale = 1.0
-    if processor.boolean("do_rescale", True):
-        scale = 1.0 / processor.number("rescale_factor", 1 / 255, at_least=1e-6)
-    if not processor.boolean("do_normalize", True):
-        values |= {"mean": [0.0] * 3, "std": in_pixels([1.0] * 3, scale)}
-    else:
-        said = {key: processor.numbers(f"image_{key}", 3) for key in ("mean", "std")}
-        values |= {key: in_pixels(value, scale) for key, value in said.items() if value}
-    resample = processor.integer("resample")
-    if resample is not None:
-        values["interpolation"] = _RESAMPLES.get(resample, values["interpolation"])
-    size = _sides(processor, "size")
-    if size is None:
-        return values
-    crop = _sides(processor, "crop_size") if processor.boolean("do_center_crop") else None
-    if "height" in size and crop is None:
-        values.pop("resize_to", None)
-        return values | {"resize": "squash"}
-    # DeiT's processor squashes to 256x256 before its crop; what the weights were trained for keeps the ratio.
-    # DINOv2's processor crops 224 pixels although the positions are for 518: the proportion is what counts.
-    cropped = max(crop.values()) if crop else max(image_size)
-    resize_to = round(max(size.values()) * max(image_size) / cropped)
-    return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
-
-
-def _sides(processor: JsonObject, key: str) -> dict[str, int] | None:
-    """A size as {"height", "width"} or {"shortest_edge"}, None where there is none; old files have numbers."""
-    if not isinstance(processor.get(key), Mapping):
-        size = processor.sides(key)
-        kind = processor.text("image_processor_type") or processor.text("feature_extractor_type") or ""
-        if size and key == "size" and isinstance(processor[key], int) and kind.startswith(_SHORT_EDGE):
-            return {"shortest_edge": size[0]}
-        return size and {"height": size[0], "width": size[1]}
-    size = processor.object(key)
-    for keys in (("height", "width"), ("shortest_edge",)):
-        sides = {side: size.integer(side, at_least=1, at_most=2**15 - 1) for side in keys}
-        if None not in sides.values():
-            return sides
-    raise processor.error(key, f"has the keys {shown(list(size))}", "Give height and width, or a shortest_edge")
-
-
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
     """Names in id2label, whose keys are numbers as strings."""
     return label_names(names_by_id(sidecar.config.names("id2label")), num_classes)
@@ -154,30 +90,6 @@ def label_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-    }
-
-
-def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json for values of `Preprocess`."""
-    height, width = preprocess["image_size"]
-    values = {
-        "do_resize": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": in_unit(preprocess, "mean"),
-        "image_std": in_unit(preprocess, "std"),
-        "resample": 3 if preprocess.get("interpolation") == "bicubic" else 2,
-    }
-    if preprocess.get("resize", "squash") == "squash":
-        return {"image_processor_type": "ViTImageProcessor", **values, "size": {"height": height, "width": width}}
-    return {
-        "image_processor_type": "BitImageProcessor",
-        **values,
-        "size": {"shortest_edge": preprocess.get("resize_to") or max(height, width)},
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "do_convert_rgb": True,
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import hf_parts
+from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -52,9 +52,10 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     grid = hf_parts.grid(config, table[0], patch[0], f"{prefix}embeddings.position_embedding.weight")
     image_size = [side * patch[0] for side in grid]
     default = {"resize": "squash", "interpolation": "bicubic", **INCEPTION}
-    preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
+    preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Siglip", patch[0])
+    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, "Siglip", patch[0])
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
-    return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels)
+    return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels, remarks)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -121,4 +122,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         config |= hf_parts.label_config(metadata)
     else:
         config = {"architectures": ["SiglipVisionModel"], **vision}
-    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+    return {"config.json": config, "preprocessor_config.json": hf_processor.processor(metadata["preprocess"])}

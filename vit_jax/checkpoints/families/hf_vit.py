@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import hf_parts
+from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same, shape_of
@@ -66,10 +66,12 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if distilled or config.text("model_type") == "vit_mae":
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
-        default |= IMAGENET
+        default |= {"crop": "floor", **IMAGENET}
     layout = {"prefix": prefix, "grid": grid}
-    preprocess = hf_parts.preprocess(sidecar.preprocessor, image_size, default)
-    return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]))
+    kind = "DeiT" if distilled or prefix == "deit." or config.get("model_type") == "deit" else "ViT"
+    preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, kind, patch[0])
+    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, kind, patch[0])
+    return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]), remarks)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -115,7 +117,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     }
     if representation:
         config |= {"pooler_output_size": representation, "pooler_act": "tanh"}
-    return {"config.json": config, "preprocessor_config.json": hf_parts.processor(metadata["preprocess"])}
+    return {"config.json": config, "preprocessor_config.json": hf_processor.processor(metadata["preprocess"])}
 
 
 def _prefix(kwargs: Mapping[str, Any]) -> str:

@@ -4,12 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import INCEPTION, in_pixels, in_unit, label_names, names_by_id
+from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, in_pixels, in_unit, label_names, names_by_id
+from vit_jax.data.resample import FILTERS
+from vit_jax.spelling import nearest
 
-# Pillow's filters that we lack are read as the nearest that we have.
-_INTERPOLATIONS = {"bicubic": "bicubic", "lanczos": "bicubic"}
+# What timm does with pixels where a config.json leaves it out, whichever the model.
+_UNSAID = {"crop_pct": 0.875, "interpolation": "bicubic", "crop_mode": "center", **IMAGENET}
+_CROP_MODES = {"center": "short_side", "squash": "squash", "border": "pad"}
 
 
 def settings(sidecar: Sidecar) -> JsonObject:
@@ -31,24 +34,44 @@ def preprocess(
     crop_pct: float,
     interpolation: str = "bicubic",
     stats: Mapping[str, Sequence[float]] = INCEPTION,
+    made: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Values for `Preprocess`.
+    """Values for `Preprocess`: what timm's `create_transform` does for evaluation.
 
     Args:
-        image_size: [h, w] that the model is for.
-        crop_pct: what timm's models of this family have where the file is silent, like `interpolation` and `stats`.
+        image_size: [h, w] that the model sees.
+        crop_pct: what timm's models of this family have, for a file without a config.json; likewise `interpolation`
+            and `stats`.
+        made: [h, w] that timm makes, where patches do not divide it; `image_size` by default.
+
+    Raises:
+        UserError: for an interpolation or a crop that timm does not have.
     """
-    said = settings(sidecar)
+    said, made = settings(sidecar), list(made or image_size)
+    unsaid = _UNSAID if said else {**_UNSAID, "crop_pct": crop_pct, "interpolation": interpolation, **stats}
+    crop_pct = said.number("crop_pct", at_least=0.01) if said.get("crop_pct") else unsaid["crop_pct"]
+    interpolation = said.text("interpolation") or unsaid["interpolation"]
+    crop_mode = said.text("crop_mode") or unsaid["crop_mode"]
+    for key, value, known in (("interpolation", interpolation, FILTERS), ("crop_mode", crop_mode, _CROP_MODES)):
+        if value not in known:
+            raise said.error(key, f"is {shown(value)}, which vit_jax does not have", nearest(value, known))
     values = {
         "image_size": list(image_size),
-        "interpolation": _INTERPOLATIONS.get(said.text("interpolation") or interpolation, "bilinear"),
-        **{key: in_pixels(said.numbers(key, 3) or [v / 255 for v in stats[key]]) for key in ("mean", "std")},
+        "interpolation": interpolation,
+        **{
+            key: in_pixels(numbers) if (numbers := said.numbers(key, 3)) else list(unsaid[key])
+            for key in ("mean", "std")
+        },
     }
-    if said.text("crop_mode") == "squash":  # the few that crop a little after it are not quite what timm does
-        return values | {"resize": "squash"}
-    # For an oblong timm makes the image cover both sides; that is the same for images that are no longer than it.
-    resize_to = math.floor(max(image_size) / said.number("crop_pct", crop_pct, at_least=0.01))
-    return values | {"resize": "short_side", "resize_to": max(resize_to, *image_size)}
+    if made != list(image_size):
+        values["trim"] = [a - b for a, b in zip(made, image_size, strict=True)]
+    resize_to = [math.floor(side / crop_pct) for side in made]
+    if crop_mode != "center":
+        own = {} if resize_to == made else {"resize_to": resize_to}
+        return values | {"resize": _CROP_MODES[crop_mode], **own}
+    if resize_to[0] == resize_to[1]:
+        return values | {"resize": "short_side", "resize_to": resize_to[0]}
+    return values | {"resize": "cover", "resize_to": resize_to}
 
 
 def labels(sidecar: Sidecar, num_classes: int) -> tuple[str, ...]:
@@ -90,8 +113,8 @@ def config(
         "model_args": dict(model_args),
         "pretrained_cfg": {
             "num_classes": num_classes,
-            "input_size": [3, *(int(side) for side in preprocess["image_size"])],
-            "interpolation": "bicubic" if preprocess.get("interpolation") == "bicubic" else "bilinear",
+            "input_size": [3, *(int(side) for side in _made(preprocess))],
+            "interpolation": preprocess["interpolation"] if preprocess.get("interpolation") in FILTERS else "bilinear",
             **_crop(preprocess),
             "mean": in_unit(preprocess, "mean"),
             "std": in_unit(preprocess, "std"),
@@ -103,12 +126,18 @@ def config(
 
 def _crop(preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of what `preprocess` does with the crop; timm rounds down what it makes of `crop_pct`."""
-    if preprocess.get("resize", "squash") == "squash":
-        return {"crop_mode": "squash", "crop_pct": 1.0}
-    side = max(preprocess["image_size"])
-    resize_to = preprocess.get("resize_to") or side
-    exact = side / resize_to
-    return {
-        "crop_mode": "center",
-        "crop_pct": exact if math.floor(side / exact) == resize_to else side / (resize_to + 0.5),
-    }
+    made, resize, resize_to = _made(preprocess), preprocess.get("resize", "squash"), preprocess.get("resize_to")
+    mode = next((theirs for theirs, ours in _CROP_MODES.items() if ours == resize), "center")
+    if resize == "short_side":  # for an oblong timm has only what covers it, which is the same for images like it
+        resize_to = [math.floor(side * (resize_to or max(made)) / max(made)) for side in made]
+    resize_to = resize_to or made
+    # One share for both sides, which must give both numbers.
+    low = max(side / (to + 1) for side, to in zip(made, resize_to, strict=True))
+    high = min(side / to for side, to in zip(made, resize_to, strict=True))
+    exact = [pct for pct in (high, (low + high) / 2) if [math.floor(side / pct) for side in made] == list(resize_to)]
+    return {"crop_mode": mode, "crop_pct": exact[0] if exact else high}
+
+
+def _made(preprocess: Mapping[str, Any]) -> list[int]:
+    """[h, w] before what patches do not divide is left out."""
+    return [side + more for side, more in zip(preprocess["image_size"], preprocess.get("trim", (0, 0)), strict=True)]

@@ -101,7 +101,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 
     looks_imagenet = distilled or registers or "layer_scale_init" in kwargs
     stats, image_size = IMAGENET if looks_imagenet else INCEPTION, [side * patch[0] for side in grid]
-    preprocess = timm_parts.preprocess(sidecar, image_size, crop_pct=0.9, stats=stats)
+    made = parts.made_of(image_hw, image_size, patch[0])
+    preprocess = timm_parts.preprocess(sidecar, image_size, crop_pct=0.9, stats=stats, made=made)
     return Published("vit", kwargs, preprocess, {"grid": grid}, timm_parts.labels(sidecar, num_classes))
 
 

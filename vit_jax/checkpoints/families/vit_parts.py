@@ -93,6 +93,15 @@ def grid_of(positions: int, image_hw: Sequence[int] | None, patch_size: int) -> 
     return [side, side] if side and side * side == positions else None
 
 
+def made_of(image_hw: Sequence[int] | None, image_size: Sequence[int], patch_size: int) -> list[int]:
+    """The size [h, w] that a library makes for a model that sees `image_size`, all of it whole patches.
+
+    That is the size in its config where only less than a patch is left over, which its patch embedding does not see.
+    """
+    fits = image_hw is not None and all(0 <= a - b < patch_size for a, b in zip(image_hw, image_size, strict=True))
+    return list(image_hw if fits else image_size)
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockNames:
     """Names of a block's tensors in a PyTorch file, with `{}` for the block's number.
