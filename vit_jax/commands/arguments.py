@@ -1,8 +1,11 @@
 """Arguments that several commands share."""
 
 import argparse
+import json
+import sys
 from typing import TYPE_CHECKING, Any
 
+from vit_jax.errors import UserError
 from vit_jax.training.config import load_config, override
 
 if TYPE_CHECKING:
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) -> None:
     """`--config FILE[:ARGS]` and `--config.key=value`."""
     parser.add_argument("--config", required=required, metavar="FILE[:ARGS]", help=help_text)
+    parser.add_argument("--print-config", action="store_true", help="print the config with all its values, and stop")
     parser.add_argument("--override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --override before parsing.
     parser.add_argument(
@@ -80,13 +84,23 @@ def cluster(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise ValueError
+        raise UserError(f"--coordinator-timeout is {text!r}", "It must be a number of seconds above 0")
     return seconds
 
 
 def read_config(arguments: argparse.Namespace, base: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The config that the arguments ask for: `--config`, or else `base`, with the overrides."""
-    values = load_config(arguments.config) if arguments.config else base or {}
-    return override(values, dict(o.split("=", 1) for o in arguments.override))
+    """The config that the arguments ask for: `--config`, or else `base`, with the overrides.
+
+    Ends the process (SystemExit) after printing it where that is asked for.
+    """
+    values = load_config(arguments.config) if arguments.config is not None else base or {}
+    values = override(values, dict(o.split("=", 1) for o in arguments.override))
+    if arguments.print_config:
+        print(json.dumps(values, indent=2))
+        sys.exit(0)
+    return values

@@ -11,10 +11,10 @@ views, where the loss compares two of an image). Look at it before a long run: a
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.commands.output import output_file
 from vit_jax.errors import UserError, printable
 
 
@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("images", "views"):
         if not 1 <= getattr(arguments, name) <= 100:
             raise UserError(f"--{name} is {getattr(arguments, name)}", "Give 1 to 100")
-    path = Path(arguments.output)
-    if not path.parent.is_dir():
-        raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
+    path = output_file(arguments.output, suffixes=(".png",))
     data, together = sheet(read_config(arguments), arguments.images, arguments.views)
     path.write_bytes(data)
     kind = "views" if together == 1 else f"times the {together} views"

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from vit_jax.commands.arguments import add_overrides, read_overrides
+from vit_jax.commands.output import check_makeable
 from vit_jax.errors import printable
 
 
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.export import default_format, export, notes
     from vit_jax.checkpoints.source import open_source
 
+    check_makeable(str(arguments.target), "DST")
     overrides, sha256 = read_overrides(arguments)
     source = open_source(arguments.source, overrides=overrides, sha256=sha256)
     spec = source.metadata["model"] or {}

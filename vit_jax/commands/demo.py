@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_jax.commands.output import check_workdir
 from vit_jax.commands.table import table
 
 
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.loop import train
     from vit_jax.training.workdir import write_json
 
+    check_workdir(arguments.workdir)
     began, workdir = time.perf_counter(), Path(arguments.workdir)
     # Fine-tuning and training from scratch are the same program, which needs compiling only once.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))

@@ -3,12 +3,15 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from vit_jax import __version__
 from vit_jax.commands import (
     bench,
+    configs,
     contact_sheet,
     convert,
     demo,
@@ -21,6 +24,7 @@ from vit_jax.commands import (
     visualize,
 )
 from vit_jax.errors import REQUEUE, Preempted, UserError, printable
+from vit_jax.spelling import nearest
 
 _COMMANDS = {
     "train": train,
@@ -34,6 +38,7 @@ _COMMANDS = {
     "plan": plan,
     "bench": bench,
     "demo": demo,
+    "configs": configs,
 }
 
 
@@ -42,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter about the machine
     try:
-        arguments = _parser().parse_args(_with_overrides(sys.argv[1:] if argv is None else argv))
+        argv = _with_overrides(sys.argv[1:] if argv is None else argv)
+        of_config = _help_of_config(argv)
+        if of_config:
+            print(of_config)
+            return 0
+        arguments = _parser().parse_args(argv)
         return _COMMANDS[arguments.command].run(arguments) or 0
     except UserError as error:
         print(f"vit_jax: {' '.join(str(error).split())}", file=sys.stderr)
@@ -58,11 +68,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other mistake is said, with the nearest right name."""
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        self.subcommands = super().add_subparsers(**kwargs)
+        return self.subcommands
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        # Before parsing, which would sooner miss the flag that was meant than see the one that was written.
+        below = self.subcommands.choices if hasattr(self, "subcommands") else ()
+        for argument in args:
+            if argument == "--" or argument in below:
+                break
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                shown = [f for f in self._option_string_actions if not f.endswith(("override", ".KEY"))]
+                advice = nearest(flag, shown)
+                if "." in flag and "--config" in shown:
+                    advice = "Values of the config are written --config.KEY=VALUE"
+                flag = next((f"{p}KEY" for p, rewritten in _PREFIXES.items() if rewritten == flag), flag)
+                raise UserError(f"'{self.prog}' has no flag {flag}", advice)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        of_type = re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message, re.DOTALL)
+        of_choice = re.fullmatch(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message, re.DOTALL)
+        if of_type:
+            kinds = {"int": "It must be a whole number", "float": "It must be a number"}
+            raise UserError(f"{of_type[1]} is {of_type[3]}", kinds.get(of_type[2], f"'{self.prog} --help' says more"))
+        if of_choice:
+            what = "command" if of_choice[1] == "COMMAND" else of_choice[1]
+            raise UserError(
+                f"There is no {what} {of_choice[2]!r}", nearest(of_choice[2], re.findall(r"[\w-]+", of_choice[3]))
+            )
+        raise UserError(message[:1].upper() + message[1:], f"'{self.prog} --help' says what it takes")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vit_jax",
         description="Vision Transformers in JAX: train, evaluate and use them.",
         epilog="'vit_jax COMMAND --help' explains a command and shows examples.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"vit_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -78,6 +126,18 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
     return parser
+
+
+def _help_of_config(argv: Sequence[str]) -> str | None:
+    """What `--config NAME --help` shows; None where the two are not both given."""
+    if not {"-h", "--help"} & set(argv):
+        return None
+    for i, argument in enumerate(argv):
+        flag, _, value = argument.partition("=")
+        if flag == "--config":
+            value = value or "".join(argv[i + 1 : i + 2])
+            return configs.help_text(value) if value and not value.startswith("-") else None
+    return None
 
 
 # `--config.a.b=v` and `--config.a.b v` become `--override a.b=v`, which argparse can collect.

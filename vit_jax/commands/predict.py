@@ -18,10 +18,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.image_files import expand, left_out, read_ahead
+from vit_jax.commands.output import is_json_lines, output_file
 from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or directories")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name for each image (default 5)")
     parser.add_argument("--output", metavar="FILE", help="write one JSON object a line here instead of text")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that predict has not written, too")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
 
 
@@ -44,9 +46,12 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("top", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}", "Ask for at least 1")
+    target = None
+    if arguments.output is not None:
+        target = output_file(arguments.output, ours=None if arguments.overwrite else _is_ours)
     paths = expand(arguments.images)
     loaded = open_loaded(arguments)
-    output = _open(arguments.output) if arguments.output else None
+    output = target.open("w", encoding="utf-8") if target else None
     unreadable: list[UserError] = []
     try:
         # On stderr, so that text can go to a file or a pipe; left out where nobody would see it move.
@@ -120,10 +125,5 @@ def predict(
             yield from answers(*before)
 
 
-def _open(name: str) -> TextIO:
-    path = Path(name)
-    if path.is_dir():
-        raise UserError(f"--output {path} is a directory", "Name a file in it")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no directory {path.parent} for --output", "Make it first")
-    return path.open("w", encoding="utf-8")
+def _is_ours(path: Path) -> bool:
+    return is_json_lines(path, ("path", "predictions"))

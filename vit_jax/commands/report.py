@@ -19,6 +19,7 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.commands.output import output_file
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -59,11 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    output = Path(arguments.output)
-    if not output.parent.is_dir():
-        raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
-    if output.is_dir():
-        raise UserError(f"--output {output} is a directory", "Name a file in it")
+    output = output_file(arguments.output)
     runs = [read_run(path) for given in arguments.workdirs for path in find_runs(given)]
     runs = list({run.name: run for run in runs}.values())
     metrics = choose_metrics(runs, arguments.metrics)

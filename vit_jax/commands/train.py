@@ -15,14 +15,20 @@ put right, 75 preempted (SIGTERM): start the same command again, 130 interrupted
 import argparse
 
 from vit_jax.commands.arguments import add_cluster, add_config, cluster, read_config
+from vit_jax.commands.output import check_workdir
 from vit_jax.commands.table import show_metrics
 from vit_jax.training.config import shipped_configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(shipped_configs())
-    add_config(parser, True, f"a config file or the name of a shipped one ({known}), with its arguments after a colon")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written")
+    add_config(
+        parser,
+        True,
+        f"a config file or the name of a shipped one ({known}), with its arguments after a colon; --help after it shows "
+        "what they mean",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where everything is written (must be given)")
     add_cluster(parser)
 
 
@@ -32,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.loop import train
 
     with connected(**cluster(arguments)):
-        experiment = agreed(lambda: build_experiment(read_config(arguments)))
+        values = agreed(lambda: read_config(arguments))
+        check_workdir(arguments.workdir)
+        experiment = agreed(lambda: build_experiment(values))
         summary = train(experiment, arguments.workdir)
         if is_lead():
             print(show_metrics(summary))

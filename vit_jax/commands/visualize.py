@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.image_files import expand, left_out
+from vit_jax.commands.output import output_folder
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     paths = expand(arguments.images)
     if len(paths) > _MOST:
         raise UserError(f"These are {len(paths)} images", f"Name at most {_MOST}")
-    output = Path(arguments.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file", "Name a directory")
-    if not output.parent.is_dir():
-        raise UserError(f"There is no directory {output.parent} for --output", "Make it first")
+    output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
     images, unreadable = _read(loaded, paths)
     if not images:
