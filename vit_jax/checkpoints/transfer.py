@@ -55,6 +55,16 @@ class Report:
         return "\n".join(lines)
 
 
+def check_sources(sources: str | Mapping[str, str]) -> None:
+    """Refuses what `init_from` could not open, before anything is computed or written; arrays are not read."""
+    if not isinstance(sources, (str, Mapping)):
+        raise UserError(f"config.init_from is {sources!r}", "Give a checkpoint, or {subtree: checkpoint}")
+    for source in [sources] if isinstance(sources, str) else sources.values():
+        if not isinstance(source, str):
+            raise UserError(f"config.init_from holds {source!r}", "Give the path of a checkpoint for each subtree")
+        open_source(source.partition("::")[0])
+
+
 def init_from(
     variables: Mapping[str, PyTree], sources: str | Mapping[str, str]
 ) -> tuple[dict[str, np.ndarray], list[Report]]:

@@ -71,15 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other mistake is said, with the nearest right name."""
 
+    before_command = False  # whether the first argument that is no flag is the command, with flags of its own
+
     def add_subparsers(self, **kwargs: Any) -> Any:
-        self.subcommands = super().add_subparsers(**kwargs)
+        self.subcommands, self.before_command = super().add_subparsers(**kwargs), kwargs.get("required", False)
         return self.subcommands
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         # Before parsing, which would sooner miss the flag that was meant than see the one that was written.
         below = self.subcommands.choices if hasattr(self, "subcommands") else ()
         for argument in args:
-            if argument == "--" or argument in below:
+            if argument == "--" or argument in below or (self.before_command and not argument.startswith("-")):
                 break
             flag = argument.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:

@@ -86,6 +86,9 @@ class RunConfig:
         # `--config.evals.val=none` takes an evaluator away.
         evals = {name: section for name, section in (self.evals or {}).items() if section is not None}
         object.__setattr__(self, "evals", evals)
+        for name, section in evals.items():
+            if isinstance(section, Mapping) and section.get("every") is not None:
+                check_duration(section["every"], f"config.evals.{name}.every")
 
     def in_steps(self, examples: int) -> Self:
         """The same with every duration as a number of steps, for a training source of so many examples."""
@@ -93,7 +96,7 @@ class RunConfig:
         top = {k: v and in_steps(v, f"config.{k}", examples, self.batch_size) for k, v in top.items()}
         sections = {
             k: sections_in_steps(getattr(self, k), f"config.{k}", examples, self.batch_size)
-            for k in ("checkpoint", "optim")
+            for k in ("checkpoint", "evals", "optim")
         }
         return dataclasses.replace(self, **top, **sections)
 

@@ -12,7 +12,8 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
 UNITS = ("steps", "epochs", "examples")
-# Keys below config.checkpoint and config.optim that hold a duration.
+_ENDLESS = 2**31  # steps are counted in an int32
+# Keys below config.checkpoint, config.evals and config.optim that hold a duration.
 _KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale")
 
 
@@ -24,7 +25,7 @@ def is_duration(value: Any) -> bool:
 def check_duration(value: Any, where: str) -> None:
     """Refuses what is neither a whole number of steps from 1 up nor a section that counts some."""
     if not isinstance(value, Mapping):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _ENDLESS:
             raise UserError(f"{where} is {value!r}", "It must be a whole number of at least 1, or count epochs=...")
         return
     for unit in value:
@@ -52,7 +53,10 @@ def in_steps(value: Any, where: str, examples: int, batch_size: int) -> int:
         return value
     [(unit, count)] = value.items()
     per_step = {"steps": 1, "epochs": batch_size / examples, "examples": batch_size}[unit]
-    return max(1, round(count / per_step))
+    steps = count / per_step
+    if not steps < _ENDLESS:
+        raise UserError(f"{where} is {steps:.3g} steps", "It must be below 2 billion")
+    return max(1, round(steps))
 
 
 def sections_in_steps(section: Mapping[str, Any], where: str, examples: int, batch_size: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from vit_jax.checkpoints.store import Policy, Store, absolute
-from vit_jax.checkpoints.transfer import init_from
+from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.tasks import training_flops
@@ -85,7 +85,8 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             "Set config.checkpoint.every to a multiple of config.eval_every",
         )
     last = min(config.steps, config.stop_at or config.steps)
-    agreed(lambda: start_step(workdir, experiment.values, last))
+    if not agreed(lambda: start_step(workdir, experiment.values, last)) and config.init_from:
+        agreed(lambda: check_sources(config.init_from))
 
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
