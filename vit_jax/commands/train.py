@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(
         parser,
         True,
-        f"a config file or the name of a shipped one ({known}), its arguments after a colon; with --help it tells of itself",
+        f"a config file or the name of a shipped one ({known}), with its arguments after a colon; see vit_jax configs",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where everything is written (must be given)")
     add_cluster(parser)
