@@ -1,8 +1,10 @@
 """The command line as a person meets it: help, exit codes, one sentence for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -148,3 +150,13 @@ def test_predict_mistakes(capsys, workdir, tmp_path):
     assert "There are no images below" in complaint(capsys, *run, tmp_path / "empty")
     assert "There is no image" in complaint(capsys, *run, tmp_path / "gone.png")
     assert "at least 1" in complaint(capsys, *run, tmp_path / "empty", "--top", "0")
+
+
+def test_nothing_is_imported_from_the_current_directory(tmp_path):
+    """It may be a folder that somebody sent, with a module in it named like one of ours or of those that we use."""
+    for name in ("ml_collections", "numpy", "vit_jax_extra"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the current directory ran')")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "vit_jax", "report", "gone"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and ran.stderr.startswith("vit_jax: There is no directory gone"), ran.stderr

@@ -79,6 +79,19 @@ def test_the_command_writes_one_page(sweep, capsys, tmp_path):
     assert not re.search(r"""(src|href)=["'](?!data:)""", text), "the page needs another file"
 
 
+def test_nothing_outside_the_workdir_is_opened_unless_asked_for(tmp_path, capsys, monkeypatch):
+    """A config is anyone's: its paths are not to reach the page."""
+    (tmp_path / "secret.csv").write_text("root:x:0:0,secret\n")
+    source = {"name": "manifest", "path": str(tmp_path / "secret.csv"), "split": "train"}
+    data = {"image_size": [8, 8], "train": source, "eval": source, "transform": {"name": "supervised"}}
+    write_run(tmp_path / "run", [0.1, 0.2], data=data, steps=2, batch_size=2, task={"name": "classify"})
+    pages = []
+    for images in ([], ["--images"]):
+        assert main(["report", str(tmp_path / "run"), *images, "--output", str(tmp_path / "out.html")]) == 0
+        pages.append((tmp_path / "out.html").read_text())
+    assert "secret" not in pages[0] and "secret" in pages[1], pages[1][-800:]
+
+
 def test_names_are_escaped(tmp_path, capsys):
     name = "<script>alert(1)</script> & $\\frac{1$_\"'"
     write_run(tmp_path / "runs" / name.replace("/", "∕"), [0.1, 0.2], **{"<b>": "<i>"})
@@ -98,7 +111,7 @@ def test_more_runs_than_colours_stay_apart():
 
 def test_a_run_as_training_leaves_it(tmp_path, capsys):
     tiny_run(tmp_path / "run", steps=2, optim__schedule__warmup_steps=1)
-    assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "out.html")]) == 0
+    assert main(["report", str(tmp_path / "run"), "--images", "--output", str(tmp_path / "out.html")]) == 0
     assert "val/accuracy" in capsys.readouterr().out
     text = (tmp_path / "out.html").read_text()
     assert "Nothing but the seed" in text
@@ -112,7 +125,7 @@ def test_what_runs_see_is_drawn_once_where_the_data_is_here(tmp_path, capsys):
         values = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
         write_run(tmp_path / "runs" / name, [0.1], **{k: {**values[k], **v} for k, v in changes.items()} | {
             k: v for k, v in values.items() if k not in (*changes, "seed")})  # fmt: skip
-    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out.html")]) == 0
+    assert main(["report", str(tmp_path / "runs"), "--images", "--output", str(tmp_path / "out.html")]) == 0
     text = (tmp_path / "out.html").read_text()
     assert text.count("data:image/png") == 2  # the curves, and what a and b see
     assert "1: a, 2: b: left the image as in evaluation, then times the 2 views that the loss compares" in text

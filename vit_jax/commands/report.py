@@ -2,11 +2,12 @@
 
 examples:
   vit_jax report runs/a runs/b --output compare.html
-  vit_jax report runs/sweep --metrics val/accuracy train/loss
+  vit_jax report runs/sweep --metrics val/accuracy train/loss --images
 
 A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
 but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
-Training images as each run sees them are drawn where the run's data can be opened.
+Only the workdirs are read. --images also draws training images as each run sees them, which opens the data that the
+runs' configs name: for runs whose configs you know, since the page will show what they point to.
 """
 
 import argparse
@@ -56,6 +57,7 @@ class RunLog:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="workdirs of runs, or directories of them")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="what to show, for example val/accuracy")
+    parser.add_argument("--images", action="store_true", help="draw training images, opening the data of the configs")
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page (default report.html)")
 
 
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     runs = list({run.name: run for run in runs}.values())
     metrics = choose_metrics(runs, arguments.metrics)
     groups = group_runs(runs)
-    output.write_text(build_page(groups, metrics), encoding="utf-8")
+    output.write_text(build_page(groups, metrics, arguments.images), encoding="utf-8")
 
     from vit_jax.commands.table import table
 
@@ -175,8 +177,12 @@ def curve(group: Sequence[RunLog], metric: str) -> list[tuple[int, float, float,
     return [(step, statistics.mean(v), min(v), max(v)) for step, v in sorted(values.items())]
 
 
-def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]) -> str:
-    """The whole document."""
+def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], images: bool = False) -> str:
+    """The whole document.
+
+    Args:
+        images: with training images of each group, from wherever its config says.
+    """
     from vit_jax.commands import figures, page
 
     seeds = any(len(group) > 1 for group in groups.values())
@@ -193,7 +199,8 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]) -
     header, rows = difference_table(groups)
     parts.append(page.heading("What differs"))
     parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
-    parts += [page.heading("What they see"), *_views(groups)]
+    if images:
+        parts += [page.heading("What they see"), *_views(groups)]
     parts.append(page.heading("Runs"))
     names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
     parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))

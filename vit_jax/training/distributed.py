@@ -28,7 +28,10 @@ TIMEOUT = 300.0  # seconds in which all processes of a run have to be there
 SILENCE = 40.0  # seconds without a sign of life after which a process is lost to the others
 _SENTENCE = 4096  # bytes that an error takes on its way to the other processes
 # What jax's runtime says when an operation failed because of another process.
-_PEER = re.compile(r"gloo|nccl|connection|peer|remote|unavailable|heartbeat|coordination|barrier", re.IGNORECASE)
+_PEER = re.compile(
+    r"gloo|nccl|connection (reset|closed|refused)|by peer|remote process|unavailable|heartbeat|coordination|barrier",
+    re.IGNORECASE,
+)
 
 _sigterm = threading.Event()
 
@@ -92,7 +95,7 @@ def connected(
             jax.distributed.shutdown()
             raise
         except BaseException as error:
-            if several and isinstance(error, jax.errors.JaxRuntimeError) and _PEER.search(str(error)):
+            if several and isinstance(error, (RuntimeError, ValueError)) and _PEER.search(str(error)):
                 # Its end is near, see `_lost_peers_explained`; what the operation said is only its first sign.
                 time.sleep(2 * SILENCE)
             # The others lose their coordinator, which ends them: what failed in all of them they shall say themselves.
