@@ -12,6 +12,7 @@ import pytest
 
 from tests.tiny import tiny_config, tiny_run
 from vit_jax.commands.main import main
+from vit_jax.data.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,19 @@ def test_evaluate(capsys, workdir, tmp_path):
     assert "val/accuracy" in capsys.readouterr().out
     assert main(["evaluate", "--checkpoint", str(workdir), "--config.data.eval.per_class=2"]) == 0
     assert "20" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_looked_at_with_another_image_size(capsys, workdir, photos, tmp_path, monkeypatch):
+    """12x16 pixels instead of 8x8: 3x4 patches, positions interpolated, and the preprocessing follows."""
+    seen = []
+    preprocess = Preprocess.to_uint8
+    monkeypatch.setattr(Preprocess, "to_uint8", lambda self, x: seen.append(self.image_size) or preprocess(self, x))
+    size = ["--checkpoint", str(workdir), "--image-size", "12x16"]
+    assert main(["evaluate", *size]) == 0 and "val/accuracy" in capsys.readouterr().out
+    assert main(["predict", *size, str(photos)]) == 0
+    assert set(seen) == {(12, 16)}
+    assert main(["visualize", *size, str(photos / "a.png"), "--output", str(tmp_path / "inside")]) == 0
+    assert "--image-size" in complaint(capsys, "predict", "--checkpoint", workdir, "--image-size", "1x2x3", photos)
 
 
 def test_evaluate_mistakes(capsys, workdir, tmp_path):

@@ -33,6 +33,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a workdir (its newest step), a directory checkpoints/<step>, a .safetensors or .npz file, or hf://owner/name",
     )
+    parser.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="PIXELS",
+        help="let the model see another size than it was trained on: a side or HEIGHTxWIDTH",
+    )
     add_overrides(parser)
 
 
@@ -59,7 +65,7 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     from vit_jax.checkpoints.load import load
 
     overrides, sha256 = read_overrides(arguments)
-    return load(arguments.checkpoint, overrides=overrides, sha256=sha256)
+    return load(arguments.checkpoint, image_size=arguments.image_size, overrides=overrides, sha256=sha256)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +87,13 @@ def cluster(arguments: argparse.Namespace) -> dict[str, Any]:
         "process_id": arguments.process_id,
         "timeout": arguments.coordinator_timeout,
     }
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides):
+        raise UserError(f"--image-size {text!r} is not a size in pixels", "Give a side, or two as in 224x320")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _seconds(text: str) -> float:
