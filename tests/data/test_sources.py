@@ -63,8 +63,9 @@ def test_arrays_from_a_file(tmp_path):
     assert source.label_names == ("cat", "dög") and len(source) == 2
     assert source[0]["label"] == 1
     np.testing.assert_array_equal(source[1]["image"], images[1])
-    np.savez(path, images=images, labels=[1, 0])
-    assert arrays.build(path).label_names == ("0", "1")
+    for kind in (np.int64, np.uint64, np.uint8):
+        np.savez(path, images=images, labels=np.array([1, 0], kind))
+        assert arrays.build(path).label_names == ("0", "1")
 
 
 def test_arrays_refuse_other_files(tmp_path):

@@ -33,6 +33,8 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
     """
     if is_remote(path):
         return _bounded(epath.Path(path).read_bytes(), most, path)
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "its name holds a zero byte", os.fspath(path))
     # NONBLOCK, or the opening of a pipe would already wait.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:

@@ -86,7 +86,11 @@ def _png(data: bytes) -> Header:
             raise ValueError("is cut short")
         if kind[0] < 0x60 and zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
             raise ValueError("is damaged: a checksum does not match")
+        if (at == 8) != (kind == b"IHDR"):
+            raise ValueError("is damaged: it has a chunk before its header, or two headers")
         if kind == b"IHDR":
+            if length != 13:
+                raise ValueError("is damaged: its header has another length")
             width, height = (int.from_bytes(data[at + k : at + k + 4], "big") for k in (8, 12))
             depth, is_grey = data[at + 16], data[at + 17] == 0
         elif kind == b"tRNS" and is_grey and length == 2 and depth in (1, 2, 4, 8, 16):

@@ -64,7 +64,7 @@ def build(path: str) -> ArraySource:
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "USiu"):
         raise UserError(f"label_names in {path} are {names.dtype} {list(names.shape)}", "Give a list of texts")
     if names is None and labels.dtype.kind in "iu":
-        names = range(check_class_count(path, int(labels.max(initial=-1)) + 1))
+        names = range(check_class_count(path, int(labels.max()) + 1 if labels.size else 0))
     return ArraySource(arrays["images"], labels, [_text(name) for name in ([] if names is None else names)])
 
 
