@@ -20,7 +20,7 @@ from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import vit
-from vit_jax.tasks.classify import probabilities
+from vit_jax.nn.classification_loss import probabilities
 
 CLASSES = 7
 

@@ -10,8 +10,8 @@ from vit_jax.checkpoints.load import load
 from vit_jax.commands import figures, page
 from vit_jax.commands.demo import shots
 from vit_jax.data.sources import digits
+from vit_jax.nn.classification_loss import probabilities
 from vit_jax.nn.posemb import interpolate_posemb
-from vit_jax.tasks.classify import probabilities
 from vit_jax.training.metrics import read_metrics
 
 _SAMPLES = 24

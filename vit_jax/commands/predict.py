@@ -84,7 +84,7 @@ def predict(
     import jax
     import numpy as np
 
-    from vit_jax.tasks.classify import probabilities
+    from vit_jax.nn.classification_loss import probabilities
 
     batch_size = min(batch_size, len(paths))
     objective = (loaded.metadata.get("config") or {}).get("task", {}).get("objective", "softmax")

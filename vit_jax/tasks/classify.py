@@ -5,7 +5,7 @@ ImageNet-21k pretraining (section B.1), where it goes with a head bias near -log
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,15 +16,19 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
-from vit_jax.ranges import Decay
+from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses
+from vit_jax.ranges import Decay, NonNegative, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
-
-LOSSES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify:
     """Classification of `batch["image"]` float [B, H, W, 3] into `batch["label"]`, int32 [B] or shares [B, K].
+
+    Several labels an image come as multi-hot [B, K]. 'sigmoid' takes each class by itself. 'softmax' gives each of n
+    labels a share of 1 / n, as in Mahajan et al. (arXiv:1805.00932, section 2.2), and an image without a label, from
+    which it learns nothing, a loss of 0. `accuracy` counts an image as right whose most likely class is one of its
+    labels, and leaves out those without any.
 
     Args:
         model: called as `model(images, train=...)`, returns a dict with `logits` [B, K] and `features` [B, D].
@@ -32,6 +36,9 @@ class Classify:
         num_classes: K.
         objective: 'softmax' or 'sigmoid' cross-entropy; the sigmoid form sums over classes.
         label_smoothing: share of the target that is spread over all classes.
+        class_weights: what each class's term of the loss is multiplied by; None for 1.
+        focal_gamma: power of the focal factor, 2 in its paper (arXiv:1708.02002); 0 for plain cross-entropy. For both
+            see `vit_jax.nn.classification_loss`.
     """
 
     model: nn.Module
@@ -39,6 +46,8 @@ class Classify:
     num_classes: int
     objective: str = "softmax"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    focal_gamma: float = 0.0
     mixed_labels: ClassVar[bool] = True
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
@@ -60,18 +69,33 @@ class Classify:
         )
         logits = outputs["logits"]
         targets = self.targets(batch["label"])
-        if self.objective == "softmax":
-            losses = optax.softmax_cross_entropy(logits, targets)
-        else:
-            losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
-        correct = (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
-        count = jnp.float32(losses.shape[0])
-        return losses.mean(), ({"loss": (losses.sum(), count), "accuracy": (correct.sum(), count)}, new_state)
+        weights = None if self.class_weights is None else jnp.array(self.class_weights, jnp.float32)
+        losses = classification_losses(logits, targets, self.objective, weights, self.focal_gamma)
+        # The answer is right if it is one of several labels, or of mixed ones the largest; no answer is right where
+        # there is no label.
+        label = self.shares(batch["label"])
+        largest = label.max(axis=-1)
+        correct = jnp.take_along_axis(label, logits.argmax(-1)[:, None], axis=-1)[:, 0] == largest
+        labelled = (largest > 0).astype(jnp.float32)
+        metrics = {
+            "loss": (losses.sum(), jnp.float32(losses.shape[0])),
+            "accuracy": ((correct * labelled).sum(), labelled.sum()),
+        }
+        return losses.mean(), (metrics, new_state)
 
     def targets(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
-        """Class indices, multi-hot or mixed labels as smoothed float32 targets."""
-        targets = label.astype(jnp.float32) if label.ndim == 2 else jax.nn.one_hot(label, self.num_classes)
-        return optax.smooth_labels(targets, self.label_smoothing) if self.label_smoothing else targets
+        """Class indices, multi-hot or mixed labels as smoothed targets; for softmax each row sums to 1, or 0."""
+        targets = self.shares(label)
+        total = targets.sum(axis=-1, keepdims=True)
+        if self.objective == "softmax" and label.ndim == 2:
+            targets = targets / jnp.where(total > 0, total, 1)
+        if self.label_smoothing:
+            targets = optax.smooth_labels(targets, self.label_smoothing)
+        return targets * (total > 0) if self.objective == "softmax" else targets
+
+    def shares(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
+        """Class indices as one-hot; multi-hot and mixed labels as they are."""
+        return label.astype(jnp.float32) if label.ndim == 2 else jax.nn.one_hot(label, self.num_classes)
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
         return self.model.apply(
@@ -79,17 +103,40 @@ class Classify:
         )
 
 
-def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "B K"]:
-    """What a model trained with `objective` says: classes that sum to 1, or each by itself."""
-    return jax.nn.softmax(logits) if objective == "softmax" else jax.nn.sigmoid(logits)
-
-
 def build(
-    *, model: Mapping[str, Any], data: DataInfo, objective: str = "softmax", label_smoothing: Decay = 0.0
+    *,
+    model: Mapping[str, Any],
+    data: DataInfo,
+    objective: str = "softmax",
+    label_smoothing: Decay = 0.0,
+    class_weights: Mapping[str, Positive] | Sequence[Positive] | None = None,
+    focal_gamma: NonNegative = 0.0,
 ) -> Classify:
-    """The task for the classes that the data names."""
-    if objective not in LOSSES:
-        raise UserError(f"There is no classification objective named {objective!r}", nearest(objective, LOSSES))
+    """The task for the classes that the data names.
+
+    Args:
+        class_weights: by class name, 1 for those left out; or one for each class, in the order of the data's classes.
+
+    Raises:
+        UserError: for an unknown objective, or weights that are not those of the classes.
+    """
+    if objective not in OBJECTIVES:
+        raise UserError(f"There is no classification objective named {objective!r}", nearest(objective, OBJECTIVES))
     num_classes = len(data.label_names)
     module, spec = build_model(model, num_classes=num_classes)
-    return Classify(module, spec, num_classes, objective, label_smoothing)
+    weights = _weights(class_weights, data.label_names) if class_weights else None
+    return Classify(module, spec, num_classes, objective, label_smoothing, weights, focal_gamma)
+
+
+def _weights(given: Mapping[str, float] | Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
+    """One weight a class, in the order of `names`."""
+    if not isinstance(given, Mapping):
+        if len(given) != len(names):
+            raise UserError(
+                f"config.task.class_weights has {len(given)} weights for {len(names)} classes", "Give one for each"
+            )
+        return tuple(given)
+    for name in given:
+        if name not in names:
+            raise UserError(f"config.task.class_weights names {name!r}, which is no class", nearest(name, names))
+    return tuple(given.get(name, 1.0) for name in names)

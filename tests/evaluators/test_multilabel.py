@@ -1,0 +1,95 @@
+"""Figures of several labels against scikit-learn, through the pipeline, whatever the batch and the devices."""
+
+import csv
+import dataclasses
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from vit_jax import UserError
+from vit_jax.data.pipeline import EvalPipeline
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.evaluators import Answers
+from vit_jax.evaluators.multilabel import MultiLabel, average_precision
+from vit_jax.training.evaluation import Evaluation
+from vit_jax.training.sharding import make_mesh
+
+NAMES = ("cat", "dog", "eel", "nobody's")
+rng = np.random.default_rng(0)
+LABELS = rng.random((53, 4)) < np.array([0.5, 0.3, 0.2, 0.0])
+LOGITS = (rng.normal(size=(53, 4)) + 2 * LABELS - 1).round(1).astype(np.float32)  # rounded: equal scores occur
+
+
+@dataclasses.dataclass
+class Source:
+    label_names: tuple[str, ...] = NAMES
+    labels: np.ndarray = dataclasses.field(default_factory=lambda: LABELS)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((4, 4, 3), np.uint8), "label": self.labels[index].astype(np.float32)}
+
+
+def measure(source=None, logits=LOGITS, objective="sigmoid", batch_size=16, devices=1, keep=None, **settings):
+    pipeline = EvalPipeline(source or Source(), Preprocess((4, 4)), batch_size, num_threads=0)
+    evaluator = MultiLabel(pipeline, **settings).judging(Answers(NAMES, objective))
+    mesh = make_mesh({}, jax.devices()[:devices])
+
+    def outputs(variables, batch):
+        return {"logits": jnp.asarray(logits)[batch["index"]]}
+
+    return Evaluation({"val": evaluator}, outputs, lambda batch: batch, mesh, keep=keep).run({})
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(16, 1), (56, 8)])
+def test_against_scikit_learn(batch_size, devices):
+    answers, there = np.log(0.3 / 0.7) <= LOGITS, slice(0, 3)  # the last class has no example
+    probabilities = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    labelled = LABELS.any(axis=1)
+    wanted = {
+        "map": sk.average_precision_score(LABELS[:, there], LOGITS[:, there], average="macro"),
+        "f1": sk.f1_score(LABELS[:, there], answers[:, there], average="macro"),
+        "f1_micro": sk.f1_score(LABELS, answers, average="micro"),
+        "precision": sk.precision_score(LABELS, answers, average="micro"),
+        "recall": sk.recall_score(LABELS, answers, average="micro"),
+        "accuracy": LABELS[np.arange(53), LOGITS.argmax(1)][labelled].mean(),
+        "loss": sum(sk.log_loss(LABELS[:, k], probabilities[:, k], labels=[0, 1]) for k in range(4)),
+        "examples": 53,
+    }
+    found = measure(batch_size=batch_size, devices=devices, threshold=0.3)
+    assert found == {f"val/{name}": pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+def test_classes_in_another_order_and_a_table():
+    files = {}
+    shuffled = Source(("eel", "cat", "dog"), LABELS[:, [2, 0, 1]])
+    assert measure(shuffled, keep=lambda name, make: files.update({name: make()})) == measure()
+    table = list(csv.DictReader(io.StringIO(files["val_per_class.csv"].decode())))
+    assert [row["class"] for row in table] == list(NAMES) and table[3]["average precision"] == ""
+    theirs = sk.average_precision_score(LABELS[:, :3], LOGITS[:, :3], average=None)
+    np.testing.assert_allclose([float(row["average precision"]) for row in table[:3]], theirs, atol=1e-6)
+
+
+def test_a_softmax_over_several_labels():
+    targets = LABELS / np.maximum(LABELS.sum(1, keepdims=True), 1)
+    log_p = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum(1, keepdims=True))
+    assert measure(objective="softmax")["val/loss"] == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(5), np.arange(5.0), -np.arange(5.0), np.array([1.0, 1, 2, 2, 3])])
+def test_average_precision_with_equal_scores(scores):
+    labels = np.array([0, 1, 0, 1, 1], bool)
+    assert average_precision(labels, scores) == pytest.approx(sk.average_precision_score(labels, scores))
+
+
+def test_what_has_no_figures():
+    with pytest.raises(UserError, match="No image of the evaluation data has a label"):
+        measure(Source(labels=np.zeros((3, 4))), logits=LOGITS[:3])
+    broken = measure(logits=np.where(np.arange(4) == 1, np.nan, LOGITS))
+    assert np.isnan(broken["val/map"]) and np.isnan(broken["val/loss"])
