@@ -178,3 +178,6 @@ def test_a_canvas_that_is_too_small(root):
         idx.build("train", str(root), canvas=4)
     with pytest.raises(UserError, match="is not a size in pixels"):
         idx.build("train", str(root), canvas="36")
+    for seed in (-1, 1.5, True):
+        with pytest.raises(UserError, match="is out of range"):
+            idx.build("train", str(root), canvas=9, seed=seed)

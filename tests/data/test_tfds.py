@@ -315,11 +315,16 @@ def test_unreadable_images_are_left_out_and_named(tmp_path):
 
 
 def test_what_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "taken" / "1.0.0" / "dataset_info.json").write_text("null")
     one = ArraySource(np.zeros((2, 3, 3, 3), np.uint8), np.array([0, 1]), ["a", "b"])
     other = ArraySource(one.images, one.labels, ["a", "c"])
     for arguments, message in (
         (("My photos", {"train": one}), "cannot name a data set"),
         (("cifar10", {"train": one}), "is a data set of TFDS"),
+        (("taken", {"train": one}), "taken/1.0.0 exists already"),
+        (("file", {"train": one}), "file cannot be written: File exists"),
         (("mine", {"train": one, "test": other}), "different classes"),
         (
             ("mine", {"train": ArraySource(one.images, one.labels, ["a\nb", "c"])}),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) -> None:
     """`--config FILE[:ARGS]` and `--config.key=value`."""
-    parser.add_argument("--config", required=required, metavar="FILE[:ARGS]", help=help_text)
+    parser.add_argument("--config", required=required, metavar="FILE[:ARGS]", help=f"{help_text}; it is code, and run")
     parser.add_argument("--print-config", action="store_true", help="print the config with all its values, and stop")
     parser.add_argument("--override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --override before parsing.

@@ -3,13 +3,14 @@
 import io
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
 import simplejpeg
 
-from vit_jax.data import geometry
+from vit_jax.data import geometry, tfds_folder
 from vit_jax.data.decode import UnreadableImage, decode
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
@@ -95,9 +96,19 @@ def write(
                 raise UserError(f"No image of the split {split!r} can be read", "Check the path")
 
     Builder.name = name
+    # Looked at before TFDS reads what is there.
+    path = os.path.join(tfds_folder.data_folder(data_dir), name, "1.0.0")
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already", "Remove it, or choose another name")
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{os.path.dirname(path)} cannot be written: {error.strerror or error}", "Choose another --data-dir"
+        ) from error
     builder = Builder(data_dir=os.path.expanduser(data_dir) if data_dir else None, file_format="array_record")
-    if builder.is_prepared():
-        raise UserError(f"{builder.data_path} exists already", "Remove it, or choose another name")
     builder.download_and_prepare()
     return os.fspath(builder.data_path)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.files import read_bytes
+from vit_jax.data.files import from_here, read_bytes
 from vit_jax.errors import UserError, shortened
 
 _MOST_HEADER = 10_000  # bytes: numpy's own limit, which keeps the parser of literals quick
@@ -35,7 +35,7 @@ def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
     try:
         data = read_bytes(path)
     except OSError as error:
-        raise UserError(f"{path} could not be read: {error.strerror or error}", "Check the path") from error
+        raise UserError(f"{from_here(path)} could not be read: {error.strerror or error}", "Check the path") from error
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {name: _members(archive, name) for name in names}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vit_jax.data.files import read_bytes
+from vit_jax.data.files import from_here, read_bytes
 from vit_jax.data.geometry import size_pair
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.sources.arrays import ArraySource
@@ -97,7 +97,7 @@ def _read(root: str, name: str, rank: int) -> UInt8[np.ndarray, "*shape"]:
     path += ".gz" if packed else ""
     if not os.path.exists(path):
         how = "Install it: apt-get install dataset-fashion-mnist" if root == FASHION_MNIST else "Check the folder"
-        raise UserError(f"There is no file {path.removesuffix('.gz')}, with or without .gz", how)
+        raise UserError(f"There is no file {from_here(path.removesuffix('.gz'))}, with or without .gz", how)
     try:
         data = read_bytes(path)
         file = gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data)

@@ -12,7 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vit_jax.data import slices, tfds_folder
 from vit_jax.data.decode import UnreadableImage
-from vit_jax.data.files import is_remote
+from vit_jax.data.files import from_here, is_remote
 from vit_jax.data.tf_example import read_example
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
@@ -137,15 +137,16 @@ def _not_prepared(dataset: str, data_dir: str | None) -> UserError:
     import tensorflow_datasets as tfds  # half a second; only its list of names is asked for
 
     name, _, _ = tfds_folder.split_name(dataset)
-    folder, known = tfds_folder.data_folder(data_dir), tfds.list_builders(with_community_datasets=False)
+    folder, known = from_here(tfds_folder.data_folder(data_dir)), tfds.list_builders(with_community_datasets=False)
     where = f" --data-dir {data_dir}" if data_dir else ""
     if name in known:
         return UserError(
             f"The data set {dataset!r} is not prepared in {folder}", f"Prepare it: vit_jax prepare {dataset}{where}"
         )
-    if os.path.isdir(os.path.join(folder, name)):
+    own = os.path.join(tfds_folder.data_folder(data_dir), name)
+    if os.path.isdir(own):
         return UserError(
-            f"{os.path.join(folder, name)} holds no {dataset!r} that TFDS has prepared",
+            f"{own} holds no {dataset!r} that TFDS has prepared",
             "Write its config and version too, as in name/config:1.0.0, if it has several",
         )
     close = difflib.get_close_matches(name, known, n=1)
