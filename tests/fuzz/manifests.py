@@ -62,7 +62,7 @@ def build(folder: Path) -> Target:
 
     def wrong(source: manifest.ManifestSource) -> str:
         outside = [path for path in source.paths if not os.path.abspath(path).startswith(str(folder))]
-        labels = [label for row in source._labels for label in row]
+        labels = [label for row in source.labels for label in row]
         if outside or not all(0 <= label < len(source.label_names) for label in labels):
             return f"follows {outside}, or has labels outside {len(source.label_names)} classes"
         blank = [name for name in source.label_names if name != name.strip() or not name]

@@ -70,9 +70,18 @@ class Mixture:
         return int(self._ends[part - 1]) if part else 0
 
 
-def order_of(source: Source, seed: int) -> Order:
-    """The order in which training takes the examples of a source."""
-    return _Mixed(source, seed) if isinstance(source, Mixture) else _Epochs(len(source), seed)
+def order_of(source: Source, seed: int, balance: bool = False) -> Order:
+    """The order in which training takes the examples of a source.
+
+    Args:
+        balance: each class equally often, in every part of a mixture by itself.
+
+    Raises:
+        UserError: for `balance` with a source that does not know its labels without reading.
+    """
+    if isinstance(source, Mixture):
+        return _Mixed(source, seed, balance)
+    return _Balanced(source, seed) if balance else _Epochs(len(source), seed)
 
 
 class _Epochs:
@@ -92,10 +101,10 @@ class _Epochs:
 class _Mixed:
     """Blocks of a fixed length in which each part has its exact share, at places drawn anew for every block."""
 
-    def __init__(self, mixture: Mixture, seed: int):
+    def __init__(self, mixture: Mixture, seed: int, balance: bool):
         self._seed = derived_seed(seed, 2)
         # Each part has a seed of its own: two equal sources are not to be taken in step.
-        self._orders = [order_of(source, derived_seed(seed, 3, k)) for k, source in enumerate(mixture.sources)]
+        self._orders = [order_of(source, derived_seed(seed, 3, k), balance) for k, source in enumerate(mixture.sources)]
         self._first = [mixture.first(k) for k in range(len(self._orders))]
         self._counts = mixture.shares
         self._ends = np.cumsum(self._counts)
@@ -107,6 +116,41 @@ class _Mixed:
         part = int(np.searchsorted(self._ends, slot, side="right"))
         of_part = block * self._counts[part] + slot - (int(self._ends[part - 1]) if part else 0)
         return (self._first[part] + index for index in self._orders[part].candidates(of_part))
+
+
+class _Balanced:
+    """Blocks in which each class is once, at places drawn anew for every block; each class in epochs of its own.
+
+    An image with several labels is an example of each; those without any are together one class more.
+    """
+
+    def __init__(self, source: Source, seed: int):
+        self._members = _members(source)
+        self._seed = derived_seed(seed, 4)
+        self._orders = [_Epochs(len(of), derived_seed(seed, 5, k)) for k, of in enumerate(self._members)]
+
+    def candidates(self, element: int) -> Iterator[int]:
+        """Only another example of the same class may replace one."""
+        block, position = divmod(element, len(self._members))
+        k = shuffled(position, len(self._members), self._seed, block)
+        return (int(self._members[k][index]) for index in self._orders[k].candidates(block))
+
+
+def _members(source: Source) -> list[Int[np.ndarray, " n"]]:
+    """The indices of each class that has examples, by class."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        raise UserError(
+            "Balanced training has to know all labels before it starts, which this source would have to read for",
+            "Remove config.data.balance, or list the images in a folder or a manifest",
+        )
+    if not isinstance(labels, np.ndarray):
+        pairs = [(label, index) for index, several in enumerate(labels) for label in several or (-1,)]
+        labels, indices = np.array(pairs, np.int64).reshape(-1, 2).T
+    else:
+        indices = np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    return np.split(indices[order], np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 def _whole_shares(weights: Sequence[float]) -> list[int]:

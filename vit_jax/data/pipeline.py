@@ -85,6 +85,8 @@ class TrainPipeline:
         num_threads: threads that prepare whole batches ahead, in each process; 0 prepares them in the caller.
         num_workers: processes that do; 0 for none. Worth their start-up where one Python cannot keep up.
         on_corrupt: "replace" an unreadable image by the next one of the epoch and count it in "corrupt", or "fail".
+        balance: every class equally often, however many examples it has: each once in every stretch of as many examples
+            as there are classes. An image with several labels is an example of each.
         repeats: rows in a row that show the same example, each with an augmentation of its own (repeated
             augmentation: Hoffer et al., arXiv:1901.09335). A batch then holds batch_size / repeats examples.
 
@@ -103,6 +105,7 @@ class TrainPipeline:
         num_workers: int = 0,
         on_corrupt: str = "replace",
         repeats: int = 1,
+        balance: bool = False,
     ):
         if on_corrupt not in ("replace", "fail"):
             raise UserError(f"There is no on_corrupt named {on_corrupt!r}", nearest(on_corrupt, ("replace", "fail")))
@@ -115,7 +118,7 @@ class TrainPipeline:
         self.batch_size = batch_size
         self._num_threads = num_threads
         self._num_workers = num_workers
-        self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats)
+        self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats, balance)
         elements, shared = self._elements, getattr(transform, "shared_draws", 0)
         if shared:
             elements = _SharedDraws(elements, shared, batch_size, derived_seed(seed, 2))
@@ -217,9 +220,9 @@ class EvalPipeline:
 class _TrainElements:
     """The source as an endless sequence in the order of training, each example `repeats` times in a row."""
 
-    def __init__(self, source: Source, seed: int, replace: bool, repeats: int):
+    def __init__(self, source: Source, seed: int, replace: bool, repeats: int, balance: bool):
         self._source = source
-        self._order = order_of(source, seed)
+        self._order = order_of(source, seed, balance)
         self._replace = replace
         self._repeats = repeats
 

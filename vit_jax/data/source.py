@@ -36,6 +36,8 @@ class Source(Protocol):
     """
 
     label_names: tuple[str, ...]
+    # Optional, for sources that know it without reading examples: `labels`, the class index of each, an array [N], or
+    # a sequence with any number of them for each. Balanced training asks for it.
 
     def __len__(self) -> int: ...
 

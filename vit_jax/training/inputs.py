@@ -35,6 +35,8 @@ class Inputs:
         num_workers: processes that read and decode, each with that many threads; 0 for this process alone.
         on_corrupt: 'replace' or 'fail' on an unreadable training image; the share replaced is logged as train/corrupt.
         repeats: rows in a row that show the same training example, each augmented anew.
+        balance: train on every class equally often, however many examples it has. An epoch is still as many examples
+            as the source has.
     """
 
     image_size: tuple[int, int]
@@ -48,6 +50,7 @@ class Inputs:
     num_workers: Natural = 0
     on_corrupt: str = "replace"
     repeats: Count = 1
+    balance: bool = False
 
     @property
     def preprocessing(self) -> Preprocess:
@@ -74,6 +77,7 @@ class Inputs:
         return TrainPipeline(
             source, transform, batch_size=batch_size, seed=seed, num_threads=self.num_threads,
             num_workers=self.num_workers, on_corrupt=self.on_corrupt, repeats=self.repeats,
+            balance=self.balance,
         )  # fmt: skip
 
     def eval_pipeline(

@@ -44,14 +44,14 @@ class ManifestSource:
         self.paths = list(paths)
         self.remarks = tuple(remarks)
         self.label_names = tuple(label_names)
-        self._labels = [tuple(row) for row in labels]
+        self.labels = [tuple(row) for row in labels]
         self._multi_label = multi_label
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, labels = self.paths[index], self._labels[index]
+        path, labels = self.paths[index], self.labels[index]
         if not self._multi_label:
             return {"image": read_file(path), "label": labels[0], "path": path}
         multi_hot = np.zeros(len(self.label_names), np.float32)
