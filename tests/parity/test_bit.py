@@ -170,7 +170,7 @@ def test_transformers_trunk_alone(tmp_path):
 
 def test_transformers_dialects_that_no_checkpoint_has_are_refused():
     tensors = {"embedder.convolution.weight": (32, 3, 7, 7), "encoder.stages.0.layers.0.conv1.weight": (32, 32, 1, 1)}
-    with pytest.raises(UserError, match="global_padding=SAME"):
+    with pytest.raises(UserError, match="global_padding='SAME'"):
         hf_bit.describe(tensors, Sidecar({"global_padding": "same"}))
 
 

@@ -17,7 +17,7 @@ from etils import epath
 from jaxtyping import Shaped
 
 from vit_jax.checkpoints import families, remote, store
-from vit_jax.checkpoints.json_file import JsonObject, read_json
+from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
@@ -165,8 +165,15 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
     if not found:
         some = ", ".join(repr(name) for name in list(shapes)[:3])
         known = "; ".join(f"{m.LIBRARY}: {m.MODELS}" for m in families_of())
-        raise UserError(f"{path} is of no family that vit_jax knows; its tensors are {some}, ...", f"Known: {known}")
-    family, published = found[0]
+        named = next((name for key in ("architecture", "model_type") if (name := sidecar.config.text(key))), None)
+        said = "" if named is None else f"its config.json says {shown(named)}, "
+        raise UserError(
+            f"{path} is of no family that vit_jax knows; {said}its tensors are {some}, ...", f"Known: {known}"
+        )
+    if len(found) > 1:
+        which = " and ".join(f"{m.LIBRARY}'s {m.MODELS}" for m, _ in found)
+        raise AssertionError(f"{path} is taken for a file of {which}: their families must tell it apart")
+    [(family, published)] = found
     kwargs = {**published.kwargs, **overrides}
     preprocess = Preprocess.from_json(published.preprocess)
     construct(named_module("model", published.model).build, kwargs, "overrides")  # refuses what nobody reads

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import HF_BIT
 from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm, shape_of
@@ -40,9 +41,12 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # RegNet and ResNet have embedders with batch norm, at other names.
     if prefix is None or f"{prefix}encoder.stages.0.layers.0.conv1.weight" not in tensors:
         return None
+    remarks = hf_parts.check(sidecar.config, HF_BIT, "bit") and ("no config.json: the usual paddings are assumed",)
     config, has_root_norm = sidecar.config, f"{prefix}embedder.norm.weight" in tensors
     kind = ("bottleneck" if has_root_norm else "preactivation", "SAME" if has_root_norm else None, has_root_norm)
     if config:
+        if config.text("layer_type", "preactivation") != kind[0]:
+            raise config.error("layer_type", f"is {shown(config['layer_type'])}, but the tensors say {kind[0]!r}")
         padding = config.text("global_padding")
         kind = (kind[0], padding and padding.upper(), config.boolean("embedding_dynamic_padding", False))
     activation = config.text("hidden_act", "relu")
@@ -64,7 +68,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         preprocess=hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Bit"),
         layout={"prefix": prefix},
         labels=hf_parts.labels(sidecar, kwargs["num_classes"]),
-        remarks=hf_processor.remarks(sidecar.preprocessor, image_size, "Bit"),
+        remarks=remarks + hf_processor.remarks(sidecar.preprocessor, image_size, "Bit"),
     )
 
 

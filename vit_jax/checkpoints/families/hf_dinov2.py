@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.checkpoints.config_keys import HF_DINOV2
 from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
@@ -33,6 +34,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if prefix is None or any(len(tensors.get(name, ())) != rank for name, rank in needed.items()):
         return None
     config = sidecar.config
+    remarks = hf_parts.check(config, HF_DINOV2, "dinov2", "dinov2_with_registers")
     kernel, table, fc2 = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     depth = parts.depth_of(tensors, prefix + _LAYER)
@@ -51,6 +53,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["mlp"] = "swiglu"
     if f"{first}attention.attention.query.bias" not in tensors:
         kwargs["qkv_bias"] = False
+    hf_parts.agrees(config, "qkv_bias", kwargs.get("qkv_bias", True))
+    hf_parts.agrees(config, "use_swiglu_ffn", swiglu)
+    config.must_agree("num_register_tokens", kwargs.get("num_registers", 0))
 
     grid = hf_parts.grid(config, table[1] - 1, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
@@ -62,7 +67,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         **IMAGENET,
     }
     preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Bit", patch[0])
-    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, "Bit", patch[0])
+    remarks += hf_processor.remarks(sidecar.preprocessor, image_size, "Bit", patch[0])
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels, remarks)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import Keys, model_type
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
@@ -36,12 +37,33 @@ def encoder_kwargs(
         config.must_agree(key, found)
     if patch[0] == patch[1]:
         config.must_agree("patch_size", patch[0])
-    heads = defaults.get("num_attention_heads") or parts.heads_of(width)
+    # A config.json leaves out what is the default of its class: 12 heads, whatever the width.
+    heads = 12 if config else defaults.get("num_attention_heads") or parts.heads_of(width)
     size = Variant(width, depth, mlp_dim, config.integer("num_attention_heads", heads, at_least=1, at_most=width))
     return parts.size_kwargs(size, patch) | {
         "gelu": parts.gelu_of(config.text("hidden_act", defaults["hidden_act"])),
         "layer_norm_epsilon": config.number("layer_norm_eps", defaults["layer_norm_eps"], at_least=0),
     }
+
+
+def check(config: JsonObject, keys: Keys, *model_types: str) -> tuple[str, ...]:
+    """Refuses a config.json of another model, or with a key that vit_jax neither reads nor knows to be harmless.
+
+    Returns:
+        For a file without a config.json the sentence that says so.
+    """
+    if not config:
+        return ("no config.json: activation, epsilon and heads of 64 are assumed, as the family's models have them",)
+    model_type(config, *model_types)
+    keys.check(config)
+    return ()
+
+
+def agrees(config: JsonObject, key: str, found: bool) -> None:
+    """Refuses a yes or no that contradicts what the tensors say."""
+    said = config.boolean(key, found)
+    if said != found:
+        raise config.error(key, f"is {str(said).lower()}, but the tensors say {str(found).lower()}")
 
 
 def grid(config: JsonObject, positions: int, patch: int, name: str) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import HF_SIGLIP, HF_SIGLIP_WHOLE
 from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
@@ -37,7 +38,11 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     if f"{prefix}embeddings.class_embedding" in tensors:  # that is CLIP
         return None
-    config = sidecar.config.object("vision_config") or sidecar.config
+    config = sidecar.config
+    if "vision_config" in config:
+        hf_parts.check(config, HF_SIGLIP_WHOLE, "siglip")
+        config = {"model_type": "siglip_vision_model"} | config.object("vision_config")
+    remarks = hf_parts.check(config, HF_SIGLIP, "siglip_vision_model", "siglip")
     kernel, table, fc1, _ = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     defaults = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
@@ -49,11 +54,13 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "class_token": False,
         "posemb_resize": "bicubic",
     }
+    if not has_head:
+        hf_parts.agrees(config, "vision_use_head", has_pool)
     grid = hf_parts.grid(config, table[0], patch[0], f"{prefix}embeddings.position_embedding.weight")
     image_size = [side * patch[0] for side in grid]
     default = {"resize": "squash", "interpolation": "bicubic", **INCEPTION}
     preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, "Siglip", patch[0])
-    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, "Siglip", patch[0])
+    remarks += hf_processor.remarks(sidecar.preprocessor, image_size, "Siglip", patch[0])
     labels = hf_parts.labels(sidecar, kwargs["num_classes"])
     return Published("vit", kwargs, preprocess, {"prefix": prefix, "grid": grid}, labels, remarks)
 

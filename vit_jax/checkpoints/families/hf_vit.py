@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import HF_VIT
 from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import shown
@@ -36,6 +37,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if f"{prefix}embeddings.cls_token" not in tensors or hf_parts.MAE_DECODER in tensors:
         return None
     config = sidecar.config
+    remarks = hf_parts.check(config, HF_VIT, "vit", "deit", "vit_mae")
     kernel, table, fc1 = (shape_of(tensors, name, rank) for name, rank in needed.items())
     width, patch = kernel[0], kernel[2:]
     depth = parts.depth_of(tensors, prefix + _LAYER)
@@ -53,6 +55,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["distillation_token"] = True
     if f"{first}attention.attention.query.bias" not in tensors:
         kwargs["qkv_bias"] = False
+    hf_parts.agrees(config, "qkv_bias", kwargs.get("qkv_bias", True))
     if f"{prefix}pooler.dense.weight" in tensors:
         if config.text("pooler_act", "tanh") != "tanh":
             raise UserError(
@@ -70,7 +73,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     layout = {"prefix": prefix, "grid": grid}
     kind = "DeiT" if distilled or prefix == "deit." or config.get("model_type") == "deit" else "ViT"
     preprocess = hf_processor.preprocess(sidecar.preprocessor, image_size, default, kind, patch[0])
-    remarks = hf_processor.remarks(sidecar.preprocessor, image_size, kind, patch[0])
+    remarks += hf_processor.remarks(sidecar.preprocessor, image_size, kind, patch[0])
     return Published("vit", kwargs, preprocess, layout, hf_parts.labels(sidecar, kwargs["num_classes"]), remarks)
 
 

@@ -43,6 +43,7 @@ def around(vit: Published, tensors: Shapes, prefix: str, names: parts.BlockNames
     ratio, depth = config.number("mask_ratio"), parts.depth_of(tensors, names.norm1)
     config.must_agree("decoder_num_hidden_layers", depth)
     config.must_agree("decoder_hidden_size", width)
+    config.must_agree("decoder_intermediate_size", hidden)
     kwargs = {
         "trunk": {"name": "vit", **trunk, "posemb": DIALECT, "class_token_posemb": False},
         "num_classes": 0,

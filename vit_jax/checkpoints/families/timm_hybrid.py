@@ -57,6 +57,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.9),
         layout=vit.layout,
         labels=vit.labels,
+        remarks=vit.remarks,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import TIMM_MIXER
 from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families.google_mixer import image_size, mixer_size
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
@@ -29,6 +30,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # gMixer's MLPs are gated: their first layer is twice as wide as what the second takes.
     if tensors.get("blocks.0.mlp_tokens.fc2.weight") != (num_tokens, tokens_mlp_dim):
         return None
+    timm_parts.architecture(sidecar, r"mixer_[a-z]+\d+_\d+")
+    remarks = timm_parts.check(sidecar, TIMM_MIXER, "the exact GELU and pixels")
     depth = next(i for i in range(len(tensors) + 1) if tokens.format(i) not in tensors)
     patch = shape_of(tensors, "stem.proj.weight", 4)[2]
     size = timm_parts.image_size(sidecar) or image_size(num_tokens, patch)
@@ -39,6 +42,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs=kwargs,
         preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.875),
         labels=timm_parts.labels(sidecar, kwargs["num_classes"]),
+        remarks=remarks,
     )
 
 

@@ -1,9 +1,11 @@
 """What the families of timm have in common: config.json, read and written."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import TIMM, TIMM_OLD, TIMM_PRETRAINED, Keys
 from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, in_pixels, in_unit, label_names, names_by_id
@@ -19,6 +21,37 @@ def settings(sidecar: Sidecar) -> JsonObject:
     """What timm calls `pretrained_cfg`; in its old files that is the whole of config.json."""
     config = sidecar.config
     return config.object("pretrained_cfg") if "pretrained_cfg" in config else config
+
+
+def check(sidecar: Sidecar, arguments: Keys, assumed: str) -> tuple[str, ...]:
+    """Refuses a config.json with a key that vit_jax neither reads nor knows to be harmless.
+
+    Args:
+        arguments: what may be in `model_args`.
+        assumed: how models are understood that have no config.json.
+
+    Returns:
+        For a file without a config.json the sentence that says so.
+    """
+    config = sidecar.config
+    if not config:
+        return (f"no config.json: {assumed} are assumed, as timm's models of this kind mostly have them",)
+    if "pretrained_cfg" in config:
+        TIMM.check(config)
+        TIMM_PRETRAINED.check(settings(sidecar))
+    else:
+        TIMM_OLD.check(config)
+    arguments.check(config.object("model_args"))
+    return ()
+
+
+def architecture(sidecar: Sidecar, pattern: str) -> None:
+    """Refuses a config.json that names an architecture whose tensors only look like those of the `pattern`."""
+    said = sidecar.config.text("architecture")
+    if said is not None and not re.match(pattern, said):
+        raise sidecar.config.error(
+            "architecture", f"is {shown(said)}, which is not what its tensors look like", "Load another architecture"
+        )
 
 
 def image_size(sidecar: Sidecar) -> list[int] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.checkpoints.config_keys import TIMM_RESNETV2
 from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of, transpose
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -41,6 +42,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # timm's other ResNetV2s have batch norm and plain convolutions.
     if any(name not in tensors for name in landmarks) or any(name.endswith(".running_mean") for name in tensors):
         return None
+    timm_parts.architecture(sidecar, r"resnetv2_\d+x\d+_bit")
+    remarks = timm_parts.check(sidecar, TIMM_RESNETV2, "BiT's padding, stride and ReLU, and pixels")
     sizes = stage_sizes(tensors, r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
     kwargs = bit_size(sizes, shape_of(tensors, "stem.conv.weight", 4)[0]) | _STYLE
     kwargs["num_classes"] = shape_of(tensors, "head.fc.bias", 1, (0,))[0]
@@ -50,6 +53,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs=kwargs,
         preprocess=timm_parts.preprocess(sidecar, size, crop_pct=0.875, interpolation="bilinear"),
         labels=timm_parts.labels(sidecar, kwargs["num_classes"]),
+        remarks=remarks,
     )
 
 

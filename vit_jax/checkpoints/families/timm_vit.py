@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.config_keys import TIMM_VIT
 from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import JsonObject, shown
@@ -46,6 +47,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         raise UserError(
             f"{shown(architecture)} is not the plain ViT that its tensors look like", "Load another architecture"
         )
+    assumed = "norms before the branches, the exact GELU, heads of 64, pooling by the tensors' names, and pixels"
+    remarks = timm_parts.check(sidecar, TIMM_VIT, assumed)
     if arguments.boolean("pool_include_prefix"):
         raise UserError(f"{shown(architecture)} pools its prefix tokens too", "Load another architecture")
 
@@ -103,7 +106,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     stats, image_size = IMAGENET if looks_imagenet else INCEPTION, [side * patch[0] for side in grid]
     made = parts.made_of(image_hw, image_size, patch[0])
     preprocess = timm_parts.preprocess(sidecar, image_size, crop_pct=0.9, stats=stats, made=made)
-    return Published("vit", kwargs, preprocess, {"grid": grid}, timm_parts.labels(sidecar, num_classes))
+    return Published("vit", kwargs, preprocess, {"grid": grid}, timm_parts.labels(sidecar, num_classes), remarks)
 
 
 def block_names(block: str = "blocks.{}.") -> parts.BlockNames:

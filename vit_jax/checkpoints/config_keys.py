@@ -1,0 +1,158 @@
+"""Keys of other libraries' config.json: each is read, must have the one value that we compute with, or is harmless.
+
+A key in none of the three may change what a model computes, and is refused by its name.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.checkpoints.json_file import JsonObject, shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """What becomes of the keys of an object in a JSON file.
+
+    Args:
+        read: those that the family reads, or that the shapes of tensors say too.
+        fixed: those that must have this value where they are there.
+        harmless: those that change no number of the forward pass.
+    """
+
+    read: frozenset[str]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+
+    def check(self, values: JsonObject) -> None:
+        """Refuses a key that is not known, and a value that is not the only one.
+
+        Raises:
+            UserError: it names the file, the key and the value.
+        """
+        for key, value in values.items():
+            if value is None or key.startswith("_") or key in self.read or key in self.harmless:
+                continue
+            if key not in self.fixed:
+                raise values.error(
+                    key, "is not known to vit_jax, and may change what the model computes", "Load another model"
+                )
+            if value != self.fixed[key]:
+                raise values.error(
+                    key, f"is {shown(value)}; only {self.fixed[key]!r} can be read", "Load another model"
+                )
+
+
+def model_type(config: JsonObject, *known: str) -> None:
+    """Refuses a config.json of transformers for a model whose tensors only look like those of the `known` ones."""
+    said = config.text("model_type")
+    if said is not None and said not in known:
+        raise config.error("model_type", f"is {shown(said)}, a model that vit_jax does not have", "Load another model")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_HF_HARMLESS = _words("""
+    architectures chunk_size_feed_forward dtype torch_dtype id2label label2id is_encoder_decoder output_attentions
+    output_hidden_states problem_type return_dict transformers_version finetuning_task torchscript use_bfloat16
+    tf_legacy_loss tie_word_embeddings is_decoder cross_attention_hidden_size add_cross_attention tie_encoder_decoder
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens bos_token_id
+    pad_token_id eos_token_id sep_token_id decoder_start_token_id task_specific_params
+    tokenizer_class prefix attn_implementation use_cache
+    hidden_dropout_prob attention_probs_dropout_prob attention_dropout dropout initializer_range initializer_factor
+    drop_path_rate encoder_stride stage_names out_features out_indices num_labels
+""")
+_HF_FIXED = {"num_channels": 3, "pruned_heads": {}}
+_HF_TRUNK = _words("""
+    model_type hidden_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps image_size patch_size
+    qkv_bias
+""")
+HF_VIT = Keys(
+    _HF_TRUNK
+    | _words("""
+        intermediate_size pooler_output_size pooler_act decoder_num_attention_heads decoder_hidden_size
+        decoder_num_hidden_layers decoder_intermediate_size mask_ratio norm_pix_loss
+    """),
+    _HF_FIXED,
+    _HF_HARMLESS,
+)
+HF_DINOV2 = Keys(
+    _HF_TRUNK | _words("mlp_ratio layerscale_value use_swiglu_ffn num_register_tokens"),
+    _HF_FIXED,
+    _HF_HARMLESS | _words("apply_layernorm reshape_hidden_states use_mask_token"),  # of a backbone, of pretraining
+)
+HF_SIGLIP = Keys(_HF_TRUNK | _words("intermediate_size vision_use_head"), _HF_FIXED, _HF_HARMLESS)
+# Of the whole model, around its two towers.
+HF_SIGLIP_WHOLE = Keys(_words("model_type vision_config"), {}, _HF_HARMLESS | _words("text_config"))
+HF_BIT = Keys(
+    _words("""
+        model_type embedding_size hidden_sizes depths layer_type hidden_act global_padding num_groups
+        embedding_dynamic_padding
+    """),
+    {"num_channels": 3, "output_stride": 32, "width_factor": 1},
+    _HF_HARMLESS,
+)
+
+TIMM = Keys(
+    _words("architecture model_args pretrained_cfg num_classes global_pool label_names label_descriptions labels"),
+    {},
+    _words("num_features"),
+)
+TIMM_PRETRAINED = Keys(
+    _words("input_size interpolation crop_pct crop_mode mean std label_names label_descriptions labels num_classes"),
+    {},
+    _words("""
+        url file state_dict hf_hub_id hf_hub_filename source architecture tag custom_load test_input_size min_input_size
+        fixed_input_size test_crop_pct label_offset pool_size test_pool_size first_conv classifier license description
+        origin_url paper_name paper_ids notes dataset reparam num_features global_pool
+    """),
+)
+_BOTH = TIMM.read | TIMM_PRETRAINED.read
+TIMM_OLD = Keys(_BOTH, {}, (TIMM.harmless | TIMM_PRETRAINED.harmless) - _BOTH)  # one level
+_TIMM_HARMLESS = _words("""
+    drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate weight_init fix_init device
+    dtype num_classes strict_img_size
+""")
+TIMM_VIT = Keys(
+    _words("""
+        img_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias init_values class_token no_embed_class
+        reg_tokens global_pool fc_norm pool_include_prefix act_layer
+    """),
+    {
+        "in_chans": 3,
+        "qk_norm": False,
+        "scale_attn_norm": False,
+        "scale_mlp_norm": False,
+        "proj_bias": True,
+        "pos_embed": "learn",
+        "pre_norm": False,
+        "final_norm": True,
+        "dynamic_img_pad": False,
+    },
+    _TIMM_HARMLESS | _words("dynamic_img_size"),
+)
+TIMM_MIXER = Keys(
+    _words("img_size patch_size num_blocks embed_dim mlp_ratio"),
+    {"in_chans": 3, "act_layer": "gelu", "stem_norm": False, "global_pool": "avg"},
+    _TIMM_HARMLESS | _words("nlhb"),
+)
+TIMM_RESNETV2 = Keys(
+    _words("layers channels width_factor stem_chs"),
+    {
+        "in_chans": 3,
+        "global_pool": "avg",
+        "output_stride": 32,
+        "stem_type": "fixed",
+        "avg_down": False,
+        "preact": True,
+        "basic": False,
+        "bottle_ratio": 0.25,
+        "act_layer": "relu",
+    },
+    _TIMM_HARMLESS | _words("zero_init_last"),
+)
