@@ -20,8 +20,12 @@ The trunk is the checkpoint's, in evaluation mode throughout, and what the step 
 alone. `sgd_probe` and `linear_probe` among the evaluators do the same on features of whole images, computed once, in a
 fraction of the time and without the crops.
 
-Where this differs: in LARS the learning rate enters the momentum, as in SimCLR, not the update after it as in MAE's
-code; SimCLR's head starts with a standard deviation of 0.01, the authors' command has it start at zero.
+Where this differs, without a known effect:
+- momentum: in LARS the learning rate enters the momentum, as in SimCLR; in MAE's code it comes after it, which is the
+  same while the rate does not change.
+- head: SimCLR's starts with a standard deviation of 0.01; the authors' command has it start at zero.
+- rate: MoCo v3's falls with every step, in the authors' code with every epoch.
+- evaluation pixels: as the checkpoint says.
 
 Arguments: `init=PATH` (must be given), `method` whose settings are used, `pooling` ("token", "mean"; by default the
 checkpoint's), `data=FOLDER` with the splits train and test instead of ImageNet, `epochs`, `batch` and `rate`, the

@@ -5,7 +5,8 @@
 
 Paper: "Masked autoencoders are scalable vision learners" (arXiv:2111.06377), section A.1 and table 9: AdamW with decay
 0.05 and betas 0.9 and 0.999, batch 1024, 5 epochs of warmup, cosine, mixup 0.8, cutmix 1.0, label smoothing 0.1,
-RandAugment(9, 0.5), crops of 8% to 100% and flips; the mean over the patches is normalised and classified.
+RandAugment(9, 0.5) as timm has it, crops of 8% to 100% and flips; the mean over the patches is normalised and
+classified.
 What depends on the size is as in the authors' commands for encoders trained on normalised pixels, with random erasing
 of 25%. Table 9, for unnormalised ones, has 1e-3 and 0.75 for B too, and stochastic depth 0.1 for L and 0.2 for H.
 
@@ -19,8 +20,12 @@ Expected figures and times are the authors', after 1600 epochs of pretraining; o
 The trunk and the preprocessing are those of the checkpoint, at its resolution; the final norm of the encoder gives way
 to one after the pooling, so the checkpoint's is reported as unused, and so is its decoder.
 
-Where this differs: fixed positions stay fixed (the authors' PyTorch code goes on training them); the head starts at
-zero instead of a standard deviation of 2e-5.
+Where this differs, without a known effect:
+- positions: fixed ones stay fixed; the authors' code goes on training them, at the rate of layer 0.
+- head: it starts at zero, theirs at a standard deviation of 2e-5.
+- mixing: each image has a mixup weight or cutmix box of its own and its neighbour in the batch as partner; theirs has
+  one weight or box for the 32 images of a GPU, which are mixed with themselves in reverse order.
+- precision: bfloat16 with norms, softmax and parameters in float32, theirs float16 with a scaled loss.
 
 Arguments: `init=PATH` of the pretrained checkpoint (must be given), `variant` whose recipe it is (by default that of
 the checkpoint; smaller ones take that of B), `data=FOLDER` with the splits train and test instead of ImageNet,
@@ -80,7 +85,7 @@ def get_config(arg: str = "") -> ConfigDict:
             # timm's rand-m9-mstd0.5-inc1, filled with the mean colour.
             randaugment=dict(policy="timm", layers=2, magnitude=9, magnitude_std=0.5, probability=0.5, fill=mean),
         ),
-        mix=dict(mixup=0.8, cutmix=1.0, erase=0.25),
+        mix=dict(mixup=0.8, cutmix=1.0, per="example", erase=0.25),
         num_workers=16,
     )
     config.optim = dict(

@@ -16,8 +16,9 @@ Hardware and time: 128 TPU v3 cores, for L 31 hours over 1600 epochs (section 4)
 
 `knn` and `probe` follow what the features are worth while they are learned; MAE's are worth more after fine-tuning.
 
-Where this differs: parameters are initialised as those of this project's ViT (the embedding's kernel by its fan-in, the
-class token at zero).
+Where this differs, without a known effect:
+- precision: bfloat16 with norms, softmax and parameters in float32; the authors' PyTorch code has float16 with a scaled
+  loss, and the paper's TPU code is not public.
 
 Arguments: `variant`, `epochs`, `batch`, `smoke`.
 """

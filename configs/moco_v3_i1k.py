@@ -19,8 +19,11 @@ Hardware and time: the authors' commands are for 32 GPUs of 32 GB for S/16 and 6
 `probe/accuracy` at the end stands for the linear classifier: it is trained on features of whole images, without the
 paper's random crops. `views` measures alignment and uniformity, `knn` the nearest neighbours.
 
-Where this differs: decay is on kernels only (the authors' command decays everything), and parameters are initialised
-as those of this project's ViT.
+Where this differs, without a known effect:
+- heads: projector and predictor start by fan-in, theirs uniform within 1/sqrt(fan-in), with a third of the variance.
+- colours: the operations are torchvision's on tensors; theirs are Pillow's, which round elsewhere.
+- blur: a Gaussian; Pillow's is three box filters.
+- precision: bfloat16 with norms, softmax and parameters in float32, theirs float16 with a scaled loss.
 
 Arguments: `variant`, `epochs`, `batch`, `gradients`, `learn_patches`, `smoke`.
 """
@@ -78,6 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="adamw",
         learning_rate=1.5e-4 * arg.batch / 256,
         weight_decay=0.1,
+        weight_decay_multipliers=((".*", 1.0),),  # the authors' command decays biases, norms and the class token too
         frozen=() if arg.learn_patches else ("encoder/embedding/.*",),
         schedule=dict(name="cosine", warmup_steps=5 if arg.smoke else dict(epochs=40)),
     )

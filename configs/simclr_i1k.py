@@ -8,7 +8,8 @@ Paper: "A simple framework for contrastive learning of visual representations" (
 batch 4096, LARS with learning rate 0.3 per 256 images (4.8), decay 1e-6, 10 epochs of warmup, cosine, temperature 0.1,
 head 2048-128; views by random crops of 8% to 100%, flips, colour distortion of strength 1 and blur (appendix A).
 Version 2, "Big self-supervised models are strong semi-supervised learners" (arXiv:2006.10029): a head of three layers
-of which the first stays, decay 1e-4.
+of which the first stays, learning rate 0.1 sqrt(batch) (6.4), decay 1e-4, warmup over 5% of the epochs (section 3).
+Both as the authors' code has them: pixels from 0 to 1, and the loss summed over the two views of an image.
 Expected: accuracy of a linear classifier on the frozen features (table 6 of the first paper, 1000 epochs): 69.3%, with
 `width=128` 74.2% and with `width=256` 76.5%; the authors' code names 64.5% after 100 epochs. Version 2: 71.7% after 800
 epochs. A ViT with SimCLR has the optimizer of MoCo v3; no figure is promised.
@@ -17,7 +18,18 @@ Hardware and time: 100 epochs of ResNet-50 in 1.5 hours on 128 TPU v3 cores, by 
 `probe/accuracy` at the end stands for the linear classifier: it is trained on features of whole images, without the
 paper's random crops. `views` measures alignment and uniformity, `knn` the nearest neighbours.
 
-Where this differs: brightness is multiplied, as in version 2's code, and the operations on colours are torchvision's.
+Where this differs:
+- memory: version 2 has another 64k negatives, outputs of a network that is a moving average with decay 0.999. The paper
+  puts their worth at about 1 point; the authors' code does not have them either.
+- colours: torchvision's operations, in whole levels of grey. TensorFlow's contrast is about the mean of each channel,
+  torchvision's about that of the grey image. Effect unknown.
+- brightness: it is multiplied, as by default in the authors' code; version 1 of the paper added to it. Effect unknown.
+- crops: TensorFlow 2's cubic, with pixel centres at half integers; the code for TensorFlow 1 has them at whole ones and
+  a sharper cubic. Effect unknown.
+- blur: one standard deviation for the global batch and each view, in the code for each core's part of it. Effect
+  unknown.
+- evaluation pixels: 256 on the short side and the centre, by areas; theirs are the centre 87.5% by the same cubic.
+  Effect unknown.
 
 Arguments: `model` (a ResNet such as 50 or 18, or a ViT such as S/16), `width` of a ResNet, `version` 1 or 2, `epochs`,
 `batch`, `smoke`.

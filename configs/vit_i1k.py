@@ -19,6 +19,12 @@ Expected: about 79% for B/16, by an author in big_vision's issue 7. Hardware and
 Evaluation: short side to 256, centre crop of 224; `held_out` is the last 1% of the training images, which training does
 not see, `val` the validation set.
 
+Where this differs, without a known effect:
+- levels: a resized crop is rounded to whole levels of grey, where big_vision drops fractions.
+- mixup: a row's partner is its neighbour in the global batch, in big_vision in its device's part of it.
+- precision: the residual stream is bfloat16; in big_vision it is float32, and a TPU's products are bfloat16.
+- few-shot: the probes, which big_vision's config means to run, and does not, are left out.
+
 Arguments: `variant`, `recipe`, `epochs` (0: the recipe's), `aug` (none, light1, light2, medium1, medium2, strong1,
 strong2; empty: the recipe's), `microbatch` examples at a time where memory is short, `smoke`.
 """

@@ -20,6 +20,13 @@ Hardware and time: TPU v3 pods; the ViT paper gives 0.23k TPUv3-core-days for L/
 The data set has 21,843 classes and is no public TFDS data set: `dataset` names one that you have built with TFDS. Its
 first 51,200 images are held out, of which the second half is `val`, as in big_vision.
 
+Where this differs, without a known effect:
+- levels: a resized crop is rounded to whole levels of grey, where big_vision drops fractions.
+- mixup: a row's partner is its neighbour in the global batch, in big_vision in its device's part of it.
+- precision: the residual stream is bfloat16; in big_vision it is float32, and a TPU's products are bfloat16.
+- duplicates: recipe=paper; the paper removed from its data what is in the test sets of its downstream tasks.
+- decay: recipe=paper; kernels alone are decayed, of which the paper says nothing.
+
 Arguments: `variant`, `recipe`, `epochs` (0: the recipe's), `aug` (see vit_i1k.py; empty: the recipe's), `dataset`,
 `microbatch` examples at a time where memory is short, `smoke`.
 """

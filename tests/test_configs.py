@@ -312,36 +312,3 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
 def test_wrong_arguments_get_a_sentence(spec, message):
     with pytest.raises(UserError, match=message):
         load_config(spec)
-
-
-# AugReg as big_vision's configs have it: RandAugment's magnitude and mixup's alpha.
-LIGHT1, LIGHT2, MEDIUM1, MEDIUM2, NONE = (0, 0.0), (10, 0.2), (15, 0.2), (15, 0.5), (None, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("vit_i1k", {"Ti/16": LIGHT1, "S/32": MEDIUM1, "S/16": MEDIUM2, "B/32": MEDIUM2, "B/16": MEDIUM2,
-                     "L/16": MEDIUM2}),
-        ("vit_i21k", {"Ti/16": NONE, "S/32": NONE, "S/16": LIGHT1, "B/32": LIGHT2, "B/16": LIGHT2, "L/16": MEDIUM2}),
-    ],
-)  # fmt: skip
-def test_augreg_presets_are_those_of_the_size_however_it_is_spelt(name, sizes):
-    for size, expected in sizes.items():
-        values = load_config(f"{name}:variant={size},recipe=augreg")
-        lower = load_config(f"{name}:variant={size.lower()},recipe=augreg")
-        assert values == lower and values["model"]["variant"] == size
-        transform, mixup = values["data"]["transform"], values["data"]["mix"]["mixup"]
-        assert (transform.get("randaugment", {}).get("magnitude"), mixup) == expected
-    with pytest.raises(UserError, match="AugReg has no preset for H/14 .* aug="):
-        load_config(f"{name}:variant=h/14")
-    assert load_config(f"{name}:variant=h/14,aug=medium1")["data"]["mix"] == {"mixup": 0.2}
-    if name == "vit_i21k":
-        assert load_config(f"{name}:variant=h/14,recipe=paper")["data"]["mix"] == {"mixup": 0.0}
-
-
-@pytest.mark.parametrize("aug", ["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"])
-def test_a_preset_of_augreg_is_the_same_in_both_configs(aug):
-    """Each config is a file that stands alone, so the table is in both."""
-    small, large = (load_config(f"{name}:variant=B/16,recipe=augreg,aug={aug}") for name in ("vit_i1k", "vit_i21k"))
-    assert small["data"]["transform"] == large["data"]["transform"] and small["data"]["mix"] == large["data"]["mix"]
