@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import sys
 
@@ -10,9 +11,12 @@ import pytest
 from etils import epath
 
 import vit_jax
+from tests.checkpoints.test_export import source as random_vit
 from vit_jax.checkpoints import remote
-from vit_jax.checkpoints.safetensors import write_safetensors
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import families_of, open_source
+from vit_jax.commands.main import main
 from vit_jax.errors import UserError
 
 
@@ -136,3 +140,74 @@ def test_each_family_says_what_it_is():
     for family in families_of():
         assert family.LIBRARY in ("timm", "transformers", "google") and family.MODELS
         assert isinstance(family.WRITES, tuple)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A ViT in timm's names, and its tensors."""
+    folder = tmp_path_factory.mktemp("small")
+    source = random_vit()
+    export(source, folder / "timm", "timm")
+    file = SafetensorsFile(folder / "timm" / "model.safetensors")
+    return folder / "timm", {name: file[name].copy() for name in file.shapes}
+
+
+def changed(small, folder, tensors, **config):
+    config = {**json.loads((small[0] / "config.json").read_text()), **config}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", small[1] | tensors)
+    return folder
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers(small, tmp_path, value):
+    kernel = small[1]["blocks.0.mlp.fc1.weight"].copy()
+    kernel[3, 5] = value
+    path = changed(small, tmp_path, {"blocks.0.mlp.fc1.weight": kernel})
+    with pytest.raises(UserError, match="has values in encoder/block_00/mlp/fc1/kernel that are NaN or infinite"):
+        vit_jax.load(path)
+    loaded = vit_jax.load(path, allow_nonfinite=True).params["encoder"]["block_00"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(loaded[5, 3], np.float32(value))
+    if not np.isnan(value):
+        return
+    assert main(["convert", str(path), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(path), str(tmp_path / "out"), "--allow-nonfinite"]) == 0
+    with pytest.raises(UserError, match="out.* has values in encoder/block_00/mlp/fc1/kernel that are NaN"):
+        vit_jax.load(tmp_path / "out")  # our own checkpoints alike
+    assert vit_jax.load(tmp_path / "out", allow_nonfinite=True)
+
+
+def test_finite_values_whose_sum_is_not(small, tmp_path):
+    kernel = np.full_like(small[1]["blocks.0.mlp.fc1.weight"], 3e38)
+    assert vit_jax.load(changed(small, tmp_path, {"blocks.0.mlp.fc1.weight": kernel}))
+    kernel = np.full(kernel.shape, 1e300)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        vit_jax.load(changed(small, tmp_path, {"blocks.0.mlp.fc1.weight": kernel}))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_])
+def test_whole_numbers_are_no_parameters(small, tmp_path, dtype):
+    path = changed(small, tmp_path, {"norm.weight": np.ones(64, dtype)})
+    with pytest.raises(UserError, match=f"holds 'norm.weight' as {np.dtype(dtype)}, not as floating-point numbers"):
+        vit_jax.load(path)
+
+
+def test_names_that_count_to_a_billion(small, tmp_path):
+    for name in ("blocks.100000000.norm1.weight", "blocks.999.norm1.weight", f"blocks.{'9' * 5000}.norm1.weight"):
+        with pytest.raises(UserError, match="has a tensor 'blocks.*that this model does not"):
+            open_source(changed(small, tmp_path, {name: np.ones(64, np.float32)}))
+
+
+def test_sizes_are_compared_before_anything_is_read(small, tmp_path, monkeypatch):
+    source = open_source(changed(small, tmp_path, {"head.weight": np.ones((3, 65), np.float32)}))
+    monkeypatch.setattr(SafetensorsFile, "__getitem__", lambda self, name: pytest.fail(f"{name} was read"))
+    with pytest.raises(
+        UserError, match=r"'head.weight' of shape \[3, 65\] where the model needs head/kernel \[64, 3\]"
+    ):
+        source.read()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    refused(tmp_path, "is no regular file")
+    refused(tmp_path / "model.safetensors", "is no regular file")

@@ -76,6 +76,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     overrides: Mapping[str, Any] | None = None,
     sha256: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Loaded:
     """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
@@ -88,12 +89,13 @@ def load(
         overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
             `num_heads`, `gelu` or `layer_norm_epsilon`.
         sha256: what a published file must hash to.
+        allow_nonfinite: also load parameters that are NaN or infinite, which are an error otherwise.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown model, with a tensor missing or
             left over, or with another hash.
     """
-    source = open_source(path, overrides=overrides, sha256=sha256)
+    source = open_source(path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite)
     metadata = dict(source.metadata)
     spec = metadata["model"]
     if spec is None:

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import fnmatch
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.checkpoints.json_file import shown
 from vit_jax.errors import UserError
 
 NDArray = Shaped[np.ndarray, "..."]
@@ -137,13 +140,29 @@ class NameMap:
         missing, surplus = [name for name in wanted if name not in there], sorted(there - set(wanted))
         if missing:
             raise UserError(
-                f"{path} has no tensor {missing[0]!r}" + _more(missing), _nearest(missing[0], surplus or there)
+                f"{path} has no tensor {shown(missing[0])}" + _more(missing), _nearest(missing[0], surplus or there)
             )
         if surplus:
             raise UserError(
-                f"{path} has a tensor {surplus[0]!r} that this model does not" + _more(surplus),
+                f"{path} has a tensor {shown(surplus[0])} that this model does not" + _more(surplus),
                 _nearest(surplus[0], wanted),
             )
+
+    def check_sizes(self, stored: Shapes, wanted: Shapes, path: Any) -> None:
+        """Every tensor holds as many numbers as the parameters that it becomes, before one of them is read.
+
+        Args:
+            stored: of the file's tensors.
+            wanted: of the model's parameters, by flat name.
+        """
+        for entry in self.entries:
+            there = sum(math.prod(stored[name]) for name in entry.theirs)
+            here = sum(math.prod(wanted.get(name, ())) for name in entry.ours)
+            if entry.ours and there != here:
+                names = " and ".join(map(shown, entry.theirs))
+                shapes = " and ".join(shown(list(stored[name])) for name in entry.theirs)
+                needed = ", ".join(f"{name} {list(wanted.get(name, ()))}" for name in entry.ours[:3])
+                raise UserError(f"{path} has {names} of shape {shapes} where the model needs {needed}", _SIZE)
 
     def read(self, tensors: Callable[[str], NDArray], shapes: Shapes, path: Any) -> Iterator[tuple[str, NDArray]]:
         """Our parameters, one after the other.
@@ -192,6 +211,7 @@ class NameMap:
         return tensors
 
 
+_LONG = 200  # characters; no library has names as long
 _SIZE = "Check that the file and its config belong together"
 
 
@@ -201,5 +221,6 @@ def _more(names: Iterable[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"The nearest is {close[0]!r}" if close else "The file may be of another family, or incomplete"
+    some = [other for other in itertools.islice(known, 2000) if len(other) < _LONG]  # it takes a while
+    close = difflib.get_close_matches(name, some, n=1, cutoff=0.5) if len(name) < _LONG else []
+    return f"The nearest is {shown(close[0])}" if close else "The file may be of another family, or incomplete"

@@ -5,6 +5,7 @@ the format).
 """
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.checkpoints.json_file import JsonObject, parse_json, read_json, shown
 from vit_jax.errors import UserError
 
 _DTYPES = {
@@ -29,7 +31,8 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_HEADER_LIMIT = 100_000_000  # bytes; the limit of the format
+_HEADER_LIMIT = 1 << 24  # bytes; the format allows six times as many, of which no model makes use
+_RANK = 32
 
 
 class SafetensorsFile:
@@ -50,14 +53,9 @@ class SafetensorsFile:
         (length,) = struct.unpack("<Q", self._data[:8].tobytes())
         if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
             raise self._error(f"claims a header of {length} bytes in {size}: it is cut short or no safetensors file")
-        try:
-            header = json.loads(self._data[8 : 8 + length].tobytes().decode("utf-8"), object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
-            raise self._error(f"has a header that is not JSON: {error}") from error
-        if not isinstance(header, dict):
-            raise self._error("has a header that is not a JSON object")
-        self.metadata: dict[str, Any] = header.pop("__metadata__", None) or {}
-        self._tensors = {name: self._tensor(name, value) for name, value in header.items()}
+        header = parse_json(self._data[8 : 8 + length].tobytes(), f"The header of {path}")
+        self.metadata: dict[str, str] = header.names("__metadata__")
+        self._tensors = {name: self._tensor(header.object(name), name) for name in header if name != "__metadata__"}
         self._check_bounds(8 + length, size)
         self._start = 8 + length
         self.shapes = {name: shape for name, (_, shape, _, _) in self._tensors.items()}
@@ -67,28 +65,25 @@ class SafetensorsFile:
         dtype, shape, begin, end = self._tensors[name]
         return self._data[self._start + begin : self._start + end].view(dtype).reshape(shape)
 
-    def _tensor(self, name: str, value: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-        try:
-            dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise self._error(f"describes the tensor {name!r} without dtype, shape and data_offsets") from error
-        if dtype not in _DTYPES:
-            raise self._error(f"has the tensor {name!r} of dtype {dtype!r}; known are {', '.join(_DTYPES)}")
-        dtype = np.dtype(_DTYPES[dtype])
-        if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in (*shape, begin, end))):
-            raise self._error(f"has the tensor {name!r} with a shape or offsets that are no whole numbers")
-        count = 1
-        for n in shape:
-            count *= n
-        if end - begin != count * dtype.itemsize:
-            raise self._error(f"has the tensor {name!r} {shape} {dtype} in {end - begin} bytes")
+    def _tensor(self, said: JsonObject, name: str) -> tuple[np.dtype, tuple[int, ...], int, int]:
+        kind, shape = said.text("dtype"), said.integers("shape", at_most=2**63)
+        offsets = said.integers("data_offsets", 2, at_most=2**63)
+        if None in (kind, shape, offsets):
+            raise self._error(f"describes the tensor {shown(name)} without dtype, shape and data_offsets")
+        if kind not in _DTYPES:
+            raise self._error(f"has the tensor {shown(name)} of dtype {shown(kind)}; known are {', '.join(_DTYPES)}")
+        dtype, (begin, end) = np.dtype(_DTYPES[kind]), offsets
+        if len(shape) > _RANK or end - begin != math.prod(shape) * dtype.itemsize:
+            raise self._error(f"has the tensor {shown(name)} {shown(shape)} {dtype} in {end - begin} bytes")
         return dtype, tuple(shape), begin, end
 
     def _check_bounds(self, start: int, size: int) -> None:
         position = 0
         for name, (_, _, begin, end) in sorted(self._tensors.items(), key=lambda item: item[1][2:]):
             if begin != position:
-                raise self._error(f"has the tensor {name!r} at byte {begin} where {position} was due: overlap or gap")
+                raise self._error(
+                    f"has the tensor {shown(name)} at byte {begin} where {position} was due: overlap or gap"
+                )
             position = end
         if start + position != size:
             raise self._error(f"is {size} bytes long and its header describes {start + position}: it is cut short")
@@ -106,24 +101,24 @@ class ShardedSafetensors:
 
     def __init__(self, index: Path):
         self.path, self.metadata = index, {}
-        try:
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted({str(name) for name in places.values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index} is not an index of safetensors files", "Fetch it again") from error
+        places = read_json(index).names("weight_map")
+        if not places:
+            raise UserError(f"{index} is not an index of safetensors files: it has no weight_map", "Fetch it again")
+        names = sorted(set(places.values()))
         for name in names:
-            if Path(name).name != name:  # a stranger's index must not lead out of its folder
-                raise UserError(f"{index} names a file outside its folder: {name!r}", "Use another source")
-            if not (index.parent / name).is_file():
-                raise UserError(f"{index} lists {name!r}, which is not beside it", "Fetch all of its files")
+            # A stranger's index must not lead out of its folder, nor to files of other kinds.
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UserError(f"{index} names a file that is none of its own: {shown(name)}", "Use another source")
+            if len(name) > 255 or "\0" in name or not (index.parent / name).is_file():
+                raise UserError(f"{index} lists {shown(name)}, which is not beside it", "Fetch all of its files")
         files = {name: SafetensorsFile(index.parent / name) for name in names}
         self._files = {tensor: files[place] for tensor, place in places.items()}
         for tensor, place in places.items():
             if tensor not in files[place].shapes:
-                raise UserError(f"{index} says that {place} holds {tensor!r}, which it does not", "Fetch it again")
+                raise UserError(f"{index} says that {place} holds {shown(tensor)}, which it does not", "Fetch it again")
         surplus = [t for name, file in files.items() for t in file.shapes if places.get(t) != name]
         if surplus:
-            raise UserError(f"{index} does not list {surplus[0]!r}, which its files hold", "Fetch it again")
+            raise UserError(f"{index} does not list {shown(surplus[0])}, which its files hold", "Fetch it again")
         self.shapes = {tensor: self._files[tensor].shapes[tensor] for tensor in places}
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
@@ -149,10 +144,3 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        raise ValueError("the same name twice")
-    return dict(pairs)

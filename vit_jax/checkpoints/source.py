@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Shaped
 
 from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
+from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
@@ -48,7 +48,11 @@ class Source:
 
 
 def open_source(
-    path: epath.PathLike, *, overrides: Mapping[str, Any] | None = None, sha256: str | None = None
+    path: epath.PathLike,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Source:
     """Finds out what lies at `path`.
 
@@ -57,6 +61,7 @@ def open_source(
             folder with one of them; a URL of a file, or 'hf://owner/name'.
         overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`.
         sha256: what the weight file must hash to.
+        allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
 
     Raises:
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
@@ -74,12 +79,21 @@ def open_source(
             )
         step = store.find(path)
         metadata = store.read_metadata(step)
-        return Source(step, metadata, functools.partial(store.read_params, step, metadata["product"]))
+
+        def read() -> tuple[dict, dict]:
+            params, model_state = store.read_params(step, metadata["product"])
+            if not allow_nonfinite:
+                for key, leaf in jax.tree_util.tree_leaves_with_path((params, model_state)):
+                    name = jax.tree_util.keystr(key[1:], simple=True, separator="/")
+                    _check_finite(np.asarray(leaf), name, step)
+            return params, model_state
+
+        return Source(step, metadata, read)
     if sha256:
         if file.name.endswith(_INDEX):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
         remote.check_sha256(file, sha256)
-    return _published(file, overrides or {})
+    return _published(file, overrides or {}, allow_nonfinite)
 
 
 def families_of(library: str | None = None) -> list[ModuleType]:
@@ -132,12 +146,14 @@ def _weight_file(path: Path) -> Path | None:
                 names = ", ".join(p.name for p in found)
                 raise UserError(f"{path} holds several weight files: {names}", "Name one of them")
             if found:
-                return found[0]
+                return _weight_file(found[0])
         if pickles := sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES):
             raise _pickle(path / pickles[0])
         return None
     if not path.exists():
         return None
+    if not path.is_file():  # a pipe would be waited for, a device read without end
+        raise UserError(f"{path} is no regular file", "Give .safetensors, .npz or a checkpoint of vit_jax")
     if path.name.endswith((".safetensors", ".npz", _INDEX)):
         return path
     with path.open("rb") as file:
@@ -156,14 +172,24 @@ def _pickle(path: Path) -> UserError:
     )
 
 
-def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
+def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) -> Source:
     file = _open(path)
     sidecar = _sidecar(path)
     shapes = file.shapes
-    answers = [(m, described(m, shapes, file.__getitem__, sidecar)) for m in families_of()]
+
+    def tensor(name: str) -> NDArray:
+        array = file[name]
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(
+                f"{path} holds {shown(name)} as {array.dtype}, not as floating-point numbers",
+                "Quantised weights cannot be read: take the file that they were made from",
+            )
+        return array
+
+    answers = [(m, described(m, shapes, tensor, sidecar)) for m in families_of()]
     found = [(module, published) for module, published in answers if published is not None]
     if not found:
-        some = ", ".join(repr(name) for name in list(shapes)[:3])
+        some = ", ".join(shown(name) for name in list(shapes)[:3])
         known = "; ".join(f"{m.LIBRARY}: {m.MODELS}" for m in families_of())
         named = next((name for key in ("architecture", "model_type") if (name := sidecar.config.text(key))), None)
         said = "" if named is None else f"its config.json says {shown(named)}, "
@@ -172,7 +198,7 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
         )
     if len(found) > 1:
         which = " and ".join(f"{m.LIBRARY}'s {m.MODELS}" for m, _ in found)
-        raise AssertionError(f"{path} is taken for a file of {which}: their families must tell it apart")
+        raise UserError(f"{path} has the tensors of {which}", "Take a file that holds one model")
     [(family, published)] = found
     kwargs = {**published.kwargs, **overrides}
     preprocess = Preprocess.from_json(published.preprocess)
@@ -205,7 +231,9 @@ def _published(path: Path, overrides: Mapping[str, Any]) -> Source:
         params, state = model_shapes(published.model, kwargs, preprocess.image_size)
         if state:
             raise UserError(f"{published.model} keeps a state beside its parameters", "Load another model")
-        return nested(dict(_to_device(name_map.read(file.__getitem__, params, path)))), {}
+        name_map.check_sizes(shapes, params, path)
+        arrays = _to_device(name_map.read(tensor, params, path), path, allow_nonfinite)
+        return nested(dict(arrays)), {}
 
     return Source(epath.Path(path), metadata, read)
 
@@ -216,13 +244,30 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _to_device(arrays: Iterator[tuple[str, Shaped[np.ndarray, "..."]]]) -> Iterator[tuple[str, jax.Array]]:
+def _to_device(
+    arrays: Iterator[tuple[str, NDArray]], path: Path, allow_nonfinite: bool
+) -> Iterator[tuple[str, jax.Array]]:
     """One array at a time, so that the file's and the device's copies never exist of all of them together."""
     device = jax.local_devices()[0]
     for name, array in arrays:
-        array = np.asarray(array, np.float32)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is looked at next
+            array = np.asarray(array, np.float32)
+        if not allow_nonfinite:
+            _check_finite(array, name, path)
         # A copy where the memory is the file's, which others may change.
         yield name, jax.device_put(array if _owns_memory(array) else array.copy(), device)
+
+
+def _check_finite(array: NDArray, name: str, path: epath.PathLike) -> None:
+    """Refuses NaN and infinity; in one pass without a copy, because both survive in a sum."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(array.sum()) and not np.isfinite(array).all():  # finite values may have an infinite sum
+            raise UserError(
+                f"{path} has values in {name} that are NaN or infinite",
+                "Take another checkpoint, or load it all the same with allow_nonfinite=True (--allow-nonfinite)",
+            )
 
 
 def _owns_memory(array: np.ndarray) -> bool:

@@ -45,6 +45,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """`--model.key=value` and `--sha256`, for published files."""
     parser.add_argument("--sha256", metavar="HASH", help="what the published weight file must hash to")
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="read parameters that are NaN or infinite, as they are"
+    )
     parser.add_argument("--model-override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --model-override before parsing.
     parser.add_argument(
@@ -55,17 +58,20 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_overrides(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """The arguments of `vit_jax.checkpoints.source.open_source` that `add_overrides` asks for."""
-    return override({}, dict(pair.split("=", 1) for pair in arguments.model_override)), arguments.sha256
+def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `vit_jax.checkpoints.source.open_source` that `add_overrides` asks for."""
+    return {
+        "overrides": override({}, dict(pair.split("=", 1) for pair in arguments.model_override)),
+        "sha256": arguments.sha256,
+        "allow_nonfinite": arguments.allow_nonfinite,
+    }
 
 
 def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     """The checkpoint that `add_checkpoint` asks for."""
     from vit_jax.checkpoints.load import load
 
-    overrides, sha256 = read_overrides(arguments)
-    return load(arguments.checkpoint, image_size=arguments.image_size, overrides=overrides, sha256=sha256)
+    return load(arguments.checkpoint, image_size=arguments.image_size, **read_overrides(arguments))
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -34,8 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.source import open_source
 
     check_makeable(str(arguments.target), "DST")
-    overrides, sha256 = read_overrides(arguments)
-    source = open_source(arguments.source, overrides=overrides, sha256=sha256)
+    source = open_source(arguments.source, **read_overrides(arguments))
     spec = source.metadata["model"] or {}
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)
