@@ -23,7 +23,7 @@ from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct, named_module
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
@@ -241,7 +241,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
 @functools.cache
 def _say(line: str) -> None:
     """Prints a line, once in a process however often a file is opened."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _to_device(

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.naming import named_module, nearest
 from vit_jax.nn.posemb import interpolate_posemb
 
@@ -52,7 +52,7 @@ class Report:
             groups = Counter(n if verb == "resized" else "/".join(n.split("/")[:2]) for n in names)
             listed = ", ".join(f"{g} ({c} arrays)" if c > 1 else g for g, c in groups.items())
             lines.append(f"  {verb:8} {len(names):3}  {listed}".rstrip())
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def check_sources(sources: str | Mapping[str, str]) -> None:

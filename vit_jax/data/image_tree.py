@@ -83,11 +83,13 @@ class ImageTree:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.name.startswith("."):
                     continue
-                if os.path.isdir(entry.path):  # entry.is_dir() raises on a link to itself
+                is_link = entry.is_symlink()
+                # What the listing says, for millions of files; a link is asked for, by functions that bear a circle.
+                if os.path.isdir(entry.path) if is_link else entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
                 elif is_image(entry):
                     yield path
-                    if entry.is_symlink():
+                    if is_link:
                         self._link(entry.path, path)
                     else:
                         paths.append(path)
@@ -171,8 +173,11 @@ def identity(folder: str) -> tuple[int, int]:
 
 def is_image(entry: os.DirEntry) -> bool:
     """Whether it is a file with an image's name, or a link of such a name that leads nowhere."""
-    named = not entry.name.startswith(".") and entry.name.lower().endswith(SUFFIXES)
-    return named and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
+    if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+        return False
+    if not entry.is_symlink():
+        return entry.is_file(follow_symlinks=False)
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)
 
 
 def normalised(path: str) -> str:

@@ -8,6 +8,7 @@ Int64List (3). Floats are not read: no field that a source gives is one.
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_EMPTY = memoryview(b"")
 
 
 def read_example(record: bytes) -> dict[str, list[bytes] | list[int]]:
@@ -17,27 +18,23 @@ def read_example(record: bytes) -> dict[str, list[bytes] | list[int]]:
         ValueError: with a reason that completes "the record ...", when it is not such a message.
     """
     values: dict[str, list[bytes] | list[int]] = {}
-    for number, features in _fields(record):
-        if number != 1 or not isinstance(features, bytes):
-            continue
-        for number, entry in _fields(features):
-            if number != 1 or not isinstance(entry, bytes):
-                continue
+    for features in _messages(memoryview(record), 1):  # a view: an image is copied once, not at every level
+        for entry in _messages(features, 1):
             fields = dict(_fields(entry))
-            name, feature = fields.get(1, b""), fields.get(2, b"")
-            if not isinstance(name, bytes) or not isinstance(feature, bytes):
+            name, feature = fields.get(1, _EMPTY), fields.get(2, _EMPTY)
+            if isinstance(name, int) or isinstance(feature, int):
                 raise ValueError("is damaged: a feature has no name")
             if (found := _feature(feature)) is not None:
-                values[name.decode("utf-8", "replace")] = found
+                values[bytes(name).decode("utf-8", "replace")] = found
     return values
 
 
-def _feature(message: bytes) -> list[bytes] | list[int] | None:
+def _feature(message: memoryview) -> list[bytes] | list[int] | None:
     for kind, content in _fields(message):
-        if not isinstance(content, bytes):
+        if isinstance(content, int):
             raise ValueError("is damaged: a feature is no list")
         if kind == 1:
-            return [value for number, value in _fields(content) if number == 1 and isinstance(value, bytes)]
+            return [bytes(value) for value in _messages(content, 1)]
         if kind == 3:
             numbers: list[int] = []
             for number, value in _fields(content):
@@ -52,7 +49,12 @@ def _feature(message: bytes) -> list[bytes] | list[int] | None:
     return None
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _messages(message: memoryview, number: int) -> Iterator[memoryview]:
+    """The fields of one number that hold bytes."""
+    return (value for k, value in _fields(message) if k == number and not isinstance(value, int))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Number and value of each field of one message."""
     at = 0
     while at < len(message):
@@ -74,7 +76,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
         at += length
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """A whole number in base 128, lowest digits first, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
