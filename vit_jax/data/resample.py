@@ -56,26 +56,26 @@ def _nearest(old: int, new: int) -> Int[np.ndarray, " new"]:
     return np.add.accumulate(np.r_[scale / 2, np.full(new - 1, scale)]).astype(int)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)  # random crops come in hundreds of sizes
 def _weights(old: int, new: int, filter_name: str) -> scipy.sparse.csr_array:
     """Row i holds the weights, in units of 2**-22, of the old samples that make new sample i."""
     scale = old / new
     stretch = max(scale, 1.0)
     support = _SUPPORT[filter_name] * stretch
-    rows, columns, values = [], [], []
-    for i in range(new):
-        centre = (i + 0.5) * scale
-        first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), old)
-        weight = _filter((np.arange(first, last) - centre + 0.5) * (1.0 / stretch), filter_name)
-        weight = weight / weight.sum()
-        rows += [i] * len(weight)
-        columns += range(first, last)
-        values.append(np.trunc(weight * (1 << _PRECISION) + np.copysign(0.5, weight)))
-    values = np.concatenate(values).astype(np.int32)
-    return scipy.sparse.csr_array((values, (rows, columns)), shape=(new, old))
+    centre = ((np.arange(new) + 0.5) * scale)[:, None]
+    first = np.maximum((centre - support + 0.5).astype(int), 0)
+    last = np.minimum((centre + support + 0.5).astype(int), old)
+    columns = first + np.arange((last - first).max())
+    inside = columns < last
+    weights = _filter((columns - centre + 0.5) * (1.0 / stretch), filter_name) * inside
+    # One after the other, in the order in which Pillow adds them up.
+    weights /= np.add.accumulate(weights, axis=1)[:, -1:]
+    values = np.trunc(weights * (1 << _PRECISION) + np.copysign(0.5, weights)).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+    return scipy.sparse.csr_array((values[inside], columns[inside], starts), shape=(new, old))
 
 
-def _filter(x: Float[np.ndarray, " n"], name: str) -> Float[np.ndarray, " n"]:
+def _filter(x: Float[np.ndarray, "*n"], name: str) -> Float[np.ndarray, "*n"]:
     if name == "box":  # the only one that is not symmetric: at its edges
         return ((x > -0.5) & (x <= 0.5)).astype(float)
     x = np.abs(x)
