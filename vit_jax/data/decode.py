@@ -82,10 +82,20 @@ def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[n
         pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_png_or_webp(data, header.transparent)
     except ValueError as error:
         raise UnreadableImage(f"{name} {error}", "Replace or remove it") from error
-    transpose, rows, columns = _UPRIGHT[header.orientation]
-    if header.orientation != 1:
-        pixels = (pixels.transpose(1, 0, 2) if transpose else pixels)[::rows, ::columns]
-    return np.ascontiguousarray(pixels)
+    return upright(pixels, header.orientation)
+
+
+def upright(pixels: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The image turned and mirrored as an EXIF orientation from 1 to 8 asks for; any other leaves it as it is."""
+    transpose, rows, columns = _UPRIGHT.get(orientation, _UPRIGHT[1])
+    return np.ascontiguousarray((pixels.transpose(1, 0, 2) if transpose else pixels)[::rows, ::columns])
+
+
+def on_white(colours: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w 1"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Transparency put on white."""
+    alpha = alpha.astype(np.uint16)
+    # Fits in 16 bits: the weights add up to 255. The 127 rounds to nearest.
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -110,9 +120,7 @@ def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarra
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if pixels.shape[-1] == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    colours, alpha = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3:].astype(np.uint16)
-    # Fits in 16 bits: the weights add up to 255. The 127 rounds to nearest.
-    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return on_white(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3:])
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:

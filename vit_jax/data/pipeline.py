@@ -7,6 +7,7 @@ what a row holds does not depend on the number of hosts, worker processes or thr
 import functools
 import itertools
 import math
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -225,6 +226,7 @@ class _TrainElements:
         self._order = order_of(source, seed, balance)
         self._replace = replace
         self._repeats = repeats
+        self._said = False
 
     def __len__(self) -> int:
         return _ENDLESS
@@ -237,6 +239,9 @@ class _TrainElements:
             except UnreadableImage as error:
                 if not self._replace:
                     raise
+                if not self._said:  # once in each process; the metrics count the others
+                    self._said = True
+                    print(f"{error} Another is taken in its place; train/corrupt counts them.", file=sys.stderr)
                 last = error
         raise UserError(f"{tried + 1} images in a row are unreadable. The last: {last.what}", last.what_to_do)
 

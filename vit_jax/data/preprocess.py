@@ -11,6 +11,7 @@ from jaxtyping import Float32, UInt8
 
 from vit_jax.data import geometry
 from vit_jax.data.decode import decode
+from vit_jax.data.pixels import as_rgb
 from vit_jax.data.resample import FILTERS, resample
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest, unknown_key
@@ -95,18 +96,16 @@ class Preprocess:
         """(height, width) before the trim."""
         return self.image_size[0] + self.trim[0], self.image_size[1] + self.trim[1]
 
-    def to_uint8(self, image: bytes | str | os.PathLike | UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    def to_uint8(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
         """Decodes where needed, and resizes to `image_size`.
+
+        Args:
+            image: a path, encoded bytes, or what `vit_jax.data.pixels.as_rgb` takes.
 
         Raises:
             UserError: when the image cannot be read, or is an array of another type or rank.
         """
-        if not isinstance(image, np.ndarray):
-            image = decode(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise UserError(
-                f"An image must be uint8 [H, W, 3], this is {image.dtype} {list(image.shape)}", "Convert it"
-            )
+        image = decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
         made = self._made
         resized = self._resize(image, made)
         if self.resize == "pad":
@@ -158,7 +157,7 @@ class Preprocess:
         mean, inverse_std = self._mean_and_inverse_std
         return (pixels.astype(np.float32) - mean) * inverse_std
 
-    def __call__(self, image: bytes | str | os.PathLike | UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "H W 3"]:
+    def __call__(self, image: Any) -> Float32[np.ndarray, "H W 3"]:
         """One image, ready for the model."""
         return self.normalize(self.to_uint8(image))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
+from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct
 from vit_jax.ranges import Count, Natural
@@ -32,7 +34,8 @@ class Inputs:
         preprocess: resizing and pixel statistics, see `vit_jax.data.preprocess.Preprocess`.
         eval_batch_size: None for the batch size of training.
         num_threads: threads that read and decode.
-        num_workers: processes that read and decode, each with that many threads; 0 for this process alone.
+        num_workers: processes that read and decode, each with that many threads; 0 for this process alone. None for
+            as many as the cores of this machine can feed, see `workers_for`; batches do not depend on it.
         on_corrupt: 'replace' or 'fail' on an unreadable training image; the share replaced is logged as train/corrupt.
         repeats: rows in a row that show the same training example, each augmented anew.
         balance: train on every class equally often, however many examples it has. An epoch is still as many examples
@@ -47,7 +50,7 @@ class Inputs:
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     eval_batch_size: Count | None = None
     num_threads: Natural = 2
-    num_workers: Natural = 0
+    num_workers: Natural | None = None
     on_corrupt: str = "replace"
     repeats: Count = 1
     balance: bool = False
@@ -75,10 +78,16 @@ class Inputs:
     def train_pipeline(self, source: Source, batch_size: int, seed: int) -> TrainPipeline:
         transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
         return TrainPipeline(
-            source, transform, batch_size=batch_size, seed=seed, num_threads=self.num_threads,
-            num_workers=self.num_workers, on_corrupt=self.on_corrupt, repeats=self.repeats,
+            source,
+            transform,
+            batch_size=batch_size,
+            seed=seed,
+            num_threads=self.num_threads,
+            num_workers=workers_for(source) if self.num_workers is None else self.num_workers,
+            on_corrupt=self.on_corrupt,
+            repeats=self.repeats,
             balance=self.balance,
-        )  # fmt: skip
+        )
 
     def eval_pipeline(
         self,
@@ -107,6 +116,17 @@ class Inputs:
             source, transform or self.preprocessing, batch_size=self.eval_batch_size or batch_size, seed=seed,
             num_threads=self.num_threads, description=json.dumps(description, sort_keys=True, default=str),
         )  # fmt: skip
+
+
+def workers_for(source: Source) -> int:
+    """How many processes decode a training source where the config leaves it open.
+
+    One for every two cores that this process may use, since each has two threads, and at most 16. None for images
+    that lie decoded in memory, nor where there are fewer than four cores: threads keep those busy, without the start
+    and the memory of processes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if isinstance(source, ArraySource) or cores < 4 else min(16, cores // 2)
 
 
 def build_inputs(section: Mapping[str, Any]) -> Inputs:

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct
 from vit_jax.tasks import training_flops
 from vit_jax.training.chips import peak_flops
@@ -29,6 +29,7 @@ from vit_jax.training.experiment import Experiment
 from vit_jax.training.metrics import Throughput
 from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
+from vit_jax.training.remarks import opening
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, split
@@ -109,6 +110,8 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
         monitor, everywhere = program.fresh_monitor(), replicated(mesh)
         product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
         if lead:
+            for line in opening(experiment):
+                print(printable(line), file=sys.stderr)
             size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(program.params))
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
             print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
