@@ -69,5 +69,6 @@ def test_labels_count_the_other_classes(tmp_path):
     assert [label for batch in batches for label in batch["label"][batch["mask"] > 0]] == [2, 0, 1, 2, 0]
     assert [image[0, 0, 0] for batch in batches for image in batch["image"][batch["mask"] > 0]] == [0, 1, 2, 3, 4]
     assert pipeline.source.label_names == ("a", "b", "c", "d")
+    assert pipeline.source.remarks == ("1 of 4 classes are not in it, such as 'd'",)
     several = manifest.ManifestSource([__file__], [[0, 2]], ["c", "a", "b"], multi_label=True)
     assert ClassesOf(several, ("a", "b", "c", "d"))[0]["label"].tolist() == [0, 1, 1, 0]

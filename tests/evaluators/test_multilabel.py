@@ -3,19 +3,25 @@
 import csv
 import dataclasses
 import io
+import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from tests.tiny import tiny_config
 from vit_jax import UserError
+from vit_jax.commands.main import main
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.evaluators import Answers
 from vit_jax.evaluators.multilabel import MultiLabel, average_precision
 from vit_jax.training.evaluation import Evaluation
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 from vit_jax.training.sharding import make_mesh
 
 NAMES = ("cat", "dog", "eel", "nobody's")
@@ -93,3 +99,30 @@ def test_what_has_no_figures():
         measure(Source(labels=np.zeros((3, 4))), logits=LOGITS[:3])
     broken = measure(logits=np.where(np.arange(4) == 1, np.nan, LOGITS))
     assert np.isnan(broken["val/map"]) and np.isnan(broken["val/loss"])
+
+
+@pytest.mark.slow
+def test_a_run_on_a_list_with_several_labels(tmp_path):
+    """Light above is "up", light on the left "left", and half of the images have neither: trained and evaluated."""
+    rows = ["path,label,split"]
+    for i in range(48):
+        image = np.random.default_rng(i).integers(0, 60, (8, 8, 3), np.uint8)
+        up, left = i % 4 == 1, i % 8 in (1, 2)
+        image[:4] += np.uint8(150 * up)
+        image[:, :4] += np.uint8(40 * left)
+        (tmp_path / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        rows.append(f"{i}.png,{';'.join(name for name, is_there in (('up', up), ('left', left)) if is_there)},all")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    config = tiny_config(steps=30)
+    data = {"name": "manifest", "path": str(tmp_path / "list.csv"), "split": "all", "multi_label": True}
+    config["data"] |= {"train": data, "eval": data, "balance": True}
+    config["task"] |= {"objective": "sigmoid", "class_weights": {"left": 2.0}, "focal_gamma": 1.0}
+    config["evals"] = {"val": {"name": "multilabel"}}
+    summary = train(build_experiment(config), tmp_path / "run", jax.devices()[:1])
+    assert summary["val/map"] > 0.6  # a third by chance
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "run"), "--output", f"{tmp_path}/scores/"]) == 0
+    scores = json.loads((tmp_path / "scores/metrics.json").read_text())
+    assert {name: scores[name] for name in summary if name.startswith("val/")} == pytest.approx(
+        {name: value for name, value in summary.items() if name.startswith("val/")}, rel=1e-5
+    )
+    assert (tmp_path / "scores/val_per_class.csv").read_text().count("\n") == 3

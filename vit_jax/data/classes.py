@@ -62,6 +62,10 @@ class ClassesOf:
         self.source = source
         self.label_names = tuple(names)
         self._places = class_positions(source.label_names, names)
+        self.remarks = tuple(getattr(source, "remarks", ()))
+        lacking = sorted(set(range(len(names))) - set(self._places))
+        if lacking:
+            self.remarks += (f"{len(lacking)} of {len(names)} classes are not in it, such as {names[lacking[0]]!r}",)
 
     def __len__(self) -> int:
         return len(self.source)
