@@ -122,3 +122,37 @@ def test_a_newer_format_and_a_foreign_directory(workdir, tmp_path, monkeypatch):
     ocp.save(tmp_path / "7", {"a": np.ones(2)})
     with pytest.raises(UserError, match="7 is incomplete or"):
         vit_jax.load(tmp_path / "7")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "module._orig_mod.", "model.module."])
+def test_wrappers_before_all_names_are_stripped(tmp_path, wrapper):
+    from safetensors.numpy import save_file
+
+    from tests.checkpoints.test_vit_families import written
+    from vit_jax.checkpoints.families import timm_vit
+
+    _, _, tensors, _ = written(timm_vit, "ViT")
+    save_file({wrapper + name: x for name, x in tensors.items()}, tmp_path / "a.safetensors")
+    save_file(tensors, tmp_path / "b.safetensors")
+    a, b = (vit_jax.load(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a.params, b.params))
+    # A wrapper around a part is none.
+    save_file(tensors | {wrapper + "x": np.zeros(1, np.float32)}, tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match=wrapper.split(".")[0]):
+        vit_jax.load(tmp_path / "c.safetensors")
+
+
+def test_a_refusal_names_the_architecture_and_two_families_are_one_too_many(tmp_path):
+    from safetensors.numpy import save_file
+
+    from tests.checkpoints.test_vit_families import written
+    from vit_jax.checkpoints.families import hf_vit, timm_vit
+
+    ours, theirs = (written(family, "ViT")[2] for family in (timm_vit, hf_vit))
+    save_file(ours | theirs, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="several families: .*transformers.* and .*timm"):
+        vit_jax.load(tmp_path)
+    save_file(ours, tmp_path / "model.safetensors", None)
+    (tmp_path / "config.json").write_text('{"architecture": "eva02_tiny_patch14_224"}')
+    with pytest.raises(UserError, match="eva02_tiny_patch14_224"):
+        vit_jax.load(tmp_path)

@@ -99,7 +99,23 @@ def wrapped(prefix, tensors, **more):
     return {prefix + n: v for n, v in tensors.items()} | {n: np.zeros(2, np.float32) for n in more.get("beside", ())}
 
 
+def in_block(tensors):
+    """big_vision before 2022: positions beside the blocks, the class token's as their first row."""
+    tensors = linen(tensors)
+    return tensors | {"Transformer/pos_embedding": tensors.pop("Transformer/posembed_input/pos_embedding")}
+
+
+def joint(tensors):
+    """The same at the top, and a MAP head without a name of its own, as while ViT-G was made."""
+    tensors = linen(tensors)
+    tensors |= {"pos_embedding": tensors.pop("Transformer/posembed_input/pos_embedding")}
+    return {name.removeprefix("MAPHead_0/"): x for name, x in tensors.items()}
+
+
 NAMINGS = {
+    "Transformer/pos_embedding": in_block,
+    "joint": joint,
+    "params, extra": lambda t: wrapped("params/", t, beside=["extra/batch_stats/x", "opt/step"]),
     "linen": linen,
     "big_vision": big_vision,
     "scanned": scanned,

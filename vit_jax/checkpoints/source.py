@@ -5,7 +5,7 @@ import functools
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,8 @@ from vit_jax.naming import construct, named_module
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
 
 _INDEX = ".safetensors.index.json"
+# Of data parallelism, of compilation, of training loops around a model.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "state_dict.")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib", ".npy")
 
 
@@ -165,6 +167,14 @@ def _weight_file(path: Path) -> Path | None:
     )
 
 
+def _wrapper(names: Iterable[str]) -> str:
+    """What wrappers of models put before every name, such as 'module._orig_mod.'; '' where nothing is."""
+    names, wrapper = list(names), ""
+    while found := next((w for w in _WRAPPERS if names and all(n.startswith(wrapper + w) for n in names)), ""):
+        wrapper += found
+    return wrapper
+
+
 def _pickle(path: Path) -> UserError:
     return UserError(
         f"{path} is a pickle, or may be one: opening it could run code, so vit_jax never does",
@@ -175,10 +185,11 @@ def _pickle(path: Path) -> UserError:
 def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) -> Source:
     file = _open(path)
     sidecar = _sidecar(path)
-    shapes = file.shapes
+    wrapper = _wrapper(file.shapes)
+    shapes = {name.removeprefix(wrapper): shape for name, shape in file.shapes.items()}
 
     def tensor(name: str) -> NDArray:
-        array = file[name]
+        array = file[wrapper + name]
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(
                 f"{path} holds {shown(name)} as {array.dtype}, not as floating-point numbers",
@@ -198,7 +209,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         )
     if len(found) > 1:
         which = " and ".join(f"{m.LIBRARY}'s {m.MODELS}" for m, _ in found)
-        raise UserError(f"{path} has the tensors of {which}", "Take a file that holds one model")
+        raise UserError(f"{path} has the tensors of several families: {which}", "Keep those of one model in it")
     [(family, published)] = found
     kwargs = {**published.kwargs, **overrides}
     preprocess = Preprocess.from_json(published.preprocess)

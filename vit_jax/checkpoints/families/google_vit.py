@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.checkpoints import google_names
 from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
@@ -29,21 +30,19 @@ _LAYERS = {
     "pre_linen": ("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"),
     "linen": ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
 }
-_PREFIXES = ("", "params/", "opt/target/", "params/img/")
-# What a training state holds beside the parameters, by prefix.
-_IGNORED = {
-    "params/": ("opt/*", "chrono/*"),
-    "opt/target/": ("opt/state/*", "extra/*"),
-    "params/img/": ("params/txt/*", "params/t", "params/b", "opt/*", "chrono/*"),
+_TABLES = {
+    "encoder": "Transformer/posembed_input/pos_embedding",
+    "block": "Transformer/pos_embedding",
+    "top": "pos_embedding",
 }
-_TABLES = {"encoder": "Transformer/posembed_input/pos_embedding", "top": "pos_embedding"}
+_MAP = "MAPHead_0/"
 _BLOCK = "Transformer/encoderblock_{}/"
 _STACKED = "Transformer/encoderblock/"
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family`. GELU, epsilon and pixels are those of Google's code, unless our own config.json says otherwise."""
-    prefix = next((p for p in _PREFIXES if f"{p}embedding/kernel" in tensors), None)
+    prefix = google_names.prefix_of(tensors, "embedding/kernel")
     if prefix is None or f"{prefix}Transformer/encoder_norm/scale" not in tensors:
         return None
     names = {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
@@ -61,8 +60,22 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     *patch, _, width = shape_of(names, "embedding/kernel", 4)
     table = next((where for where, name in _TABLES.items() if name in names), None)
     class_token = "cls" in names
-    class_posemb = class_token and table == "encoder"
-    pool = "map" if "MAPHead_0/probe" in names else "token" if class_token else "mean"
+    own_size = google_parts.own_image_size(sidecar)
+    class_posemb, grid = False, None
+    if table is not None:
+        positions = shape_of(names, _TABLES[table], 3)[1]
+        # The first row is the class token's in the oldest files, and in big_vision's before it took that row out.
+        rows = (positions - 1,) if table == "encoder" and class_token else (positions, positions - class_token)
+        grid = next((grid for count in rows if (grid := parts.grid_of(count, own_size, patch[0]))), None)
+        if grid is None:
+            raise UserError(
+                f"The tensor {prefix + _TABLES[table]!r} has {positions} positions, which are no square of patches",
+                "Only models of square images can be read from such a file",
+            )
+        class_posemb = grid[0] * grid[1] < positions
+    # While ViT-G was made, what is in the MAP head was at the top.
+    head = next((head for head in (_MAP, "") if f"{head}probe" in names), None)
+    pool = "map" if head is not None else "token" if class_token else "mean"
     kwargs = parts.size_kwargs(Variant(width, depth, mlp_dim, query[1]), patch) | {
         "num_classes": shape_of(names, "head/kernel", 2, (0, 0))[1],
         "pooling": pool,
@@ -76,19 +89,10 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         kwargs["posemb"] = "sincos2d"
     if "pre_logits/kernel" in names:
         kwargs["representation_size"] = shape_of(names, "pre_logits/kernel", 2)[1]
-    own_size = google_parts.own_image_size(sidecar)
-
-    grid = None
-    if table is not None:
-        positions = shape_of(names, _TABLES[table], 3)[1] - class_posemb
-        grid = parts.grid_of(positions, own_size, patch[0])
-        if grid is None:
-            raise UserError(
-                f"The tensor {prefix + _TABLES[table]!r} has {positions} positions of patches, which are no square",
-                "Only models of square images can be read from such a file",
-            )
     image_size = [side * patch[0] for side in grid] if grid else own_size or [224, 224]
     layout = {"prefix": prefix, "names": found[0], "table": table, "scanned": scanned, "grid": grid}
+    if head is not None:
+        layout["head"] = head
     published = google_parts.published("vit", kwargs, image_size, layout, sidecar)
     # Positions know better than a config that does not belong to them.
     return dataclasses.replace(published, preprocess={**published.preprocess, "image_size": image_size})
@@ -98,9 +102,9 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `Family`.
 
     Args:
-        layout: `prefix`, `names` ('pre_linen' or 'linen'), `table` (positions in the 'encoder' or at the 'top'),
-            `scanned` and `grid`. Written are the current names: linen, not stacked, the class token's position in the
-            encoder's table where it has one.
+        layout: `prefix`, `names` ('pre_linen' or 'linen'), `table` (where the positions are, one of `_TABLES`), `head`
+            (what is before the names of a MAP head), `scanned` and `grid`. Written are the current names: linen, not
+            stacked, the class token's position in the encoder's table where it has one.
     """
     size, _ = parts.size_of(kwargs)
     prefix, scanned = layout.get("prefix", ""), layout.get("scanned", False)
@@ -139,15 +143,16 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += [entry for block in blocks for entry in block]
     entries += leaf("encoder/norm", "Transformer/encoder_norm", "scale", "bias")
     if kwargs.get("pooling") == "map":
-        entries.append(same("pool/probe", f"{prefix}MAPHead_0/probe"))
-        entries += attention("pool/attention", "MAPHead_0/MultiHeadDotProductAttention_0")
-        entries += leaf("pool/norm", "MAPHead_0/LayerNorm_0", "scale", "bias")
-        entries += mlp("pool/mlp", "MAPHead_0/MlpBlock_0")
+        head = layout.get("head", _MAP)
+        entries.append(same("pool/probe", f"{prefix}{head}probe"))
+        entries += attention("pool/attention", f"{head}MultiHeadDotProductAttention_0")
+        entries += leaf("pool/norm", f"{head}LayerNorm_0", "scale", "bias")
+        entries += mlp("pool/mlp", f"{head}MlpBlock_0")
     if kwargs.get("representation_size"):
         entries += leaf("pre_logits", "pre_logits", "kernel", "bias")
     if kwargs["num_classes"]:
         entries += leaf("head", "head", "kernel", "bias")
-    return NameMap(entries, _IGNORED.get(prefix, ()))
+    return NameMap(entries, google_names.ignored(prefix))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
