@@ -64,7 +64,11 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
         together = 1 if seen.ndim == 4 else seen.shape[1]
         seen = seen.reshape(-1, *seen.shape[-3:])
         rows.append(
-            (_label(example["label"], source.label_names), inputs.preprocessing.to_uint8(example["image"]), seen)
+            (
+                printable(_label(example["label"], source.label_names)),
+                inputs.preprocessing.to_uint8(example["image"]),
+                seen,
+            )
         )
     return figures.contact_sheet(rows, together), together
 
