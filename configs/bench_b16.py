@@ -34,7 +34,6 @@ def get_config(arg: str = "") -> ConfigDict:
         preprocess=dict(resize="short_side", resize_to=256),
         train=dict(name="tfds", dataset="imagenet2012", split="train"),
         transform=dict(name="supervised", crop="random", area=(0.05, 1.0), flip=True),
-        num_workers=16,
     )
     config.optim = dict(name="adamw", learning_rate=1e-3, schedule=dict(name="constant"))
     config.log_every = 5 if arg.smoke else 50

@@ -52,5 +52,5 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.eval_every = None
     config.log_every = 5 if arg.smoke else 50
-    config.checkpoint = dict(every=None, keep=1)
+    config.checkpoint = dict(every=None if arg.smoke else 100, keep=1)
     return config

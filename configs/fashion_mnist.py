@@ -45,5 +45,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(val=dict(name="classification"))
     config.eval_every = None if arg.smoke else 1500
     config.log_every = 5 if arg.smoke else 200
-    config.checkpoint = dict(every=None, keep=1)
+    config.checkpoint = dict(every=None if arg.smoke else 500, keep=1)
     return config

@@ -29,7 +29,7 @@ Where this differs, without a known effect:
 
 Arguments: `init=PATH` (must be given), `method` whose settings are used, `pooling` ("token", "mean"; by default the
 checkpoint's), `data=FOLDER` with the splits train and test instead of ImageNet, `epochs`, `batch` and `rate`, the
-learning rate per 256 images (0: the method's), `smoke`.
+learning rate per 256 images (0: the method's; a batch of at most 256 with `data`), `smoke`.
 """
 
 from ml_collections import ConfigDict
@@ -65,7 +65,9 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.pooling:
         trunk = dict(trunk, pooling=arg.pooling)
     optim, of_vit, of_other, batch, warmup, norm = METHODS[arg.method]
-    rate, batch = arg.rate or (of_vit if trunk["name"] == "vit" else of_other), arg.batch or batch
+    rate = arg.rate or (of_vit if trunk["name"] == "vit" else of_other)
+    # ImageNet's batches would be many copies of a folder's images.
+    batch = arg.batch or (min(batch, 256) if arg.data else batch)
     source = dict(name="folder", root=arg.data) if arg.data else dict(name="tfds", dataset="imagenet2012")
 
     config = ConfigDict()
@@ -80,7 +82,6 @@ def get_config(arg: str = "") -> ConfigDict:
         train=dict(source, split="train"),
         eval=dict(source, split="test" if arg.data else "validation"),
         transform=dict(name="supervised", crop="random", area=(0.08, 1.0), flip=True, **CROPS[arg.method]),
-        num_workers=16,
     )
     config.optim = dict(
         optim,
@@ -92,5 +93,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(val=dict(name="classification"))
     config.eval_every = 10 if arg.smoke else dict(epochs=10)
     config.log_every = 5 if arg.smoke else 50
-    config.checkpoint = dict(every=10 if arg.smoke else 1000, keep=1)
+    config.checkpoint = dict(every=10 if arg.smoke else dict(epochs=10) if arg.data else 1000, keep=1)
     return config

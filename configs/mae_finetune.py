@@ -86,7 +86,6 @@ def get_config(arg: str = "") -> ConfigDict:
             randaugment=dict(policy="timm", layers=2, magnitude=9, magnitude_std=0.5, probability=0.5, fill=mean),
         ),
         mix=dict(mixup=0.8, cutmix=1.0, per="example", erase=0.25),
-        num_workers=16,
     )
     config.optim = dict(
         name="adamw",

@@ -74,7 +74,6 @@ def get_config(arg: str = "") -> ConfigDict:
             flip=True,
         ),
         eval_batch_size=8 if arg.smoke else 1024,
-        num_workers=16,
     )
     config.optim = dict(
         name="adamw",

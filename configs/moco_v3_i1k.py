@@ -75,7 +75,6 @@ def get_config(arg: str = "") -> ConfigDict:
             second=dict(blur=0.1, solarize=0.2),
         ),
         eval_batch_size=8 if arg.smoke else 1024,
-        num_workers=16,
     )
     config.optim = dict(
         name="adamw",

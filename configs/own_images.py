@@ -3,23 +3,29 @@
 Paper: none; the supervised recipe of the ViT paper (arXiv:2010.11929, section B.1) in small.
 Expected: see the walk-through in the README. Hardware: 2 CPU cores. Time: a few minutes.
 
-Arguments: `root=FOLDER` of class folders, or `dataset=NAME,data_dir=DIR` of a prepared data set; `res` in pixels, a
-multiple of 8; `steps`; `seed`; `smoke` for a run of a few seconds, by default on scikit-learn's digits.
+Arguments: `root=FOLDER` of class folders, or `manifest=FILE`, a CSV or JSONL with the columns path, label and split
+(train or test), or `dataset=NAME,data_dir=DIR` of a prepared data set; `res` in pixels, a multiple of 8; `steps`;
+`seed`; `smoke` for a run of a few seconds, by default on scikit-learn's digits.
 """
 
 from ml_collections import ConfigDict
 
+from vit_jax import UserError
 from vit_jax.training.config import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, root="", dataset="", data_dir="", res=48, steps=800, seed=0, smoke=False)
+    arg = parse_arg(arg, root="", manifest="", dataset="", data_dir="", res=48, steps=800, seed=0, smoke=False)
     if arg.dataset:
         data = dict(name="tfds", dataset=arg.dataset, data_dir=arg.data_dir or None)
-    elif arg.root or not arg.smoke:
+    elif arg.manifest:
+        data = dict(name="manifest", path=arg.manifest)
+    elif arg.root:
         data = dict(name="folder", root=arg.root)
-    else:
+    elif arg.smoke:
         data = dict(name="digits")
+    else:
+        raise UserError("This config needs images", "Write --config own_images:root=FOLDER, or manifest=FILE")
 
     config = ConfigDict()
     config.seed = arg.seed
@@ -43,5 +49,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(val=dict(name="classification"))
     config.eval_every = None if arg.smoke else max(arg.steps // 4, 1)
     config.log_every = 5 if arg.smoke else 50
-    config.checkpoint = dict(every=None, keep=1)
+    config.checkpoint = dict(every=config.eval_every, keep=1)
     return config

@@ -100,5 +100,5 @@ def get_config(arg: str = "") -> ConfigDict:
         config.evals.val = dict(name="classification", every=None)
     config.eval_every = 10 if arg.smoke else method["steps"] // 2
     config.log_every = 5 if arg.smoke else 50
-    config.checkpoint = dict(every=None, keep=1)
+    config.checkpoint = dict(every=None if arg.smoke else method["steps"] // 4, keep=1)
     return config

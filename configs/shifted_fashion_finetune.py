@@ -46,5 +46,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(val=dict(name="classification"))
     config.eval_every = None
     config.log_every = 5 if arg.smoke else 50
-    config.checkpoint = dict(every=None, keep=1)
+    config.checkpoint = dict(every=max(1, steps // 4), keep=1)
     return config

@@ -86,7 +86,6 @@ def get_config(arg: str = "") -> ConfigDict:
             blur_sigma_per="batch",
         ),
         eval_batch_size=8 if arg.smoke else 1024,
-        num_workers=16,
     )
     if is_vit:
         optim, warmup = dict(name="adamw", learning_rate=1.5e-4 * arg.batch / 256, weight_decay=0.1), 40

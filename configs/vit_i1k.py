@@ -91,7 +91,6 @@ def get_config(arg: str = "") -> ConfigDict:
         eval=dict(name="tfds", dataset="imagenet2012", split="validation"),
         transform=transform,
         mix=dict(mixup=mixup),
-        num_workers=16,
     )
     config.optim = dict(
         name="adamw",

@@ -93,7 +93,6 @@ def get_config(arg: str = "") -> ConfigDict:
         eval=dict(name="tfds", dataset=arg.dataset, split="full[25600:51200]"),
         transform=transform,
         mix=dict(mixup=mixup),
-        num_workers=16,
     )
     warmup = 5 if arg.smoke else 10_000
     config.optim = dict(

@@ -93,7 +93,6 @@ def get_config(arg: str = "") -> ConfigDict:
             antialias=False,
             flip=True,
         ),
-        num_workers=8,
     )
     config.optim = dict(
         name="sgd",

@@ -273,6 +273,29 @@ def test_linear_probes_train_the_head_alone(method, rate, batch, norm, checkpoin
     assert all(jax.tree.leaves(frozen["encoder"])) and not any(jax.tree.leaves(frozen["head"]))
 
 
+def test_a_probe_of_a_folder_has_a_small_batch(monkeypatch):
+    metadata = {"model": {"name": "vit", "kwargs": {"variant": "mu/4"}}, "preprocess": {"image_size": [8, 8]}}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    values = load_config("linear_probe:init=x,data=photos")
+    assert (values["batch_size"], values["optim"]["learning_rate"]) == (256, 0.1)
+    assert values["checkpoint"]["every"] == {"epochs": 10}
+    assert load_config("linear_probe:init=x")["batch_size"] == 16384
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_finetune:init=x", "fashion_mnist", "own_images:root=x"])
+def test_small_configs_save_on_the_way(name, monkeypatch):
+    metadata = {"model": {"name": "vit", "kwargs": {"variant": "mu/4"}}, "preprocess": {"image_size": [8, 8]}}
+    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    values = load_config(name)
+    assert values["checkpoint"]["every"] <= values["steps"] // 4
+
+
+def test_own_images_come_from_a_manifest_too():
+    data = load_config("own_images:manifest=photos.csv")["data"]
+    assert data["train"] == {"name": "manifest", "path": "photos.csv", "split": "train"}
+    assert data["eval"] == {"name": "manifest", "path": "photos.csv", "split": "test"}
+
+
 def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
     values = load("finetune", "data=photos,res=24", checkpoint)
     assert values["model"] == {"name": "vit", "variant": "mu/4", "pooling": "mean", "dropout_rate": 0.1}
