@@ -13,6 +13,7 @@ from vit_jax.naming import nearest
 from vit_jax.nn.bottleneck import ConvStyle, PostActivationBottleneck, PreActivationBottleneck
 from vit_jax.nn.conv import EpsilonIn, Padding, PoolPadding, max_pool
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.images import check_images
 from vit_jax.ranges import Count, Natural, NonNegative, Positive
 
 # Units in each stage, by the number of layers that gives the network its name. 26: timm's.
@@ -67,6 +68,7 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
         """The last feature map of normalised images, after its norm and ReLU."""
+        check_images(images)
         style = self.style
         x = style.conv(self.width, 7, 2, name="root_conv")(images)
         if not self.preactivation:

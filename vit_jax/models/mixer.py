@@ -11,6 +11,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.block import MlpBlock, drop_path
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.stack import drop_path_rates
@@ -134,6 +135,7 @@ class MixerEncoder(nn.Module):
         Raises:
             UserError: when the patches do not tile the image, or are not as many as the parameters were made for.
         """
+        check_images(images)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images)
         self._check_grid(x.shape[1:3])
         x = x.reshape(x.shape[0], -1, self.width)

@@ -15,6 +15,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.images import check_images
 from vit_jax.ranges import Count, Natural
 
 # Units in each of the four stages, and whether they are bottlenecks (table 1 of the paper).
@@ -92,6 +93,7 @@ class ResNetEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
+        check_images(images)
         small = self.stem == "cifar"
         x = conv(self.width, 3 if small else 7, 1 if small else 2, self.dtype, "conv1")(images.astype(self.dtype))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))

@@ -13,6 +13,7 @@ from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import nearest
 from vit_jax.nn.attention import Implementation
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
@@ -135,6 +136,7 @@ class ViTEncoder(nn.Module):
         Raises:
             UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
         """
+        check_images(images)
         images = images if self.stem is None else self.stem(images, train=train)
         grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images, keep)
