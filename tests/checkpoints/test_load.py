@@ -156,3 +156,12 @@ def test_a_refusal_names_the_architecture_and_two_families_are_one_too_many(tmp_
     (tmp_path / "config.json").write_text('{"architecture": "eva02_tiny_patch14_224"}')
     with pytest.raises(UserError, match="eva02_tiny_patch14_224"):
         vit_jax.load(tmp_path)
+
+
+def test_other_channels(workdir):
+    loaded, grey = vit_jax.load(workdir), vit_jax.load(workdir, in_channels=1)
+    x = np.random.default_rng(0).normal(size=(2, *loaded.preprocess.image_size, 1)).astype(np.float32)
+    np.testing.assert_allclose(grey.logits(x), loaded.logits(x.repeat(3, axis=-1)), atol=1e-5)
+    assert vit_jax.load(workdir, in_channels=6).params["encoder"]["embedding"]["kernel"].shape[2] == 6
+    with pytest.raises(UserError, match="in_channels=0"):
+        vit_jax.load(workdir, in_channels=0)

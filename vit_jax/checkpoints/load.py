@@ -11,6 +11,7 @@ from etils import epath
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.data.preprocess import Preprocess
@@ -48,6 +49,12 @@ class Loaded:
                 f"The model takes a float batch of images [B, H, W, 3], not {images.dtype} {list(images.shape)}",
                 "Stack preprocessed images: np.stack([m.preprocess(path), ...])",
             )
+        channels = channels_of(self.params)
+        if channels not in (None, images.shape[-1]):
+            raise UserError(
+                f"The model takes images of {channels} channels, not {images.shape[-1]}",
+                f"Prepare images [B, H, W, {channels}] yourself: `preprocess` makes those of RGB",
+            )
         return self._apply(self.params, self.model_state, images)
 
     def features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
@@ -74,6 +81,7 @@ def load(
     *,
     model: Callable[..., nn.Module] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     sha256: str | None = None,
     allow_nonfinite: bool = False,
@@ -86,6 +94,8 @@ def load(
         model: builds the module from the stored keyword arguments, for models that live outside vit_jax.
         image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
             width). Learned position embeddings are interpolated, the way that goes with the weights.
+        in_channels: channels of the images that the model is to take, which the caller prepares; the first kernel is
+            summed for one and repeated for more, see `fit_channels`.
         overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
             `num_heads`, `gelu` or `layer_norm_epsilon`.
         sha256: what a published file must hash to.
@@ -110,6 +120,8 @@ def load(
         preprocess = preprocess.resized(image_size)
         metadata["preprocess"], metadata["image_size"] = preprocess.to_json(), list(preprocess.image_size)
         params = fit_positions(params, module, preprocess.image_size, resize_method(spec))
+    if in_channels is not None:
+        params = fit_channels(params, in_channels)
     return Loaded(
         path=source.path,
         model=module,
