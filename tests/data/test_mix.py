@@ -144,7 +144,7 @@ def test_without_anything_the_batch_stays():
     ("key", "value", "message"),
     [
         ("mixup", "-0.1", "alpha of a Beta"),
-        ("mixup", "yes", "alpha of a Beta"),
+        ("mixup", "yes", "mixup is 'yes'"),
         ("erase", "1.5", "erase=1.5 is not a share"),
         ("erase_area", "(0.5, 0.1)", "erase_area"),
         ("erase_area", "(0.5, 2)", "high <= 1"),
