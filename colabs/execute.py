@@ -2,6 +2,7 @@
 
 python colabs/execute.py                 # all of them
 python colabs/execute.py look_inside     # one
+python colabs/execute.py --link ME/FORK  # none: sets their badges and what they install to that repository on GitHub
 """
 
 import re
@@ -20,6 +21,10 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path != Path(__file__))
 TIMEOUT = 600  # seconds a cell
+COLAB = "https://colab.research.google.com/github/"  # alone it asks for a repository
+# In the sources, and in the .ipynb, where quotes have a backslash before them.
+_BADGE = re.compile(rf"\({re.escape(COLAB)}[^)]*\)")
+_INSTALL = re.compile(r'(INSTALL = \\?")[^"\\]*(\\?"  # @param)')
 
 
 class _ThisPython(AsyncKernelManager):
@@ -78,7 +83,25 @@ def tidy(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode
     return notebook
 
 
+def link(repository: str, folder: Path = FOLDER) -> None:
+    """Badges open the notebooks of a repository on GitHub, "owner/name", which install a zip of its branch main."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        sys.exit(f"--link takes OWNER/NAME of a repository on GitHub, not {repository!r}")
+    address = f"https://github.com/{repository}/archive/refs/heads/main.zip"
+    for path in (folder / "README.md", *(folder / f"{name}{suffix}" for name in NAMES for suffix in (".py", ".ipynb"))):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for i, line in enumerate(lines):
+            named = re.search(r"\]\((\w+)\.ipynb\)", line)  # README.md has a line a notebook
+            name = named[1] if named else path.stem
+            line = _BADGE.sub(f"({COLAB}{repository}/blob/main/colabs/{name}.ipynb)", line)
+            lines[i] = _INSTALL.sub(rf"\g<1>{address}\g<2>", line)
+        path.write_text("".join(lines), encoding="utf-8")
+
+
 def main() -> None:
+    if "--link" in sys.argv[1:2]:
+        link(sys.argv[2] if sys.argv[2:] else "")
+        return
     for name in sys.argv[1:] or NAMES:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,8 @@
 # ---
 
 # %% [markdown]
+# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/)
+#
 # # Fine-tune a Vision Transformer on your own folder
 #
 # A pretrained model has seen many images; you have a few of your own, sorted into a folder per class. Fine-tuning goes
@@ -23,24 +25,30 @@
 # you want a GPU for that.
 
 # %%
-REPOSITORY = "https://github.com/OWNER/vit_jax"  # a placeholder: put in the address that you cloned from
+# Installs vit_jax where it is missing, as on a fresh Colab machine; does nothing otherwise. INSTALL is what pip gets: a
+# package's name, or a zip of the repository: its address (GitHub's end in /archive/refs/heads/main.zip), or the name of
+# a file that you have uploaded.
+INSTALL = "vit_jax"  # @param {type:"string"}
 
-USE_REAL = False  # @param {type:"boolean"}
-# With USE_REAL: FOLDER/cat/*.jpg, FOLDER/dog/*.jpg, ...; or with train/ and test/ above the classes.
-FOLDER = "photos"  # @param {type:"string"}
-
-# %%
-# Installs vit_jax where it is missing, as on a fresh Colab machine; does nothing otherwise.
 import importlib.util
+import pathlib
 import shutil
 import subprocess
 import sys
 
 if importlib.util.find_spec("vit_jax") is None:
     extras = "hub,cuda12" if shutil.which("nvidia-smi") else "hub"
-    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vit_jax_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", f"vit_jax_clone[{extras}]"], check=True)
-    sys.path.insert(0, "vit_jax_clone")  # a running kernel does not notice an editable installation
+    wanted = f"{INSTALL}[{extras}]"
+    if INSTALL.endswith(".zip"):
+        address = INSTALL if "://" in INSTALL else pathlib.Path(INSTALL).resolve().as_uri()
+        wanted = f"vit_jax[{extras}] @ {address}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
+    importlib.invalidate_caches()
+
+# %%
+USE_REAL = False  # @param {type:"boolean"}
+# With USE_REAL: FOLDER/cat/*.jpg, FOLDER/dog/*.jpg, ...; or with train/ and test/ above the classes.
+FOLDER = "photos"  # @param {type:"string"}
 
 # %% [markdown]
 # ## A folder per class

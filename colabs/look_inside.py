@@ -12,6 +12,8 @@
 # ---
 
 # %% [markdown]
+# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/)
+#
 # # Look inside a Vision Transformer
 #
 # What do its first weights look like, what has it learned about the places of patches, how far do its heads look, and
@@ -22,22 +24,28 @@
 # network. With `USE_REAL` it looks inside a published ViT-B/16, at two photographs.
 
 # %%
-REPOSITORY = "https://github.com/OWNER/vit_jax"  # a placeholder: put in the address that you cloned from
+# Installs vit_jax where it is missing, as on a fresh Colab machine; does nothing otherwise. INSTALL is what pip gets: a
+# package's name, or a zip of the repository: its address (GitHub's end in /archive/refs/heads/main.zip), or the name of
+# a file that you have uploaded.
+INSTALL = "vit_jax"  # @param {type:"string"}
 
-USE_REAL = False  # @param {type:"boolean"}
-
-# %%
-# Installs vit_jax where it is missing, as on a fresh Colab machine; does nothing otherwise.
 import importlib.util
+import pathlib
 import shutil
 import subprocess
 import sys
 
 if importlib.util.find_spec("vit_jax") is None:
     extras = "hub,cuda12" if shutil.which("nvidia-smi") else "hub"
-    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vit_jax_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", f"vit_jax_clone[{extras}]"], check=True)
-    sys.path.insert(0, "vit_jax_clone")  # a running kernel does not notice an editable installation
+    wanted = f"{INSTALL}[{extras}]"
+    if INSTALL.endswith(".zip"):
+        address = INSTALL if "://" in INSTALL else pathlib.Path(INSTALL).resolve().as_uri()
+        wanted = f"vit_jax[{extras}] @ {address}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
+    importlib.invalidate_caches()
+
+# %%
+USE_REAL = False  # @param {type:"boolean"}
 
 # %% [markdown]
 # ## Scenes

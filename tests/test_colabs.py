@@ -1,13 +1,17 @@
 """The notebooks run headless from their .py sources, and the committed .ipynb are those sources with good outputs."""
 
+import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from colabs.execute import FOLDER, NAMES, execute, read, tidy
+from colabs.execute import COLAB, FOLDER, NAMES, execute, link, read, tidy
 
 FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3}
 REPOSITORY = Path(__file__).parents[1]
@@ -35,6 +39,67 @@ def shortened(notebook):
     return notebook
 
 
+def installed(name, what, monkeypatch, here=False):
+    """The commands that the first cell of a notebook runs, where it is to install `what`; vit_jax is `here` or not."""
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: found(module) if here else None)
+    cell = next(cell for cell in read(name).cells if cell.cell_type == "code")
+    source, changed = re.subn(r'(?m)^INSTALL = "vit_jax"  # @param', f"INSTALL = {what!r}  #", cell.source)
+    assert changed == 1
+    exec(source, {})
+    monkeypatch.undo()
+    return commands
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_first_cell_installs(name, monkeypatch):
+    """What is missing, from wherever; nothing where vit_jax is there."""
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    assert installed(name, "vit_jax", monkeypatch, here=True) == []
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    address = "https://example.org/archive/main.zip"
+    for what, wanted in (
+        ("vit_jax", "vit_jax[hub]"),
+        (address, f"vit_jax[hub] @ {address}"),
+        ("mine.zip", f"vit_jax[hub] @ {Path.cwd().as_uri()}/mine.zip"),
+    ):
+        assert installed(name, what, monkeypatch) == [[*pip, wanted]]
+
+
+@pytest.mark.slow
+def test_a_zip_of_the_repository_installs(tmp_path, monkeypatch):
+    """With pip, as the first cell has it; only the packages that are there already are not fetched again."""
+    git = subprocess.run(["git", "archive", "--format=zip", f"--output={tmp_path}/main.zip", "HEAD"], cwd=REPOSITORY)
+    if git.returncode:
+        pytest.skip("this is no clone")
+    (command,) = installed("look_inside", str(tmp_path / "main.zip"), monkeypatch)
+    target = ["--no-deps", "--no-build-isolation", "--target", str(tmp_path / "site")]
+    subprocess.run([*command, *target], check=True)
+    assert (tmp_path / "site/vit_jax/configs/digits.py").exists()
+    assert (tmp_path / "site/vit_jax/data/label_names/imagenet1k.txt").exists()
+
+
+def test_badges_and_links(tmp_path):
+    """As they come they belong to nobody; linked to a repository, each opens its own notebook there."""
+    for path in (FOLDER / "README.md", *(FOLDER / f"{name}{suffix}" for name in NAMES for suffix in (".py", ".ipynb"))):
+        shutil.copy(path, tmp_path)
+        assert not re.search(r"OWNER(?!/NAME)", path.read_text())
+    for repository in ("me/my.fork", "other/vit_jax"):  # also from one to another
+        link(repository, tmp_path)
+        readme = (tmp_path / "README.md").read_text()
+        for name in NAMES:
+            badge = f"({COLAB}{repository}/blob/main/colabs/{name}.ipynb)"
+            notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+            nbformat.validate(notebook)
+            assert badge in readme and badge in notebook.cells[0].source
+            assert f'"https://github.com/{repository}/archive/refs/heads/main.zip"' in notebook.cells[1].source
+            assert notebook.cells[1].source in (tmp_path / f"{name}.py").read_text()
+    with pytest.raises(SystemExit, match="takes OWNER/NAME"):
+        link("https://github.com/me/it", tmp_path)
+
+
 def test_every_notebook_has_both_files():
     assert sorted(FIGURES) == NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
@@ -44,7 +109,6 @@ def test_runs_with_few_steps(tmp_path):
     name = "look_inside"
     notebook = execute(shortened(read(name)), tmp_path)
     assert len(figures(notebook)) == FIGURES[name]
-    assert not (tmp_path / "vit_jax_clone").exists()
 
 
 @pytest.mark.slow
