@@ -1,5 +1,6 @@
 """One definition of preprocessing: the same bits on the host and on the device, and through JSON."""
 
+import hashlib
 import json
 import pickle
 
@@ -97,3 +98,60 @@ def test_bad_values_are_refused(wrong):
 def test_what_resizing_would_make_too_large_is_refused(options):
     with pytest.raises(UserError, match="of 3000x1 pixels would be resized to 672000x224, more than 100 megapixels"):
         Preprocess(224, **options).to_uint8(np.zeros((1, 3000, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({"resize": "squash", "resize_to": None, "interpolation": "area"}, "fd3588e846f1694a"),
+        ({"resize": "short_side", "resize_to": None, "interpolation": "area"}, "8c6f810760c15c51"),
+        (
+            {"image_size": [24, 24], "resize": "short_side", "resize_to": 27, "interpolation": "area"},
+            "5d93ac35b01f4374",
+        ),
+        (
+            {"image_size": [24, 24], "resize": "short_side", "resize_to": 27, "interpolation": "bicubic"},
+            "a12606f2879c2265",
+        ),
+        ({"resize": "short_side", "resize_to": None, "interpolation": "bilinear"}, "b1266ece28204fc2"),
+        ({"resize": "squash", "interpolation": "bicubic"}, "10c79b7056efd9e0"),
+    ],
+    ids=str,
+)
+def test_what_format_1_stored_gives_the_same_pixels(stored, expected):
+    """Digests of the pixels that the first release made."""
+    stored = {"image_size": [24, 32], "mean": [127.5] * 3, "std": [127.5] * 3} | stored
+    digest = hashlib.sha256()
+    for seed, shape in enumerate([(61, 97), (97, 61), (30, 31), (20, 200)]):
+        image = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+        digest.update(Preprocess.from_json(stored).to_uint8(image).tobytes())
+    assert digest.hexdigest()[:16] == expected
+    assert set(Preprocess.from_json(stored).to_json()) <= {*stored, "resize_to", "interpolation"}
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"resize": "short_side", "resize_to": (20, 20)}, "resize_to"),
+        ({"resize": "cover", "resize_to": 20}, "resize_to"),
+        ({"resize": "cover", "resize_to": (20, 15)}, "smaller"),
+        ({"resize_to": (20, 15)}, "smaller"),
+        ({"trim": (1,)}, "trim"),
+        ({"crop": "ceil"}, "crop"),
+    ],
+    ids=str,
+)
+def test_bad_geometry_is_refused(options, wrong):
+    with pytest.raises(UserError, match=wrong):
+        Preprocess((16, 16), **options)
+
+
+def test_padding_and_trimming():
+    wide = np.full((10, 40, 3), 200, np.uint8)
+    made = Preprocess((20, 20), resize="pad", interpolation="bicubic", mean=(10, 20, 30)).to_uint8(wide)
+    assert (made[:7] == [10, 20, 30]).all() and (made[8:12] == 200).all() and (made[13:] == [10, 20, 30]).all()
+    plain = Preprocess((20, 20), interpolation="bicubic").to_uint8(noise(31, 33))
+    trimmed = Preprocess((14, 14), interpolation="bicubic", trim=(6, 6))
+    np.testing.assert_array_equal(trimmed.to_uint8(noise(31, 33)), plain[:14, :14])
+    assert trimmed.resized(28).trim == (0, 0)
+    assert Preprocess((14, 14), resize_to=(16, 20)).resized((28, 7)).resize_to == (32, 10)
