@@ -12,8 +12,8 @@ Model, labels and preprocessing come from the checkpoint; which evaluators run c
 
 import argparse
 import json
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from vit_jax.commands.arguments import (
     add_checkpoint,
@@ -23,6 +23,7 @@ from vit_jax.commands.arguments import (
     open_loaded,
     read_config,
 )
+from vit_jax.commands.output import output_file, output_folder
 from vit_jax.commands.table import show_metrics
 from vit_jax.errors import UserError, printable
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.evaluation import evaluate_loaded
 
-    output = _Output(arguments.output) if arguments.output else None
+    output = None if arguments.output is None else _Output(arguments.output)
     with connected(**cluster(arguments), preemptible=False):
         loaded = agreed(lambda: open_loaded(arguments))
         if "data" not in loaded.metadata["config"] and not arguments.config:
@@ -60,13 +61,9 @@ class _Output:
     """Where `--output` says: a file for the metrics, or a directory for them and all files that evaluators offer."""
 
     def __init__(self, name: str):
-        self._path = Path(name)
-        self._is_directory = self._path.is_dir() or name.endswith("/")
+        self._is_directory = os.path.isdir(name) or name.endswith("/")
+        self._path = output_folder(name) if self._is_directory else output_file(name)
         self._files: dict[str, bytes] = {}
-        if self._is_directory and self._path.exists() and not self._path.is_dir():
-            raise UserError(f"--output {name} is a file", "Name it without the slash at its end, or another directory")
-        if not self._path.parent.is_dir():
-            raise UserError(f"There is no directory {self._path.parent} for --output", "Make it first")
 
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
         if self._is_directory:

@@ -46,7 +46,7 @@ def output_folder(name: str, flag: str = "--output") -> Path:
     """
     _check_name(name, flag)
     path = Path(name)
-    if os.path.lexists(name) and not os.path.isdir(name):
+    if os.path.lexists(name.rstrip("/")) and not os.path.isdir(name):
         raise UserError(f"{flag} {name} is a file", "Name a directory")
     _check_folder(path if os.path.isdir(name) else path.parent, flag)
     return path
