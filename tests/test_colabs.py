@@ -75,7 +75,7 @@ def test_a_zip_of_the_repository_installs(tmp_path, monkeypatch):
     if git.returncode:
         pytest.skip("this is no clone")
     (command,) = installed("look_inside", str(tmp_path / "main.zip"), monkeypatch)
-    target = ["--no-deps", "--no-build-isolation", "--target", str(tmp_path / "site")]
+    target = ["--no-deps", "--target", str(tmp_path / "site")]
     subprocess.run([*command, *target], check=True)
     assert (tmp_path / "site/vit_jax/configs/digits.py").exists()
     assert (tmp_path / "site/vit_jax/data/label_names/imagenet1k.txt").exists()
