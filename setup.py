@@ -14,6 +14,7 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
+    "google-crc32c>=1.8,<2",
     "cloudpickle>=3.1.2,<4",  # grain's too: what data workers start with
     "tensorflow-datasets>=4.9.10,<4.10",
     "array_record>=0.8.6,<0.9",

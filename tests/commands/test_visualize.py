@@ -74,7 +74,7 @@ def write_checkpoint(workdir, name, **kwargs):
     metadata = {"config": {}, "model": spec, "labels": [], "image_size": [32, 32], "product": "params", "frozen": [],
                 "preprocess": Preprocess((32, 32)).to_json(), "versions": {}}  # fmt: skip
     store = Store(workdir, Policy())
-    store.save(1, {"params": params, "model_state": {}}, metadata, {})
+    store.save(1, {"params": params, "model_state": {}}, metadata)
     store.close()
 
 

@@ -87,8 +87,7 @@ def _export_orbax(source: Source, workdir: Path) -> Path:
     params, model_state = source.read()
     saved = store.Store(workdir, store.Policy())
     metadata = {key: value for key, value in source.metadata.items() if key not in ("format", "step")}
-    saved.save(0, {"params": params, "model_state": model_state}, {**metadata, "product": "params"}, {})
-    saved.wait()
+    saved.save(0, {"params": params, "model_state": model_state}, {**metadata, "product": "params"})
     saved.close()
     return workdir
 

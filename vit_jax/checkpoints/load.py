@@ -85,6 +85,7 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     sha256: str | None = None,
     allow_nonfinite: bool = False,
+    checksums: bool = True,
 ) -> Loaded:
     """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
@@ -100,12 +101,13 @@ def load(
             `num_heads`, `gelu` or `layer_norm_epsilon`.
         sha256: what a published file must hash to.
         allow_nonfinite: also load parameters that are NaN or infinite, which are an error otherwise.
+        checksums: False skips comparing what is read from a checkpoint of this project with the checksums saved in it.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown model, with a tensor missing or
             left over, or with another hash.
     """
-    source = open_source(path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite)
+    source = open_source(path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums)
     metadata = dict(source.metadata)
     spec = metadata["model"]
     if spec is None:

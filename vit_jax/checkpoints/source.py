@@ -55,6 +55,7 @@ def open_source(
     overrides: Mapping[str, Any] | None = None,
     sha256: str | None = None,
     allow_nonfinite: bool = False,
+    checksums: bool = True,
 ) -> Source:
     """Finds out what lies at `path`.
 
@@ -64,6 +65,7 @@ def open_source(
         overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`.
         sha256: what the weight file must hash to.
         allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
+        checksums: compare what is read from a checkpoint of this project with the checksums saved in it.
 
     Raises:
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
@@ -83,7 +85,7 @@ def open_source(
         metadata = store.read_metadata(step)
 
         def read() -> tuple[dict, dict]:
-            params, model_state = store.read_params(step, metadata["product"])
+            params, model_state = store.read_params(step, metadata["product"], checksums)
             if not allow_nonfinite:
                 for key, leaf in jax.tree_util.tree_leaves_with_path((params, model_state)):
                     name = jax.tree_util.keystr(key[1:], simple=True, separator="/")
@@ -140,7 +142,7 @@ def _is_remote_run(path: str) -> bool:
 def _weight_file(path: Path) -> Path | None:
     """The published weight file that `path` means, None for what only our own store may know."""
     if path.is_dir():
-        if (path / "checkpoints").is_dir() or path.name.isdecimal():
+        if (path / "checkpoints").is_dir() or store.is_step(path):
             return None
         for pattern in ("model.safetensors", "*" + _INDEX, "*.safetensors", "*.npz"):
             found = sorted(path.glob(pattern))

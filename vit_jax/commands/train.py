@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"a config file or the name of a shipped one ({known}), with its arguments after a colon; see vit_jax configs",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where everything is written (must be given)")
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="the run in the workdir may become longer than it was: what is left of its schedules is stretched",
+    )
     add_cluster(parser)
 
 
@@ -40,6 +45,6 @@ def run(arguments: argparse.Namespace) -> None:
         values = agreed(lambda: read_config(arguments))
         check_workdir(arguments.workdir)
         experiment = agreed(lambda: build_experiment(values))
-        summary = train(experiment, arguments.workdir)
+        summary = train(experiment, arguments.workdir, extend=arguments.extend)
         if is_lead():
             print(show_metrics(summary))

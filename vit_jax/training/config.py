@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -18,15 +17,22 @@ __all__ = [
     "shipped_configs",
 ]  # fmt: skip
 
-# A run may be started again in its workdir with other values for these: they change what is logged and saved,
-# for how long the run goes on and how fast, not what a step computes.
+# A run may be started again in its workdir with other values for these: they change what is logged, measured and
+# saved, on which devices and how fast the run goes, not what a step computes. What another length does to the schedules
+# is looked at in `vit_jax.training.resume`.
 _MAY_DIFFER = (
     "steps",
     "stop_at",
     "log_every",
     "gradient_norms",
     "eval_every",
+    "evals",
     "checkpoint",
+    "mesh",
+    "model.scan",
+    "model.remat",
+    "data.eval",
+    "data.eval_batch_size",
     "data.num_threads",
     "data.num_workers",
 )
@@ -55,7 +61,8 @@ class RunConfig:
         log_every: steps between lines of metrics.
         gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
             metrics it is a mean since the last line, so `log_every=1` shows single spikes.
-        checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min').
+        checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min'),
+            `checksums` (false writes and compares none).
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters, and running statistics with them,
             are taken before the first step.
         mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
@@ -143,10 +150,7 @@ def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]
     """Keys whose value differs between two plain configs, without those that a resumed run may change."""
     a, b = flatten(ours), flatten(stored)
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, _ABSENT) != b.get(k, _ABSENT))
-    schedules = re.compile(r"evals\.[^.]+\.every")
-    return [
-        k for k in keys if not (schedules.fullmatch(k) or any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER))
-    ]
+    return [k for k in keys if not any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER)]
 
 
 _ABSENT = object()

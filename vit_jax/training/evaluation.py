@@ -82,13 +82,31 @@ class Evaluation:
         """Names of the evaluators that run after `step`; all of them after the last."""
         return [name for name in self._evaluators if last or (self._every.get(name) and step % self._every[name] == 0)]
 
-    def run(self, variables: Variables, names: Collection[str] | None = None) -> dict[str, float]:
-        """The metrics of the named evaluators (of all by default) as 'evaluator/metric'."""
+    def run(
+        self,
+        variables: Variables,
+        names: Collection[str] | None = None,
+        failed: dict[str, UserError] | None = None,
+    ) -> dict[str, float]:
+        """The metrics of the named evaluators (of all by default) as 'evaluator/metric'.
+
+        Args:
+            failed: receives what ended an evaluator, by its name, and the others go on. Without it, and where several
+                processes compute together, so that others may wait for this one, it is raised.
+        """
         results, shared = {}, {}
         for name, evaluator in self._evaluators.items():
-            if names is None or name in names:
+            if names is not None and name not in names:
+                continue
+            try:
                 metrics = evaluator.metrics(_Run(self, name, variables, shared))
-                results |= {f"{name}/{k}": float(v) for k, v in metrics.items()}
+            except UserError as error:
+                named = UserError(f"The evaluator '{name}' failed: {error.what}", error.what_to_do)
+                if failed is None or jax.process_count() > 1:
+                    raise named from error
+                failed[name] = named
+                continue
+            results |= {f"{name}/{k}": float(v) for k, v in metrics.items()}
         return results
 
     def measured(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:

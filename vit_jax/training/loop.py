@@ -18,14 +18,18 @@ from vit_jax.training.interrupt import Interrupt
 from vit_jax.training.metrics import Progress, Writer, round_off
 from vit_jax.training.prepare import prepare
 from vit_jax.training.sharding import host_rows, put
-from vit_jax.training.state import variables_of
-from vit_jax.training.step import Monitor
+from vit_jax.training.state import State, variables_of
+from vit_jax.training.step import Monitor, sums_of
 from vit_jax.training.workdir import explains_full_disk, write_json
 
 
 @explains_full_disk
 def train(
-    experiment: Experiment, workdir: epath.PathLike, devices: Sequence[jax.Device] | None = None
+    experiment: Experiment,
+    workdir: epath.PathLike,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    extend: bool = False,
 ) -> dict[str, Any]:
     """Trains to the end, resuming what `workdir` holds, and returns what it writes to `summary.json`.
 
@@ -35,15 +39,18 @@ def train(
         experiment: what to train, see `vit_jax.training.experiment.build_experiment`.
         workdir: local or on a remote file system.
         devices: all of them by default.
+        extend: the run may be made longer than it was laid out: what is left of its schedules is stretched then.
 
     Raises:
-        UserError: anything that the caller can put right, before the first step where it can be known by then.
+        UserError: anything that the caller can put right, before the first step where it can be known by then. After
+            the last step: an evaluator that failed, when everything else is written.
         Preempted: after SIGTERM, when the state is saved.
         KeyboardInterrupt: after Ctrl-C, likewise.
     """
     began, workdir, config = time.perf_counter(), epath.Path(workdir), experiment.config
-    run = prepare(experiment, workdir, devices)
+    run = prepare(experiment, workdir, devices, extend)
     state, monitor, measured = run.state, run.monitor, {}
+    failed: dict[str, UserError] = {}  # what ended an evaluator, the last time that it ran
     run.state = None  # the step donates its buffers
     lead = is_lead()
     writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
@@ -60,9 +67,26 @@ def train(
         writer.write(step, scalars)
         progress.line(step, scalars)
 
+    def measure(step: int, names: Sequence[str], state: State) -> dict[str, float]:
+        for name in names:
+            failed.pop(name, None)
+        measured = run.evaluation.run(variables_of(state, run.frozen, run.product), names, failed)
+        run.store.record(step, measured, failed)
+        if lead:
+            for name in failed.keys() & set(names):
+                print(f"vit_jax: after step {step}: {failed[name]}", file=sys.stderr)
+        return measured
+
+    def write_measured(step: int, measured: dict[str, float]) -> None:
+        if measured:
+            writer.write(step, measured)
+            progress.line(step, measured)
+
     with contextlib.ExitStack() as closing:
         for part in (run, writer, progress, batches):
             closing.callback(part.close)
+        if run.owed and run.start < run.last:
+            write_measured(run.start, measure(run.start, run.owed, state))
         with Interrupt() as interrupt:
             batch = put(next(batches), run.rows) if run.start < run.last else None
             for step in range(run.start + 1, run.last + 1):
@@ -83,11 +107,15 @@ def train(
                 progress.step(step)
 
                 told = interrupt.reached()
-                stop = step == run.last or told
-                evaluate = run.evaluation.due(step, step == run.last)
-                save = stop or run.policy.due(step)
-                if stop or step % config.log_every == 0:
-                    pending, monitor = (step, monitor), run.fresh_monitor(monitor)
+                last = step == run.last
+                # A run that is told to stop goes on later as if it had not been: its sums travel with the checkpoint,
+                # and what it owes is measured then.
+                evaluate = [] if told and not last else run.evaluation.due(step, last)
+                save = last or told or run.policy.due(step)
+                if last or step % config.log_every == 0:
+                    pending = (step, monitor)
+                if step % config.log_every == 0:
+                    monitor = run.fresh_monitor(monitor)
                 if not (evaluate or save):
                     continue
                 # Here, and only here, the host waits for the step that it has just started.
@@ -96,28 +124,29 @@ def train(
                     pending = None
                 with throughput.paused():
                     _check_finite(int(monitor["first_bad"]), run.store, workdir)
-                    if evaluate:
-                        measured = run.evaluation.run(variables_of(state, run.frozen, run.product), evaluate)
-                        if measured:
-                            writer.write(step, measured)
-                            progress.line(step, measured)
-                    if save:
+                    if save:  # before anything is measured: what was trained is not to be lost by that
                         writer.flush()
-                        run.store.save(step, state, run.metadata, measured if evaluate else {})
-                if told and step < run.last:
+                        run.store.save(step, state, {**run.metadata, "log": sums_of(monitor)})
+                    if evaluate:
+                        measured = measure(step, evaluate, state)
+                        write_measured(step, measured)
+                if told and not last:
                     run.store.wait()
                     progress.close()
                     if lead:
                         print(f"Stopped and saved at step {step}; the same command goes on from there", file=sys.stderr)
                     raise interrupt.reason(step)
         if run.start == run.last:
-            measured = run.evaluation.run(variables_of(state, run.frozen, run.product))
+            measured = measure(run.start, run.evaluation.due(run.start, last=True), state)
+            write_measured(run.start, {k: v for k, v in measured.items() if k.partition("/")[0] in run.owed})
         run.store.wait()
 
     summary = {"step": run.last, **{k: round_off(v) for k, v in measured.items()}}
     summary["seconds"] = round(time.perf_counter() - began, 1)
     if lead:
         write_json(workdir / "summary.json", summary)
+    if failed:
+        raise next(iter(failed.values()))
     return summary
 
 

@@ -25,10 +25,12 @@ from vit_jax.training.parameters import (
     path_name,
     scaled,
 )
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.schedules import Extensions, Schedule
 
 
-def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax.GradientTransformation, Schedule]:
+def build(
+    section: Mapping[str, Any], steps: int, params: PyTree, extensions: Extensions = ()
+) -> tuple[optax.GradientTransformation, Schedule]:
     """The gradient transformation over `params` and the learning rate as a function of the step.
 
     The section names one optimizer: `name` and its arguments, `learning_rate`, `schedule` (a section of its own, see
@@ -43,6 +45,7 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
         section: `config.optim` without `frozen`.
         steps: the length over which schedules are laid out.
         params: the trained parameters (arrays or shapes), without frozen leaves.
+        extensions: how the run came to this length, see `schedules.laid_out`.
 
     Raises:
         UserError: for unknown names and keys, a pattern that matches nothing, a parameter without a group, a schedule
@@ -50,7 +53,7 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
     """
     names = leaf_names(params)
     if "groups" not in section:
-        return _optimizer(section, steps, names, "config.optim")
+        return _optimizer(section, steps, names, "config.optim", extensions)
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
         raise UserError(f"Unknown key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
@@ -74,7 +77,7 @@ def build(section: Mapping[str, Any], steps: int, params: PyTree) -> tuple[optax
                 f"The pattern {patterns[i]!r} in config.optim.groups matches no parameter that an earlier one leaves",
                 "Put the narrower pattern first",
             )
-        built.append(_optimizer(group, steps, own, f"config.optim.groups[{i}]"))
+        built.append(_optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions))
     labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
     return optax.partition({i: tx for i, (tx, _) in enumerate(built)}, labels), built[0][1]
 
@@ -237,7 +240,7 @@ def _common(
 
 
 def _optimizer(
-    section: Mapping[str, Any], steps: int, names: Sequence[str], where: str
+    section: Mapping[str, Any], steps: int, names: Sequence[str], where: str, extensions: Extensions
 ) -> tuple[optax.GradientTransformation, Schedule]:
     check_arguments(_common, section, where)
     values = dict(section)
@@ -250,7 +253,7 @@ def _optimizer(
         raise UserError(f"There is no optimizer named {name!r}", nearest(name, OPTIMIZERS))
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
-    rate = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule")
+    rate = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=rate, names=names))
     if multipliers:

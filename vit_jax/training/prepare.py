@@ -26,14 +26,15 @@ from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment
-from vit_jax.training.metrics import Throughput
+from vit_jax.training.metrics import Throughput, read_metrics
 from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.remarks import opening
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.resume import extensions, resume
+from vit_jax.training.schedules import Extensions, Schedule
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
-from vit_jax.training.state import State, split
-from vit_jax.training.step import Monitor, fresh_monitor
+from vit_jax.training.state import State, fresh_average
+from vit_jax.training.step import Monitor, fresh_monitor, with_sums
 from vit_jax.training.workdir import start_step, taken, write_config
 
 
@@ -48,6 +49,7 @@ class Run:
         fresh_monitor: compiled; the monitor for the next line of the log.
         frozen: mask over the parameters.
         product: which tree evaluation uses.
+        owed: evaluators that were to run after step `start` and of which the log has nothing.
         metadata: what every checkpoint carries.
         throughput: counts images and seconds, from the beginning of `prepare` on.
         close: ends the saving and lets other runs into the workdir.
@@ -65,6 +67,7 @@ class Run:
     frozen: PyTree
     product: str
     evaluation: Evaluation
+    owed: Sequence[str]
     policy: Policy
     store: Store
     metadata: Mapping[str, Any]
@@ -72,7 +75,12 @@ class Run:
     close: Callable[[], None]
 
 
-def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.Device] | None = None) -> Run:
+def prepare(
+    experiment: Experiment,
+    workdir: epath.Path,
+    devices: Sequence[jax.Device] | None = None,
+    extend: bool = False,
+) -> Run:
     """Builds, checks, and restores or initialises; the workdir is written only when everything else fits."""
     began, config, task, lead = time.perf_counter(), experiment.config, experiment.task, is_lead()
     check_same({"config": plain(experiment.values), "workdir": os.fspath(absolute(workdir))})
@@ -98,16 +106,25 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
         agreed(lambda: held.enter_context(taken(workdir, active=lead)))
         # Only now: a run that was in the workdir until now may have saved.
         start = from_lead(agreed(lambda: start_step(workdir, experiment.values, last)))
-        agreed(lambda: write_config(workdir, experiment.values) if lead else None)
-        store = Store(workdir, policy)
-        held.callback(store.close)
+        length: Extensions = ()
+        monitor = program.fresh_monitor()
         if start:
-            state = agreed(lambda: store.restore(start, jax.tree.map(_placed, program.state, program.shardings)))
+            abstract = jax.tree.map(_placed, program.state, program.shardings)
+            resumed = resume(workdir, start, abstract, program.frozen, policy.checksums)
+            start, state = resumed.step, resumed.state
+            monitor = with_sums(monitor, resumed.metadata.get("log", {}))
+            length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
+            if length:
+                program = build_program(config, task, experiment.prepare, raw, mesh, length)
         else:
             state = program.fresh_state()
             if config.init_from:
                 state = _transfer(state, program, config.init_from)
-        monitor, everywhere = program.fresh_monitor(), replicated(mesh)
+        agreed(lambda: write_config(workdir, experiment.values) if lead else None)
+        store = agreed(lambda: Store(workdir, policy))
+        held.callback(store.close)
+        evaluation = Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config))
+        everywhere = replicated(mesh)
         product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
         if lead:
             for line in opening(experiment):
@@ -127,12 +144,11 @@ def prepare(experiment: Experiment, workdir: epath.Path, devices: Sequence[jax.D
             schedule=program.schedule,
             frozen=program.frozen,
             product=product,
-            evaluation=Evaluation(
-                experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config)
-            ),
+            evaluation=evaluation,
+            owed=_owed(workdir, start, evaluation.due(start, start == last)) if start else (),
             policy=policy,
             store=store,
-            metadata=_metadata(experiment, product),
+            metadata=_metadata(experiment, product, length),
             throughput=_throughput(experiment, raw, mesh, began),
             close=held.pop_all().close,
         )
@@ -166,16 +182,24 @@ def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) 
 
     model_state = jax.tree.map_with_path(replace, fresh, shardings)
     params = model_state.pop("params")
-    ema = {"ema": jax.tree.map(jnp.copy, split(params, program.frozen)[0])} if "ema" in state else {}
-    return {**state, "params": params, "model_state": model_state, **ema}
+    state = {**state, "params": params, "model_state": model_state}
+    return state | fresh_average(state, program.frozen) if "ema" in state else state
 
 
-def _metadata(experiment: Experiment, product: str) -> dict[str, Any]:
+def _owed(workdir: epath.Path, step: int, due: Sequence[str]) -> list[str]:
+    """Evaluators that were to run after `step`, of which the log has nothing: the state is saved before they run."""
+    rows = read_metrics(workdir) if is_lead() and (workdir / "metrics.jsonl").exists() else []
+    known = {key.partition("/")[0] for row in rows if row["step"] == step for key in row}
+    return [name for name in due if from_lead(int(name not in known))]
+
+
+def _metadata(experiment: Experiment, product: str, length: Extensions) -> dict[str, Any]:
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "config": plain(experiment.values),
         "model": plain(getattr(experiment.task, "model_spec", None)),
         "product": product,
+        "length": {"steps": experiment.config.steps, "extensions": [list(e) for e in length]},
         "versions": {p: importlib.metadata.version(p) for p in packages},
         **experiment.metadata,
     }

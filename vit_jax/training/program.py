@@ -13,7 +13,7 @@ from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.schedules import Extensions, Schedule
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
@@ -62,7 +62,12 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
 
 
 def build_program(
-    config: RunConfig, task: Task, prepare: Prepare, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
+    config: RunConfig,
+    task: Task,
+    prepare: Prepare,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+    extensions: Extensions = (),
 ) -> Program:
     """The program of a config whose durations are in steps, for batches of the given shapes."""
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
@@ -70,8 +75,10 @@ def build_program(
     params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
-    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0])
-    ema_decay = None if config.ema_decay is None else schedules.ema_decay(config.ema_decay, config.steps)
+    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0], extensions)
+    ema_decay = None
+    if config.ema_decay is not None:
+        ema_decay = schedules.ema_decay(config.ema_decay, config.steps, extensions)
 
     def initialise() -> State:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)

@@ -16,6 +16,9 @@ from vit_jax.spelling import nearest, unknown_key
 
 Schedule = Callable[[Any], Any]
 
+# How a run came to its length: ((at, before), ...), oldest first; at step `at` a run of `before` steps was made longer.
+Extensions = tuple[tuple[int, int], ...]
+
 
 def constant(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, cooldown_steps: Natural = 0) -> Schedule:
     """`peak` between warmup and cooldown."""
@@ -61,8 +64,10 @@ def rsqrt(
 SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt}
 
 
-def build(section: Mapping[str, Any], peak: NonNegative, steps: int, where: str) -> Schedule:
-    """The schedule that a section names, laid out over `steps`.
+def build(
+    section: Mapping[str, Any], peak: NonNegative, steps: int, where: str, extensions: Extensions = ()
+) -> Schedule:
+    """The schedule that a section names, laid out over `steps`, or stretched to them where the run was extended.
 
     Raises:
         UserError: unknown names and keys, or a warmup and cooldown longer than the run.
@@ -71,6 +76,7 @@ def build(section: Mapping[str, Any], peak: NonNegative, steps: int, where: str)
     name = values.pop("name", None)
     if name not in SCHEDULES:
         raise UserError(f"There is no schedule named {name!r}", nearest(name, SCHEDULES))
+    length, steps = steps, extensions[0][1] if extensions else steps
     schedule = construct(SCHEDULES[name], values, where, peak=peak, steps=steps)
     warmup, cooldown = values.get("warmup_steps", 0), values.get("cooldown_steps", 0)
     if warmup >= steps:
@@ -83,10 +89,29 @@ def build(section: Mapping[str, Any], peak: NonNegative, steps: int, where: str)
             f"The warmup of {warmup} and the cooldown of {cooldown} steps are longer than the run of {steps}",
             f"Lower {where}.cooldown_steps or raise config.steps",
         )
-    return schedule
+    return (lambda step: schedule(laid_out(step, length, extensions))) if extensions else schedule
 
 
-def ema_decay(value: float | Mapping[str, Any], steps: int) -> Schedule:
+def laid_out(step: Any, steps: int, extensions: Extensions) -> Any:
+    """Where in the first layout of a schedule a run of `steps` is after `step` of them.
+
+    What was left of the schedule when the run was extended is stretched over what was left of the run then: nothing
+    jumps, and it ends where it would have ended. A schedule that was over stays at its end.
+    """
+    lengths = [before for _, before in extensions[1:]] + [steps]
+    for (at, before), after in reversed(list(zip(extensions, lengths, strict=True))):
+        step = jnp.where(step > at, at + (step - at) * ((before - at) / (after - at)), step)
+    return step
+
+
+def follows_length(optim: Mapping[str, Any], ema_decay: Any) -> bool:
+    """Whether another length of the run changes a schedule of these two sections of a config."""
+    sections = [group.get("schedule") for group in optim.get("groups", [optim])] + [ema_decay]
+    return any(s.get("name") not in ("constant", "rsqrt") or s.get("cooldown_steps") for s in sections
+               if isinstance(s, Mapping))  # fmt: skip
+
+
+def ema_decay(value: float | Mapping[str, Any], steps: int, extensions: Extensions = ()) -> Schedule:
     """`config.ema_decay`: a constant decay, or a section such as `{"name": "cosine", "start": 0.99, "end": 1.0}`.
 
     A section names a schedule from `start` to `end` over the run; the cosine to 1 is that of BYOL and MoCo v3. The
@@ -103,7 +128,9 @@ def ema_decay(value: float | Mapping[str, Any], steps: int) -> Schedule:
             raise unknown_key("config.ema_decay", key, known)
     for key in ("start", "end"):
         check_value(value.get(key), Share, f"config.ema_decay.{key}")
-    return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, "config.ema_decay")
+    return build(
+        {"name": value.get("name"), "end": value["end"]}, value["start"], steps, "config.ema_decay", extensions
+    )
 
 
 def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from vit_jax.tasks import Batch, Task, Variables
 
-# {"step", "params", "model_state", "opt_state"} and "ema" where there is one. Frozen parameters are in `params` like
-# all others, but have no slot in `opt_state` and no copy in `ema`.
+# {"step", "params", "model_state", "opt_state"} and "ema" where there is one, with "ema_model_state" where the model
+# has a state. Frozen parameters are in `params` like all others, but have no slot in `opt_state` and no copy in `ema`.
 State = dict[str, Any]
 
 # The purposes of random keys. No key is stored, so a resumed run draws what the uninterrupted one would have drawn.
@@ -29,9 +29,27 @@ def init_state(
     trained, _ = split(variables["params"], frozen)
     state = {"step": jnp.int32(0), **variables, "opt_state": tx.init(trained)}
     if ema:
-        # A copy: params and ema are donated to the step as two buffers.
-        state["ema"] = jax.tree.map(jnp.copy, trained)
+        # Copies: params and ema are donated to the step as two buffers.
+        state |= fresh_average(state, frozen)
     return state
+
+
+def fresh_average(state: State, frozen: PyTree) -> State:
+    """The keys of the moving average, as it starts: from what it is the average of."""
+    trained, _ = split(state["params"], frozen)
+    average = {"ema": jax.tree.map(jnp.copy, trained)}
+    if jax.tree.leaves(state["model_state"]):
+        average["ema_model_state"] = jax.tree.map(jnp.copy, state["model_state"])
+    return average
+
+
+def averaged(average: PyTree, new: PyTree, decay: Float[Array, ""] | float) -> PyTree:
+    """The moving average after an update; what is not a float (a counter) is the new value itself."""
+
+    def update(old: Array, value: Array) -> Array:
+        return old * decay + value * (1 - decay) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+
+    return jax.tree.map(update, average, new)
 
 
 def split(tree: dict, mask: PyTree) -> tuple[dict, dict]:
@@ -56,7 +74,14 @@ def merge(first: dict, second: dict) -> dict:
 
 
 def variables_of(state: State, frozen: PyTree, product: str = "params") -> Variables:
-    """What `task.outputs` gets for evaluation: `product` says whether `params` or the `ema` stands under params."""
+    """What `task.outputs` gets for evaluation: `product` says whether `params` or the `ema` stands under params.
+
+    Averaged parameters go with averaged running statistics: those of the newest ones are not theirs.
+    """
+    if product != "ema":
+        return {"params": state["params"], "model_state": state["model_state"]}
     _, fixed = split(state["params"], frozen)
-    params = merge(state[product], fixed) if product == "ema" else state["params"]
-    return {"params": params, "model_state": state["model_state"]}
+    return {
+        "params": merge(state["ema"], fixed),
+        "model_state": state.get("ema_model_state", state["model_state"]),
+    }

@@ -1,10 +1,11 @@
 """The train step: one traced function from (state, monitor, batch) to the next state."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from optax.microbatching import AccumulationType
@@ -13,7 +14,8 @@ from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.schedules import Schedule
-from vit_jax.training.state import LOSS, PREPARE, State, merge, random_key, split
+from vit_jax.training.sharding import place
+from vit_jax.training.state import LOSS, PREPARE, State, averaged, merge, random_key, split
 
 # Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.
 Prepare = Callable[[Batch, PRNGKeyArray], Batch]
@@ -83,7 +85,9 @@ def make_step(
         }
         if "ema" in state:
             decay = ema_decay(count + 1)
-            new_state["ema"] = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), state["ema"], trained)
+            new_state["ema"] = averaged(state["ema"], trained, decay)
+            if "ema_model_state" in state:
+                new_state["ema_model_state"] = averaged(state["ema_model_state"], model_state, decay)
 
         gradient_norm = optax.tree.norm(gradients)
         metrics = {**metrics, **corrupt, "gradient_norm": (gradient_norm, jnp.float32(1))}
@@ -99,6 +103,22 @@ def make_step(
         }
 
     return step
+
+
+def sums_of(monitor: Monitor) -> dict[str, list[float]]:
+    """The sums as plain values, exactly."""
+    return {name: [float(s), float(w)] for name, (s, w) in jax.device_get(monitor["sums"]).items()}
+
+
+def with_sums(monitor: Monitor, sums: Mapping[str, Sequence[float]]) -> Monitor:
+    """The monitor of a line of the log that `sums_of` interrupted; unchanged where that had other metrics."""
+    if set(sums) != set(monitor["sums"]):
+        return monitor
+    filled = {
+        name: tuple(place(np.asarray(v, x.dtype), x.sharding) for v, x in zip(sums[name], pair, strict=True))
+        for name, pair in monitor["sums"].items()
+    }
+    return {**monitor, "sums": filled}
 
 
 def fresh_monitor(monitor: Monitor) -> Monitor:
