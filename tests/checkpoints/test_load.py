@@ -1,11 +1,13 @@
 """What `vit_jax.load` gives back is what training's evaluation used."""
 
 import json
+import random
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import vit_jax
 from tests.tiny import tiny_experiment, tiny_run
@@ -83,12 +85,14 @@ def test_a_half_written_checkpoint(workdir, tmp_path, lost, capfd):
     shutil.copytree(workdir, tmp_path / "run")
     step = tmp_path / "run" / "checkpoints" / "6"
     shutil.rmtree(step / lost) if (step / lost).is_dir() else (step / lost).unlink()
-    for use in (lambda: vit_jax.load(tmp_path / "run"), lambda: tiny_run(tmp_path / "run", steps=8)):
-        with pytest.raises(UserError, match="Remove that directory to continue from step 4"):
-            use()
-    assert "Traceback" not in capfd.readouterr().err
-    shutil.rmtree(step)
-    assert tiny_run(tmp_path / "run", steps=8)["step"] == 8
+    with pytest.raises(UserError, match=r"6 is .*damaged.* Step 4 is there too: .*checkpoints/4|6 is incomplete or"):
+        vit_jax.load(tmp_path / "run")
+    assert tiny_run(tmp_path / "run", checkpoint__every=2)["step"] == 6
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors and "6.damaged, and the run goes on from step 4" in errors
+    assert store.steps_in(tmp_path / "run") == [4, 6]
+    ours, theirs = (vit_jax.load(w).params for w in (tmp_path / "run", workdir))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_truncated_data(workdir, tmp_path):
@@ -165,3 +169,58 @@ def test_other_channels(workdir):
     assert vit_jax.load(workdir, in_channels=6).params["encoder"]["embedding"]["kernel"].shape[2] == 6
     with pytest.raises(UserError, match="in_channels=0"):
         vit_jax.load(workdir, in_channels=0)
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(workdir, tmp_path):
+    """In every file of a checkpoint; what is loaded is what was saved, or nothing is."""
+    right, drawn = store.read_params(store.find(workdir))[0], random.Random(5)
+    copy = tmp_path / "6"
+    shutil.copytree(store.find(workdir), copy)
+    noticed = 0
+    for file in sorted(p for p in copy.rglob("*") if p.is_file() and p.stat().st_size):
+        whole = file.read_bytes()
+        for _ in range(3 if "/d/" in str(file) or file.name == "_CHECKPOINT_METADATA" else 1):
+            broken = bytearray(whole)
+            broken[drawn.randrange(len(whole))] ^= 1 << drawn.randrange(8)
+            file.write_bytes(broken)
+            try:
+                loaded = vit_jax.load(copy)
+            except UserError:
+                noticed += 1
+            else:
+                jax.tree.map(np.testing.assert_array_equal, loaded.params, right)
+                assert loaded.labels == tuple(str(d) for d in range(10))
+        file.write_bytes(whole)
+    assert noticed > 5
+    vit_jax.load(copy)
+
+
+def test_a_flipped_byte_of_an_array_is_named_and_may_be_overlooked(workdir, tmp_path, monkeypatch):
+    shutil.copytree(store.find(workdir), tmp_path / "6")
+    real = store.ocp.load
+
+    def load(*arguments, **named):
+        loaded = real(*arguments, **named)
+        loaded["params"]["head"]["bias"] = loaded["params"]["head"]["bias"].at[3].add(1e-3)
+        return loaded
+
+    monkeypatch.setattr(store.ocp, "load", load)
+    with pytest.raises(UserError, match="params/head/bias is not what was saved"):
+        vit_jax.load(tmp_path / "6")
+    vit_jax.load(tmp_path / "6", checksums=False)
+
+
+def test_a_step_is_known_by_what_is_in_it(workdir, tmp_path, capfd):
+    shutil.copytree(workdir, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "6").rename(checkpoints / "5")
+    with pytest.raises(UserError, match="checkpoints/5 is that of step 6. Give it its name back"):
+        vit_jax.load(tmp_path / "run")
+    assert tiny_run(tmp_path / "run", checkpoint__every=2)["step"] == 6
+    assert "goes on from step 4" in capfd.readouterr().err
+    shutil.copytree(checkpoints / "6", tmp_path / "best")
+    assert vit_jax.load(tmp_path / "best").metadata["step"] == 6
+    (tmp_path / "2024").mkdir()
+    save_file({"x": np.ones(3, np.float32)}, tmp_path / "2024" / "model.safetensors")
+    with pytest.raises(UserError, match="2024/model.safetensors is of no family"):
+        vit_jax.load(tmp_path / "2024")

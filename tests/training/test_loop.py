@@ -79,9 +79,9 @@ def test_a_workdir_of_another_config(tmp_path):
     with pytest.raises(UserError, match="another config.model.pooling, config.optim.learning_rate"):
         tiny_run(tmp_path, model__pooling="map", optim__learning_rate=0.5)
     assert (tmp_path / "config.json").read_text() == before and steps_in(tmp_path) == [2]
-    assert tiny_run(tmp_path, steps=4, log_every=1, checkpoint__every=3)["step"] == 4
+    assert tiny_run(tmp_path, stop_at=4, log_every=1, checkpoint__every=3)["step"] == 4
     with pytest.raises(UserError, match="is at step 4, past the 3"):
-        tiny_run(tmp_path, steps=3)
+        tiny_run(tmp_path, stop_at=3)
 
 
 def test_a_finished_run_is_only_evaluated_again(tmp_path):
