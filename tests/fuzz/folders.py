@@ -97,8 +97,9 @@ def build(folder: Path) -> Target:
         real: dict[str, int] = {}
         for path, label in zip(source.paths, source.labels, strict=True):
             file = os.path.realpath(os.path.join(source.root, path))
-            if os.path.exists(file) and real.setdefault(file, int(label)) != label:
-                return f"{file} is in two classes"
+            twice = os.path.exists(file) and real.setdefault(file, int(label)) != label
+            if twice and not any("in several classes" in remark for remark in source.remarks):
+                return f"{file} is in two classes without a remark"
         names = source.label_names
         blank = any(name != name.strip() or not name for name in names) or len(set(names)) < len(names)
         return f"has the classes {names}" if blank else ""

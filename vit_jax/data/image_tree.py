@@ -57,20 +57,17 @@ class ImageTree:
         parts += [f"{self._others} other file{'s' * (self._others > 1)}"] if self._others else []
         return " and ".join([*([", ".join(parts[:-1])] if parts[1:] else []), *parts[-1:]])
 
-    def twins(self) -> list[tuple[str, str]]:
-        """Pairs of paths that were found so far and are one file, because one of them is a link."""
-        first: dict[tuple[int, int], str] = {}
-        pairs = []
+    def twins(self) -> list[list[str]]:
+        """Groups of paths, in order, that were found so far and are one file, because all or all but one are links."""
+        groups: dict[tuple[int, int], list[str]] = {}
         for key, path in self._linked:
-            if key in first:
-                pairs.append((first[key], path))
-            first.setdefault(key, path)
-        wanted = np.array([inode for _, inode in first], np.uint64)
-        for device, inodes, paths in self._plain if first else ():
+            groups.setdefault(key, []).append(path)
+        wanted = np.array([inode for _, inode in groups], np.uint64)
+        for device, inodes, paths in self._plain if groups else ():
             for k in np.flatnonzero(np.isin(inodes, wanted)):
-                if link := first.get((device, int(inodes[k]))):
-                    pairs.append((paths[k], link))
-        return pairs
+                if links := groups.get((device, int(inodes[k]))):
+                    links.append(paths[k])
+        return sorted(sorted(paths, key=normalised) for paths in groups.values() if len(paths) > 1)
 
     def _walk(self, top: str) -> Iterator[str]:
         # A list and not recursion: folders may be nested more deeply than Python calls.

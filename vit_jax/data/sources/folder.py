@@ -75,8 +75,7 @@ def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> Fol
 
     Raises:
         UserError: when the root, the split, the classes or the images of a class are missing or cannot be listed, when
-            the splits disagree about the classes, when a link leads to another class, to the root or above it, and
-            when one file is in two classes.
+            the splits disagree about the classes, and when a link leads to another class, to the root or above it.
     """
     if not 0 < holdout < 1:
         raise UserError(f"holdout={holdout} is not a share", "Give a number between 0 and 1, such as 0.1")
@@ -139,10 +138,9 @@ def _prepared(root: str, split: str, splits: list[str], remarks: tuple[str, ...]
         _refuse_shared(root, split, folders, other)
     tree = ImageTree(root)
     found = [_images(tree, f"{split}/{folder}") for folder in folders]
-    _refuse_two_classes(tree, found)
     paths = [path for images in found for path in images]
     labels = [label for label, images in enumerate(found) for _ in images]
-    return FolderSource(root, paths, labels, names, (*remarks, *_remarks(tree)))
+    return FolderSource(root, paths, labels, names, (*remarks, *_remarks(tree, found)))
 
 
 def _refuse_shared(root: str, split: str, folders: list[str], other: str) -> None:
@@ -162,21 +160,17 @@ def _held_out(root: str, split: str, folders: list[str], holdout: float, seed: i
     names = _class_names(root, folders)
     tree, paths, labels = ImageTree(root), [], []
     found = [_images(tree, folder) for folder in folders]
-    _refuse_two_classes(tree, found)
+    # A file that is there several times by links goes to one side, wherever it is.
+    one = {path: group[0] for group in tree.twins() for path in group}
     for label, images in enumerate(found):
-        shares = np.array([_hash_share(path, seed) for path in images])
-        is_test = shares < holdout
-        if len(images) > 1:
-            is_test[shares.argmin()] = True
-            is_test[shares.argmax()] = False
-        else:
-            is_test[:] = False
+        shares = np.array([_hash_share(one.get(path, path), seed) for path in images])
+        is_test = ((shares < holdout) | (shares == shares.min())) & (shares != shares.max())
         chosen = [path for path, test in zip(images, is_test, strict=True) if test == (split == "test")]
         paths += chosen
         labels += [label] * len(chosen)
     if not paths:
         raise UserError(f"{root} has one image per class, so that none is held out", "Add images")
-    return FolderSource(root, paths, labels, names, tuple(_remarks(tree)))
+    return FolderSource(root, paths, labels, names, tuple(_remarks(tree, found)))
 
 
 def _hash_share(path: str, seed: int) -> float:
@@ -226,20 +220,16 @@ def _images(tree: ImageTree, folder: str) -> list[str]:
     return images
 
 
-def _refuse_two_classes(tree: ImageTree, found: list[list[str]]) -> None:
-    if not (twins := tree.twins()):
-        return
-    labels = {path: label for label, images in enumerate(found) for path in images}
-    bad = [(one, other) for one, other in twins if labels[one] != labels[other]]
-    if bad:
-        raise UserError(
-            f"{len(bad)} files are in two classes by a link, first {bad[0][0]} and {bad[0][1]} in {tree.root}",
-            "Remove one of each",
-        )
-
-
-def _remarks(tree: ImageTree) -> Iterator[str]:
+def _remarks(tree: ImageTree, found: list[list[str]]) -> Iterator[str]:
     if others := tree.passed_over():
         yield f"{others} in {tree.root} passed over: {', '.join(SUFFIXES)} are read"
-    if twins := tree.twins():
-        yield f"{len(twins)} files in {tree.root} are there twice by a link, first {twins[0][0]} and {twins[0][1]}"
+    twins = tree.twins()
+    labels = {path: label for label, images in enumerate(found) for path in images} if twins else {}
+    several: list[tuple[str, str]] = []
+    twice: list[tuple[str, str]] = []
+    for first, *others in twins:
+        other = next((path for path in others if labels[path] != labels[first]), None)
+        (twice if other is None else several).append((first, other or others[0]))
+    for what, pairs in (("are in several classes", several), ("are there twice", twice)):
+        if pairs:
+            yield f"{len(pairs)} files in {tree.root} {what} by links, first {pairs[0][0]} and {pairs[0][1]}"
