@@ -136,7 +136,7 @@ def test_groups_and_frozen():
         ({"name": "sgd", "learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
         ({"name": "sgd", "learning_rate": "1e-3x"}, "config.optim.learning_rate is '1e-3x'"),
         ({"name": "sgd", "learning_rate": 1.0, "lr": 2.0}, "'config.optim.lr'. Did you mean 'learning_rate'"),
-        ({"name": "sgd", "learning_rate": 1.0, "clip_norm": -1.0}, "config.optim.clip_norm is -1.0. It must be a number above 0 or none"),
+        ({"name": "sgd", "learning_rate": 1.0, "clip_norm": -1.0}, "config.optim.clip_norm is -1.0. It must be a number of at least 0 or none"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": None}, "config.optim.schedule is None. It must be a section"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": "cosine"}, "config.optim.schedule is 'cosine'"),
         ({"name": "sgd", "learning_rate": 1.0, "momentum": 1.0}, "config.optim.momentum is 1.0"),

@@ -232,7 +232,7 @@ def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key
 def _common(
     learning_rate: NonNegative,
     schedule: Mapping[str, Any],
-    clip_norm: Positive | None,
+    clip_norm: NonNegative | None,  # 0 is none, as it always was
     layer_decay: Positive | None,
     learning_rate_multipliers: Sequence[tuple[str, NonNegative]],
 ) -> None:
