@@ -1,5 +1,7 @@
 """What annotations allow, and how they are said."""
 
+import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -7,7 +9,26 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
-from vit_jax.ranges import Count, Decay, Natural, NonNegative, Positive, Share, allowed, check_arguments, described
+from vit_jax.checkpoints.store import Policy
+from vit_jax.data.mix import Mix
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.naming import _ROOMS
+from vit_jax.ranges import (
+    Count,
+    Decay,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    _annotations,
+    _members,
+    allowed,
+    check_arguments,
+    described,
+)
+from vit_jax.training import optim, schedules
+from vit_jax.training.config import RunConfig
+from vit_jax.training.inputs import Inputs
 
 
 @pytest.mark.parametrize(
@@ -51,3 +72,33 @@ def test_the_key_is_named():
         check_arguments(f, {"kind": "exakt"}, "config.x")
     with pytest.raises(UserError, match="9…9"):
         check_arguments(f, {"size": "9" * 5000}, "config.x")
+
+
+def _readers():
+    """Everything that a config section is given to, by name."""
+    for kind, package in _ROOMS.items():
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            built = importlib.import_module(f"{package}.{module.name}")
+            if hasattr(built, "build"):
+                yield f"{kind}.{module.name}", built.build
+    yield from {**optim.OPTIMIZERS, **schedules.SCHEDULES}.items()
+    yield from ((each.__name__, each) for each in (RunConfig, Inputs, Mix, Preprocess, Policy))
+
+
+# Numbers without a range in their annotation: of any sign, or checked by the code that they go to.
+_WITHOUT = {
+    "head_bias_init", "layer_scale_init",  # of any sign
+    "steps", "stop_at", "eval_every", "log_every",  # durations: vit_jax.training.durations
+    "mixup", "cutmix", "erase", "resize_to", "canvas", "mask_ratio", "image_size", "num_classes",
+}  # fmt: skip
+
+
+def test_every_number_of_a_config_has_its_range():
+    bare = {
+        f"{reader}.{key}"
+        for reader, function in _readers()
+        for key, annotation in _annotations(function).items()
+        if key not in _WITHOUT | {"return"} and {int, float} & set(_members(annotation))
+    }
+    bare -= {"model.resnet.variant"}  # a name, which happens to be a number
+    assert {each for each in bare if not each.startswith("transform.")} == set(), "annotate it, see vit_jax.ranges"
