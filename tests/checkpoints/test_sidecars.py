@@ -153,6 +153,7 @@ def test_sizes_of_transformers(processor, size, expected):
         {"size": {"longest_edge": 64}},
         {"size": {"shortest_edge": 64, "longest_edge": 80}},
         {"size": "64"},
+        {"crop_size": {"shortest_edge": 64}, "do_center_crop": True},
         {"image_processor_type": "LevitImageProcessor"},
         {"do_pad": True},
         {"resample": 9},

@@ -180,6 +180,6 @@ def _sides(said: JsonObject, key: str, square: bool) -> dict[str, int]:
     size = said.object(key)
     given = {side for side in size if size[side] is not None}
     for keys in (("height", "width"), ("shortest_edge",)):
-        if given == set(keys):
+        if given == set(keys) and (key == "size" or len(keys) == 2):
             return {side: size.integer(side, at_least=1, at_most=2**15 - 1) for side in keys}
     raise said.error(key, f"has the keys {shown(sorted(given))}", "Give height and width, or a shortest_edge")
