@@ -7,12 +7,14 @@ bits: there a value may differ by one of 255.
 
 import numpy as np
 import pytest
+import timm
 import timm.data
 import transformers
 from PIL import Image
 from transformers.models.auto import image_processing_auto
 
-from vit_jax.checkpoints.families import hf_processor, timm_parts
+from tests.parity.oracle import assert_close, randomise_vit, read
+from vit_jax.checkpoints.families import hf_processor, hf_siglip, timm_parts, timm_vit
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.data.preprocess import Preprocess
@@ -144,3 +146,29 @@ def test_what_a_processor_does_otherwise_is_said():
     for config, word in (({"size": {"shortest_edge": 32}}, "does not crop"), ({"do_resize": False}, "leaves the size")):
         [remark] = hf_processor.remarks(JsonObject(config), [32, 32], "ViT", 14)
         assert word in remark
+
+
+def test_patches_that_do_not_divide_the_image():
+    """As siglip-so400m-patch14-384: resized to 384, of which the patch embedding leaves out the last six."""
+    image = photo(61, 97, 0)
+    small = {"image_size": 34, "patch_size": 14, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1}
+    model = randomise_vit(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**small)))
+    tensors = {name: x.numpy() for name, x in model.state_dict().items()}
+    processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 34, "width": 34}}
+    ours = read(hf_siglip, tensors, Sidecar(model.config.to_dict(), processor))
+    x = transformers.SiglipImageProcessorPil.from_dict(dict(processor))(Image.fromarray(image), return_tensors="pt")
+    expected = model(**x).last_hidden_state.detach().numpy()
+    assert ours.published.preprocess["trim"] == [6, 6] and not any("makes" in s for s in ours.published.remarks)
+    pixels = Preprocess.from_json(ours.published.preprocess)
+    assert_close(ours.outputs(pixels(image)[None])["tokens"], expected, "SigLIP, 34 pixels in patches of 14")
+
+    arguments = {"img_size": 34, "patch_size": 14, "embed_dim": 64, "depth": 1, "num_heads": 2}
+    model = randomise_vit(timm.create_model("vit_base_patch16_siglip_224", **arguments))
+    settings = {"input_size": [3, 34, 34], "crop_pct": 0.9, "interpolation": "bicubic"}
+    config = {"architecture": "vit_base_patch16_siglip_224", "model_args": arguments, "pretrained_cfg": settings}
+    tensors = {name: x.numpy() for name, x in model.state_dict().items()}
+    ours = read(timm_vit, tensors, Sidecar(config))
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
+    expected = model.forward_features(transform(Image.fromarray(image))[None]).detach().numpy()
+    pixels = Preprocess.from_json(ours.published.preprocess)
+    assert_close(ours.outputs(pixels(image)[None])["tokens"], expected, "timm, 34 pixels in patches of 14")
