@@ -1,5 +1,6 @@
 """Folders of images as people keep them."""
 
+import inspect
 import os
 import pickle
 import sys
@@ -219,15 +220,17 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
 
 
 def test_folders_nested_more_deeply_than_python_calls(tmp_path, monkeypatch):
-    depth = sys.getrecursionlimit() + 50
+    limit, depth = sys.getrecursionlimit(), 200
     put(tmp_path / "a" / "0.png")
     monkeypatch.chdir(tmp_path / "a")
     for _ in range(depth):
         os.mkdir("d")
         os.chdir("d")
     try:
+        sys.setrecursionlimit(len(inspect.stack(0)) + 150)
         assert len(folder.build(str(tmp_path), "train")) == 1
-    finally:  # pytest's own cleaning is recursive
+    finally:
+        sys.setrecursionlimit(limit)
         for _ in range(depth):
             os.chdir("..")
             os.rmdir("d")
