@@ -22,6 +22,12 @@ _ROOMS = {
 }
 
 
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few of many names."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def named_module(kind: str, name: Any) -> ModuleType:
     """Imports the module that a config names, e.g. `named_module('model', 'vit')` is `vit_jax.models.vit`.
 

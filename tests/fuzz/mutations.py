@@ -65,7 +65,7 @@ def damaged_value(rng: np.random.Generator, value: Any) -> Any:
             for _ in range(int(rng.integers(50, 3000))):
                 value = [value]
             return value
-        case 3 if isinstance(value, (int, float)) and not isinstance(value, bool):
+        case 3 if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**64:
             return value * float(rng.choice([-1, 1e3, 1e9, 1e-9]))
         case 4 if isinstance(value, str):
             return value + str(rng.choice(["_", "é", "\n", " ", "0"]))

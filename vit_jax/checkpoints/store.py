@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from vit_jax.checkpoints.digests import differing, digests_of, named_leaves, text_digest
+from vit_jax.checkpoints.metadata import problem_with
 from vit_jax.checkpoints.remote import forget_listings
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
@@ -301,6 +302,8 @@ def _read_metadata(step_path: epath.Path) -> dict[str, Any]:
             raise DamagedCheckpoint(
                 f"The checkpoint {step_path} is damaged: its metadata is not what was saved", _remedy(step_path)
             )
+    if problem := problem_with(metadata):
+        raise DamagedCheckpoint(f"The checkpoint {step_path} is damaged: {problem}", _remedy(step_path))
     step = metadata.get("step")
     if step_path.name.isdecimal() and step_path.parent.name == "checkpoints" and str(step) != step_path.name:
         raise DamagedCheckpoint(f"The checkpoint {step_path} is that of step {step}", "Give it its name back")

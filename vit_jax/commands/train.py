@@ -9,7 +9,8 @@ examples:
 The workdir receives config.json, metrics.jsonl, tensorboard/, checkpoints/<step> and, at the end, summary.json.
 Started once on each host of a TPU slice, by srun, by mpirun or in a Kubernetes job, the processes find each other;
 elsewhere the three last flags say where they are. SIGTERM and Ctrl-C save first. Exit status: 0 done, 2 something to
-put right, 75 preempted (SIGTERM): start the same command again, 130 interrupted by Ctrl-C, another: also start again.
+put right, 75 preempted (SIGTERM), or a data worker or another process of the run was lost: start the same command
+again, 130 interrupted by Ctrl-C, another: also start again.
 """
 
 import argparse

@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.errors import REQUEUE, Preempted, ProcessLost, UserError
+from vit_jax.naming import listed
 from vit_jax.training.config import flatten
 
 T = TypeVar("T")
@@ -201,7 +202,7 @@ def check_same(values: Mapping[str, Any]) -> None:
         keys = sorted(k for k in given[0].keys() | theirs.keys() if given[0].get(k, absent) != theirs.get(k, absent))
         if keys:
             raise UserError(
-                f"Process {process} was started with another {', '.join(keys)} than process 0",
+                f"Process {process} was started with another {listed(keys)} than process 0",
                 "Start all processes of a run with the same command",
             )
 

@@ -15,6 +15,7 @@ from etils import epath
 from vit_jax.checkpoints.store import steps_in
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
+from vit_jax.naming import listed
 from vit_jax.training.config import differences, plain
 from vit_jax.training.heartbeat import heartbeat
 from vit_jax.training.lines import write_whole
@@ -36,7 +37,7 @@ def start_step(workdir: epath.Path, values: Mapping[str, Any], last: int) -> int
         changed = differences(values, read_config(workdir))
         if changed:
             raise UserError(
-                f"The workdir {workdir} belongs to a run with another {', '.join('config.' + k for k in changed)}",
+                f"The workdir {workdir} belongs to a run with another {listed(f'config.{k}' for k in changed)}",
                 "Use a new --workdir, or the config that it was started with",
             )
     steps = steps_in(workdir)

@@ -1,0 +1,51 @@
+"""What the metadata of a step must be, before anything is built from it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_NAMES = {"name": lambda x: isinstance(x, str), "kwargs": lambda x: isinstance(x, Mapping)}
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_model(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(fits(value.get(k)) for k, fits in _NAMES.items()))
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(_is_step(side) and 0 < side < 2**15 for side in value)
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+# Keys that are not here belong to later versions of a format, or to a task.
+_WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "format": ("a whole number", _is_step),
+    "step": ("a whole number", _is_step),
+    "config": ("a section", _is_section),
+    "model": ("null or a name with kwargs", _is_model),
+    "preprocess": ("null or a section", lambda x: x is None or _is_section(x)),
+    "labels": ("a list of class names", _is_texts),
+    "image_size": ("null or [height, width]", _is_size),
+    "product": ("params or ema", lambda x: x in ("params", "ema")),
+}
+
+
+def problem_with(metadata: Mapping[str, Any]) -> str:
+    """Which of the keys that a step's metadata must have is missing or of another type, in words; '' for none."""
+    for key, (wanted, fits) in _WANTED.items():
+        if key not in metadata:
+            return f"its metadata have no {key!r}"
+        if not fits(metadata[key]):
+            return f"{key!r} of its metadata is not {wanted}"
+    return ""
