@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -292,3 +293,36 @@ def test_a_directory_that_cannot_be_made_ends_the_process_at_once(tmp_path):
         assert time.monotonic() - began < 120
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evals__near__name": "knn", "evals__near__k": 61}, "'near' would fail: There are 60 training examples"),
+        ({"evals__few__name": "fewshot", "evals__few__features": "maps"}, "'few' needs 'maps', which this task does"),
+        ({"checkpoint__best": "vall/loss", "checkpoint__every": 2, "eval_every": 2}, "and config.evals has val"),
+    ],
+)
+def test_what_an_evaluator_lacks_is_said_before_the_first_step(tmp_path, changes, message):
+    name = next((key.split("__")[1] for key in changes if key.startswith("evals__")), None)
+    for role, split in (("train", "train"), ("test", "test")) if name else ():
+        own = f"evals__{name}__{role}__"
+        changes |= {own + "name": "digits", own + "split": split, own + "per_class": 6}
+    with pytest.raises(UserError, match=message):
+        tiny_run(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_first_test_image_is_said_before_the_first_step(tmp_path):
+    for folder in ("train", "test"):
+        for label in "ab":
+            (tmp_path / "images" / folder / label).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+                cv2.imwrite(str(tmp_path / "images" / folder / label / f"{i}.png"), pixels)
+    (tmp_path / "images" / "test" / "a" / "0.png").write_bytes(b"no image")
+    data = {f"data__{part}__{key}": value for part, split in (("train", "train"), ("eval", "test"))
+            for key, value in (("name", "folder"), ("root", tmp_path / "images"), ("split", split))}  # fmt: skip
+    with pytest.raises(UserError, match=r"'val' would fail: .*a/0.png"):
+        tiny_run(tmp_path / "run", batch_size=4, **data)
+    assert not (tmp_path / "run").exists()

@@ -54,6 +54,9 @@ class Evaluator(Protocol):
 
     One that calls `run(pipeline)` also has `measure(outputs, batch) -> PyTree`: what is kept of a batch, traced into
     the same compiled function as the model.
+
+    One that can tell before any training that it would fail (a neighbourhood larger than its set) has `check()`, which
+    raises the UserError.
     """
 
     needs: tuple[str, ...]

@@ -66,6 +66,10 @@ class AlignmentUniformity:
     t: float
     needs: ClassVar[tuple[str, ...]] = ()
 
+    def check(self) -> None:
+        if len(self.first.source) < 2:
+            raise UserError("Uniformity is that of several examples, and there is one", "Evaluate on more images")
+
     def metrics(self, run: Run) -> dict[str, float]:
         (first, _), (second, _) = (run.features(pipeline, self.features) for pipeline in (self.first, self.second))
         return {"alignment": alignment(first, second, self.alpha), "uniformity": uniformity(first, self.t)}

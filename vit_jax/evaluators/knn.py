@@ -79,6 +79,13 @@ class KNN:
     temperature: float
     needs: ClassVar[tuple[str, ...]] = ()
 
+    def check(self) -> None:
+        if not 1 <= self.k <= len(self.train.source):
+            raise UserError(
+                f"There are {len(self.train.source)} training examples for k={self.k}",
+                "Set the evaluator's k within them",
+            )
+
     def metrics(self, run: Run) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         return {"accuracy": knn_accuracy(train, test, self.k, self.temperature)}

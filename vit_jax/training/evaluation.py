@@ -1,5 +1,6 @@
 """Running evaluators: the same code during training and from the command line."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -109,20 +110,53 @@ class Evaluation:
             results |= {f"{name}/{k}": float(v) for k, v in metrics.items()}
         return results
 
+    def check(self, variables: Variables) -> None:
+        """Finds before any training what an evaluator will lack: outputs of the task, labels, readable images.
+
+        Reads the first batch of each set and traces what is measured of it; computes nothing.
+
+        Args:
+            variables: shapes and types are enough.
+
+        Raises:
+            UserError: names the evaluator.
+        """
+        for name, evaluator in self._evaluators.items():
+            try:
+                if hasattr(evaluator, "check"):
+                    evaluator.check()
+                for field in dataclasses.fields(evaluator) if dataclasses.is_dataclass(evaluator) else ():
+                    if isinstance(pipeline := getattr(evaluator, field.name), EvalPipeline):
+                        self._check_first_batch(name, evaluator, variables, pipeline)
+            except UserError as error:
+                named = f"'{name}'" in error.what or f"config.evals.{name}" in error.what
+                what = error.what if named else f"The evaluator '{name}' would fail: {error.what}"
+                raise UserError(what, error.what_to_do) from error
+
+    def _check_first_batch(self, name: str, evaluator: Evaluator, variables: Variables, pipeline: EvalPipeline) -> None:
+        check_batch(self._mesh, pipeline.batch_size, None)
+        with contextlib.closing(pipeline.iterate(*host_rows(batch_sharding(self._mesh), pipeline.batch_size))) as rows:
+            first = next(rows)
+        batch = {k: jax.ShapeDtypeStruct((pipeline.batch_size, *v.shape[1:]), v.dtype) for k, v in first.items()}
+        if hasattr(evaluator, "measure"):
+            of_batch = self._of_batch(name, name, evaluator.needs, evaluator.measure)
+        elif isinstance(output := getattr(evaluator, "features", None), str):
+            of_batch = self._of_features(name, output)
+        else:
+            return
+        of_batch.eval_shape(variables, batch)
+
     def measured(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         """What an evaluator keeps of each batch, on the host."""
         evaluator = self._evaluators[name]
-        return self._batches(name, name, evaluator.needs, evaluator.measure, variables, pipeline)
+        return self._batches(self._of_batch(name, name, evaluator.needs, evaluator.measure), variables, pipeline)
 
     def features(self, name: str, output: str, variables: Variables, pipeline: EvalPipeline) -> Labelled:
         """A whole set's features, for the evaluator `name`; one compiled function serves all evaluators."""
         cache = self._cache if pipeline.description is not None else None
         found = cache.read(output, pipeline.description) if cache else None
         if found is None:
-            needs = () if output == features.PIXELS else (output,)
-            measure = functools.partial(features.measure, output)
-            key = f"features {output}"  # no evaluator's name has a space
-            found = features.collect(self._batches(name, key, needs, measure, variables, pipeline))
+            found = features.collect(self._batches(self._of_features(name, output), variables, pipeline))
             if cache:
                 cache.write(output, pipeline.description, found)
         return found
@@ -132,15 +166,15 @@ class Evaluation:
         if self._keep is not None:
             self._keep(f"{name}_{file}", make)
 
-    def _batches(
-        self,
-        name: str,
-        key: str,
-        needs: Collection[str],
-        measure: Callable[..., PyTree],
-        variables: Variables,
-        pipeline: EvalPipeline,
-    ) -> Iterator[PyTree[np.ndarray]]:
+    def _of_features(self, name: str, output: str) -> Callable[[Variables, Batch], PyTree]:
+        needs = () if output == features.PIXELS else (output,)
+        key = f"features {output}"  # no evaluator's name has a space
+        return self._of_batch(name, key, needs, functools.partial(features.measure, output))
+
+    def _of_batch(
+        self, name: str, key: str, needs: Collection[str], measure: Callable[..., PyTree]
+    ) -> Callable[[Variables, Batch], PyTree]:
+        """What is measured of a batch, compiled once for each `key`."""
         if key not in self._compiled:
 
             def of_batch(variables: Variables, batch: Batch) -> PyTree:
@@ -156,13 +190,17 @@ class Evaluation:
                 return measure(found, batch)
 
             self._compiled[key] = jax.jit(of_batch, out_shardings=replicated(self._mesh))
+        return self._compiled[key]
 
+    def _batches(
+        self, of_batch: Callable[[Variables, Batch], PyTree], variables: Variables, pipeline: EvalPipeline
+    ) -> Iterator[PyTree[np.ndarray]]:
         check_batch(self._mesh, pipeline.batch_size, None)
         rows = batch_sharding(self._mesh)
         pending = None
         for batch in pipeline.iterate(*host_rows(rows, pipeline.batch_size)):
             # One batch behind: the host decodes the next while the device works on this one.
-            running = self._compiled[key](variables, put(batch, rows))
+            running = of_batch(variables, put(batch, rows))
             if pending is not None:
                 yield jax.device_get(pending)
             pending = running

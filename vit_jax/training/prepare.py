@@ -33,7 +33,7 @@ from vit_jax.training.remarks import opening
 from vit_jax.training.resume import extensions, resume
 from vit_jax.training.schedules import Extensions, Schedule
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
-from vit_jax.training.state import State, fresh_average
+from vit_jax.training.state import State, fresh_average, variables_of
 from vit_jax.training.step import Monitor, fresh_monitor, with_sums
 from vit_jax.training.workdir import start_step, taken, write_config
 
@@ -87,6 +87,11 @@ def prepare(
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     policy = construct(Policy, config.checkpoint, "config.checkpoint")
+    if policy.best and policy.best.partition("/")[0] not in config.evals:
+        raise UserError(
+            f"config.checkpoint.best is {policy.best!r}, and config.evals has {', '.join(config.evals) or 'nothing'}",
+            "Write the name of an evaluator and of a metric of it, such as 'val/accuracy'",
+        )
     evaluated = intervals(config).get(policy.best.partition("/")[0], config.eval_every) if policy.best else None
     if policy.best and not (evaluated and policy.every and policy.every % evaluated == 0):
         raise UserError(
@@ -101,6 +106,9 @@ def prepare(
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
     program = build_program(config, task, experiment.prepare, raw, mesh)
+    product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
+    evaluation = Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config))
+    agreed(lambda: evaluation.check(variables_of(program.state, program.frozen, product)))
 
     with contextlib.ExitStack() as held:
         agreed(lambda: held.enter_context(taken(workdir, active=lead)))
@@ -123,9 +131,7 @@ def prepare(
         agreed(lambda: write_config(workdir, experiment.values) if lead else None)
         store = agreed(lambda: Store(workdir, policy))
         held.callback(store.close)
-        evaluation = Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config))
         everywhere = replicated(mesh)
-        product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
         if lead:
             for line in opening(experiment):
                 print(printable(line), file=sys.stderr)
