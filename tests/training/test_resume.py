@@ -129,8 +129,8 @@ def _after(steps):
 def test_another_mesh_and_other_evaluators_go_on(tmp_path):
     tiny_run(tmp_path / "one", ema_decay=0.9)
     tiny_run(tmp_path / "run", stop_at=2, ema_decay=0.9)
-    changed = {"mesh__data": 1, "mesh__fsdp": 2, "evals__val__name": "knn", "data__num_threads": 1,
-               "evals__val__train__name": "digits", "evals__val__train__split": "train"}  # fmt: skip
+    changed = {"mesh__data": 1, "mesh__fsdp": 2, "evals__more__name": "knn", "data__num_threads": 1,
+               "evals__more__train__name": "digits", "evals__more__train__split": "train", "evals__more__train__per_class": 6}  # fmt: skip
     tiny_run(tmp_path / "run", 2, ema_decay=0.9, **changed)
     ours, theirs = ([r["train/loss"] for r in rows(tmp_path / w) if "train/loss" in r] for w in ("run", "one"))
     assert ours == pytest.approx(theirs, rel=1e-4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -26,12 +27,10 @@ _MAY_DIFFER = (
     "log_every",
     "gradient_norms",
     "eval_every",
-    "evals",
     "checkpoint",
     "mesh",
     "model.scan",
     "model.remat",
-    "data.eval",
     "data.eval_batch_size",
     "data.num_threads",
     "data.num_workers",
@@ -150,7 +149,11 @@ def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]
     """Keys whose value differs between two plain configs, without those that a resumed run may change."""
     a, b = flatten(ours), flatten(stored)
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, _ABSENT) != b.get(k, _ABSENT))
-    return [k for k in keys if not any(k == m or k.startswith(m + ".") for m in _MAY_DIFFER)]
+    # Evaluators may come and go, but under one name there is one measurement.
+    apart = (ours.get("evals") or {}).keys() ^ (stored.get("evals") or {}).keys()
+    may = (*_MAY_DIFFER, *(f"evals.{name}" for name in apart))
+    every = re.compile(r"evals\.[^.]+\.every(\..*)?")
+    return [k for k in keys if not (every.fullmatch(k) or any(k == m or k.startswith(m + ".") for m in may))]
 
 
 _ABSENT = object()
