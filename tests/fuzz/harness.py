@@ -24,7 +24,7 @@ import numpy as np
 import tests.fuzz
 from vit_jax.errors import UserError
 
-_HELPERS = ("harness", "mutations", "__main__")
+_HELPERS = ("harness", "models", "mutations", "__main__")
 _MEMORY = 2 << 30  # bytes that a single case may ask for on top of what the process has
 
 

@@ -1,0 +1,63 @@
+"""Tiny models of every family that is read, written in other libraries' formats; not a kind of file itself."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.source import Source, flat_shapes, nested
+from vit_jax.naming import build_named
+
+_VIT = {"name": "vit", "variant": "B/8", "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "num_classes": 3}
+_DINO = {**_VIT, "mlp_dim": 32, "layer_scale_init": 0.5, "pooling": "token_mean", "gelu": "exact"}
+_MAE = {"name": "mae", "trunk": {**_VIT, "posemb": "sincos2d_mae", "pooling": "token"}, "decoder_width": 16,
+        "decoder_depth": 1, "decoder_heads": 2, "num_classes": 0}  # fmt: skip
+_MAE["trunk"].pop("num_classes")
+_BIT = {"name": "bit", "variant": "R50x1", "stage_sizes": [1, 1], "width": 32, "num_classes": 3}
+_HF_BIT = {**_BIT, "weight_epsilon": 1e-8, "weight_epsilon_in": "variance", "group_norm_epsilon": 1e-5}
+_MIXER = {"name": "mixer", "variant": "S/8", "width": 16, "depth": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 24}
+_MODELS = {
+    "timm_vit": ("timm", _VIT),
+    "timm_registers": ("timm", {**_DINO, "pooling": "token", "class_token_posemb": False, "num_registers": 2}),
+    "hf_vit": ("transformers", {**_VIT, "gelu": "exact"}),
+    "hf_dinov2": ("transformers", _DINO),
+    "hf_siglip": ("transformers", {**_VIT, "pooling": "map", "class_token": False, "num_classes": 0}),
+    "hf_mae": ("transformers", _MAE),
+    "hf_bit": ("transformers", _HF_BIT),
+    "google_vit": ("npz", _VIT),
+    "google_mixer": ("npz", {**_MIXER, "num_classes": 3}),
+    "google_bit": ("npz", _BIT),
+}
+
+
+def write_all(folder: Path) -> dict[str, Path]:
+    """The weight file of each, by name, with its JSON files beside it."""
+    return {name: _write(folder / name, to, model) for name, (to, model) in _MODELS.items()}
+
+
+def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
+    module = build_named("model", model, "config.model")
+    size = (32, 32)
+    shapes = flat_shapes(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, 3)))["params"])
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    metadata = {
+        "model": {"name": model["name"], "kwargs": {key: value for key, value in model.items() if key != "name"}},
+        "preprocess": {"image_size": list(size), "resize": "squash", "interpolation": "bicubic"},
+        "labels": ["ant", "bee", "cow"] if model.get("num_classes") else [],
+        "image_size": list(size),
+    }
+    source = Source(epath.Path("memory"), metadata, lambda: (nested(params), {}))
+    return export(source, folder / "model.npz" if to == "npz" else folder, to)[0]
+
+
+def nonfinite(loaded: tuple[dict, dict]) -> str:
+    """The first parameter that is NaN or infinite, which must have been refused."""
+    for key, leaf in jax.tree_util.tree_leaves_with_path(loaded[0]):
+        if not np.isfinite(np.asarray(leaf)).all():
+            return f"{jax.tree_util.keystr(key)} is not finite"
+    return ""
