@@ -186,3 +186,12 @@ def test_a_file_with_a_hole_or_too_much(tmp_path):
     refused(tensors | {"blocks.1.norm3.bias": tensors["norm.bias"]}, "has a tensor 'blocks.1.norm3.bias'")
     refused(tensors | {"blocks.1.norm1.bias": np.zeros(65, np.float32)}, r"'blocks.1.norm1.bias' of shape \[65\]")
     refused(tensors | {"head.weight": np.zeros((3, 65), np.float32)}, "'head.weight' of shape")
+
+
+@pytest.mark.parametrize(
+    ("name", "to"), [("x.npz", "timm"), ("x.npz", "transformers"), ("x.safetensors", "npz"), ("x.npz", "orbax")]
+)
+def test_a_name_of_another_format_is_refused(tmp_path, name, to):
+    with pytest.raises(UserError, match=f"{name} is the name of another format than {to}. Name a folder"):
+        export(CASES["vit"], tmp_path / name, to)
+    assert not list(tmp_path.iterdir())

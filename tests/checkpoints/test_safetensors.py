@@ -126,7 +126,7 @@ def test_shards(tmp_path):
         ({"a": "two.safetensors"}, "holds 'a', which it does not"),
         ({"a": "one.safetensors", "b": "two.safetensors"}, "does not list 'c'"),
         ({"a": "one.bin"}, "is none of its own"),
-        ({"a": "b" * 300 + ".safetensors"}, "which is not beside it"),
+        ({"a": "b" * 300 + ".safetensors"}, "is none of its own"),
         ({"a": ["one.safetensors"]}, "'weight_map' is an object, not an object of texts"),
         (["one.safetensors"], "'weight_map' is .*, not an object"),
         (None, "not an index"),

@@ -55,6 +55,11 @@ def export(source: Source, target: Path, to: str) -> list[Path]:
     spec = source.metadata["model"]
     if spec is None:
         raise UserError(f"{source.path} names no model", "Convert a checkpoint of an image model")
+    fitting = {"npz": ".npz", "orbax": ""}.get(to, ".safetensors")
+    if target.suffix in (".npz", ".safetensors") and target.suffix != fitting:
+        raise UserError(
+            f"{target} is the name of another format than {to}", f"Name a folder{fitting and f', or a {fitting} file'}"
+        )
     if to == "orbax":
         return [_export_orbax(source, target)]
     file = target if target.suffix in (".npz", ".safetensors") else target / "model.safetensors"

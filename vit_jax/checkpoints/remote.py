@@ -1,18 +1,24 @@
-"""Files that are elsewhere: weights from the Hugging Face hub and from URLs that epath knows, and what buckets list."""
+"""Files that are elsewhere: weights from the Hugging Face hub, the web and URLs that epath knows; what buckets list."""
 
 import hashlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
 from etils import epath
 
+from vit_jax.checkpoints import http
+from vit_jax.checkpoints.safetensors import parts_of
 from vit_jax.errors import UserError
 
 # Weights and what describes them. Never pickles, never code.
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "*.npz")
+_BESIDE = ("config.json", "preprocessor_config.json")
+_INDEX = ".safetensors.index.json"
 _CHUNK = 1 << 24  # bytes
+_JSON_LIMIT = 1 << 24  # bytes
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -27,19 +33,22 @@ def forget_listings(path: epath.PathLike) -> None:
         epath.backend.fsspec_backend.fs(path).invalidate_cache()
 
 
-def fetch(path: str) -> Path:
+def fetch(path: str, sha256: str | None = None) -> Path:
     """A local copy of a weight file, or of a hub repository's weights; what is here already is not fetched again.
 
     Args:
         path: 'hf://owner/name', 'hf://owner/name@revision' or 'hf://owner/name/file', or a file's URL such as
-            'gs://bucket/file.npz'.
+            'gs://bucket/file.npz' or 'https://host/file.npz'.
+        sha256: what a file from http or https must hash to; one that is here with another hash is fetched again.
 
     Raises:
         UserError: nothing there, no network, no permission, or huggingface_hub is not installed.
     """
     if path.startswith("hf://"):
         return _fetch_from_hub(path.removeprefix("hf://"), path)
-    target = _cache() / hashlib.sha256(path.encode()).hexdigest()[:16] / path.rpartition("/")[2]
+    if http.is_http(path):
+        return _fetch_from_web(path, sha256)
+    target = _folder(path) / path.rpartition("/")[2]
     if target.exists():
         return target
     source = _open_url(path)
@@ -53,19 +62,60 @@ def fetch(path: str) -> Path:
         raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
     finally:
         partial.unlink(missing_ok=True)
-    for name in ("config.json", "preprocessor_config.json"):
+    for name in _BESIDE:
         beside = source.parent / name
         if target.suffix == ".safetensors" and beside.exists():
             (target.parent / name).write_bytes(beside.read_bytes())
     return target
 
 
-def check_sha256(path: Path, wanted: str) -> None:
-    """Raises a UserError when the file does not have the hash that the caller expects."""
+def _fetch_from_web(url: str, sha256: str | None) -> Path:
+    """A weight file from http or https, and what lies beside it: JSON files, and the parts that an index lists."""
+    name = http.file_name(url)
+    if not name.endswith((".safetensors", ".npz", _INDEX)):
+        raise UserError(f"{url} names no file that vit_jax reads", f"Give a .safetensors, .npz or *{_INDEX} file")
+    folder = _folder(url)
+    target = folder / name
+    if target.exists() and (sha256 is None or _has_sha256(target, sha256)):
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="part-") as partial:
+            for beside in _BESIDE:
+                own = f"{name}.{beside}" if name.endswith(".npz") else beside
+                http.download(http.beside(url, own), Path(partial, own), limit=_JSON_LIMIT, optional=True)
+            http.download(url, Path(partial, name), limit=_JSON_LIMIT if name.endswith(_INDEX) else http.LIMIT)
+            if sha256 is not None:
+                check_sha256(Path(partial, name), sha256, url)
+            if name.endswith(_INDEX):
+                for part in parts_of(Path(partial, name)):
+                    http.download(http.beside(url, part), Path(partial, part))
+            # The file that is looked for comes last: what has its final name is whole, and so is what belongs to it.
+            for file in sorted(Path(partial).iterdir(), key=lambda file: file.name == name):
+                if file.stat().st_size:
+                    file.replace(folder / file.name)
+    except OSError as error:
+        raise UserError(
+            f"{url} could not be stored below {folder}: {_first_line(error)}", "Set XDG_CACHE_HOME"
+        ) from error
+    return target
+
+
+def check_sha256(path: Path, wanted: str, source: str | None = None) -> None:
+    """Raises a UserError when the file, which comes from `source`, does not have the hash that the caller expects."""
+    if not _has_sha256(path, wanted):
+        raise UserError(
+            f"{source or path} has the sha256 {_sha256(path)}, not {wanted}", "Fetch it again, or do not trust it"
+        )
+
+
+def _has_sha256(path: Path, wanted: str) -> bool:
+    return _sha256(path) == wanted.lower().removeprefix("sha256:")
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted.lower().removeprefix("sha256:"):
-        raise UserError(f"{path} has the sha256 {found}, not {wanted}", "Fetch it again, or do not trust it")
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _REACH = "Check the address, the network and your permission, or fetch the file by other means and give its local path"
@@ -83,10 +133,9 @@ def _fetch_from_hub(name: str, path: str) -> Path:
     repository, _, revision = repository.partition("@")
     if not owner or not repository:
         raise UserError(f"{path} names no repository of the hub", "Write hf://owner/name, or hf://owner/name/file")
-    beside = ("config.json", "preprocessor_config.json")
     try:
         folder = snapshot_download(
-            f"{owner}/{repository}", revision=revision or None, allow_patterns=[file, *beside] if file else _WANTED
+            f"{owner}/{repository}", revision=revision or None, allow_patterns=[file, *_BESIDE] if file else _WANTED
         )
     except Exception as error:  # the hub's own errors, requests', httpx's and OSError: all mean that it is not here
         raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
@@ -118,6 +167,11 @@ def _copy(stream: BinaryIO, file: BinaryIO, source: epath.Path) -> None:
             bar.update(len(chunk))
     if copied != total:
         raise OSError(f"the connection ended after {copied} of {total} bytes")
+
+
+def _folder(path: str) -> Path:
+    """Where what comes from an address is kept."""
+    return _cache() / hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:

@@ -102,14 +102,9 @@ class ShardedSafetensors:
     def __init__(self, index: Path):
         self.path, self.metadata = index, {}
         places = read_json(index).names("weight_map")
-        if not places:
-            raise UserError(f"{index} is not an index of safetensors files: it has no weight_map", "Fetch it again")
-        names = sorted(set(places.values()))
+        names = parts_of(index)
         for name in names:
-            # A stranger's index must not lead out of its folder, nor to files of other kinds.
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(f"{index} names a file that is none of its own: {shown(name)}", "Use another source")
-            if len(name) > 255 or "\0" in name or not (index.parent / name).is_file():
+            if not (index.parent / name).is_file():
                 raise UserError(f"{index} lists {shown(name)}, which is not beside it", "Fetch all of its files")
         files = {name: SafetensorsFile(index.parent / name) for name in names}
         self._files = {tensor: files[place] for tensor, place in places.items()}
@@ -123,6 +118,21 @@ class ShardedSafetensors:
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._files[name][name]
+
+
+def parts_of(index: Path) -> list[str]:
+    """The names of the files that an index lists, all of them in its own folder.
+
+    Raises:
+        UserError: it lists none, or one that is elsewhere or of another kind.
+    """
+    names = sorted(set(read_json(index).names("weight_map").values()))
+    if not names:
+        raise UserError(f"{index} is not an index of safetensors files: it has no weight_map", "Fetch it again")
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name or len(name) > 200:
+            raise UserError(f"{index} names a file that is none of its own: {shown(name)}", "Use another source")
+    return names
 
 
 def write_safetensors(

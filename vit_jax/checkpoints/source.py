@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.npz import NpzFile
@@ -73,7 +74,7 @@ def open_source(
     """
     path = str(path)
     if remote.is_remote(path) and not _is_remote_run(path):
-        path = str(remote.fetch(path))
+        path = str(remote.fetch(path, sha256))
     file = None if remote.is_remote(path) else _weight_file(Path(path).expanduser())
     if file is None:
         if overrides or sha256:
@@ -131,7 +132,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_remote_run(path: str) -> bool:
     """Whether a URL is a workdir or step directory of ours, which Orbax reads where it is."""
-    if path.startswith("hf://") or path.endswith((".safetensors", ".npz", _INDEX)):
+    if path.startswith("hf://") or is_http(path) or path.endswith((".safetensors", ".npz", _INDEX)):
         return False
     try:
         return epath.Path(path).is_dir()
