@@ -108,7 +108,7 @@ def images_of(split, preprocess):
         moved = {"rotate": 30, "shift": 0.15, "border": "constant"}
         view = supervised.build(preprocess.image_size, crop="none", flip=False, **moved)
     pipeline = EvalPipeline(source, view, batch_size=32, seed=0 if split == "train" else 1)
-    batches = [(b["image"][b["mask"] > 0], b["label"][b["mask"] > 0]) for b in pipeline.iterate()]
+    batches = [(b["image"][b["valid"] > 0], b["label"][b["valid"] > 0]) for b in pipeline.iterate()]
     images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
     return images, labels, source.label_names
 

@@ -66,8 +66,8 @@ def test_labels_count_the_other_classes(tmp_path):
     source = ArraySource(images, np.array([0, 1, 2, 0, 1]), ["c", "a", "b"])
     pipeline = EvalPipeline(source, Preprocess((4, 4)), batch_size=2, num_threads=0).with_classes(("a", "b", "c", "d"))
     batches = list(pipeline.iterate())
-    assert [label for batch in batches for label in batch["label"][batch["mask"] > 0]] == [2, 0, 1, 2, 0]
-    assert [image[0, 0, 0] for batch in batches for image in batch["image"][batch["mask"] > 0]] == [0, 1, 2, 3, 4]
+    assert [label for batch in batches for label in batch["label"][batch["valid"] > 0]] == [2, 0, 1, 2, 0]
+    assert [image[0, 0, 0] for batch in batches for image in batch["image"][batch["valid"] > 0]] == [0, 1, 2, 3, 4]
     assert pipeline.source.label_names == ("a", "b", "c", "d")
     assert pipeline.source.remarks == ("1 of 4 classes are not in it, such as 'd'",)
     several = manifest.ManifestSource([__file__], [[0, 2]], ["c", "a", "b"], multi_label=True)

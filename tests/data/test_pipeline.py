@@ -219,6 +219,19 @@ def test_only_unreadable_images_are_replaced():
         TrainPipeline(broken, identity, batch_size=2, seed=0).batch(0)
 
 
+@pytest.mark.parametrize("name", ["valid", "index", "corrupt"])
+def test_fields_that_the_pipeline_adds_are_refused_in_sources(name):
+    class Named(ArraySource):
+        def __getitem__(self, index):
+            return {**super().__getitem__(index), name: 7}
+
+    images = numbered(4)
+    source = Named(images.images, images.labels, images.label_names)
+    for pipeline in (TrainPipeline(source, identity, 2, seed=0), EvalPipeline(source, Preprocess(2), 2)):
+        with pytest.raises(UserError, match=f"a field named '{name}', which the pipeline itself"):
+            next(pipeline.iterate())
+
+
 @pytest.mark.parametrize("n, batch_size", [(1, 4), (4, 4), (5, 4), (8, 4), (11, 4), (3, 8)])
 @pytest.mark.parametrize("slices", [1, 2, 4])
 def test_evaluation_sees_each_example_exactly_once(n, batch_size, slices):
@@ -230,9 +243,9 @@ def test_evaluation_sees_each_example_exactly_once(n, batch_size, slices):
     assert {len(part) for part in parts} == {len(evaluation)} == {-(-n // batch_size)}
     rows = joined([joined([part[k] for part in parts]) for k in range(len(evaluation))])
     assert {key: str(value.dtype) for key, value in rows.items()} == {
-        "image": "uint8", "label": "int32", "mask": "float32", "index": "int32",
+        "image": "uint8", "label": "int32", "valid": "float32", "index": "int32",
     }  # fmt: skip
-    np.testing.assert_array_equal(rows["mask"], np.arange(len(evaluation) * batch_size) < n)
+    np.testing.assert_array_equal(rows["valid"], np.arange(len(evaluation) * batch_size) < n)
     np.testing.assert_array_equal(rows["index"], np.arange(len(evaluation) * batch_size) % n)
     np.testing.assert_array_equal(rows["label"], rows["index"])
     np.testing.assert_array_equal(rows["image"][:, 0, 0, 0], rows["index"])

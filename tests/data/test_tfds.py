@@ -80,7 +80,7 @@ def test_batches_for_threads_workers_and_slices(data_dir):
                 for key in expected:
                     np.testing.assert_array_equal(batch[key], expected[key][4:])
     with EvalPipeline(source, Preprocess(8), 16).iterate() as batches:
-        assert sum(batch["mask"].sum() for batch in batches) == 50
+        assert sum(batch["valid"].sum() for batch in batches) == 50
 
 
 def test_reading_imports_neither_tensorflow_nor_jax(data_dir):

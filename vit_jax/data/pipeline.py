@@ -33,6 +33,8 @@ Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 _ENDLESS = 2**50
 # So many bad images in a row mean that something else is wrong than a few images.
 _MAX_REPLACEMENTS = 100
+# What the pipeline adds to batches: a source's field of one of these names would be overwritten.
+RESERVED = frozenset({"valid", "index", "corrupt"})
 
 
 class BatchIterator:
@@ -157,7 +159,7 @@ class EvalPipeline:
         source: where examples come from.
         prepare: the preprocessing, or for augmented evaluation a transform, whose generator depends only on the seed
             and the example's index.
-        batch_size: of the global batch. The last one is filled up by starting over, with "mask" 0.
+        batch_size: of the global batch. The last one is filled up by starting over, with "valid" 0.
         seed: of the transform.
         num_threads: threads that prepare whole batches ahead; 0 prepares them in the caller.
         description: what the examples depend on, as text, so that results for them can be kept; None for no such text.
@@ -209,7 +211,7 @@ class EvalPipeline:
         """Slice `index` of `slices` of each batch. Close it after use.
 
         Returns:
-            Batches of "image" uint8 [B / slices, h, w, 3], "label" int32, "mask" float32 (1 for an example, 0 for a
+            Batches of "image" uint8 [B / slices, h, w, 3], "label" int32, "valid" float32 (1 for an example, 0 for a
             filler) and "index" int32 (of the example in the source), each [B / slices].
 
         Raises:
@@ -265,7 +267,7 @@ class _SharedDraws:
 
 
 class _EvalElements:
-    """The source in order, starting over after its end with mask 0, up to `length` elements."""
+    """The source in order, starting over after its end with valid 0, up to `length` elements."""
 
     def __init__(self, source: Source, length: int):
         self._source = source
@@ -276,13 +278,18 @@ class _EvalElements:
 
     def __getitem__(self, element: int) -> dict[str, Any]:
         repeat, index = divmod(element, len(self._source))
-        return _read(self._source, index) | {"mask": np.float32(repeat == 0), "index": index}
+        return _read(self._source, index) | {"valid": np.float32(repeat == 0), "index": index}
 
 
 def _read(source: Source, index: int) -> dict[str, Any]:
     """One example with its image decoded and without its path."""
     example = dict(source[index])
     path = example.pop("path", None)
+    if taken := RESERVED & set(example):
+        raise UserError(
+            f"The source gives a field named {min(taken)!r}, which the pipeline itself puts into batches",
+            "Give it another name",
+        )
     if not isinstance(example["image"], np.ndarray):
         example["image"] = decode(example["image"], path or f"Example {index}")
     label, classes = example.get("label"), len(source.label_names)

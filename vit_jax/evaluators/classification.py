@@ -64,7 +64,7 @@ class Classification:
             "predicted": logits.argmax(axis=1),
             "rank": (~behind).sum(axis=1),
             "loss": loss,
-            "mask": batch["mask"],
+            "valid": batch["valid"],
             "classes": jnp.int32(logits.shape[1]),
         }
 
@@ -72,7 +72,7 @@ class Classification:
         names = self.pipeline.source.label_names
         total, top, loss, confusion, examples, correct, predicted = 0, 0, 0.0, None, None, None, None
         for part in run(self.pipeline):
-            kept = part["mask"] > 0
+            kept = part["valid"] > 0
             label, answer, rank = (part[key][kept] for key in ("label", "predicted", "rank"))
             count = int(part["classes"])
             if len(label) and (label.min() < 0 or label.max() >= count):

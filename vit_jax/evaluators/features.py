@@ -24,12 +24,12 @@ def measure(output: str, outputs: Mapping[str, Array], batch: Mapping[str, Array
     """What is kept of a batch: one row an example, flattened, float32."""
     rows = batch["image"] if output == PIXELS else outputs[output]
     features = rows.reshape(rows.shape[0], -1).astype(jnp.float32)
-    return {"features": features, "label": batch["label"], "mask": batch["mask"]}
+    return {"features": features, "label": batch["label"], "valid": batch["valid"]}
 
 
 def collect(parts: Any) -> Labelled:
     """The examples of all batches, without the fillers of the last one."""
-    kept = [(part["features"][part["mask"] > 0], part["label"][part["mask"] > 0]) for part in parts]
+    kept = [(part["features"][part["valid"] > 0], part["label"][part["valid"] > 0]) for part in parts]
     return np.concatenate([f for f, _ in kept]), np.concatenate([y for _, y in kept])
 
 

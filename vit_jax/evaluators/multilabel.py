@@ -72,14 +72,14 @@ class MultiLabel:
             "answers": probabilities(logits, objective) >= self.threshold,
             "labels": label > 0,
             "loss": classification_losses(logits, targets, objective),
-            "mask": batch["mask"],
+            "valid": batch["valid"],
         }
 
     def metrics(self, run: Run) -> dict[str, float]:
         kept: dict[str, list[np.ndarray]] = {"scores": [], "answers": [], "labels": [], "loss": []}
         for part in run(self.pipeline):
             for key, parts in kept.items():
-                parts.append(part[key][part["mask"] > 0])
+                parts.append(part[key][part["valid"] > 0])
         scores, answers, labels, loss = (np.concatenate(parts) for parts in kept.values())
         positives, answered, right = (found.sum(axis=0) for found in (labels, answers, labels & answers))
         there = positives > 0
