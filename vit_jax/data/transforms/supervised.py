@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import geometry
-from vit_jax.data.interpolation import check_interpolation, interpolate
+from vit_jax.data.interpolation import check_interpolation
+from vit_jax.data.placement import IMAGE, Move, Placement, moved
 from vit_jax.data.randaugment import RandAugment
 from vit_jax.data.timm_randaugment import TimmRandAugment
 from vit_jax.errors import UserError
@@ -34,31 +35,38 @@ class Supervised:
     border: str
     randaugment: RandAugment | TimmRandAugment | None
 
-    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
-        image = example["image"]
+    @property
+    def places(self) -> bool:
+        """Whether `draw` says all that happens to the image's geometry: RandAugment shears and shifts by itself."""
+        return self.randaugment is None
+
+    def __call__(
+        self, example: dict[str, Any], rng: np.random.Generator, moves: Mapping[str, Move] = IMAGE
+    ) -> dict[str, Any]:
+        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`, and moves with it what else `moves` names; the
+        other fields pass through."""
+        example = moved(example, self.draw(*example["image"].shape[:2], rng), moves)
+        if self.randaugment is not None:
+            example["image"] = self.randaugment(example["image"], rng)
+        return example
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Placement:
+        """Where a view of an image of some size comes from."""
+        box = (0, 0, height, width)
         if self.sampling is not None:
-            box = geometry.CROP_BOXES[self.sampling]
-            top, left, height, width = box(*image.shape[:2], rng, self.area, self.aspect)
-            image = image[top : top + height, left : left + width]
+            box = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that switching rotation on leaves the flips as they were.
         of_flip, of_angle, of_down, of_right = rng.random(4).tolist()
-        mirror = self.flip and of_flip < 0.5
-        if self.rotate or self.shift:
-            image = geometry.rotate_shift(
-                image,
-                self.rotate * (2 * of_angle - 1),
-                (self.shift * (2 * of_down - 1), self.shift * (2 * of_right - 1)),
-                size=self.image_size,
-                mirror=mirror,
-                border=self.border,
-            )
-        else:
-            image = interpolate(image, self.image_size, self.interpolation, self.antialias)
-            image = geometry.flip(image) if mirror else image
-        if self.randaugment is not None:
-            image = self.randaugment(image, rng)
-        return {**example, "image": image}
+        return Placement(
+            box=box,
+            size=self.image_size,
+            flip=self.flip and of_flip < 0.5,
+            degrees=self.rotate * (2 * of_angle - 1),
+            shift=(self.shift * (2 * of_down - 1), self.shift * (2 * of_right - 1)),
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+            border=self.border,
+        )
 
 
 def build(

@@ -27,7 +27,10 @@ class TwoViews:
         """Replaces "image" uint8 [H, W, 3] by two views uint8 [2, h, w, 3]; the other fields pass through."""
         example = dict(example)
         image, shared = example.pop("image"), iter(example.pop("shared_draws", ()))
-        views = [v.draw(image, rng, *itertools.islice(shared, v.shared_draws)) for v in (self.first, self.second)]
+        views = []
+        for recipe in (self.first, self.second):
+            own = {"shared_draws": tuple(itertools.islice(shared, recipe.shared_draws))}
+            views.append(recipe({"image": image, **own}, rng)["image"])
         return {**example, "image": np.stack(views)}
 
 

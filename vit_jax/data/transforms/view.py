@@ -4,14 +4,16 @@ SimCLR (arXiv:2002.05709, appendix A) and MoCo v3 (arXiv:2104.02057, whose views
 differ in the arguments only; two of these views are `vit_jax.data.transforms.two_views`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from vit_jax.data import color, geometry
-from vit_jax.data.interpolation import check_interpolation, interpolate
+from vit_jax.data import color as colors
+from vit_jax.data import geometry
+from vit_jax.data.interpolation import check_interpolation
+from vit_jax.data.placement import IMAGE, Move, Placement, moved
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -46,13 +48,26 @@ class View:
         """How many random numbers the examples of a batch share, see `vit_jax.data.pipeline`."""
         return int(self.blur_sigma_per == "batch")
 
-    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`; the other fields pass through."""
-        example = dict(example)
-        return {**example, "image": self.draw(example.pop("image"), rng, *example.pop("shared_draws", ()))}
+    @property
+    def places(self) -> bool:
+        """Whether the drawn placement says all that happens to the image's geometry."""
+        return True
 
-    def draw(self, image: geometry.Image, rng: np.random.Generator, of_sigma: float | None = None) -> geometry.Image:
-        """One view.
+    def __call__(
+        self, example: dict[str, Any], rng: np.random.Generator, moves: Mapping[str, Move] = IMAGE
+    ) -> dict[str, Any]:
+        """Replaces "image" uint8 [H, W, 3] by a view of `image_size`, and moves with it what else `moves` names; the
+        other fields pass through."""
+        example = dict(example)
+        shared = example.pop("shared_draws", ())
+        placement, color = self.draw(*example["image"].shape[:2], rng, *shared)
+        example = moved(example, placement, moves)
+        return {**example, "image": color(example["image"])}
+
+    def draw(
+        self, height: int, width: int, rng: np.random.Generator, of_sigma: float | None = None
+    ) -> tuple[Placement, Callable[[geometry.Image], geometry.Image]]:
+        """Where a view of an image of some size comes from, and what then happens to its colours.
 
         Args:
             of_sigma: from 0 to 1, where in its range the blur's standard deviation is; None draws it.
@@ -60,39 +75,45 @@ class View:
         Raises:
             UserError: when the smallest crop would not hold a pixel.
         """
-        height, width = image.shape[:2]
         if self.area[0] * height * width < 1:
             raise UserError(
                 f"An image of {height}x{width} pixels is too small for crops of {self.area[0]:.0%} of it",
                 "Raise area in config.data.transform, or leave such images out",
             )
-        top, left, height, width = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
+        box = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that one option does not change what the others draw.
         of_flip, of_jitter, of_gray, of_blur, own_sigma, of_solarize = rng.random(6).tolist()
         factors, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4).tolist()
-        image = image[top : top + height, left : left + width]
-        image = interpolate(image, self.image_size, self.interpolation, self.antialias)
-        if of_flip < self.flip:
-            image = geometry.flip(image)
-        if of_jitter < self.jitter:
-            image = self._distort(image, factors, order)
-        if of_gray < self.gray:
-            image = color.grayscale(image)
-        if of_blur < self.blur:
-            low, high = self.blur_sigma
-            # SimCLR's kernel: a tenth of the image's height, which at 224 cuts nothing visible off.
-            taps = 2 * max(1, self.image_size[0] // 10 // 2) + 1
-            place = own_sigma if of_sigma is None else of_sigma
-            image = color.gaussian_blur(image, low + (high - low) * place, taps)
-        return color.solarize(image) if of_solarize < self.solarize else image
+        place = own_sigma if of_sigma is None else of_sigma
+
+        def color(image: geometry.Image) -> geometry.Image:
+            if of_jitter < self.jitter:
+                image = self._distort(image, factors, order)
+            if of_gray < self.gray:
+                image = colors.grayscale(image)
+            if of_blur < self.blur:
+                low, high = self.blur_sigma
+                # SimCLR's kernel: a tenth of the image's height, which at 224 cuts nothing visible off.
+                taps = 2 * max(1, self.image_size[0] // 10 // 2) + 1
+                image = colors.gaussian_blur(image, low + (high - low) * place, taps)
+            return colors.solarize(image) if of_solarize < self.solarize else image
+
+        placement = Placement(
+            box=box,
+            size=self.image_size,
+            flip=of_flip < self.flip,
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+        )
+        return placement, color
 
     def _distort(self, image: geometry.Image, factors: Sequence[float], order: Sequence[int]) -> geometry.Image:
-        operations = (color.brightness, color.contrast, color.saturation, color.hue)
+        operations = (colors.brightness, colors.contrast, colors.saturation, colors.hue)
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         for i in order:
             if strengths[i]:
                 # The first three multiply around 1 and do not go below 0, the hue turns around 0.
-                centre = 0.0 if operations[i] is color.hue else 1.0
+                centre = 0.0 if operations[i] is colors.hue else 1.0
                 value = centre + strengths[i] * factors[i]
                 image = operations[i](image, max(value, 0.0) if centre else value)
         return image
@@ -153,15 +174,15 @@ def build(
     for name, value in shares.items():
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise UserError(f"{name}={value!r} is not a probability", "Give a number from 0 to 1")
-    colors = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-    for name, value in {**colors, "strength": strength}.items():
+    amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    for name, value in {**amounts, "strength": strength}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise UserError(f"{name}={value!r} is not a strength", "Give a number of at least 0")
-    colors = {name: float(strength * value) for name, value in colors.items()}
-    if colors["hue"] > 0.5:
+    amounts = {name: float(strength * value) for name, value in amounts.items()}
+    if amounts["hue"] > 0.5:
         raise UserError(f"hue={hue} times strength={strength} is more than half a turn", "Give at most 0.5")
     return View(
         image_size=geometry.size_pair(image_size), sampling=sampling, area=area, aspect=aspect, blur_sigma=blur_sigma,
         interpolation=interpolation, antialias=antialias, blur_sigma_per=blur_sigma_per,
-        **colors, **{name: float(value) for name, value in shares.items()},
+        **amounts, **{name: float(value) for name, value in shares.items()},
     )  # fmt: skip

@@ -1,0 +1,113 @@
+"""Where a view of an image comes from: drawn once for an example, applied to all of it that lies in the image's plane.
+
+Coordinates are continuous and in pixels: x to the right, y down, pixel (row, column) spans [column, column + 1) and
+[row, row + 1).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Shaped, UInt8
+
+from vit_jax.data import geometry
+from vit_jax.data.interpolation import interpolate
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A part of an image, resized, then rotated about its centre, shifted, and mirrored.
+
+    Args:
+        box: top, left, height and width of the part in pixels; whole numbers within the image where `image` is used.
+        size: (height, width) of the result.
+        flip: whether it is mirrored left and right at the end.
+        degrees: of the rotation, counter-clockwise.
+        shift: down and right, as fractions of the result's height and width.
+        interpolation, antialias: how the image is resized, see `vit_jax.data.interpolation.interpolate`; a rotation or
+            shift has a bilinear interpolation of its own.
+        border: what rotation and shift bring into the image from outside, see `vit_jax.data.geometry.rotate_shift`.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    flip: bool = False
+    degrees: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    interpolation: str = "area"
+    antialias: bool = True
+    border: str = "replicate"
+
+    def image(self, image: geometry.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """The view of an image."""
+        top, left, height, width = self.box
+        image = image[top : top + height, left : left + width]
+        if self.degrees or any(self.shift):
+            return geometry.rotate_shift(
+                image, self.degrees, self.shift, size=self.size, mirror=self.flip, border=self.border
+            )
+        image = interpolate(image, self.size, self.interpolation, self.antialias)
+        return geometry.flip(image) if self.flip else image
+
+    def dense(self, values: Shaped[np.ndarray, "H W"], outside: float) -> Shaped[np.ndarray, "h w"]:
+        """The view of one value for each pixel, each the nearest, and `outside` where the part has none."""
+        top, left, height, width = self.box
+        (xx, xy, x0), (yx, yy, y0) = self._to_source
+        rows, columns = np.arange(self.size[0])[:, None] + 0.5, np.arange(self.size[1])[None] + 0.5
+        x, y = xx * columns + xy * rows + x0, yx * columns + yy * rows + y0
+        inside = (x >= max(left, 0)) & (x < min(left + width, values.shape[1]))
+        inside = inside & (y >= max(top, 0)) & (y < min(top + height, values.shape[0]))
+        place = [np.clip(np.floor(at).astype(int), 0, side - 1) for at, side in zip((y, x), values.shape, strict=True)]
+        return np.where(inside, values[place[0], place[1]], np.asarray(outside, values.dtype))
+
+    def points(self, xy: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, " n"]]:
+        """Where points (x, y) are in the view, and which of them are in it."""
+        top, left, height, width = self.box
+        x, y = xy[:, 0], xy[:, 1]
+        seen = (x >= left) & (x <= left + width) & (y >= top) & (y <= top + height)
+        found = self._from_source(xy)
+        return found, seen & (found >= 0).all(axis=1) & (found <= np.array(self.size[::-1])).all(axis=1)
+
+    def boxes(self, xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+        """The upright boxes around what boxes (left, top, right, bottom) show in the view; of no area for nothing."""
+        top, left, height, width = self.box
+        low, high = np.array([left, top], float), np.array([left + width, top + height], float)
+        first, last = np.clip(xyxy[:, :2], low, high), np.clip(xyxy[:, 2:], low, high)
+        corners = [np.stack([a[:, 0], b[:, 1]], axis=1) for a in (first, last) for b in (first, last)]
+        moved = np.stack([self._from_source(corner) for corner in corners])
+        edge = np.array(self.size[::-1], float)
+        ends = [np.clip(moved.min(axis=0), 0, edge), np.clip(moved.max(axis=0), 0, edge)]
+        return np.concatenate(ends, axis=1)
+
+    @cached_property
+    def _to_source(self) -> Float64[np.ndarray, "2 3"]:
+        """The affine map from (x, y, 1) in the view to (x, y) in the whole image; that of `geometry.rotate_shift`."""
+        top, left, box_height, box_width = self.box
+        height, width = self.size
+        cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        scale_x, scale_y, sign = box_width / width, box_height / height, -1.0 if self.flip else 1.0
+        x0 = -sign * width / 2 - self.shift[1] * width
+        y0 = -height / 2 - self.shift[0] * height
+        return np.array(
+            [
+                [scale_x * cos * sign, -scale_x * sin, scale_x * (cos * x0 - sin * y0) + box_width / 2 + left],
+                [scale_y * sin * sign, scale_y * cos, scale_y * (sin * x0 + cos * y0) + box_height / 2 + top],
+            ]
+        )
+
+    def _from_source(self, xy: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+        turn, offset = self._to_source[:, :2], self._to_source[:, 2]
+        return (np.asarray(xy, np.float64) - offset) @ np.linalg.inv(turn).T
+
+
+# How the value of a field is moved to where a placement puts it.
+Move = Callable[[Any, Placement], Any]
+IMAGE: Mapping[str, Move] = {"image": lambda image, placement: placement.image(image)}
+
+
+def moved(example: Mapping[str, Any], placement: Placement, moves: Mapping[str, Move] = IMAGE) -> dict[str, Any]:
+    """The example with all that lies in the image's plane where the placement puts it; the one place that moves it."""
+    return {name: moves[name](value, placement) if name in moves else value for name, value in example.items()}
