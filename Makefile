@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test ## run the tests, without the slow ones
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not oracle" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m oracle $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "oracle and not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the slow tests
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

@@ -106,7 +106,7 @@ def test_the_step_runs_the_trunk_forward_only():
 
 
 def test_bad_values_are_refused():
-    with pytest.raises(UserError, match="no norm 'btach'.*Did you mean 'batch'"):
+    with pytest.raises(UserError, match="norm is 'btach'.*Did you mean 'batch'"):
         build(VIT, norm="btach")
     with pytest.raises(UserError, match=r"'config\.model\.trunk\.wdith'.*Did you mean 'width'"):
         build(VIT | {"wdith": 3})

@@ -37,7 +37,6 @@ CASES = {
     "6x6, tanh": ({"image_size": 48, "mask_ratio": 0.5, "hidden_act": "gelu_pytorch_tanh"}, True),
     "4x4, learned": ({"image_size": 32, "norm_pix_loss": True}, False),
 }
-MOST_IN_SLOW = [n if n in ("5x5, 60%", "4x4, learned") else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
 
 
 def tables(side, *widths):
@@ -113,7 +112,7 @@ def assert_parity(name, model, loaded, *, tolerance=TOLERANCE):
     assert max(errors.values()) < tolerance
 
 
-@pytest.mark.parametrize("name", MOST_IN_SLOW)
+@pytest.mark.parametrize("name", list(CASES))
 def test_encoder_predictions_and_loss(name, tmp_path):
     config, fixed = CASES[name]
     model = model_of(name)
@@ -128,7 +127,6 @@ def test_encoder_predictions_and_loss(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, vit_jax.load(tmp_path).params, loaded.params)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"gelu": "tanh"}, {"layer_norm_epsilon": 1e-6}, {"posemb": "sincos2d_moco"}])
 def test_a_wrong_flag_shows(wrong, tmp_path):
     model = model_of("4x4, normalised")
@@ -239,7 +237,7 @@ def test_without_a_config(tmp_path):
     assert_parity("without config", model, vit_jax.load(tmp_path))
 
 
-@pytest.mark.parametrize("name", MOST_IN_SLOW)
+@pytest.mark.parametrize("name", list(CASES))
 def test_the_way_back(name, tmp_path):
     model_of(name).save_pretrained(tmp_path / "theirs")
     before = read(hf_mae, *read_folder(tmp_path / "theirs"))
