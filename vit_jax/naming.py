@@ -18,6 +18,8 @@ _ROOMS = {
     "task": "vit_jax.tasks",
     "source": "vit_jax.data.sources",
     "transform": "vit_jax.data.transforms",
+    "field": "vit_jax.data.fields",
+    "tokenizer": "vit_jax.data.tokenizers",
     "evaluator": "vit_jax.evaluators",
 }
 

@@ -77,9 +77,14 @@ def resize(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
 
 def resize_short_side(image: Image, short_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resizes so that the shorter side has `short_side` pixels and the aspect ratio stays."""
-    height, width = image.shape[:2]
+    return resize(image, short_side_size(image.shape[:2], short_side))
+
+
+def short_side_size(shape: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(height, width) of an image of `shape` whose shorter side becomes `short_side` and whose aspect ratio stays."""
+    height, width = shape
     scale = short_side / min(height, width)
-    return resize(image, (max(short_side, round(height * scale)), max(short_side, round(width * scale))))
+    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
 
 
 def centre_crop(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vit_jax.data.classes import ClassesOf
-from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.decode import UnreadableImage
+from vit_jax.data.fields import Context, Fields, build_fields
 from vit_jax.data.order import order_of
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.seeds import derived_seed
@@ -27,14 +28,12 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
 Batch = dict[str, Shaped[np.ndarray, "b *rest"]]
-Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+Transform = Callable[..., dict[str, Any]]
 
 # More examples than any run sees, and exact in a float64, in which Grain counts batches.
 _ENDLESS = 2**50
 # So many bad images in a row mean that something else is wrong than a few images.
 _MAX_REPLACEMENTS = 100
-# What the pipeline adds to batches: a source's field of one of these names would be overwritten.
-RESERVED = frozenset({"valid", "index", "corrupt"})
 
 
 class BatchIterator:
@@ -82,7 +81,8 @@ class TrainPipeline:
 
     Args:
         source: where examples come from.
-        transform: called with the decoded example and a generator of its own.
+        transform: called with the decoded example and a generator of its own; with fields that lie in the image's plane
+            also with how they move, see `vit_jax.data.placement`. None prepares examples as evaluation does.
         batch_size: of the global batch.
         seed: of order and augmentation, 0 or more.
         num_threads: threads that prepare whole batches ahead, in each process; 0 prepares them in the caller.
@@ -90,6 +90,7 @@ class TrainPipeline:
         on_corrupt: "replace" an unreadable image by the next one of the epoch and count it in "corrupt", or "fail".
         balance: every class equally often, however many examples it has: each once in every stretch of as many examples
             as there are classes. An image with several labels is an example of each.
+        fields: what an example has; by default an image, a label, and whatever else the source gives.
         repeats: rows in a row that show the same example, each with an augmentation of its own (repeated
             augmentation: Hoffer et al., arXiv:1901.09335). A batch then holds batch_size / repeats examples.
 
@@ -101,7 +102,7 @@ class TrainPipeline:
     def __init__(
         self,
         source: Source,
-        transform: Transform,
+        transform: Transform | None,
         batch_size: int,
         seed: int,
         num_threads: int = 1,
@@ -109,6 +110,7 @@ class TrainPipeline:
         on_corrupt: str = "replace",
         repeats: int = 1,
         balance: bool = False,
+        fields: Fields | None = None,
     ):
         if on_corrupt not in ("replace", "fail"):
             raise UserError(f"There is no on_corrupt named {on_corrupt!r}", nearest(on_corrupt, ("replace", "fail")))
@@ -121,11 +123,12 @@ class TrainPipeline:
         self.batch_size = batch_size
         self._num_threads = num_threads
         self._num_workers = num_workers
-        self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats, balance)
+        fields = build_fields(None, Context()) if fields is None else fields
+        self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats, balance, fields)
         elements, shared = self._elements, getattr(transform, "shared_draws", 0)
         if shared:
             elements = _SharedDraws(elements, shared, batch_size, derived_seed(seed, 2))
-        self._examples = grain.MapDataset.source(elements).random_map(transform, seed=derived_seed(seed, 1))
+        self._examples = _prepared(grain.MapDataset.source(elements), transform, fields, seed)
 
     def batch(self, step: int, slices: int = 1, index: int = 0) -> Batch:
         """Slice `index` of `slices` of the batch of one step.
@@ -158,11 +161,12 @@ class EvalPipeline:
     Args:
         source: where examples come from.
         prepare: the preprocessing, or for augmented evaluation a transform, whose generator depends only on the seed
-            and the example's index.
+            and the example's index; None for what `fields` say.
         batch_size: of the global batch. The last one is filled up by starting over, with "valid" 0.
         seed: of the transform.
         num_threads: threads that prepare whole batches ahead; 0 prepares them in the caller.
         description: what the examples depend on, as text, so that results for them can be kept; None for no such text.
+        fields: see `TrainPipeline`; an evaluation source may have some of them.
 
     Raises:
         UserError: for an empty source or a value out of its range. While reading: for any unreadable image, because
@@ -172,11 +176,12 @@ class EvalPipeline:
     def __init__(
         self,
         source: Source,
-        prepare: Preprocess | Transform,
+        prepare: Preprocess | Transform | None,
         batch_size: int,
         seed: int = 0,
         num_threads: int = 1,
         description: str | None = None,
+        fields: Fields | None = None,
     ):
         _check_whole(batch_size=(batch_size, 1), seed=(seed, 0), num_threads=(num_threads, 0))
         _check_not_empty(source)
@@ -185,13 +190,13 @@ class EvalPipeline:
         self.batch_size = batch_size
         self._num_threads = num_threads
         self._rebuilt_with = functools.partial(
-            EvalPipeline, prepare=prepare, batch_size=batch_size, seed=seed, num_threads=num_threads
+            EvalPipeline, prepare=prepare, batch_size=batch_size, seed=seed, num_threads=num_threads, fields=fields
         )
-        examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size))
-        if isinstance(prepare, Preprocess):
-            self._examples = examples.map(functools.partial(_preprocessed, prepare))
-        else:
-            self._examples = examples.random_map(prepare, seed=derived_seed(seed, 1))
+        transform = None if isinstance(prepare, Preprocess) else prepare
+        if fields is None:
+            fields = build_fields(None, Context(prepare if isinstance(prepare, Preprocess) else None))
+        examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size, fields))
+        self._examples = _prepared(examples, transform, fields, seed)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -223,8 +228,9 @@ class EvalPipeline:
 class _TrainElements:
     """The source as an endless sequence in the order of training, each example `repeats` times in a row."""
 
-    def __init__(self, source: Source, seed: int, replace: bool, repeats: int, balance: bool):
+    def __init__(self, source: Source, seed: int, replace: bool, repeats: int, balance: bool, fields: Fields):
         self._source = source
+        self._fields = fields
         self._order = order_of(source, seed, balance)
         self._replace = replace
         self._repeats = repeats
@@ -237,7 +243,7 @@ class _TrainElements:
         candidates = self._order.candidates(element // self._repeats)
         for tried, index in enumerate(itertools.islice(candidates, _MAX_REPLACEMENTS)):
             try:
-                return _read(self._source, index) | {"corrupt": int(tried > 0)}
+                return _read(self._source, index, self._fields, True) | {"corrupt": int(tried > 0)}
             except UnreadableImage as error:
                 if not self._replace:
                     raise
@@ -269,8 +275,9 @@ class _SharedDraws:
 class _EvalElements:
     """The source in order, starting over after its end with valid 0, up to `length` elements."""
 
-    def __init__(self, source: Source, length: int):
+    def __init__(self, source: Source, length: int, fields: Fields):
         self._source = source
+        self._fields = fields
         self._length = length
 
     def __len__(self) -> int:
@@ -278,30 +285,37 @@ class _EvalElements:
 
     def __getitem__(self, element: int) -> dict[str, Any]:
         repeat, index = divmod(element, len(self._source))
-        return _read(self._source, index) | {"valid": np.float32(repeat == 0), "index": index}
+        return _read(self._source, index, self._fields, False) | {"valid": np.float32(repeat == 0), "index": index}
 
 
-def _read(source: Source, index: int) -> dict[str, Any]:
-    """One example with its image decoded and without its path."""
-    example = dict(source[index])
-    path = example.pop("path", None)
-    if taken := RESERVED & set(example):
-        raise UserError(
-            f"The source gives a field named {min(taken)!r}, which the pipeline itself puts into batches",
-            "Give it another name",
-        )
-    if not isinstance(example["image"], np.ndarray):
-        example["image"] = decode(example["image"], path or f"Example {index}")
+def _read(source: Source, index: int, fields: Fields, training: bool) -> dict[str, Any]:
+    """The fields of one example, without its path."""
+    raw = dict(source[index])
+    where = raw.pop("path", None) or f"Example {index}"
+    example = fields.read(raw, where, training)
     label, classes = example.get("label"), len(source.label_names)
     if isinstance(label, int) and classes and not 0 <= label < classes:
-        raise UserError(
-            f"{path or f'Example {index}'} has label {label}, but there are {classes} classes", "Number them from 0"
-        )
+        raise UserError(f"{where} has label {label}, but there are {classes} classes", "Number them from 0")
     return example
 
 
-def _preprocessed(preprocess: Preprocess, example: dict[str, Any]) -> dict[str, Any]:
-    return {**example, "image": preprocess.to_uint8(example["image"])}
+def _prepared(examples: grain.MapDataset, transform: Transform | None, fields: Fields, seed: int) -> grain.MapDataset:
+    """The examples as they go into batches: through the transform, or without one as evaluation sees them."""
+    if transform is None:
+        return examples.map(functools.partial(_evaluated, fields))
+    return examples.random_map(functools.partial(_transformed, transform, fields), seed=derived_seed(seed, 1))
+
+
+def _evaluated(fields: Fields, example: dict[str, Any]) -> dict[str, Any]:
+    return fields.batched(fields.evaluated(example))
+
+
+def _transformed(
+    transform: Transform, fields: Fields, example: dict[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+    moves = {name: move for name, move in fields.moves.items() if name in example}
+    beside = () if moves.keys() <= {"image"} else (moves,)
+    return fields.batched(transform(example, rng, *beside))
 
 
 def _stacked(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -1,5 +1,6 @@
 """The one definition of how an image becomes a model's input outside training's augmentation."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,6 +13,7 @@ from jaxtyping import Float32, UInt8
 from vit_jax.data import geometry
 from vit_jax.data.decode import decode
 from vit_jax.data.pixels import as_rgb
+from vit_jax.data.placement import Placement
 from vit_jax.data.resample import FILTERS, resample
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest, unknown_key
@@ -107,7 +109,7 @@ class Preprocess:
         """
         image = decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
         made = self._made
-        resized = self._resize(image, made)
+        resized = self._resize(image)
         if self.resize == "pad":
             resized = self._pad(resized, made)
         if self.interpolation == "area":
@@ -118,22 +120,41 @@ class Preprocess:
             cropped = resized[top : top + made[0], left : left + made[1]]
         return np.ascontiguousarray(cropped[: self.image_size[0], : self.image_size[1]])
 
-    def _resize(self, image: UInt8[np.ndarray, "h w 3"], made: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        shape = image.shape[:2]
+    def placement(self, shape: tuple[int, int]) -> Placement:
+        """Where `to_uint8` puts an image of (height, width): for labels, points and boxes, which follow it."""
+        made, size = self._made, self._size(shape)
         area = self.interpolation == "area"
+        place = round if self.crop == "round" and not area else math.floor
+        box = []
+        for axis in (0, 1):
+            missing = max(made[axis] - size[axis], 0) if self.resize == "pad" else 0
+            left_over = (size[axis] + missing - made[axis]) / 2
+            start = place(left_over) - missing // 2
+            scale = shape[axis] / size[axis]
+            box.append((start * scale, self.image_size[axis] * scale))
+        (top, height), (left, width) = box
+        return Placement((top, left, height, width), self.image_size)
+
+    def _resize(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        size = self._size(image.shape[:2])
+        return (
+            geometry.resize(image, size) if self.interpolation == "area" else resample(image, size, self.interpolation)
+        )
+
+    def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) to which an image is resized, before anything is cropped or padded."""
+        made, area = self._made, self.interpolation == "area"
         if self.resize == "squash":
-            size = self.resize_to or made
-        elif self.resize == "short_side" and self.resize_to and area:
-            return geometry.resize_short_side(image, self.resize_to)
-        elif self.resize == "short_side" and not area:
+            return self.resize_to or made
+        if self.resize == "short_side" and self.resize_to and area:
+            return geometry.short_side_size(shape, self.resize_to)
+        if self.resize == "short_side" and not area:
             short, target = min(shape), self.resize_to or max(made)
-            size = tuple(int(target * side / short) for side in shape)
-        else:
-            # The same roundings as timm's.
-            ratios = [side / to for side, to in zip(shape, self.resize_to or made, strict=True)]
-            ratio = max(ratios) if self.resize == "pad" else min(ratios)
-            size = tuple(max(round(side / ratio), 1) for side in shape)
-        return geometry.resize(image, size) if area else resample(image, size, self.interpolation)
+            return tuple(int(target * side / short) for side in shape)
+        # The same roundings as timm's.
+        ratios = [side / to for side, to in zip(shape, self.resize_to or made, strict=True)]
+        ratio = max(ratios) if self.resize == "pad" else min(ratios)
+        return tuple(max(round(side / ratio), 1) for side in shape)
 
     def _pad(self, image: UInt8[np.ndarray, "h w 3"], made: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
         """The image in the middle of at least `made` pixels of the mean colour."""

@@ -1,0 +1,238 @@
+"""The kinds of fields that an example has: one module each, with `build(*, data, **kwargs) -> Field`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from vit_jax.data.placement import Move, Placement, moved
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.errors import UserError
+from vit_jax.naming import build_named
+
+# What the pipeline adds to batches, or takes out of examples: a field of one of these names would be overwritten.
+RESERVED = frozenset({"valid", "index", "corrupt"})
+_INTERNAL = frozenset({"path", "shared_draws"})
+
+Plane = tuple[int, int]  # (height, width) of the image that a field lies on
+
+
+class Spec(NamedTuple):
+    """One example's part of a batch as it leaves the host.
+
+    Args:
+        shape: without the batch.
+        dtype: of NumPy.
+        limit: made-up values are whole numbers from 0 to below it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    limit: int = 1
+
+
+class Context(NamedTuple):
+    """What a field may know when it is built.
+
+    Args:
+        preprocess: the config's image_size and preprocessing; None for data without images.
+        label_names: classes of "label".
+    """
+
+    preprocess: Preprocess | None = None
+    label_names: tuple[str, ...] = ()
+
+
+class Field:
+    """What one kind of field is, from a source's raw value to a model's input.
+
+    A frozen dataclass. It may give several arrays of a batch, named after it: boxes come with `boxes_valid`.
+    """
+
+    in_plane: ClassVar[bool] = False
+    """Whether it lies in the image's plane, so that crops, flips and rotations move it."""
+
+    def spec(self, name: str) -> dict[str, Spec]:
+        """What it gives to a batch under its name."""
+        raise NotImplementedError
+
+    def read(self, raw: Any, where: str, plane: Plane | None) -> Any:
+        """A source's value as a value of its own, not yet of a fixed size.
+
+        Args:
+            raw: encoded bytes, text, or an array, as the source has it.
+            where: names the example, and the field where it is not the image, in errors.
+            plane: size of the example's "image".
+        """
+        raise NotImplementedError
+
+    def move(self, value: Any, placement: Placement) -> Any:
+        """The value in a view of the image, for what is `in_plane`."""
+        raise NotImplementedError
+
+    def evaluated(self, value: Any, placement: Placement) -> Any:
+        """The value as evaluation sees it, for what is `in_plane`; `placement` is that of the example's image."""
+        return self.move(value, placement)
+
+    def batched(self, name: str, value: Any) -> dict[str, Shaped[np.ndarray, "..."] | int]:
+        """What goes into a batch, as `spec` says."""
+        return {name: value}
+
+    def on_device(self, value: Any) -> Any:
+        """What the device does first to the array of the field's own name; traceable."""
+        return value
+
+    def to_json(self) -> dict[str, Any]:
+        """The section of `config.data.fields` that rebuilds it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Fields(Mapping[str, Field]):
+    """The fields of an example.
+
+    Args:
+        kinds: by name.
+        explicit: whether the config names them: then the source's others are left out, and each must be there in
+            training. Otherwise an image is, and what else a source gives passes through as it is.
+    """
+
+    kinds: Mapping[str, Field]
+    explicit: bool = True
+
+    def __getitem__(self, name: str) -> Field:
+        return self.kinds[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.kinds), self.explicit))
+
+    def read(self, example: Mapping[str, Any], where: str, training: bool) -> dict[str, Any]:
+        """The fields of a source's example.
+
+        Args:
+            where: names the example in errors.
+            training: whether each field has to be there. An evaluation source may have some of them.
+
+        Raises:
+            UserError: for a field that is missing or that its kind cannot read.
+        """
+        if taken := RESERVED & set(example):
+            raise UserError(
+                f"The source gives a field named {min(taken)!r}, which the pipeline itself puts into batches",
+                "Give it another name",
+            )
+        self._check_there(example, training)
+        found = dict(example) if not self.explicit else {}
+        plane = None
+        for name in sorted(set(self.kinds) & set(example), key=lambda name: name != "image"):
+            # The image's errors name its file, those of others the field too.
+            place = where if name in ("image", "label") else f"{where}, field {name!r},"
+            found[name] = self.kinds[name].read(example[name], place, plane)
+            if name == "image":
+                plane = found[name].shape[:2]
+        return found
+
+    def _check_there(self, example: Mapping[str, Any], training: bool) -> None:
+        there = ", ".join(sorted(set(example) - _INTERNAL)) or "nothing"
+        if not self.explicit:
+            if "image" not in example:
+                raise UserError(
+                    f"The source gives no image but {there}", "Say in config.data.fields what kind each field is"
+                )
+            return
+        missing = [name for name in self.kinds if name not in example]
+        if (training and missing) or len(missing) == len(self.kinds):
+            raise UserError(
+                f"The source gives no field {missing[0]!r} but {there}",
+                f"Remove config.data.fields.{missing[0]}, or have the source read it",
+            )
+
+    @property
+    def moves(self) -> dict[str, Move]:
+        """How each field moves that lies in the image's plane."""
+        return {name: kind.move for name, kind in self.kinds.items() if kind.in_plane}
+
+    def check_placed(self, transform: Any, where: str) -> None:
+        """Refuses a transform that moves the image alone where other fields lie in its plane."""
+        beside = [name for name in self.moves if name != "image"]
+        if beside and not getattr(transform, "places", False):
+            raise UserError(
+                f"The transform of {where} does not move {beside[0]!r} with the image: the two would no longer fit",
+                "Use 'supervised' without randaugment or 'view', or leave the field out",
+            )
+
+    def evaluated(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        """An example as evaluation sees it: images preprocessed, and what lies in their plane moved alike."""
+        if "image" not in self.kinds or "image" not in example:
+            return dict(example)
+        placement = self.kinds["image"].preprocess.placement(example["image"].shape[:2])
+        moves = {name: kind.evaluated for name, kind in self.kinds.items() if kind.in_plane}
+        return moved(example, placement, moves)
+
+    def batched(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        """An example as it goes into a batch: everything of a fixed size."""
+        found: dict[str, Any] = {}
+        for name, value in example.items():
+            found |= self.kinds[name].batched(name, value) if name in self.kinds else {name: value}
+        return found
+
+    def on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch from the host as a task takes it: images normalised; traceable."""
+        return {
+            name: self.kinds[name].on_device(value) if name in self.kinds else value for name, value in batch.items()
+        }
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """What a batch holds of them."""
+        return {key: spec for name, kind in self.kinds.items() for key, spec in kind.spec(name).items()}
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The section `config.data.fields`, None where it is left out."""
+        return {name: kind.to_json() for name, kind in self.kinds.items()} if self.explicit else None
+
+
+def build_fields(section: Mapping[str, Any] | None, data: Context, where: str = "config.data.fields") -> Fields:
+    """The fields of a config; left out, those of image classification: "image" and "label".
+
+    Raises:
+        UserError: for a name that is taken, an unknown kind or key, and fields in the plane of an image that is not
+            there.
+    """
+    if section is None:
+        from vit_jax.data.fields import classes, image
+
+        return Fields({"image": image.Image(data.preprocess), "label": classes.Classes(len(data.label_names))}, False)
+    if not isinstance(section, Mapping) or not section:
+        raise UserError(f"{where} is {section!r}", "Give a section for each field, with the name of its kind")
+    kinds = {}
+    for name, values in section.items():
+        if name in RESERVED | _INTERNAL:
+            raise UserError(f"The name {name!r} of a field is the pipeline's own", f"Rename {where}.{name}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where}.{name} is {values!r}", "Make it a section with the name of a kind")
+        kinds[name] = build_named("field", values, f"{where}.{name}", data=data)
+    _check_together(kinds, where)
+    return Fields(kinds)
+
+
+def _check_together(kinds: Mapping[str, Field], where: str) -> None:
+    given: dict[str, str] = {}
+    for name, kind in kinds.items():
+        for key in kind.spec(name):
+            if key in given or key in RESERVED:
+                raise UserError(f"{where}.{name} and {where}.{given.get(key, key)} both give {key!r}", "Rename one")
+            given[key] = name
+    flat = [name for name, kind in kinds.items() if kind.in_plane and name != "image"]
+    if flat and not hasattr(kinds.get("image"), "preprocess"):
+        raise UserError(
+            f"{where}.{flat[0]} lies on an image, and there is none", f"Add {where}.image with the name 'image'"
+        )

@@ -1,0 +1,20 @@
+"""Text to whole numbers and back: one module each, with `build(**kwargs) -> Tokenizer`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """A frozen dataclass; picklable, for worker processes.
+
+    `encode` gives no special tokens: a field puts the start, the end and the padding around.
+    """
+
+    vocab_size: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...

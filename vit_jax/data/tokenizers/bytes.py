@@ -1,0 +1,28 @@
+"""The bytes of a text in UTF-8, as in ByT5 (arXiv:2105.13626): no vocabulary to learn or to fetch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+_FIRST = 3  # the special tokens come before the bytes
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """256 bytes after padding, start and end."""
+
+    pad_id: ClassVar[int] = 0
+    bos_id: ClassVar[int] = 1
+    eos_id: ClassVar[int] = 2
+    vocab_size: ClassVar[int] = _FIRST + 256
+
+    def encode(self, text: str) -> list[int]:
+        return [_FIRST + byte for byte in text.encode("utf-8")]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
+        return bytes(i - _FIRST for i in ids if i >= _FIRST).decode("utf-8", "replace")
+
+
+def build() -> Bytes:
+    return Bytes()
