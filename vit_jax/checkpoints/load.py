@@ -38,7 +38,7 @@ class Loaded:
     params: dict[str, Any]
     model_state: dict[str, Any]
     labels: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     metadata: Mapping[str, Any]
 
     def outputs(self, images: Float[Array, "B H W 3"]) -> dict[str, Array]:
@@ -117,7 +117,10 @@ def load(
     build = model or named_module("model", spec["name"]).build
     module = construct(build, spec["kwargs"], "metadata.model")
     params, model_state = source.read()
-    preprocess = Preprocess.from_json(metadata["preprocess"])
+    # A model of texts alone has none.
+    preprocess = metadata["preprocess"] and Preprocess.from_json(metadata["preprocess"])
+    if image_size is not None and preprocess is None:
+        raise UserError(f"{source.path} takes no images", "Leave image_size out")
     if image_size is not None:
         preprocess = preprocess.resized(image_size)
         metadata["preprocess"], metadata["image_size"] = preprocess.to_json(), list(preprocess.image_size)

@@ -77,6 +77,8 @@ class Mix:
         Without mixup and cutmix labels are left as they are. Other fields always are.
         """
         of_erasing, of_mixing = jax.random.split(rng)
+        if "image" not in batch:
+            return dict(batch)
         images = batch["image"]
         if images.ndim != 4 and (self.erase or self.mixes_labels):
             raise UserError(

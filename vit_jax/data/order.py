@@ -49,6 +49,16 @@ class Mixture:
                 raise UserError(
                     f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out"
                 )
+        given = [getattr(source, "field_names", None) for source in sources]
+        for k, names in enumerate(given):
+            if names is not None and given[0] is not None and names != given[0]:
+                odd = min(names ^ given[0])
+                raise UserError(
+                    f"Source {0 if odd in given[0] else k} of the mixture gives {odd!r}, which source"
+                    f" {k if odd in given[0] else 0} does not",
+                    "Examples of one batch have the same fields: leave it out, or have both give it",
+                )
+        self.field_names = given[0]
         self.sources = tuple(sources)
         self.weights = tuple(weights)
         self.shares = _whole_shares(weights)

@@ -13,7 +13,7 @@ MAX_CLASSES = 1_000_000
 
 
 class Example(TypedDict):
-    """One example as a source gives it; sources of other tasks may add fields.
+    """One example as a source gives it; it may have any other fields, see `vit_jax.data.fields`, and lack these.
 
     Attributes:
         image: encoded bytes (JPEG, PNG or WebP), or an already decoded array [H, W, 3].
@@ -36,6 +36,8 @@ class Source(Protocol):
     """
 
     label_names: tuple[str, ...]
+    # Optional: `field_names`, a frozenset of the keys of its examples but for "path", so that a mixture can compare
+    # its parts.
     # Optional, for sources that know it without reading examples: `labels`, the class index of each, an array [N], or
     # a sequence with any number of them for each. Balanced training asks for it.
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vit_jax.data.fields import Fields
 from vit_jax.nn.flops import forward_flops
 
 Batch = Mapping[str, Array]
@@ -18,12 +19,14 @@ class DataInfo:
     """What a task may know about its data when it is built.
 
     Args:
-        image_size: height and width in pixels.
+        image_size: height and width in pixels; None for data without images.
         label_names: class names in the order of the labels; empty for data without labels.
+        fields: what an example has, by name, see `vit_jax.data.fields`.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     label_names: tuple[str, ...]
+    fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
 
 
 class Task(Protocol):

@@ -20,7 +20,7 @@ from vit_jax.naming import build_named
 from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Variables
 from vit_jax.training.config import RunConfig, run_config
-from vit_jax.training.inputs import Inputs, build_inputs, normalize_images
+from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, place, put, replicated
 
 OutputsFn = Callable[[Variables, Batch], Mapping[str, Array]]
@@ -258,8 +258,13 @@ def evaluate_loaded(
     if not config.evals:
         raise UserError("The config names no evaluators", "Add one, for example --config.evals.val.name=classification")
     intervals(config)
-    preprocess = loaded.preprocess.to_json()
-    inputs = build_inputs({**config.data, "image_size": preprocess.pop("image_size"), "preprocess": preprocess})
+    data = dict(config.data)
+    if loaded.preprocess is not None:
+        preprocess = loaded.preprocess.to_json()
+        data |= {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
+    if loaded.metadata.get("fields") is not None:
+        data["fields"] = loaded.metadata["fields"]
+    inputs = build_inputs(data)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
     # The objective is that of the checkpoint, whatever config names the data; published files do not say one.
     task = (loaded.metadata.get("config") or {}).get("task") or {}
@@ -269,7 +274,7 @@ def evaluate_loaded(
         return loaded.model.apply(variables, batch["image"], train=False)
 
     mesh = make_mesh(config.mesh)
-    prepare = functools.partial(normalize_images, loaded.preprocess)
+    prepare = inputs.prepare_eval()
     variables = {"params": loaded.params, **loaded.model_state}
     kept = None
     if cache is not None and jax.process_count() == 1:

@@ -57,10 +57,11 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     inputs = build_inputs(config.data)
     source = inputs.train_source()
     config = config.in_steps(len(source))
-    data = DataInfo(inputs.image_size, tuple(source.label_names))
+    data = DataInfo(inputs.image_size, tuple(source.label_names), inputs.kinds(source.label_names))
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     answers = Answers(data.label_names, getattr(task, "objective", "softmax"))
     evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
+    prepare = inputs.prepare(len(data.label_names))
     if inputs.mixing.mixes_labels and not getattr(task, "mixed_labels", False):
         raise UserError(
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
@@ -71,12 +72,13 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         values=values,
         task=task,
         pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
-        prepare=inputs.prepare(len(data.label_names)),
+        prepare=prepare,
         prepare_eval=inputs.prepare_eval(),
         evaluators=evaluators,
         metadata={
-            "preprocess": inputs.preprocessing.to_json(),
+            "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),
-            "image_size": list(data.image_size),
+            "image_size": data.image_size and list(data.image_size),
+            **({"fields": data.fields.to_json()} if data.fields.explicit else {}),
         },
     )

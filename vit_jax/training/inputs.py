@@ -1,14 +1,14 @@
 """From the `data` section of a config to pipelines: where train and evaluate get their batches."""
 
 import dataclasses
-import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
+from vit_jax.data.fields import Context, Fields, build_fields
 from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
@@ -26,9 +26,13 @@ class Inputs:
     """The `data` section.
 
     Args:
-        image_size: [height, width] in pixels of what the model sees; a single number means a square.
         train: the training source, `name` of a module in `vit_jax.data.sources` and its arguments.
-        transform: the training augmentation, `name` of a module in `vit_jax.data.transforms` and its arguments.
+        image_size: [height, width] in pixels of what the model sees; a single number means a square. None for data
+            without images.
+        transform: the training augmentation, `name` of a module in `vit_jax.data.transforms` and its arguments. None
+            for data without images.
+        fields: the kind of each field of an example, `name` of a module in `vit_jax.data.fields` and its arguments, by
+            the field's name in batches. Left out, they are "image" and "label".
         mix: mixup, cutmix and erasing of whole training batches on the device, see `vit_jax.data.mix.Mix`.
         eval: the evaluation source; None for a run without one.
         preprocess: resizing and pixel statistics, see `vit_jax.data.preprocess.Preprocess`.
@@ -42,9 +46,10 @@ class Inputs:
             as the source has.
     """
 
-    image_size: tuple[int, int]
     train: Mapping[str, Any]
-    transform: Mapping[str, Any]
+    image_size: tuple[int, int] | None = None
+    transform: Mapping[str, Any] | None = None
+    fields: Mapping[str, Any] | None = None
     mix: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
     eval: Mapping[str, Any] | None = None
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,27 +61,49 @@ class Inputs:
     balance: bool = False
 
     @property
-    def preprocessing(self) -> Preprocess:
+    def preprocessing(self) -> Preprocess | None:
+        """None for data without images."""
+        if self.image_size is None:
+            return None
         return construct(Preprocess, self.preprocess, "config.data.preprocess", image_size=self.image_size)
 
     @property
     def mixing(self) -> Mix:
         return construct(Mix, self.mix or {}, "config.data.mix")
 
+    def kinds(self, label_names: Sequence[str] = ()) -> Fields:
+        """The fields of an example; `label_names` are the classes of "label"."""
+        return build_fields(self.fields, Context(self.preprocessing, tuple(label_names)))
+
     def prepare(self, num_classes: int) -> Callable[[Batch, PRNGKeyArray], Batch]:
-        """What the device does to a training batch before the loss: normalising and mixing."""
-        preprocess, mix = self.preprocessing, self.mixing
-        return lambda batch, rng: mix(normalize_images(preprocess, batch), rng, num_classes)
+        """What the device does to a training batch before the loss: normalising and mixing.
+
+        Raises:
+            UserError: for mixup or cutmix where other fields lie in the plane of the image.
+        """
+        kinds, mix = self.kinds(), self.mixing
+        beside = [name for name in kinds.moves if name != "image"]
+        if mix.mixes_labels and beside:
+            raise UserError(
+                f"Mixup and cutmix mix images, and {beside[0]!r} would no longer fit them",
+                "Remove mixup and cutmix from config.data.mix",
+            )
+        if (mix.mixes_labels or mix.erase) and "image" not in kinds:
+            raise UserError("There is no image to mix or erase", "Remove config.data.mix")
+        return lambda batch, rng: mix(kinds.on_device(batch), rng, num_classes)
 
     def prepare_eval(self) -> Callable[[Batch], Batch]:
         """What the device does to an evaluation batch before the model: normalising."""
-        return functools.partial(normalize_images, self.preprocessing)
+        return self.kinds().on_device
 
     def train_source(self) -> Source:
         return build_named("source", self.train, "config.data.train")
 
     def train_pipeline(self, source: Source, batch_size: int, seed: int) -> TrainPipeline:
-        transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
+        kinds, transform = self.kinds(source.label_names), None
+        if self.transform is not None:
+            transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
+            kinds.check_placed(transform, "config.data.transform")
         return TrainPipeline(
             source,
             transform,
@@ -87,6 +114,7 @@ class Inputs:
             on_corrupt=self.on_corrupt,
             repeats=self.repeats,
             balance=self.balance,
+            fields=kinds,
         )
 
     def eval_pipeline(
@@ -109,12 +137,22 @@ class Inputs:
         section = source or self.eval
         source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
         # What the examples depend on, so that results for them can be kept.
-        description = [section, transform, seed if transform else None, self.preprocessing.to_json(), len(source)]
+        kinds, preprocess = self.kinds(source.label_names), self.preprocessing
+        description = [
+            section,
+            transform,
+            seed if transform else None,
+            preprocess and preprocess.to_json(),
+            len(source),
+        ]
+        if kinds.explicit:
+            description.append(kinds.to_json())
         if transform is not None:
             transform = build_named("transform", transform, f"{where}.transform", image_size=self.image_size)
+            kinds.check_placed(transform, f"{where}.transform")
         return EvalPipeline(
-            source, transform or self.preprocessing, batch_size=self.eval_batch_size or batch_size, seed=seed,
-            num_threads=self.num_threads, description=json.dumps(description, sort_keys=True, default=str),
+            source, transform, batch_size=self.eval_batch_size or batch_size, seed=seed, num_threads=self.num_threads,
+            description=json.dumps(description, sort_keys=True, default=str), fields=kinds,
         )  # fmt: skip
 
 
@@ -131,15 +169,20 @@ def workers_for(source: Source) -> int:
 
 def build_inputs(section: Mapping[str, Any]) -> Inputs:
     """Checks the `data` section of a config."""
-    size = section.get("image_size")
+    fields, size = section.get("fields"), section.get("image_size")
+    if isinstance(fields, Mapping) and "image" not in fields:
+        # Without an image nothing is resized or augmented; a text has a length of its own.
+        if section.get("transform") is not None:
+            raise UserError("There is no field 'image' to transform", "Remove config.data.transform, or add the field")
+        if size is None:
+            return construct(Inputs, section, "config.data")
     size = [size] if isinstance(size, int) else size
     size = tuple(size) if isinstance(size, (list, tuple)) else ()
     size = size * 2 if len(size) == 1 else size  # one number for a square, as `--config.data.image_size=32` gives it
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise UserError(f"config.data.image_size is {section.get('image_size')!r}", "Give [height, width] in pixels")
+    if section.get("transform") is None and section.get("train") is not None:
+        raise UserError(
+            "The key 'config.data.transform' is missing", "Name what training does to an image, such as 'supervised'"
+        )
     return construct(Inputs, {**section, "image_size": size}, "config.data")
-
-
-def normalize_images(preprocess: Preprocess, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """The batch with uint8 images, as the host sends them, turned into the float32 images that a model takes."""
-    return {**batch, "image": preprocess.normalize(batch["image"])}

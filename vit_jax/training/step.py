@@ -49,8 +49,9 @@ def make_step(
     def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
         count = state["step"]
         size = jax.tree.leaves(batch)[0].shape[0]
-        # The share of images that stand in for unreadable ones, whatever the task.
-        corrupt = {k: (v.sum(dtype=jnp.float32), jnp.float32(size)) for k, v in batch.items() if k == "corrupt"}
+        # The share of examples that stand in for unreadable ones, and what fields left out of each, whatever the task.
+        counts = {k: v for k, v in batch.items() if k == "corrupt" or k.endswith("_dropped")}
+        counted = {k: (v.sum(dtype=jnp.float32), jnp.float32(size)) for k, v in counts.items()}
         batch = prepare(batch, random_key(seed, count, PREPARE))
         # One key per example travels with the batch, so that every microbatch draws masks of its own.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
@@ -90,7 +91,7 @@ def make_step(
                 new_state["ema_model_state"] = averaged(state["ema_model_state"], model_state, decay)
 
         gradient_norm = optax.tree.norm(gradients)
-        metrics = {**metrics, **corrupt, "gradient_norm": (gradient_norm, jnp.float32(1))}
+        metrics = {**metrics, **counted, "gradient_norm": (gradient_norm, jnp.float32(1))}
         if gradient_norms:
             layers = norms_by_layer(gradients)
             metrics |= {f"gradient_norm/{name}": (norm, jnp.float32(1)) for name, norm in layers.items()}

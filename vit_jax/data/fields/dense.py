@@ -1,7 +1,7 @@
 """A label or a measurement for every pixel: segmentation, depth."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -10,7 +10,7 @@ from vit_jax.data.fields import Context, Field, Plane, Spec
 from vit_jax.data.label_image import decode_labels
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
-from vit_jax.ranges import Count
+from vit_jax.ranges import Count, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Dense(Field):
 def build(
     *,
     data: Context,
-    ignore: float = 255,
+    ignore: Annotated[float, Range(-(2**31), 2**31 - 1)] = 255,
     dtype: Literal["uint8", "int32", "float32"] = "uint8",
     count: Count | None = None,
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Dense:
     """A number for each pixel, moved with the image and taken from the nearest pixel; from palette or grey PNGs of up
     to 16 bits, or arrays [H, W].

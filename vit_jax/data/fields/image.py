@@ -16,9 +16,15 @@ from vit_jax.naming import construct
 
 @dataclass(frozen=True)
 class Image(Field):
-    """`preprocess` is its form in evaluation; None where only training's transform reads it."""
+    """One image.
+
+    Args:
+        preprocess: its form in evaluation; None where only training's transform reads it.
+        own: whether that is the field's own, not the config's `image_size` and `preprocess`.
+    """
 
     preprocess: Preprocess | None = None
+    own: bool = False
     in_plane: ClassVar[bool] = True
 
     def spec(self, name: str) -> dict[str, Spec]:
@@ -43,7 +49,7 @@ class Image(Field):
         return self.preprocess.normalize(value)
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": "image", **self.preprocess.to_json()}
+        return {"name": "image", **(self.preprocess.to_json() if self.own else {})}
 
 
 def build(*, data: Context, **own: Any) -> Image:
@@ -57,4 +63,4 @@ def build(*, data: Context, **own: Any) -> Image:
             raise UserError("An image field has no size", "Set config.data.image_size to [height, width] in pixels")
         return Image(data.preprocess)
     given = {} if "image_size" in own or data.preprocess is None else {"image_size": data.preprocess.image_size}
-    return Image(construct(Preprocess, own, "config.data.fields", **given))
+    return Image(construct(Preprocess, own, "config.data.fields", **given), own=True)

@@ -2,12 +2,14 @@
 
 import collections
 import csv
+import functools
 import io
 import json
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,8 @@ class ManifestSource:
         label_names: names of the classes.
         multi_label: whether "label" is multi-hot float32 [K] rather than a class index.
         remarks: what whoever starts a run may want to know, a sentence each.
+        files: further fields, by name the file of each example.
+        columns: further fields, by name the value of each example.
     """
 
     def __init__(
@@ -40,8 +44,13 @@ class ManifestSource:
         label_names: Sequence[str],
         multi_label: bool,
         remarks: Sequence[str] = (),
+        files: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        columns: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     ):
         self.paths = list(paths)
+        self._files = {name: list(column) for name, column in files.items()}
+        self._columns = {name: list(column) for name, column in columns.items()}
+        self.field_names = frozenset({"image", "label", *files, *columns})
         self.remarks = tuple(remarks)
         self.label_names = tuple(label_names)
         self.labels = [tuple(row) for row in labels]
@@ -52,11 +61,14 @@ class ManifestSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, labels = self.paths[index], self.labels[index]
+        found: dict[str, Any] = {name: column[index] for name, column in self._columns.items()}
+        found |= {name: read_file(files[index]) for name, files in self._files.items()}
+        found |= {"image": read_file(path), "path": path}
         if not self._multi_label:
-            return {"image": read_file(path), "label": labels[0], "path": path}
+            return {**found, "label": labels[0]}
         multi_hot = np.zeros(len(self.label_names), np.float32)
         multi_hot[list(labels)] = 1
-        return {"image": read_file(path), "label": multi_hot, "path": path}
+        return {**found, "label": multi_hot}
 
 
 def build(
@@ -71,6 +83,8 @@ def build(
     separator: str = ";",
     check_files: bool = True,
     allow_outside: bool = False,
+    files: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> ManifestSource:
     """Reads a manifest: CSV with a header line, or JSONL (.jsonl, .ndjson) with one object a line, in UTF-8.
 
@@ -90,6 +104,8 @@ def build(
         check_files: look for every file now, rather than when it is its turn.
         allow_outside: follow paths out of the root, absolute ones and those through "..". Somebody else's manifest
             could name any file of this machine.
+        files: further fields of an example, each with the column of its files' paths: segmentation, for example.
+        columns: further fields, each with the column of its values: captions, or boxes as lists or JSON.
 
     Raises:
         UserError: naming the first bad line and how many there are, for lines that are not UTF-8 or not JSON, rows
@@ -98,7 +114,12 @@ def build(
     """
     path = os.path.expanduser(path)
     root = os.path.expanduser(root) if root is not None else os.path.dirname(path)
-    rows = _read_rows(path, (path_key, label_key, split_key))
+    files, columns = files or {}, columns or {}
+    rows = _read_rows(path, (path_key, label_key, split_key, *files.values(), *columns.values()))
+    for column in files.values():
+        _refuse(path, rows, functools.partial(_no_text, column), f"no {column!r}")
+    for column in columns.values():
+        _refuse(path, rows, functools.partial(_no_value, column), f"no {column!r}")
     _refuse(path, rows, lambda row: not isinstance(row.get(path_key), str) or not row[path_key], f"no {path_key!r}")
     if split is not None:
         _refuse(path, rows, lambda row: not isinstance(row.get(split_key), str), f"no {split_key!r}")
@@ -118,12 +139,30 @@ def build(
     paths = [all_paths[k] for k in kept]
     if check_files and not is_remote(root):  # asking a bucket for each would take longer than reading an epoch
         _check_files(path, [rows[k][0] for k in kept], paths)
+    beside = {}
+    for name, column in files.items():
+        listed_there = [row[column] for _, row in rows]
+        there = [file if is_remote(file) else os.path.join(root, file) for file in listed_there]
+        if not allow_outside:
+            _refuse_outside(path, root, [line for line, _ in rows], there)
+        beside[name] = [there[k] for k in kept]
+        if check_files and not is_remote(root):
+            _check_files(path, [rows[k][0] for k in kept], beside[name])
+    values = {name: [rows[k][1][column] for k in kept] for name, column in columns.items()}
     of_split = [str(row.get(split_key, "")).strip() if split is not None else "" for _, row in rows]
     remarks = _twice(path, [line for line, _ in rows], all_paths, indexes, of_split, () if multi_label else names)
-    return ManifestSource(paths, [indexes[k] for k in kept], names, multi_label, tuple(remarks))
+    return ManifestSource(paths, [indexes[k] for k in kept], names, multi_label, tuple(remarks), beside, values)
 
 
-def _read_rows(path: str, keys: tuple[str, str, str]) -> list[tuple[int, dict[str, Any]]]:
+def _no_text(column: str, row: Mapping[str, Any]) -> bool:
+    return not isinstance(row.get(column), str) or not row[column]
+
+
+def _no_value(column: str, row: Mapping[str, Any]) -> bool:
+    return row.get(column) is None
+
+
+def _read_rows(path: str, keys: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
     """Line number and fields of each row; at least one.
 
     Args:
@@ -153,7 +192,7 @@ def _read_rows(path: str, keys: tuple[str, str, str]) -> list[tuple[int, dict[st
     return rows
 
 
-def _csv_rows(path: str, text: str, keys: tuple[str, str, str]) -> list[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: str, text: str, keys: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
     first_line = text.partition("\n")[0]
     # The one that makes the column of the paths; a name may hold any of the others.
     delimiter = next((d for d in _DELIMITERS if _folded(keys[0]) in _header(first_line, d)), ",")

@@ -1,0 +1,137 @@
+"""Tasks on other fields than one image and one label, through a plain config: what `data.fields` promises."""
+
+import json
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import vit_jax.evaluators
+import vit_jax.tasks
+from vit_jax import UserError
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    """Modules of a package that its folder does not hold, as a paper adds them."""
+    for package in (vit_jax.tasks, vit_jax.evaluators):
+        folder = Path(__file__).parent / "toys" / package.__name__.rpartition(".")[2]
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+
+
+def run(values, workdir):
+    train(build_experiment(values), workdir, jax.devices()[:1])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return rows[0], {key: value for row in rows for key, value in row.items()}
+
+
+def plain(task, data, **more):
+    return {
+        "seed": 0, "steps": 20, "batch_size": 12, "log_every": 10, "task": {"name": task}, "data": data,
+        "optim": {"name": "adamw", "learning_rate": 0.03}, **more,
+    }  # fmt: skip
+
+
+def two_towers(folder):
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 3
+    images = np.clip(
+        np.array(list(COLOURS.values()))[labels][:, None, None] + rng.normal(0, 9, (24, 12, 12, 3)), 0, 255
+    )
+    texts = np.array([f"a {list(COLOURS)[k]} thing, number {n}" for n, k in enumerate(labels)])
+    np.savez(folder / "pairs.npz", images=images.astype(np.uint8), labels=labels, tokens=texts)
+    np.savez(folder / "texts.npz", labels=labels, tokens=np.char.add("some ", texts))
+    fields = {
+        "image": {"name": "image"}, "label": {"name": "classes"},
+        "tokens": {"name": "tokens", "tokenizer": "bytes", "length": 32},
+    }  # fmt: skip
+    pairs, texts = (
+        {"name": "arrays", "path": str(folder / f), "fields": ["tokens"]} for f in ("pairs.npz", "texts.npz")
+    )
+    data = {
+        "image_size": 8, "train": pairs, "eval": pairs, "fields": fields, "num_threads": 0,
+        "transform": {"name": "supervised", "area": [0.5, 1.0]},
+    }  # fmt: skip
+    evals = {
+        "texts": {"name": "knn", "train": texts, "test": texts, "features": "text_features", "k": 3},
+        "images": {"name": "knn", "train": pairs, "features": "features", "k": 3},
+    }
+    return plain("toy_two_towers", data, evals=evals)
+
+
+def test_two_towers_with_a_text_only_evaluation(tmp_path):
+    first, last = run(two_towers(tmp_path), tmp_path / "run")
+    assert last["train/loss"] < first["train/loss"] - 0.3  # at least log 4, since four of a batch are alike
+    assert last["images/accuracy"] == 1 and last["texts/accuracy"] > 0.9
+
+
+def segmented(folder, **transform):
+    """Photos with a red rectangle: its pixels as a palette PNG, its box, and five points in it."""
+    rng, rows = np.random.default_rng(0), []
+    for k in range(12):
+        height, width = 40 + 2 * k, 60 - k
+        image, mask = np.full((height, width, 3), (20, 90, 90), np.uint8), np.zeros((height, width), np.uint8)
+        top, left = rng.integers([2, 2], [14, 24]).tolist()
+        image[top : top + 22, left : left + 27], mask[top : top + 22, left : left + 27] = (220, 20, 20), 1
+        mask[:, :2] = 255
+        cv2.imwrite(str(folder / f"{k}.png"), image[..., ::-1])
+        cv2.imwrite(str(folder / f"{k}_mask.png"), mask)
+        points = rng.uniform([left + 1.5, top + 1.5], [left + 25.5, top + 20.5], (5, 2))
+        box = [left, top, left + 27, top + 22]
+        rows.append({"path": f"{k}.png", "label": 0, "mask": f"{k}_mask.png", "xy": points.tolist(), "boxes": [box]})
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = {
+        "name": "manifest", "path": str(folder / "list.jsonl"), "files": {"segmentation": "mask"},
+        "columns": {"points": "xy", "boxes": "boxes"},
+    }  # fmt: skip
+    fields = {
+        "image": {"name": "image"}, "segmentation": {"name": "dense", "count": 2},
+        "points": {"name": "points", "count": 4}, "boxes": {"name": "boxes", "count": 3},
+    }  # fmt: skip
+    data = {
+        "image_size": [32, 48], "train": source, "eval": source, "fields": fields, "num_threads": 0,
+        "preprocess": {"resize": "short_side", "resize_to": 52}, "transform": {"name": "supervised", **transform},
+    }  # fmt: skip
+    return plain("toy_segment", data, evals={"val": {"name": "toy_fits"}})
+
+
+@pytest.mark.parametrize("transform", [{"area": [0.4, 1.0]}, {"area": [0.4, 1.0], "rotate": 40, "shift": 0.1}])
+def test_labels_points_and_boxes_follow_the_image(tmp_path, transform):
+    _, last = run(segmented(tmp_path, border="constant", **transform), tmp_path / "run")
+    for of in ("train", "val"):
+        # Where colours meet, an interpolated pixel is of neither.
+        assert last[f"{of}/pixels_fit"] > 0.97
+        assert last[f"{of}/points_fit"] > 0.98
+        assert last[f"{of}/boxes_fit"] > 0.99
+    assert last["val/accuracy"] > 0.9
+    assert last["train/points_dropped"] == 1 and last["train/boxes_dropped"] == 0
+
+
+def changed(values, **data):
+    return {**values, "data": {**values["data"], **data}}
+
+
+def test_what_does_not_fit_is_one_sentence(tmp_path):
+    values = segmented(tmp_path)
+    fields = values["data"]["fields"]
+    wrong = {
+        "does not move 'segmentation' with the image": {"transform": {"name": "two_views"}},
+        "does not move 'segmentation'": {"transform": {"name": "supervised", "randaugment": {"layers": 1, "magnitude": 5}}},
+        "'segmentation' would no longer fit": {"mix": {"mixup": 0.2}},
+        "There is no field named 'densed'": {"fields": {**fields, "segmentation": {"name": "densed"}}},
+        "The name 'valid' of a field": {"fields": {**fields, "valid": {"name": "classes"}}},
+        "lies on an image, and there is none": {
+            "fields": {"points": fields["points"]}, "transform": None, "image_size": None},
+        "no field 'depth' but": {"fields": {**fields, "depth": {"name": "dense"}}},
+        "There is no tokenizer named 'byte'": {"fields": {**fields, "t": {"name": "tokens", "length": 9, "tokenizer": "byte"}}},
+        "both give 'boxes_valid'": {"fields": {**fields, "boxes_valid": {"name": "classes"}}},
+    }  # fmt: skip
+    for sentence, data in wrong.items():
+        with pytest.raises(UserError, match=sentence):
+            build_experiment(changed(values, **data)).pipeline.batch(0)
