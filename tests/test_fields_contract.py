@@ -11,8 +11,11 @@ import pytest
 import vit_jax.evaluators
 import vit_jax.tasks
 from vit_jax import UserError
+from vit_jax.commands import contact_sheet
+from vit_jax.data.decode import decode
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.rehearsal import rehearse
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
@@ -111,6 +114,34 @@ def test_labels_points_and_boxes_follow_the_image(tmp_path, transform):
         assert last[f"{of}/boxes_fit"] > 0.99
     assert last["val/accuracy"] > 0.9
     assert last["train/points_dropped"] == 1 and last["train/boxes_dropped"] == 0
+
+
+def test_plan_and_bench_make_batches_from_the_specs(tmp_path):
+    for values, keys in (
+        (two_towers(tmp_path), {"image", "label", "tokens", "corrupt"}),
+        (segmented(tmp_path), {"image", "segmentation", "corrupt", *(
+            f"{name}{end}" for name in ("points", "boxes") for end in ("", "_valid", "_dropped"))}),
+    ):  # fmt: skip
+        rehearsal, real = rehearse(values, 3, jax.devices()[:1]), build_experiment(values).pipeline.batch(0)
+        batch = rehearsal.batch()
+        assert set(batch) == set(real) == keys
+        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in real.items()}
+        assert set(rehearsal.eval_batch()) == keys - {"corrupt"}
+        assert rehearsal.program.lower().as_text()
+    text = changed(two_towers(tmp_path), fields={"tokens": {"name": "tokens", "length": 9}}, transform=None)
+    with pytest.raises(UserError, match="no field 'image' to transform"):
+        rehearse(changed(text, transform={"name": "supervised"}), 3, jax.devices()[:1])
+
+
+def test_a_contact_sheet_draws_what_lies_on_the_image_and_writes_texts(tmp_path):
+    values = segmented(tmp_path)
+    bare = changed(values, fields={"image": {"name": "image"}})
+    drawn, plain = (decode(contact_sheet.sheet(each, 2, 3)[0]) for each in (values, bare))
+    assert drawn.shape == plain.shape and (drawn != plain).mean() > 0.1
+    assert contact_sheet.sheet(two_towers(tmp_path), 2, 2)
+    with pytest.raises(UserError, match="this data has none"):
+        texts = {"fields": {"tokens": {"name": "tokens", "length": 40}}, "transform": None, "image_size": None}
+        contact_sheet.sheet(changed(two_towers(tmp_path), **texts), 2, 2)
 
 
 def changed(values, **data):

@@ -84,7 +84,7 @@ def measure_config(
         "jax": jax.__version__,
         "model": dict(config.model or {}),
         "batch_size": config.batch_size,
-        "image_size": list(rehearsal.inputs.image_size),
+        "image_size": list(rehearsal.inputs.image_size or ()),
         "parameters": int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(program.params))),
         "rounds": rounds,
         "loader": _loader(rehearsal, rounds),
@@ -216,11 +216,9 @@ def show(results: Mapping[str, Any]) -> str:
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     devices = f"{results['devices']} {results['device']}"
-    height, width = results["image_size"]
+    size = f" at {'x'.join(map(str, results['image_size']))}" if results["image_size"] else ""
     model = results["model"].get("variant") or results["model"].get("name", "model")
-    what = (
-        f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']} at {height}x{width}, {devices}"
-    )
+    what = f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']}{size}, {devices}"
     loader = results["loader"]
     speed = f"{loader['images_per_second']:.1f} images/s" if "images_per_second" in loader else loader["skipped"]
     trace = f"\nTrace: {results['profile']} (xprof --logdir {results['profile']})" if "profile" in results else ""

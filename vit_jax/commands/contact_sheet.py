@@ -5,7 +5,8 @@ examples:
   vit_jax contact-sheet --config digits --output sheet.png --images 4 --views 12 --config.data.transform.rotate=90
 
 Each row is one image of the config's order: left as evaluation would see it, then as many random views (or pairs of
-views, where the loss compares two of an image). Look at it before a long run: at labels, crops and colours.
+views, where the loss compares two of an image). Look at it before a long run: at labels, crops and colours. Of other
+fields, labels of pixels, points and boxes are drawn on their image, and texts written beside it.
 """
 
 import argparse
@@ -13,8 +14,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.commands.output import output_file
+from vit_jax.data.drawing import enlarged
+from vit_jax.data.fields import Fields
+from vit_jax.data.geometry import Image
 from vit_jax.errors import UserError, printable
 
 
@@ -57,23 +63,46 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
     inputs = dataclasses.replace(build_inputs(config.data), repeats=views)
     source = inputs.train_source()
     pipeline = inputs.train_pipeline(source, images * views, config.seed)
+    kinds = inputs.kinds(source.label_names)
+    if "image" not in kinds:
+        raise UserError("A contact sheet shows images, and this data has none", "Look at the texts themselves")
     batch, rows, together = pipeline.batch(0), [], 1
     for start in range(0, len(batch["image"]), views):
-        example = pipeline.example(start)
+        example = kinds.batched(kinds.evaluated(pipeline.example(start)))
         seen = batch["image"][start : start + views]
         together = 1 if seen.ndim == 4 else seen.shape[1]
-        seen = seen.reshape(-1, *seen.shape[-3:])
+        if together == 1:
+            examples = ({key: value[start + k] for key, value in batch.items()} for k in range(views))
+            seen = np.stack([_drawn(kinds, each) for each in examples])
         rows.append(
             (
-                printable(_label(example["label"], source.label_names)),
-                inputs.preprocessing.to_uint8(example["image"]),
-                seen,
+                printable(_caption(kinds, example, source.label_names)),
+                _drawn(kinds, example),
+                seen.reshape(-1, *seen.shape[-3:]),
             )
         )
     return figures.contact_sheet(rows, together), together
 
 
-def _label(label: object, names: tuple[str, ...]) -> str:
-    if isinstance(label, int):
+def _drawn(kinds: Fields, row: Mapping[str, Any]) -> Image:
+    """The image of one example with all that lies on it."""
+    on_it = [name for name in kinds.moves if name != "image"]
+    if not on_it:
+        return row["image"]
+    image, times = enlarged(row["image"])
+    for name in on_it:
+        image = kinds[name].draw(image, name, row, times)
+    return image
+
+
+def _caption(kinds: Fields, row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """Label and texts of one example."""
+    texts = [_label(row["label"], names)] if "label" in row else []
+    texts += [kind.caption(name, row) for name, kind in kinds.items() if name != "label"]
+    return ": ".join(text for text in texts if text)
+
+
+def _label(label: Any, names: tuple[str, ...]) -> str:
+    if not np.ndim(label):
         return names[label] if names else str(label)
     return ", ".join(name for name, present in zip(names, label, strict=True) if present) or "none"

@@ -69,8 +69,10 @@ def static_argument(task: Task, step: int) -> Hashable:
     return task.static(step) if hasattr(task, "static") else None
 
 
-def training_flops(task: Task, image_size: tuple[int, int]) -> float | None:
+def training_flops(task: Task, image_size: tuple[int, int] | None) -> float | None:
     """Floating point operations of one example in the train step; None where nobody counts them."""
+    if image_size is None:
+        return None
     if hasattr(task, "flops"):
         return task.flops(image_size)
     forward = forward_flops(getattr(task, "model", None), image_size)

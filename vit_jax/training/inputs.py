@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from vit_jax.data.fields import Context, Fields, build_fields
 from vit_jax.data.mix import Mix
-from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
+from vit_jax.data.pipeline import EvalPipeline, TrainPipeline, Transform
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.sources.arrays import ArraySource
@@ -99,14 +99,19 @@ class Inputs:
     def train_source(self) -> Source:
         return build_named("source", self.train, "config.data.train")
 
+    def augmentation(self, kinds: Fields) -> Transform | None:
+        """Training's transform, which moves all fields that lie in the image's plane; None without images."""
+        if self.transform is None:
+            return None
+        transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
+        kinds.check_placed(transform, "config.data.transform")
+        return transform
+
     def train_pipeline(self, source: Source, batch_size: int, seed: int) -> TrainPipeline:
-        kinds, transform = self.kinds(source.label_names), None
-        if self.transform is not None:
-            transform = build_named("transform", self.transform, "config.data.transform", image_size=self.image_size)
-            kinds.check_placed(transform, "config.data.transform")
+        kinds = self.kinds(source.label_names)
         return TrainPipeline(
             source,
-            transform,
+            self.augmentation(kinds),
             batch_size=batch_size,
             seed=seed,
             num_threads=self.num_threads,

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named
 from vit_jax.nn.flops import forward_flops
@@ -37,23 +38,30 @@ class Rehearsal:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
 
     def batch(self) -> dict[str, np.ndarray]:
-        """A whole batch of random images and labels, as training sends it."""
-        rng = np.random.default_rng(0)
-        limits = {"image": 256, "label": self.classes}
-        return {
-            name: rng.integers(0, limits[name], leaf.shape, leaf.dtype) if name in limits
-            else np.zeros(leaf.shape, leaf.dtype)
-            for name, leaf in self.shapes.items()
-        }  # fmt: skip
+        """A whole batch of random images, labels and other fields, as training sends it."""
+        return self._random(self.shapes, np.random.default_rng(0))
 
     def eval_batch(self) -> dict[str, np.ndarray]:
         """A batch as evaluation sends it: each image once, however many views training makes of it."""
-        rng, size = np.random.default_rng(1), self.config.batch_size
-        return {"image": rng.integers(0, 256, (size, *self.inputs.image_size, 3), np.uint8)}
+        kinds, size = self.inputs.kinds(), self.config.batch_size
+        # Of image classification the image is all that outputs depend on.
+        specs = {name: spec for name, spec in kinds.specs.items() if kinds.explicit or name == "image"}
+        shapes = {name: jax.ShapeDtypeStruct((size, *spec.shape), spec.dtype) for name, spec in specs.items()}
+        return self._random(shapes, np.random.default_rng(1))
+
+    def _random(self, shapes: Mapping[str, jax.ShapeDtypeStruct], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        specs = self.inputs.kinds(_names(self.classes)).specs
+        return {
+            name: rng.integers(0, specs[name].limit, leaf.shape, _whole(leaf.dtype)).astype(leaf.dtype)
+            if name in specs
+            else np.zeros(leaf.shape, leaf.dtype)
+            for name, leaf in shapes.items()
+        }
 
     def forward_flops(self) -> float | None:
         """FLOP of one image through the encoder, counted on paper; None for an encoder that is not a ViT's."""
-        return forward_flops(getattr(self.task, "model", None), self.inputs.image_size)
+        size = self.inputs.image_size
+        return size and forward_flops(getattr(self.task, "model", None), size)
 
     def training_flops(self) -> float | None:
         """The same of one example in the train step."""
@@ -71,14 +79,35 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
     # Durations in epochs need the length of a data set, which is not read: any will do, since no schedule ends here.
     config = run_config(values).in_steps(examples=1_000_000)
     inputs = build_inputs(config.data)
-    data = DataInfo(inputs.image_size, tuple(f"class {i}" for i in range(classes)))
+    kinds = inputs.kinds(_names(classes))
+    data = DataInfo(inputs.image_size, _names(classes), kinds)
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
-    # One made-up image through the transform tells what a batch looks like: some make several views.
-    height, width = inputs.image_size
-    source = ArraySource(np.zeros((1, height, width, 3), np.uint8), np.zeros(1, np.int32), data.label_names)
-    row = inputs.train_pipeline(source, config.batch_size, config.seed).batch(0, config.batch_size, 0)
-    shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
+    shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
     program = build_program(config, task, inputs.prepare(classes), shapes, mesh)
     return Rehearsal(config, inputs, task, classes, mesh, program, shapes)
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    """Of the made-up labels."""
+    return tuple(f"class {i}" for i in range(classes))
+
+
+def _row(inputs: Inputs, kinds: Fields) -> dict[str, jax.ShapeDtypeStruct]:
+    """One example of a training batch, as its fields say; but some transforms make several views of an image, so a
+    made-up one is sent through."""
+    found = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in kinds.specs.items()}
+    transform = inputs.augmentation(kinds)
+    if transform is not None:
+        image = np.zeros((*inputs.image_size, 3), np.uint8)
+        plain = dataclasses.replace(inputs, fields=None)
+        source = ArraySource(image[None], np.zeros(1, np.int32), ("class",))
+        view = plain.train_pipeline(source, batch_size=plain.repeats, seed=0).batch(0, plain.repeats, 0)["image"]
+        found["image"] = jax.ShapeDtypeStruct(view.shape[1:], view.dtype)
+    return {**found, "corrupt": jax.ShapeDtypeStruct((), np.int32)}
+
+
+def _whole(dtype: np.dtype) -> np.dtype:
+    """In what made-up whole numbers are drawn."""
+    return dtype if dtype.kind in "iub" else np.dtype(np.int32)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Move, Placement, moved
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
@@ -83,6 +84,19 @@ class Field:
     def on_device(self, value: Any) -> Any:
         """What the device does first to the array of the field's own name; traceable."""
         return value
+
+    def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
+        """The image with the field drawn on it, for what is `in_plane`.
+
+        Args:
+            row: one example of a batch from the host.
+            times: how many times as large as in the batch the image is.
+        """
+        return image
+
+    def caption(self, name: str, row: Mapping[str, Any]) -> str:
+        """The field in words; empty for what is drawn."""
+        return ""
 
     def to_json(self) -> dict[str, Any]:
         """The section of `config.data.fields` that rebuilds it."""

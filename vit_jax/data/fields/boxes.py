@@ -1,13 +1,16 @@
 """Boxes on an image, and what is in them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from vit_jax.data import drawing
 from vit_jax.data.fields import Context, Field, Plane, Spec
 from vit_jax.data.fields.points import padded, rows_of
+from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count, Natural, NonNegative
@@ -66,6 +69,11 @@ class Boxes(Field):
         if self.classes:
             found[f"{name}_class"] = padded(value[kept, 4], self.count, np.int32)
         return {**found, f"{name}_dropped": len(seen) - len(kept)}
+
+    def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
+        valid = row[f"{name}_valid"]
+        kinds = row[f"{name}_class"] if self.classes else np.zeros(len(valid), int)
+        return drawing.boxes(image, row[name][valid], kinds[valid], times)
 
     def to_json(self) -> dict[str, Any]:
         own = {"count": self.count, "classes": self.classes, "format": self.format, "unit": self.unit}

@@ -1,12 +1,15 @@
 """A label or a measurement for every pixel: segmentation, depth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data import drawing
 from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.geometry import Image
 from vit_jax.data.label_image import decode_labels
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
@@ -60,6 +63,9 @@ class Dense(Field):
     def on_device(self, value: Shaped[Any, "b h w"]) -> Shaped[Any, "b h w"]:
         """uint8 travels, int32 is what indexes."""
         return value.astype(np.int32) if self.dtype == "uint8" else value
+
+    def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
+        return drawing.labels(image, row[name], row[name] != self.ignore)
 
     def to_json(self) -> dict[str, Any]:
         own = {"ignore": self.ignore, "dtype": self.dtype, "count": self.count, "scale": self.scale}

@@ -1,13 +1,16 @@
 """Places in an image: key points, clicks."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from vit_jax.data import drawing
 from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count
@@ -43,6 +46,9 @@ class Points(Field):
         valid = padded(valid, self.count, bool)
         xy = padded(xy, self.count, np.float32) * valid[:, None]
         return {name: xy, f"{name}_valid": valid, f"{name}_dropped": dropped}
+
+    def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
+        return drawing.points(image, row[name][row[f"{name}_valid"]], times)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "points", "count": self.count}

@@ -63,6 +63,9 @@ class Tokens(Field):
         special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
         return self.tokenizer.decode([i for i in np.asarray(ids).tolist() if i not in special])
 
+    def caption(self, name: str, row: Mapping[str, Any]) -> str:
+        return self.text(row[name])
+
     def to_json(self) -> dict[str, Any]:
         own = {"length": self.length, "bos": self.bos, "eos": self.eos, "long": self.long}
         return {"name": "tokens", "tokenizer": dict(self.section), **own}
