@@ -86,11 +86,10 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
 
 def _drawn(kinds: Fields, row: Mapping[str, Any]) -> Image:
     """The image of one example with all that lies on it."""
-    on_it = [name for name in kinds.moves if name != "image"]
-    if not on_it:
+    if not kinds.lie_on_image:
         return row["image"]
     image, times = enlarged(row["image"])
-    for name in on_it:
+    for name in kinds.lie_on_image:
         image = kinds[name].draw(image, name, row, times)
     return image
 

@@ -313,9 +313,8 @@ def _evaluated(fields: Fields, example: dict[str, Any]) -> dict[str, Any]:
 def _transformed(
     transform: Transform, fields: Fields, example: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-    moves = {name: move for name, move in fields.moves.items() if name in example}
-    beside = () if moves.keys() <= {"image"} else (moves,)
-    return fields.batched(transform(example, rng, *beside))
+    moves = (fields.moves,) if fields.lie_on_image else ()
+    return fields.batched(transform(example, rng, *moves))
 
 
 def _stacked(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -82,10 +82,9 @@ class Inputs:
             UserError: for mixup or cutmix where other fields lie in the plane of the image.
         """
         kinds, mix = self.kinds(), self.mixing
-        beside = [name for name in kinds.moves if name != "image"]
-        if mix.mixes_labels and beside:
+        if mix.mixes_labels and kinds.lie_on_image:
             raise UserError(
-                f"Mixup and cutmix mix images, and {beside[0]!r} would no longer fit them",
+                f"Mixup and cutmix mix images, and {kinds.lie_on_image[0]!r} would no longer fit them",
                 "Remove mixup and cutmix from config.data.mix",
             )
         if (mix.mixes_labels or mix.erase) and "image" not in kinds:

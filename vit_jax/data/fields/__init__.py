@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -138,36 +139,55 @@ class Fields(Mapping[str, Field]):
         Raises:
             UserError: for a field that is missing or that its kind cannot read.
         """
-        if taken := RESERVED & set(example):
+        if not RESERVED.isdisjoint(example):
             raise UserError(
-                f"The source gives a field named {min(taken)!r}, which the pipeline itself puts into batches",
+                f"The source gives a field named {min(RESERVED & set(example))!r}, which the pipeline itself puts into"
+                " batches",
                 "Give it another name",
             )
         self._check_there(example, training)
         found = dict(example) if not self.explicit else {}
         plane = None
-        for name in sorted(set(self.kinds) & set(example), key=lambda name: name != "image"):
+        for name, kind in self._in_order:
+            if name not in example:
+                continue
             # The image's errors name its file, those of others the field too.
             place = where if name in ("image", "label") else f"{where}, field {name!r},"
-            found[name] = self.kinds[name].read(example[name], place, plane)
+            found[name] = kind.read(example[name], place, plane)
             if name == "image":
                 plane = found[name].shape[:2]
         return found
 
     def _check_there(self, example: Mapping[str, Any], training: bool) -> None:
+        if not self.explicit and "image" in example:
+            return
         there = ", ".join(sorted(set(example) - _INTERNAL)) or "nothing"
         if not self.explicit:
-            if "image" not in example:
-                raise UserError(
-                    f"The source gives no image but {there}", "Say in config.data.fields what kind each field is"
-                )
-            return
+            raise UserError(
+                f"The source gives no image but {there}", "Say in config.data.fields what kind each field is"
+            )
         missing = [name for name in self.kinds if name not in example]
         if (training and missing) or len(missing) == len(self.kinds):
             raise UserError(
                 f"The source gives no field {missing[0]!r} but {there}",
                 f"Remove config.data.fields.{missing[0]}, or have the source read it",
             )
+
+    # These are asked for every example.
+    @cached_property
+    def _in_order(self) -> list[tuple[str, Field]]:
+        """The image first, on which others lie."""
+        return sorted(self.kinds.items(), key=lambda item: item[0] != "image")
+
+    @cached_property
+    def _sized(self) -> frozenset[str]:
+        """Fields that are not in a batch what they are in an example."""
+        return frozenset(name for name, kind in self.kinds.items() if type(kind).batched is not Field.batched)
+
+    @cached_property
+    def lie_on_image(self) -> tuple[str, ...]:
+        """Names of the fields that lie in the plane of "image"."""
+        return tuple(name for name, kind in self.kinds.items() if kind.in_plane and name != "image")
 
     @property
     def moves(self) -> dict[str, Move]:
@@ -176,10 +196,10 @@ class Fields(Mapping[str, Field]):
 
     def check_placed(self, transform: Any, where: str) -> None:
         """Refuses a transform that moves the image alone where other fields lie in its plane."""
-        beside = [name for name in self.moves if name != "image"]
-        if beside and not getattr(transform, "places", False):
+        if self.lie_on_image and not getattr(transform, "places", False):
             raise UserError(
-                f"The transform of {where} does not move {beside[0]!r} with the image: the two would no longer fit",
+                f"The transform of {where} does not move {self.lie_on_image[0]!r} with the image: the two would"
+                " no longer fit",
                 "Use 'supervised' without randaugment or 'view', or leave the field out",
             )
 
@@ -193,9 +213,11 @@ class Fields(Mapping[str, Field]):
 
     def batched(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """An example as it goes into a batch: everything of a fixed size."""
+        if not self._sized:
+            return dict(example)
         found: dict[str, Any] = {}
         for name, value in example.items():
-            found |= self.kinds[name].batched(name, value) if name in self.kinds else {name: value}
+            found |= self.kinds[name].batched(name, value) if name in self._sized else {name: value}
         return found
 
     def on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
