@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path != Path(__file__))
-TIMEOUT = 600  # seconds a cell
+TIMEOUT = 1800  # seconds a cell, against one that hangs: the longest takes 2 minutes, or 10 at a load average of 9
 COLAB = "https://colab.research.google.com/github/"  # alone it asks for a repository
 # In the sources, and in the .ipynb, where quotes have a backslash before them.
 _BADGE = re.compile(rf"\({re.escape(COLAB)}[^)]*\)")
