@@ -289,15 +289,31 @@ def test_what_cannot_be_is_refused(train):
 
 
 def test_small_images_are_quick():
-    transform = supervised.build(32, crop="none", rotate=15, shift=0.1)
-    train = TrainPipeline(digits.build("train"), transform, batch_size=128, seed=0)
+    """At most four times a loop written out by hand; 1.6 to 2.2 times was measured, on a busy machine."""
+    source, transform = digits.build("train"), supervised.build(32, crop="none", rotate=15, shift=0.1)
+    train = TrainPipeline(source, transform, batch_size=128, seed=0)
 
-    def seconds(step):
+    def by_hand(step):
+        images, labels = [], []
+        for element in range(128 * step, 128 * (step + 1)):
+            rng = np.random.default_rng((0, element))
+            example = source[int(rng.integers(len(source)))]
+            angle, down, right, flip = rng.random(4).tolist()
+            turn = cv2.getRotationMatrix2D((4, 4), 30 * angle - 15, 4 if flip < 0.5 else -4)
+            turn += [[0, 0, 12 + 6.4 * right], [0, 0, 12 + 6.4 * down]]
+            image = cv2.warpAffine(example["image"], turn, (32, 32), borderMode=cv2.BORDER_REPLICATE)
+            images.append(image)
+            labels.append(example["label"])
+        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+    def seconds(batch, step):
         began = time.thread_time()
-        train.batch(step)
+        batch(step)
         return time.thread_time() - began
 
-    assert min(seconds(step) for step in range(15)) < 0.010
+    # In turn, so that what else the machine does slows down both; the least of each, so that no pause counts.
+    ours, plain = np.min([[seconds(train.batch, step), seconds(by_hand, step)] for step in range(15)], axis=0)
+    assert ours < 4 * plain, f"{1e3 * ours:.1f} ms for a batch that takes {1e3 * plain:.1f} ms by hand"
 
 
 def test_a_preprocess_like_object_is_not_mistaken_for_one():
