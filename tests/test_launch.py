@@ -54,7 +54,7 @@ def fake(folder, name, body):
 def launch(folder, script, *arguments, **environment):
     path = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     result = subprocess.run(
-        ["bash", LAUNCH / script, *arguments], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT,
+        ["bash", LAUNCH / script, *arguments], capture_output=True, text=True, check=False, timeout=300, cwd=ROOT,
         env=os.environ | path | environment,
     )  # fmt: skip
     calls = folder / "calls"

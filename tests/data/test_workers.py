@@ -46,7 +46,7 @@ def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
 
 def run(*arguments):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300)
 
 
 # Signals to a whole process group must leave it to the main process when to stop; nothing is closed, on purpose.

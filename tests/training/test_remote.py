@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 
@@ -99,16 +100,18 @@ def test_the_beat_of_a_killed_run_is_watched_and_then_taken_over(workdir, capsys
     with holding(workdir):
         assert time.monotonic() - began >= 1.0
         assert json.loads((workdir / "heartbeat.json").read_text())["pid"] == os.getpid()
-    assert "has a beat of 5 s ago; watching for 1 s" in capsys.readouterr().err
+    assert re.search(r"has a beat of \d+ s ago; watching for 1 s", capsys.readouterr().err)
     # An ancient beat is not watched, nor one that is half written.
     for text in (json.dumps(left | {"time": time.time() - 1e4}), '{"run": "o'):
         (workdir / "heartbeat.json").write_text(text)
-        began = time.monotonic()
         with holding(workdir):
-            assert time.monotonic() - began < 0.9
+            assert "watching" not in capsys.readouterr().err
 
 
-def test_of_two_that_start_at_once_one_runs(workdir):
+def test_of_two_that_start_at_once_one_runs(workdir, monkeypatch):
+    # Longer than a busy machine lets a thread wait between looking for a beat and leaving its own.
+    monkeypatch.setattr(heartbeat, "SETTLE", 0.5)
+    monkeypatch.setattr(heartbeat, "DEAD", 5.0)
     held, refused, done = [], [], threading.Event()
 
     def run():
