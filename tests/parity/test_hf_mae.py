@@ -18,6 +18,7 @@ from tests.parity.oracle import TOLERANCE, error, images, randomise_vit, read, r
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_mae, hf_vit, timm_mae
+from vit_jax.checkpoints.sidecars import IMAGENET
 from vit_jax.checkpoints.source import Source, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.evaluators.reconstruction import can_reconstruct, reconstruct
@@ -230,11 +231,14 @@ def test_a_ratio_of_nothing(tmp_path):
     assert vit_jax.load(tmp_path, overrides={"mask_ratio": 0.5}).model.mask_ratio == 0.5
 
 
-def test_without_a_config(tmp_path):
+def test_without_a_config(tmp_path, capsys):
     """Sizes are in the tensors, but for the heads; the rest is what transformers takes."""
     model = model_of("4x4", num_attention_heads=1, decoder_num_attention_heads=16)
     (saved(tmp_path, model) / "config.json").unlink()
-    assert_parity("without config", model, vit_jax.load(tmp_path))
+    loaded = vit_jax.load(tmp_path)
+    assert "no config.json" in capsys.readouterr().err
+    assert loaded.preprocess.mean == tuple(IMAGENET["mean"])
+    assert_parity("without config", model, loaded)
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -33,14 +33,13 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family` and `mae_parts.around`."""
     if hf_parts.MAE_DECODER not in tensors:
         return None
-    config = {"model_type": "vit_mae"} | sidecar.config
     rest = {name: shape for name, shape in tensors.items() if not name.startswith(_PREFIX)}
-    vit = hf_vit.describe(rest, Sidecar(config, sidecar.preprocessor))
+    vit = hf_vit.describe(rest, sidecar, assumed="vit_mae")
     if vit is None:
         return None
     layer = _LAYERS[any(name.startswith(_LAYERS[1].partition("{")[0]) for name in tensors)]
     vit = dataclasses.replace(vit, layout={**vit.layout, "layer": layer})
-    return mae_parts.around(vit, tensors, _PREFIX, hf_parts.block_names(layer), config)
+    return mae_parts.around(vit, tensors, _PREFIX, hf_parts.block_names(layer), sidecar.config)
 
 
 def settle(published: Published, tensor: Callable[[str], NDArray]) -> Published:

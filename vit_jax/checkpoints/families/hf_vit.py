@@ -23,8 +23,12 @@ _PREFIXES = ("vit.", "deit.", "")
 _IGNORED = ("{}embeddings.mask_token", "decoder.0.*")
 
 
-def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
-    """See `Family`; by its tensors an MAE without its decoder is a ViT, so is it to us."""
+def describe(tensors: Shapes, sidecar: Sidecar, assumed: str = "vit") -> Published | None:
+    """See `Family`; by its tensors an MAE without its decoder is a ViT, so is it to us.
+
+    Args:
+        assumed: the `model_type` where config.json does not say, or there is none.
+    """
     prefix = hf_parts.prefix_of(tensors, _PREFIXES, _LAYER.format(0) + "layernorm_before.weight")
     first = f"{prefix}{_LAYER.format(0)}"
     needed = {
@@ -66,7 +70,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     grid = hf_parts.grid(config, table[1] - 1 - distilled, patch[0], f"{prefix}embeddings.position_embeddings")
     image_size = [side * patch[0] for side in grid]
     default = {"resize": "squash", "interpolation": "bilinear", **INCEPTION}
-    if distilled or config.text("model_type") == "vit_mae":
+    if distilled or config.text("model_type", assumed) == "vit_mae":
         resize_to = image_size[0] * 256 // 224
         default = {"resize": "short_side", "resize_to": max(resize_to, *image_size), "interpolation": "bicubic"}
         default |= {"crop": "floor", **IMAGENET}
