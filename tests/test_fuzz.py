@@ -1,5 +1,8 @@
 """A short run of `make fuzz`: no damaged file ends in a traceback, a hang or silently wrong numbers."""
 
+import contextlib
+import time
+
 import pytest
 
 from tests.fuzz import harness
@@ -10,3 +13,10 @@ def test_damaged_files_are_read_or_refused(kind):
     tally = harness.last(harness.run(kind, harness.seeds_of(0, 60)))
     assert not tally.defects, harness.report([tally])
     assert tally.refused > 0  # the damage does reach the reader
+
+
+def test_a_case_ends_that_swallowed_its_first_alarm():
+    with pytest.raises(harness.Hang), harness._bounded(0.1):
+        with contextlib.suppress(harness.Hang):
+            time.sleep(5)
+        time.sleep(0.5)

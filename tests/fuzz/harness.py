@@ -125,7 +125,8 @@ def _bounded(limit_s: float) -> Iterator[None]:
     handler = signal.signal(signal.SIGALRM, late)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY, before[1]))
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        # Again and again: raised within a callback of the garbage collector, as JAX has one, it would be swallowed.
+        signal.setitimer(signal.ITIMER_REAL, limit_s, limit_s)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
