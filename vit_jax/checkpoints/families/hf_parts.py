@@ -38,17 +38,12 @@ def encoder_kwargs(
     if patch[0] == patch[1]:
         config.must_agree("patch_size", patch[0])
     # A config.json leaves out what is the default of its class: 12 heads, whatever the width.
-    heads = defaults.get("num_attention_heads") or parts.heads_of(width) if _is_bare(config) else 12
+    heads = 12 if config else defaults.get("num_attention_heads") or parts.heads_of(width)
     size = Variant(width, depth, mlp_dim, config.integer("num_attention_heads", heads, at_least=1, at_most=width))
     return parts.size_kwargs(size, patch) | {
         "gelu": parts.gelu_of(config.text("hidden_act", defaults["hidden_act"])),
         "layer_norm_epsilon": config.number("layer_norm_eps", defaults["layer_norm_eps"], at_least=0),
     }
-
-
-def _is_bare(config: JsonObject) -> bool:
-    """Whether there is no config.json: at most a family has said whose model it is."""
-    return set(config) <= {"model_type"}
 
 
 def check(config: JsonObject, keys: Keys, *model_types: str) -> tuple[str, ...]:
@@ -57,7 +52,7 @@ def check(config: JsonObject, keys: Keys, *model_types: str) -> tuple[str, ...]:
     Returns:
         For a file without a config.json the sentence that says so.
     """
-    if _is_bare(config):
+    if not config:
         return ("no config.json: activation, epsilon and heads of 64 are assumed, as the family's models have them",)
     model_type(config, *model_types)
     keys.check(config)
