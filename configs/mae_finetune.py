@@ -69,7 +69,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.init_from = dict(encoder=arg.init)
     config.task = dict(name="classify", label_smoothing=0.1)
     # A class token that is no longer pooled stays where it was: the blocks have learnt to attend to it.
-    pooled = dict(pooling="mean", fc_norm=True, class_token=encoder.class_token)
+    pooled = dict(pooling="mean", fc_norm=True, class_token=encoder.tokens.class_token)
     config.model = dict(model, **pooled, drop_path_rate=drop_path)
     config.data = dict(
         **data,

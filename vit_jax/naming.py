@@ -47,7 +47,12 @@ def named_module(kind: str, name: Any) -> ModuleType:
 
 
 def construct(
-    function: Callable, values: Mapping[str, Any], where: str, siblings: Iterable[str] = (), **given: Any
+    function: Callable,
+    values: Mapping[str, Any],
+    where: str,
+    siblings: Iterable[str] = (),
+    keywords: Iterable[str] | None = None,
+    **given: Any,
 ) -> Any:
     """Calls `function(**given, **values)`, refusing keys that it does not take, keys that it misses, and values that
     its annotations do not allow (see `vit_jax.ranges`).
@@ -57,6 +62,7 @@ def construct(
         values: the keys of one config section.
         where: the section's name, for the error ('config.optim').
         siblings: keys of the section that the caller has read itself; an error may name them too.
+        keywords: what a function takes by its `**keywords`; None: anything, it checks itself.
         given: arguments that the code supplies and a config must not.
 
     Raises:
@@ -64,10 +70,8 @@ def construct(
     """
     parameters = inspect.signature(function).parameters
     known = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - set(given)
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in values:
-            if key not in known:
-                raise unknown_key(where, key, known | set(siblings))
+    if keywords is not None or not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        check_keys(values, known | set(keywords or ()), where, siblings)
     for key in known - set(values):
         if parameters[key].default is inspect.Parameter.empty:
             raise UserError(
@@ -75,6 +79,18 @@ def construct(
             )
     check_arguments(function, values, where)
     return function(**given, **values)
+
+
+def check_keys(keys: Iterable[str], known: Iterable[str], where: str, siblings: Iterable[str] = ()) -> None:
+    """Refuses a key that is not known, naming the nearest of those that are, or of their `siblings`.
+
+    Raises:
+        UserError: names the section `where`, the key and what was meant.
+    """
+    known = set(known)
+    for key in keys:
+        if key not in known:
+            raise unknown_key(where, key, known | set(siblings))
 
 
 def build_named(kind: str, section: Mapping[str, Any], where: str, **given: Any) -> Any:
@@ -90,7 +106,7 @@ def build_named(kind: str, section: Mapping[str, Any], where: str, **given: Any)
     if "name" not in values:
         raise UserError(f"The key '{where}.name' is missing", f"Name the {kind} that it should build")
     module = named_module(kind, values.pop("name"))
-    return construct(module.build, values, where, **given)
+    return construct(module.build, values, where, keywords=getattr(module, "KEYS", None), **given)
 
 
 def build_model(section: Mapping[str, Any] | None, **given: Any) -> tuple[Any, dict[str, Any]]:

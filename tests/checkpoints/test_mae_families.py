@@ -38,7 +38,11 @@ def test_there_and_back(posemb, tmp_path):
     export(source, tmp_path, "transformers")
     loaded = vit_jax.load(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-    assert loaded.model.encoder.posemb == posemb and loaded.model.normalize_pixels and loaded.model.mask_ratio == 0.5
+    assert (
+        loaded.model.encoder.positions.posemb == posemb
+        and loaded.model.normalize_pixels
+        and loaded.model.mask_ratio == 0.5
+    )
     assert loaded.preprocess.image_size == (24, 24)
 
 

@@ -93,9 +93,10 @@ def test_what_is_written_is_read_again(family, name):
     for key, array in params.items():
         np.testing.assert_array_equal(again[key], array, err_msg=key)
     built, model = vit.build(**published.kwargs), vit.build(**metadata["model"]["kwargs"])
-    for field in ("patch_size", "depth", "num_heads", "gelu", "layer_norm_epsilon", "mlp", "num_prefix_tokens"):
-        if not (field == "gelu" and model.encoder.mlp == "swiglu"):
-            assert getattr(built.encoder, field) == getattr(model.encoder, field), field
+    for field in ("patch_size", "depth", "tokens"):
+        assert getattr(built.encoder, field) == getattr(model.encoder, field), field
+    for field in ("num_heads", "activation", "norm_epsilon", "gated"):
+        assert getattr(built.encoder.style, field) == getattr(model.encoder.style, field), field
     assert (built.pooling, built.fc_norm) == (model.pooling, model.fc_norm)
     assert list(published.labels) == metadata["labels"]
     pixels = [Preprocess.from_json(values) for values in (published.preprocess, metadata["preprocess"])]
@@ -187,7 +188,7 @@ def test_defaults_without_a_config():
     for family, gelu, epsilon in ((timm_vit, "exact", 1e-6), (hf_vit, "exact", 1e-12), (google_vit, "tanh", 1e-6)):
         _, _, tensors, _ = written(family, "ViT", **kwargs)
         published = family.describe({n: array.shape for n, array in tensors.items()}, Sidecar())
-        assert vit.build(**published.kwargs).encoder.num_heads == 2
+        assert vit.build(**published.kwargs).encoder.style.num_heads == 2
         assert (published.kwargs["gelu"], published.kwargs["layer_norm_epsilon"]) == (gelu, epsilon)
         assert published.labels == () and published.preprocess["image_size"] == [32, 32]
 

@@ -109,4 +109,4 @@ def test_from_mae_to_a_probe_and_a_fine_tuned_model(tmp_path, capsys):
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), params["encoder"], before)
     assert all(0 < size < 0.01 for size in jax.tree.leaves(moved)), moved
     encoder = vit_jax.load(tmp_path / "tuned").model.encoder
-    assert (encoder.posemb, encoder.class_token, encoder.final_norm) == ("sincos2d_mae", True, False)
+    assert (encoder.positions.posemb, encoder.tokens.class_token, encoder.final_norm) == ("sincos2d_mae", True, False)

@@ -92,9 +92,9 @@ def test_options_of_the_vit_change_nothing_of_the_result(option):
 def test_options_of_the_vit_arrive():
     model = build(**TINY, pooling="mean", gelu="exact", dropout_rate=0.1, dtype="bfloat16", posemb="sincos2d")
     encoder = model.encoder
-    assert model.pooling == "mean" and not encoder.class_token and encoder.gelu == "exact"
-    assert encoder.dropout_rate == 0.1 and encoder.posemb == "sincos2d"
-    assert encoder.dtype == encoder.stem.style.dtype == jnp.bfloat16
+    assert model.pooling == "mean" and not encoder.tokens.class_token and encoder.style.activation == "gelu_exact"
+    assert encoder.style.dropout_rate == 0.1 and encoder.positions.posemb == "sincos2d"
+    assert encoder.execution.dtype == encoder.stem.style.dtype == jnp.bfloat16
     variables = jax.eval_shape(model.init, KEY, images())
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     assert jax.eval_shape(model.apply, variables, images())["tokens"].dtype == jnp.bfloat16

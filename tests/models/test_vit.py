@@ -12,7 +12,8 @@ import scipy.special
 
 from vit_jax import naming
 from vit_jax.errors import UserError
-from vit_jax.models.vit import ViT, ViTEncoder, build
+from vit_jax.models.vit import Positions, Tokens, ViT, build
+from vit_jax.nn.style import BlockStyle, Execution
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -34,20 +35,22 @@ def random_images(*shape):
     return np.random.default_rng(9).normal(size=shape).astype(np.float32)
 
 
-def tiny_encoder(**kwargs):
-    defaults = {"patch_size": (4, 4), "width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
-    return ViTEncoder(**{**defaults, **kwargs})
+def tiny_encoder(patch_size=(4, 4), final_norm=True, **kwargs):
+    values = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "class_token": True, **kwargs}
+    encoder = build("B/4", num_classes=0, pooling="mean", **values).encoder
+    return encoder.clone(patch_size=patch_size, final_norm=final_norm)
 
 
 def reference(model, params, images):
     """A second ViT, in float64 NumPy with loops over blocks and heads."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    encoder, heads = model.encoder, model.encoder.num_heads
+    encoder, style = model.encoder, model.encoder.style
+    heads, tokens, positions = style.num_heads, encoder.tokens, encoder.positions
 
     def norm(x, p):
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True)
-        return centred / np.sqrt(variance + encoder.layer_norm_epsilon) * p["scale"] + p["bias"]
+        return centred / np.sqrt(variance + style.norm_epsilon) * p["scale"] + p["bias"]
 
     def attend(x_q, x_kv, p):
         out = np.zeros_like(x_q) + p["out"]["bias"]
@@ -67,7 +70,7 @@ def reference(model, params, images):
             x = gate / (1 + np.exp(-gate)) * (x @ p["fc1"]["kernel"] + p["fc1"]["bias"])
             return x @ p["fc2"]["kernel"] + p["fc2"]["bias"]
         x = x @ p["fc1"]["kernel"] + p["fc1"]["bias"]
-        if encoder.gelu == "exact":
+        if style.activation == "gelu_exact":
             x = 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
         else:
             x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
@@ -79,7 +82,7 @@ def reference(model, params, images):
     patches = images.astype(np.float64).reshape(batch, rows, patch_h, columns, patch_w, 3).swapaxes(2, 3)
     flat_kernel = e["embedding"]["kernel"].reshape(-1, encoder.width)
     x = patches.reshape(batch, rows * columns, -1) @ flat_kernel + e["embedding"]["bias"]
-    if encoder.posemb == "learn":
+    if positions.posemb == "learn":
         x = x + e["pos_embedding"].reshape(-1, encoder.width)
     else:
         omega = 1e4 ** (-np.arange(encoder.width // 4) / (encoder.width // 4 - 1))
@@ -87,11 +90,11 @@ def reference(model, params, images):
         waves = (np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega))
         x = x + np.concatenate(waves, axis=1)
     prefix = []
-    if encoder.class_token:
-        prefix.append(e["cls"] + (e["cls_pos_embedding"] if encoder.class_token_posemb else 0))
-    if encoder.distillation_token:
+    if tokens.class_token:
+        prefix.append(e["cls"] + (e["cls_pos_embedding"] if positions.class_token_posemb else 0))
+    if tokens.distillation_token:
         prefix.append(e["distillation"] + e["distillation_pos_embedding"])
-    if encoder.num_registers:
+    if tokens.num_registers:
         prefix.append(e["registers"])
     x = np.concatenate([*(np.repeat(token, batch, axis=0) for token in prefix), x], axis=1)
     for i in range(encoder.depth):
@@ -99,7 +102,7 @@ def reference(model, params, images):
         y = norm(x, p["norm1"])
         x = x + attend(y, y, p["attention"]) * p.get("layer_scale1", 1)
         x = x + mlp(norm(x, p["norm2"]), p["mlp"]) * p.get("layer_scale2", 1)
-    tokens = norm(x, e["norm"]) if encoder.final_norm else x
+    count, tokens = int(tokens.class_token), norm(x, e["norm"]) if encoder.final_norm else x
     if model.pooling == "distilled":
         heads_of = [
             tokens[:, i] @ params[name]["kernel"] + params[name]["bias"]
@@ -113,7 +116,7 @@ def reference(model, params, images):
     elif model.pooling == "token_mean":
         x = np.concatenate([tokens[:, 0], tokens[:, -rows * columns :].mean(1)], axis=1)
     else:
-        tokens_seen = np.concatenate([tokens[:, : int(encoder.class_token)], tokens[:, -rows * columns :]], axis=1)
+        tokens_seen = np.concatenate([tokens[:, :count], tokens[:, -rows * columns :]], axis=1)
         x = attend(np.repeat(params["pool"]["probe"], batch, axis=0), tokens_seen, params["pool"]["attention"])
         x = (x + mlp(norm(x, params["pool"]["norm"]), params["pool"]["mlp"]))[:, 0]
     if model.fc_norm:
@@ -237,7 +240,7 @@ def block_outputs(encoder, params, images, train=False, rngs=None):
         options = {"train": train, "rngs": rngs, "capture_intermediates": is_block}
         return encoder.apply({"params": params}, images, **options)[1]["intermediates"]
 
-    return [np.asarray(block["__call__"][0]) for _, block in sorted(run(params, rngs).items())]
+    return [np.asarray(block["__call__"][0][0]) for _, block in sorted(run(params, rngs).items())]
 
 
 def test_each_block_drops_at_its_own_rate():
@@ -314,11 +317,18 @@ def test_every_argument_of_build_reaches_the_model():
     of_model = {"num_classes": 7, "pooling": "mean", "representation_size": 5, "head_bias_init": -1.0, "fc_norm": True}
     model = build("S/14", dtype="bfloat16", **of_encoder, **of_model)
     assert {name: getattr(model, name) for name in of_model} == of_model
-    assert {name: getattr(model.encoder, name) for name in of_encoder} == of_encoder
-    assert (model.encoder.patch_size, model.encoder.width, model.encoder.dtype) == ((14, 14), 384, jnp.bfloat16)
+    encoder = model.encoder
+    assert (encoder.patch_size, encoder.width, encoder.depth, encoder.drop_path_rate) == ((14, 14), 384, 12, 0.4)
+    assert encoder.tokens == Tokens(class_token=True, num_registers=3)
+    assert encoder.positions == Positions(class_token_posemb=False, posemb_resize="bicubic", posemb_stddev=0.1)
+    assert encoder.execution == Execution(jnp.bfloat16, attention_implementation="explicit", sow_attention=True)
+    assert encoder.style == BlockStyle(
+        6, 1536, norm_epsilon=1e-5, activation="silu", gated=True, biases=("out", "fc1", "fc2"), layer_scale_init=0.25,
+        dropout_rate=0.2, attention_dropout_rate=0.3,
+    )  # fmt: skip
     assert not model.encoder.final_norm and build("S/14", num_classes=1).encoder.final_norm
-    assert build("S/14", num_classes=1, pooling="mean", posemb="sincos2d").encoder.posemb == "sincos2d"
-    assert build("S/14", num_classes=1, pooling="distilled", distillation_token=True).encoder.distillation_token
+    assert build("S/14", num_classes=1, pooling="mean", posemb="sincos2d").encoder.positions.posemb == "sincos2d"
+    assert build("S/14", num_classes=1, pooling="distilled", distillation_token=True).encoder.tokens.distillation_token
 
 
 def test_layer_scale_starts_at_its_value_and_registers_have_no_position():
@@ -327,7 +337,7 @@ def test_layer_scale_starts_at_its_value_and_registers_have_no_position():
     for name in ("layer_scale1", "layer_scale2"):
         np.testing.assert_array_equal(params["block_00"][name], np.full(32, 0.25, np.float32))
     assert params["registers"].shape == (1, 2, 32) and params["pos_embedding"].shape == (2, 2, 32)
-    assert model.encoder.num_prefix_tokens == 3
+    assert model.encoder.tokens.count == 3
 
 
 def test_attention_weights_of_every_block_can_be_sown():
@@ -377,7 +387,7 @@ def test_a_config_section_builds_a_model():
     model = naming.construct(naming.named_module("model", "vit").build, section, "config.model")
     assert model == ViT.from_variant("B/16", num_classes=10, dtype="bfloat16")
     with pytest.raises(UserError, match=r"config\.model\.num_class.*'num_classes'"):
-        naming.construct(build, {"variant": "b/16", "num_class": 10}, "config.model")
+        naming.build_named("model", {"name": "vit", "variant": "b/16", "num_class": 10}, "config.model")
     with pytest.raises(UserError, match=r"config\.model\.variant"):
         naming.construct(build, {"num_classes": 10}, "config.model")
 
@@ -408,7 +418,7 @@ def test_patches_that_are_kept_are_encoded_as_if_there_were_no_others(options):
     encoder = tiny_encoder(**options)
     images = random_images(2, 16, 16, 3)
     params = {"params": random_params(encoder, images)}
-    prefix = encoder.num_prefix_tokens
+    prefix = encoder.tokens.count
     order = jnp.array([np.random.default_rng(i).permutation(16) for i in range(2)])
 
     # All patches in another order: the same tokens in that order.

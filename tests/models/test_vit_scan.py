@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit import ViTEncoder, build
+from vit_jax.models.vit import build
 
 KEY = jax.random.key(0, impl="rbg")
 WAYS = [(True, "none"), (True, "full"), (True, "dots"), (False, "full"), (False, "dots")]
@@ -15,8 +15,8 @@ WAYS += [(True, "elementwise"), (False, "elementwise")]
 
 
 def encoder(**kwargs):
-    defaults = {"patch_size": (4, 4), "width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
-    return ViTEncoder(**{**defaults, **kwargs})
+    defaults = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "class_token": True}
+    return build("B/4", num_classes=0, pooling="mean", **{**defaults, **kwargs}).encoder
 
 
 def images(batch=2, size=8):
@@ -54,7 +54,7 @@ def test_outputs_and_gradients_equal_the_loop(expected, scan, remat):
 
 def test_half_precision_equals_the_loop_and_gradients_are_float32():
     params = random_params(encoder())
-    loop, scan = (value_and_gradients(encoder(dtype=jnp.bfloat16, scan=s), params) for s in (False, True))
+    loop, scan = (value_and_gradients(encoder(dtype="bfloat16", scan=s), params) for s in (False, True))
     np.testing.assert_allclose(loop[0].astype(np.float32), scan[0].astype(np.float32), atol=0.1)
     assert scan[0].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(scan[1])} == {jnp.dtype("float32")}
@@ -173,7 +173,7 @@ def test_no_blocks_to_scan():
     ("kwargs", "what"),
     [
         ({"scan": True, "sow_attention": True}, "cannot sow attention weights"),
-        ({"remat": "dot"}, "no remat 'dot'. Did you mean 'dots'"),
+        ({"remat": "dot"}, "config.model.remat is 'dot'. Did you mean 'dots'"),
     ],
 )
 def test_wrong_values_are_user_errors(kwargs, what):
@@ -183,4 +183,4 @@ def test_wrong_values_are_user_errors(kwargs, what):
 
 def test_the_options_reach_the_encoder():
     model = build("S/16", num_classes=2, scan=True, remat="dots")
-    assert (model.encoder.scan, model.encoder.remat) == (True, "dots")
+    assert (model.encoder.execution.scan, model.encoder.execution.remat) == (True, "dots")

@@ -10,10 +10,17 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.nn import attention as module
-from vit_jax.nn.attention import MultiHeadAttention, attention, chosen, computing_on, cudnn_works
+from vit_jax.nn.attention import attention, chosen, computing_on, cudnn_works
+from vit_jax.nn.mask import Band, dense
+from vit_jax.nn.multi_head import MultiHeadAttention
+from vit_jax.nn.style import BlockStyle, Execution
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
+
+
+def make(dtype=jnp.float32, implementation="auto", num_heads=3, **style):
+    return MultiHeadAttention(BlockStyle(num_heads, 1, **style), Execution(dtype, implementation))
 
 
 def inputs(dtype=np.float32, t=5, s=7, h=3, d=8):
@@ -42,6 +49,30 @@ def test_paths_equal_numpy(implementation, biased, masked):
     extras = {"bias": bias if biased else None, "mask": mask if masked else None}
     out = jax.jit(lambda q, k, v: attention(q, k, v, **extras, implementation=implementation))(q, k, v)
     np.testing.assert_allclose(out, reference(q, k, v, **extras)[0], atol=1e-5)
+
+
+BANDS = [("causal", Band(after=0)), (Band(2, 0), Band(2, 0)), (Band(3, 1), Band(3, 1)), (Band(None, 2), Band(None, 2))]
+
+
+@pytest.mark.parametrize(("mask", "band"), BANDS, ids=str)
+def test_bands_are_the_masks_that_they_stand_for(mask, band):
+    q, k, v, *_ = inputs(t=7)
+    seen = np.array([[(band.before is None or i - j <= band.before) and (band.after is None or j - i <= band.after)
+                      for j in range(7)] for i in range(7)])[None, None]  # fmt: skip
+    np.testing.assert_array_equal(dense(band, 7, 7), seen)
+    expected = reference(q, k, v, mask=seen)[0]
+    loss = lambda q, k, v, mask, how: jnp.sin(attention(q, k, v, mask=mask, implementation=how)).sum()  # noqa: E731
+    gradient = lambda mask, how: jax.jit(jax.grad(lambda *x: loss(*x, mask, how), argnums=(0, 1, 2)))(q, k, v)  # noqa: E731
+    plain = gradient(seen, "explicit")
+    for how in ("explicit", "recomputed", "xla"):
+        np.testing.assert_allclose(attention(q, k, v, mask=mask, implementation=how), expected, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient(mask, how), plain)
+
+
+def test_a_window_that_leaves_queries_without_keys_is_refused():
+    q, k, v, *_ = inputs(t=9, s=4)
+    with pytest.raises(UserError, match="leaves the last of 9 queries none of 4 keys"):
+        attention(q, k, v, mask=Band(2, 0))
 
 
 def test_weights_are_returned_in_float32():
@@ -80,6 +111,7 @@ def test_dropout_drops_single_weights_and_rescales_the_rest():
         ({"implementation": "cudnn"}, "cudnn"),
         ({"implementation": "recomputed", "dropout_rate": 0.1}, "drop"),
         ({"implementation": "recomputed", "bias": jnp.zeros((1, 1, 5, 7))}, "no bias"),
+        ({"implementation": "recomputed", "mask": jnp.ones((1, 1, 5, 7), bool)}, "no mask but"),
         ({"implementation": "xla", "return_weights": True}, "weights"),
         ({"implementation": "xla", "dropout_rate": 0.1}, "drop"),
         ({"implementation": "cudnn", "dropout_rate": 0.1}, "drop"),
@@ -101,6 +133,11 @@ def test_impossible_wishes_are_user_errors(options, what):
         ("gpu", jnp.bfloat16, 136, {}, "xla"),
         ("gpu", jnp.bfloat16, 64, {"bias": jnp.zeros((1, 1, 5, 7))}, "xla"),
         ("gpu", jnp.bfloat16, 64, {"mask": jnp.ones((1, 1, 5, 7), bool)}, "xla"),
+        ("gpu", jnp.bfloat16, 64, {"mask": "causal"}, "cudnn"),
+        ("gpu", jnp.bfloat16, 64, {"mask": Band(3, 0)}, "cudnn"),
+        ("gpu", jnp.bfloat16, 64, {"mask": Band(3, 1)}, "xla"),
+        ("tpu", jnp.bfloat16, 64, {"mask": "causal"}, "recomputed"),
+        ("tpu", jnp.bfloat16, 64, {"mask": jnp.ones((1, 1, 5, 7), bool)}, "xla"),
         ("gpu", jnp.bfloat16, 64, {"return_weights": True}, None),
         ("tpu", jnp.bfloat16, 64, {"bias": jnp.zeros((1, 1, 5, 7))}, "xla"),
         ("tpu", jnp.bfloat16, 64, {}, "recomputed"),
@@ -144,7 +181,7 @@ def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias
     x_q = jnp.asarray(rng.normal(size=(2, 5, 24)), jnp.float32)
     x_kv = jnp.asarray(rng.normal(size=(2, 7, 24)), jnp.float32) if cross else None
     layers = {
-        name: MultiHeadAttention(3, dtype, qkv_bias=qkv_bias, implementation=name)
+        name: make(dtype, name, biases=("query", "key", "value", "out") if qkv_bias else ("out",))
         for name in ("explicit", "recomputed")
     }
     variables = {name: layer.init(KEY, x_q, x_kv, train=False) for name, layer in layers.items()}
@@ -154,7 +191,7 @@ def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias
     variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32), shapes)
 
     def loss(name, variables, x_q):
-        out = layers[name].apply(variables, x_q, x_kv if cross else None, train=True).astype(jnp.float32)
+        out = layers[name].apply(variables, x_q, x_kv if cross else None, train=True)[0].astype(jnp.float32)
         return jnp.sin(out).sum(), out
 
     results = [
@@ -169,7 +206,7 @@ def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias
 
 def test_recomputing_saves_no_weights():
     x = jnp.zeros((2, 50, 24))
-    layers = {name: MultiHeadAttention(3, implementation=name) for name in ("explicit", "recomputed")}
+    layers = {name: make(implementation=name) for name in ("explicit", "recomputed")}
     sizes = {}
     for name, layer in layers.items():
         variables = layer.init(KEY, x, train=False)
@@ -185,19 +222,19 @@ def test_layer_equals_flax(cross):
     rng = np.random.default_rng(0)
     x_q = rng.normal(size=(2, 5, 24)).astype(np.float32)
     x_kv = rng.normal(size=(2, 7, 24)).astype(np.float32) if cross else x_q
-    ours = MultiHeadAttention(num_heads=3)
+    ours = make()
     shapes = jax.eval_shape(lambda: ours.init(KEY, x_q, x_kv, train=False))
     variables = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     expected = nn.MultiHeadDotProductAttention(num_heads=3).apply(variables, x_q, x_kv)
-    out = ours.apply(variables, x_q, x_kv if cross else None, train=False)
+    out = ours.apply(variables, x_q, x_kv if cross else None, train=False)[0]
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_layer_initial_kernels_are_xavier_uniform_over_the_flattened_matrix():
     width, heads = 48, 4
-    params = jax.jit(MultiHeadAttention(heads).init, static_argnames="train")(
-        KEY, jnp.zeros((1, 2, width)), train=False
-    )["params"]
+    params = jax.jit(make(num_heads=heads).init, static_argnames="train")(KEY, jnp.zeros((1, 2, width)), train=False)[
+        "params"
+    ]
     assert set(params) == {"query", "key", "value", "out"}
     bound = np.sqrt(6 / (2 * width))
     for name, projection in params.items():
@@ -209,13 +246,14 @@ def test_layer_initial_kernels_are_xavier_uniform_over_the_flattened_matrix():
 
 def test_layer_sows_weights_and_drops_only_in_training():
     x = np.random.default_rng(0).normal(size=(2, 5, 24)).astype(np.float32)
-    layer = MultiHeadAttention(num_heads=3, dropout_rate=0.5, sow_weights=True)
+    layer = MultiHeadAttention(BlockStyle(3, 1, attention_dropout_rate=0.5), Execution(sow_attention=True))
     variables = {"params": layer.init(KEY, x, train=False)["params"]}
-    out, sown = layer.apply(variables, x, train=False, mutable="intermediates")
+    (out, _), sown = layer.apply(variables, x, train=False, mutable="intermediates")
     (weights,) = sown["intermediates"]["attention_weights"]
     assert weights.shape == (2, 3, 5, 5)
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
-    runs = [layer.apply(variables, x, train=True, rngs={"dropout": jax.random.fold_in(KEY, i)}) for i in (0, 0, 1)]
+    rngs = [{"dropout": jax.random.fold_in(KEY, i)} for i in (0, 0, 1)]
+    runs = [layer.apply(variables, x, train=True, rngs=rng)[0] for rng in rngs]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert np.abs(runs[0] - runs[2]).max() > 1e-3
     assert np.abs(runs[0] - out).max() > 1e-3
@@ -223,4 +261,4 @@ def test_layer_sows_weights_and_drops_only_in_training():
 
 def test_layer_refuses_a_width_that_the_heads_do_not_divide():
     with pytest.raises(UserError, match=r"width of 24 .* 5 heads"):
-        MultiHeadAttention(num_heads=5).init(KEY, jnp.zeros((1, 2, 24)), train=False)
+        make(num_heads=5).init(KEY, jnp.zeros((1, 2, 24)), train=False)

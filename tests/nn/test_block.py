@@ -9,7 +9,8 @@ import pytest
 import scipy.special
 
 from vit_jax.errors import UserError
-from vit_jax.nn.block import EncoderBlock, MlpBlock, drop_path
+from vit_jax.nn.block import Block, MlpBlock, drop_path
+from vit_jax.nn.style import BlockStyle, Execution
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -49,7 +50,7 @@ def test_drop_path_drops_whole_samples_and_rescales_the_rest(dtype, traced):
 @pytest.mark.parametrize("gelu", ["tanh", "exact"])
 def test_mlp_has_the_right_gelu(gelu):
     x = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
-    mlp = MlpBlock(16, gelu=gelu)
+    mlp = MlpBlock(16, activation=f"gelu_{gelu}")
     params = random_params(mlp, x, train=False)
     hidden = x.astype(np.float64) @ params["fc1"]["kernel"] + params["fc1"]["bias"]
     if gelu == "exact":
@@ -68,21 +69,21 @@ def test_mlp_initial_values():
         assert 5e-7 < params[layer]["bias"].std() < 2e-6
 
 
-def test_mlp_refuses_an_unknown_gelu():
-    with pytest.raises(UserError, match="exact"):
-        MlpBlock(16, gelu="exakt").init(KEY, jnp.zeros((1, 8)), train=False)
+def test_mlp_refuses_an_unknown_activation():
+    with pytest.raises(UserError, match="'gelu_exact'"):
+        MlpBlock(16, activation="gelu_exakt")
 
 
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
 def test_dropout_follows_each_branch(branch):
     x = np.zeros((4, 8, 32), np.float32)
-    block = EncoderBlock(num_heads=2, mlp_dim=16, dropout_rate=0.25)
+    block = Block(BlockStyle(2, 16, dropout_rate=0.25))
     params = constant_branches(random_params(block, x), attention=branch == "attention", mlp=branch == "mlp")
-    train = jax.jit(lambda rng: block.apply({"params": params}, x, train=True, rngs={"dropout": rng}))
+    train = jax.jit(lambda rng: block.apply({"params": params}, x, train=True, rngs={"dropout": rng})[0])
     out = np.asarray(train(KEY))
     assert abs((out == 0).mean() - 0.25) < 0.05
     np.testing.assert_allclose(out[out != 0], 1 / 0.75, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x)[0], 1.0, rtol=1e-6)
 
 
 def test_dropout_follows_the_gelu():
@@ -102,28 +103,33 @@ def test_dropout_follows_the_gelu():
 
 def test_stochastic_depth_is_independent_in_the_two_branches():
     x = np.zeros((256, 2, 8), np.float32)
-    block = EncoderBlock(num_heads=2, mlp_dim=16)
+    block = Block(BlockStyle(2, 16))
     params = constant_branches(random_params(block, x), attention=1, mlp=10)
-    train = jax.jit(lambda rng: block.apply({"params": params}, x, 0.5, train=True, rngs={"drop_path": rng}))
+
+    def run(rate, train, rngs):
+        return block.apply({"params": params}, x, drop_path_rate=rate, train=train, rngs=rngs)[0]
+
+    train = jax.jit(lambda rng: run(0.5, True, {"drop_path": rng}))
     out = np.asarray(train(KEY))
     assert (out == out[:, :1, :1]).all()
     values, counts = np.unique(out[:, 0, 0], return_counts=True)
     np.testing.assert_allclose(values, [0, 2, 20, 22])
     assert counts.min() > 30
-    np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x, 0.5), 11)
+    np.testing.assert_allclose(jax.jit(lambda: run(0.5, False, {}))(), 11)
 
 
 def test_a_known_rate_of_zero_needs_no_rng():
     x = np.ones((2, 3, 8), np.float32)
-    block = EncoderBlock(num_heads=2, mlp_dim=16)
+    block = Block(BlockStyle(2, 16))
     variables = {"params": random_params(block, x)}
-    run = jax.jit(block.apply, static_argnums=(2, 3))
-    np.testing.assert_array_equal(run(variables, x, 0, True), run(variables, x, 0.5, False))
+    run = jax.jit(block.apply, static_argnames=("drop_path_rate", "train"))
+    ways = [run(variables, x, drop_path_rate=rate, train=train)[0] for rate, train in ((0, True), (0.5, False))]
+    np.testing.assert_array_equal(*ways)
 
 
 def test_stacked_blocks_run_in_a_scan():
     x = np.random.default_rng(2).normal(size=(4, 5, 16)).astype(np.float32)
-    block = EncoderBlock(num_heads=2, mlp_dim=32)
+    block = Block(BlockStyle(2, 32))
     layers = [random_params(block, x, seed) for seed in range(3)]
     rates = np.array([0.0, 0.2, 0.4], np.float32)
     rngs = jax.random.split(KEY, 3)
@@ -131,7 +137,7 @@ def test_stacked_blocks_run_in_a_scan():
     @functools.partial(jax.jit, static_argnums=2)
     def step(x, layer, train):
         params, rate, rng = layer
-        return block.apply({"params": params}, x, rate, train=train, rngs={"drop_path": rng}), None
+        return block.apply({"params": params}, x, drop_path_rate=rate, train=train, rngs={"drop_path": rng})
 
     def scanned(train):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
@@ -149,8 +155,8 @@ def test_stacked_blocks_run_in_a_scan():
 
 def test_half_precision_keeps_parameters_and_weights_in_float32():
     x = jnp.ones((1, 3, 8), jnp.bfloat16)
-    block = EncoderBlock(num_heads=2, mlp_dim=16, dtype=jnp.bfloat16, sow_attention=True)
-    out, variables = jax.eval_shape(block.init_with_output, KEY, x)
+    block = Block(BlockStyle(2, 16), Execution(jnp.bfloat16, sow_attention=True))
+    (out, _), variables = jax.eval_shape(block.init_with_output, KEY, x)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert set(variables["params"]) == {"norm1", "attention", "norm2", "mlp"}

@@ -6,9 +6,10 @@ import pytest
 import scipy.ndimage
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit import ViTEncoder
+from vit_jax.models.vit import Positions, Tokens, ViTEncoder
 from vit_jax.nn.posemb import SINCOS2D, interpolate_posemb, sincos2d
 from vit_jax.nn.resize import cubic_weights, linear_weights, resize_bilinear
+from vit_jax.nn.style import BlockStyle
 
 GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
 
@@ -124,7 +125,8 @@ def test_sincos2d_dialects():
     positions = {}
     for name in SINCOS2D:
         # Tokens without blocks and with patches of nothing are the norm of the positions.
-        encoder = ViTEncoder((2, 2), 16, 0, 16, 2, posemb=name, class_token=False, class_token_posemb=False)
+        tokens, at = Tokens(class_token=False), Positions(posemb=name, class_token_posemb=False)
+        encoder = ViTEncoder((2, 2), width=16, depth=0, style=BlockStyle(2, 16), tokens=tokens, positions=at)
         variables = encoder.init(jax.random.key(0), np.zeros((1, 4, 6, 3)))
         positions[name] = encoder.apply(variables, np.zeros((1, 4, 6, 3)))[0, 5]
         centred = tables[name] - tables[name].mean()

@@ -98,7 +98,7 @@ def test_a_siglip_config_that_leaves_out_what_is_the_class_s_default():
     tensors = {name: x.numpy() for name, x in model.state_dict().items()}
     for beside in (said, {"model_type": "siglip", "vision_config": said}):
         ours = read(hf_siglip, tensors, Sidecar(beside))
-        assert ours.model.encoder.num_heads == 12
+        assert ours.model.encoder.style.num_heads == 12
     x = images(32, 32)
     expected = model(to_torch(x)).last_hidden_state.detach().numpy()
     assert abs(ours.outputs(x)["tokens"] - expected).max() < 1e-4 * max(1.0, abs(expected).max())

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
 
 from vit_jax.checkpoints import store
 from vit_jax.checkpoints.npz import write_npz
@@ -22,8 +21,8 @@ from vit_jax.naming import construct, named_module
 FORMATS = ("orbax", "npz", "timm", "transformers")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
-    "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "attention_implementation", "sow_attention",
-    "scan", "remat", "head_bias_init", "posemb_stddev", "layer_scale_init", "name", "parent", "posemb_resize",
+    "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "head_bias_init",
+    "posemb_stddev", "posemb_resize", "layer_scale_init", "name", "parent",
 }  # fmt: skip
 _RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic"}
 
@@ -169,12 +168,15 @@ def _check_return(
             )
 
 
-def _architecture(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+def _architecture(module: Any, prefix: str = "") -> dict[str, Any]:
+    """What a module, and the modules and styles within it, are made of."""
     values = {}
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
-        if isinstance(value, nn.Module):
+        if field.name in _NOT_ARCHITECTURE:
+            continue
+        if dataclasses.is_dataclass(value):
             values |= _architecture(value, f"{prefix}{field.name}.")
-        elif field.name not in _NOT_ARCHITECTURE:
+        else:
             values[prefix + field.name] = value
     return values

@@ -166,7 +166,7 @@ def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weigh
     from vit_jax.evaluators import inspection, inspection_figures, inspection_model
 
     grid = inspection_model.patch_grid(loaded)
-    has_class_token = bool(loaded.model.encoder.class_token)
+    has_class_token = bool(loaded.model.encoder.tokens.class_token)
     rollout = inspection.query_maps(inspection.attention_rollout(weights), grid, has_class_token)[0]
     maps = inspection.query_maps(weights, grid, has_class_token)[:, 0]
     who = "the class token" if has_class_token else "the mean patch"

@@ -1,6 +1,5 @@
 """The arrays that `inspection` works on, taken from the result of `vit_jax.load`."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,13 +10,14 @@ from jaxtyping import Array, Float, PyTree
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.errors import UserError
-from vit_jax.nn.attention import MultiHeadAttention
+from vit_jax.nn.multi_head import MultiHeadAttention
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
+from vit_jax.nn.style import BlockStyle, Execution
 
 
 def has_attention(loaded: Loaded) -> bool:
     """Whether `attention_weights` can be had."""
-    return "sow_attention" in _fields(getattr(loaded.model, "encoder", None))
+    return hasattr(getattr(getattr(loaded.model, "encoder", None), "style", None), "num_heads")
 
 
 def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "L B H T T"]:
@@ -39,9 +39,8 @@ def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[
         )
     encoder = loaded.model.encoder
     # A scan cannot sow, and only the explicit implementation, which "auto" then takes, has weights to give.
-    plain = {"scan": False, "remat": "none", "attention_implementation": "auto"}
-    changes = {name: value for name, value in plain.items() if name in _fields(encoder)}
-    model = loaded.model.clone(encoder=encoder.clone(sow_attention=True, **changes))
+    execution = Execution(dtype=encoder.execution.dtype, sow_attention=True)
+    model = loaded.model.clone(encoder=encoder.clone(execution=execution))
 
     tree = _sown(model, loaded.params, loaded.model_state, jnp.asarray(images))
     # The names of the blocks are numbered, so that sorted by name they are in order.
@@ -62,9 +61,10 @@ def pooling_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np
         return None
     params, encoder = loaded.params["pool"], loaded.model.encoder
     tokens = loaded.outputs(images)["tokens"].astype(jnp.float32)
-    tokens = jnp.concatenate([tokens[:, : int(encoder.class_token)], tokens[:, encoder.num_prefix_tokens :]], axis=1)
+    tokens = jnp.concatenate([tokens[:, : int(encoder.tokens.class_token)], tokens[:, encoder.tokens.count :]], axis=1)
     probe = jnp.broadcast_to(params["probe"], (tokens.shape[0], *params["probe"].shape[1:]))
-    attention = MultiHeadAttention(num_heads=params["attention"]["query"]["kernel"].shape[1], sow_weights=True)
+    style = BlockStyle(encoder.style.num_heads, encoder.style.mlp_dim, head_dim=encoder.style.head_dim)
+    attention = MultiHeadAttention(style, Execution(sow_attention=True))
     _, sown = attention.apply({"params": params["attention"]}, probe, tokens, train=False, mutable=["intermediates"])
     return np.asarray(sown["intermediates"]["attention_weights"][0][:, :, 0])
 
@@ -93,7 +93,7 @@ def position_table(loaded: Loaded) -> Float[np.ndarray, "gh gw width"]:
     if learned is not None:
         return np.asarray(learned)
     encoder = getattr(loaded.model, "encoder", None)
-    dialect = SINCOS2D.get(getattr(encoder, "posemb", None))
+    dialect = SINCOS2D.get(getattr(getattr(encoder, "positions", None), "posemb", None))
     if dialect is None:
         raise UserError(
             f"The model '{_name(loaded)}' has no position embeddings", "Use a Vision Transformer's checkpoint"
@@ -140,10 +140,6 @@ def patch_pixels(loaded: Loaded) -> tuple[float, float]:
 def _sown(model: nn.Module, params: PyTree, model_state: PyTree, images: Float[Array, "B H W 3"]) -> PyTree:
     variables = {"params": params, **model_state}
     return model.apply(variables, images, train=False, mutable=["intermediates"])[1]["intermediates"]
-
-
-def _fields(module: nn.Module | None) -> set[str]:
-    return {field.name for field in dataclasses.fields(module)} if module is not None else set()
 
 
 def _name(loaded: Loaded) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.models.bit import ResNetEncoder
+from vit_jax.models.vit import KEYS as VIT_KEYS
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit import build as build_vit
 from vit_jax.naming import construct, nearest
@@ -78,14 +79,14 @@ def build(
         UserError: for an unknown variant, value or argument.
     """
     stem, vit_variant = parse_variant(variant)
-    model = construct(build_vit, vit, "config.model", siblings=_OWN, variant=vit_variant)
+    model = construct(build_vit, vit, "config.model", siblings=_OWN, keywords=VIT_KEYS, variant=vit_variant)
     style = ConvStyle(
         padding=padding,
         weight_epsilon=weight_epsilon,
         weight_epsilon_in=weight_epsilon_in,
         num_groups=num_groups,
         group_norm_epsilon=group_norm_epsilon,
-        dtype=model.encoder.dtype,
+        dtype=model.encoder.execution.dtype,
     )
     sizes = stem.stage_sizes if stage_sizes is None else tuple(stage_sizes)
     # Both unowned, so that the encoder adopts the stem and ViT the encoder, under their names.
@@ -94,6 +95,7 @@ def build(
 
 
 _OWN = tuple(name for name in build.__annotations__ if name not in ("variant", "vit", "return"))
+KEYS = (*_OWN, *VIT_KEYS)  # all that `build` takes
 
 
 def vit_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ left out, a learned mask token, and predicts the pixels of every patch (section 
 away: as a model for images this is the encoder, `features` are what its pooling gives.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,16 +13,16 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import ViT, ViTEncoder
 from vit_jax.naming import build_named
-from vit_jax.nn.attention import Implementation
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.pool import pool_tokens
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
-from vit_jax.nn.stack import BlockStack, Remat
+from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.style import BlockStyle, Execution
 from vit_jax.ranges import Count, Natural
 
 
@@ -34,38 +35,19 @@ class Decoder(nn.Module):
     Attributes:
         width: of the decoder's tokens.
         depth: number of blocks.
-        num_heads: attention heads.
+        style: what a block computes.
         pixels: values to predict of a patch.
-        posemb: dialect of the positions, see `vit_jax.nn.posemb.SINCOS2D`.
-        dtype: dtype of the computation.
-        gelu: see `EncoderBlock`, like `layer_norm_epsilon` and `attention_implementation`.
-        scan: see `BlockStack`, like `remat`.
+        execution: how it runs.
     """
 
     width: int
     depth: int
-    num_heads: int
+    style: BlockStyle
     pixels: int
-    posemb: str = "sincos2d_mae"
-    dtype: DTypeLike = jnp.float32
-    gelu: Literal["tanh", "exact"] = "exact"
-    layer_norm_epsilon: float = 1e-6
-    attention_implementation: Implementation = "auto"
-    scan: bool = False
-    remat: Remat = "none"
+    execution: Execution = Execution()
 
     def setup(self):
-        self.blocks = BlockStack(
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=4 * self.width,
-            dtype=self.dtype,
-            gelu=self.gelu,
-            layer_norm_epsilon=self.layer_norm_epsilon,
-            attention_implementation=self.attention_implementation,
-            scan=self.scan,
-            remat=self.remat,
-        )
+        self.blocks = BlockStack((self.style,), self.depth, execution=self.execution)
         nn.share_scope(self, self.blocks)
 
     @nn.compact
@@ -81,8 +63,9 @@ class Decoder(nn.Module):
             order: for each image a permutation of its patches, the visible ones first.
             grid: rows and columns of patches.
         """
-        embedding = nn.Dense(self.width, dtype=self.dtype, name="embedding")
-        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(self.dtype)
+        dtype = self.execution.dtype
+        embedding = nn.Dense(self.width, dtype=dtype, name="embedding")
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(dtype)
         tokens = embedding(jnp.concatenate([prefix, visible], axis=1))
         count, hidden = prefix.shape[1], order.shape[1] - visible.shape[1]
         masked = jnp.broadcast_to(mask_token, (tokens.shape[0], hidden, self.width))
@@ -90,11 +73,11 @@ class Decoder(nn.Module):
         # Where in `order` each patch of the image is.
         place = jnp.argsort(order, axis=1)
         patches = jnp.take_along_axis(patches, place[..., None], axis=1)
-        positions = jnp.asarray(sincos2d(grid, self.width, **SINCOS2D[self.posemb])).reshape(-1, self.width)
-        x = jnp.concatenate([tokens[:, :count], patches + positions.astype(self.dtype)], axis=1)
-        x = self.blocks(x, train=train)
-        x = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")(x[:, count:])
-        return nn.Dense(self.pixels, dtype=self.dtype, name="prediction")(x)
+        positions = jnp.asarray(sincos2d(grid, self.width, **SINCOS2D["sincos2d_mae"])).reshape(-1, self.width)
+        x = jnp.concatenate([tokens[:, :count], patches + positions.astype(dtype)], axis=1)
+        x, _ = self.blocks(x, train=train)
+        x = LayerNorm(self.style.norm_epsilon, dtype, name="norm")(x[:, count:])
+        return nn.Dense(self.pixels, dtype=dtype, name="prediction")(x)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -123,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
             order = jnp.broadcast_to(jnp.arange(patches), (images.shape[0], patches))
             self.reconstruct(images, order, train=train)
         tokens = self.encoder(images, train=train)
-        features = pool_tokens(tokens, self.pooling, self.encoder.num_prefix_tokens)
+        features = pool_tokens(tokens, self.pooling, self.encoder.tokens.count)
         return {"tokens": tokens, "features": features.astype(jnp.float32)}
 
     def reconstruct(
@@ -135,7 +118,7 @@ class MaskedAutoencoder(nn.Module):
             images: normalised.
             order: for each image a permutation of its patches, which are numbered row by row.
         """
-        grid, count = self.grid(images.shape[1:3]), self.encoder.num_prefix_tokens
+        grid, count = self.grid(images.shape[1:3]), self.encoder.tokens.count
         tokens = self.encoder(images, train=train, keep=order[:, : self.visible(images.shape[1:3])])
         return self.decoder(tokens[:, :count], tokens[:, count:], order, grid, train).astype(jnp.float32)
 
@@ -209,14 +192,14 @@ def build(
     decoder = Decoder(
         width=decoder_width,
         depth=decoder_depth,
-        num_heads=decoder_heads,
+        style=BlockStyle(
+            decoder_heads,
+            4 * decoder_width,
+            norm_epsilon=encoder.style.norm_epsilon,
+            activation="gelu_tanh" if encoder.style.gated else encoder.style.activation,
+        ),
         pixels=encoder.patch_size[0] * encoder.patch_size[1] * 3,
-        dtype=encoder.dtype,
-        gelu=encoder.gelu,
-        layer_norm_epsilon=encoder.layer_norm_epsilon,
-        attention_implementation=encoder.attention_implementation,
-        scan=encoder.scan,
-        remat=encoder.remat,
+        execution=dataclasses.replace(encoder.execution, sow_attention=False),
         parent=None,
     )
     return MaskedAutoencoder(encoder.clone(parent=None), decoder, vit.pooling, mask_ratio, normalize_pixels)

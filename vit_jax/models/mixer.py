@@ -5,16 +5,17 @@ from typing import Literal, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.block import MlpBlock, drop_path
+from vit_jax.nn.block import MlpBlock, drop_path, drops
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
-from vit_jax.nn.stack import drop_path_rates
+from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.style import Execution, Remat, check_rate, gelu_of
 from vit_jax.ranges import Count, Decay, Natural, Positive
 
 
@@ -51,48 +52,56 @@ def parse_variant(variant: str) -> tuple[Variant, int]:
     return VARIANTS[size.upper()], int(patch)
 
 
+@dataclasses.dataclass(frozen=True)
+class MixerStyle:
+    """What a Mixer block computes.
+
+    Args:
+        tokens_mlp_dim: hidden width of the MLP over tokens, which all channels share.
+        channels_mlp_dim: hidden width of the MLP over channels, which all tokens share.
+        activation: of both MLPs, see `vit_jax.nn.activation.ACTIVATIONS`.
+        norm_epsilon: of every layer norm.
+    """
+
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+
+
 class MixerBlock(nn.Module):
     """x + MLP over the tokens of LN(x), then x + MLP over the channels of LN(x) (MLP-Mixer, equation 1).
 
     Parameters, float32: `norm1`, `token_mixing`, `norm2`, `channel_mixing`; the kernels of `token_mixing` have the
     number of tokens as a side, which ties a Mixer to one image size.
-
-    Attributes:
-        tokens_mlp_dim: hidden width of the MLP over tokens, which all channels share.
-        channels_mlp_dim: hidden width of the MLP over channels, which all tokens share.
-        drop_path_rescale: divide the branches that stay by the probability that they do.
-        dtype: dtype of the computation and of the residual stream.
-        gelu: see `vit_jax.nn.block.MlpBlock`.
-        layer_norm_epsilon: added to the variance.
     """
 
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
-    drop_path_rescale: bool = False
-    dtype: DTypeLike = jnp.float32
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
+    style: MixerStyle
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t width"], drop_path_rate: float = 0.0, train: bool = False
-    ) -> Float[Array, "b t width"]:
+        self, x: Float[Array, "b t width"], cache: None = None, *, drop_path_rate: float | Float[Array, ""] = 0.0,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b t width"], None]:  # fmt: skip
         """Applies the block; `drop_path_rate` is used in training (rng collection "drop_path")."""
+        style, dtype = self.style, self.execution.dtype
 
         def mix(x: Array, mlp_dim: int, name: str) -> Array:
             initial = {"kernel_init": nn.initializers.lecun_normal(), "bias_init": nn.initializers.zeros}
-            return MlpBlock(mlp_dim, self.dtype, gelu=self.gelu, **initial, name=name)(x, train=train)
+            return MlpBlock(mlp_dim, dtype, activation=style.activation, **initial, name=name)(x, train=train)
 
         def maybe(y: Array) -> Array:
-            if not train or drop_path_rate == 0:
+            if not drops(drop_path_rate, train):
                 return y
-            kept = 1.0 if self.drop_path_rescale else 1.0 - drop_path_rate
-            return drop_path(y, drop_path_rate, self.make_rng("drop_path")) * jnp.asarray(kept, y.dtype)
+            # The original does not divide the branches that stay by the probability that they do.
+            kept = drop_path(y, drop_path_rate, self.make_rng("drop_path"))
+            return kept * jnp.asarray(1.0 - drop_path_rate, y.dtype)
 
-        y = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm1")(x)
-        x = x + maybe(mix(y.swapaxes(1, 2), self.tokens_mlp_dim, "token_mixing").swapaxes(1, 2))
-        y = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm2")(x)
-        return x + maybe(mix(y, self.channels_mlp_dim, "channel_mixing"))
+        y = LayerNorm(style.norm_epsilon, dtype, name="norm1")(x)
+        x = x + maybe(mix(y.swapaxes(1, 2), style.tokens_mlp_dim, "token_mixing").swapaxes(1, 2))
+        y = LayerNorm(style.norm_epsilon, dtype, name="norm2")(x)
+        return x + maybe(mix(y, style.channels_mlp_dim, "channel_mixing")), None
 
 
 class MixerEncoder(nn.Module):
@@ -104,29 +113,26 @@ class MixerEncoder(nn.Module):
         patch_size: height and width of a patch in pixels.
         width: D.
         depth: number of blocks.
-        tokens_mlp_dim: see `MixerBlock`, like `channels_mlp_dim` and `drop_path_rescale`.
+        style: what a block computes.
+        execution: how the blocks are run.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), growing linearly from 0 in the
             first.
-        dtype: dtype of the computation, of the residual stream and of the tokens.
-        gelu: "tanh" or "exact", see `vit_jax.nn.block.MlpBlock`.
-        layer_norm_epsilon: of every layer norm.
     """
 
     patch_size: tuple[int, int]
     width: int
     depth: int
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
+    style: MixerStyle
+    execution: Execution = Execution()
     drop_path_rate: float = 0.0
-    drop_path_rescale: bool = False
-    dtype: DTypeLike = jnp.float32
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
 
     def __post_init__(self):
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise UserError(f"drop_path_rate is {self.drop_path_rate}", "Use a rate of at least 0 and below 1")
+        check_rate("drop_path_rate", self.drop_path_rate)
         super().__post_init__()
+
+    def setup(self):
+        self.blocks = BlockStack((self.style,), self.depth, self.drop_path_rate, self.execution, MixerBlock)
+        nn.share_scope(self, self.blocks)
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t width"]:
@@ -136,21 +142,11 @@ class MixerEncoder(nn.Module):
             UserError: when the patches do not tile the image, or are not as many as the parameters were made for.
         """
         check_images(images)
-        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images)
+        dtype = self.execution.dtype
+        x = PatchEmbed(self.width, self.patch_size, dtype, name="embedding")(images)
         self._check_grid(x.shape[1:3])
-        x = x.reshape(x.shape[0], -1, self.width)
-        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            block = MixerBlock(
-                tokens_mlp_dim=self.tokens_mlp_dim,
-                channels_mlp_dim=self.channels_mlp_dim,
-                drop_path_rescale=self.drop_path_rescale,
-                dtype=self.dtype,
-                gelu=self.gelu,
-                layer_norm_epsilon=self.layer_norm_epsilon,
-                name=f"block_{i:02d}",
-            )
-            x = block(x, rate, train)
-        return LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")(x)
+        x, _ = self.blocks(x.reshape(x.shape[0], -1, self.width), train=train)
+        return LayerNorm(self.style.norm_epsilon, dtype, name="norm")(x)
 
     def _check_grid(self, grid: tuple[int, int]) -> None:
         if not self.has_variable("params", "block_00"):
@@ -206,10 +202,11 @@ class Mixer(nn.Module):
         channels_mlp_dim: Count | None = None,
         head_bias_init: float = 0.0,
         drop_path_rate: Decay = 0.0,
-        drop_path_rescale: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         gelu: Literal["tanh", "exact"] = "tanh",
         layer_norm_epsilon: Positive = 1e-6,
+        scan: bool = False,
+        remat: Remat = "none",
     ) -> Self:
         """A Mixer of a published size, from values that JSON can hold.
 
@@ -217,8 +214,11 @@ class Mixer(nn.Module):
             variant: size and patch size, e.g. "B/16", see `VARIANTS`.
             num_classes: see `Mixer`, like `head_bias_init`.
             width: replaces the variant's, like `depth` and the MLPs' widths, for sizes of one's own.
-            drop_path_rate: see `MixerEncoder`, like all that follow.
-            dtype: compute dtype by name; parameters are float32 in any case.
+            drop_path_rate: see `MixerEncoder`.
+            dtype: compute dtype by name; parameters are always float32.
+            gelu: "tanh" or "exact".
+            layer_norm_epsilon: of every layer norm.
+            scan: see `vit_jax.nn.style.Execution`, like `remat`.
 
         Raises:
             UserError: for an unknown variant or value.
@@ -233,12 +233,11 @@ class Mixer(nn.Module):
         size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
         encoder = MixerEncoder(
             patch_size=(patch, patch),
-            **dataclasses.asdict(size),
+            width=size.width,
+            depth=size.depth,
+            style=MixerStyle(size.tokens_mlp_dim, size.channels_mlp_dim, gelu_of(gelu), layer_norm_epsilon),
+            execution=Execution(compute_dtype(dtype), scan=scan, remat=remat),
             drop_path_rate=drop_path_rate,
-            drop_path_rescale=drop_path_rescale,
-            dtype=compute_dtype(dtype),
-            gelu=gelu,
-            layer_norm_epsilon=layer_norm_epsilon,
             # Unowned, so that Mixer adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

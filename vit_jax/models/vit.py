@@ -2,35 +2,75 @@
 
 import dataclasses
 import functools
-from typing import Literal, Self, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, Self, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
-from vit_jax.naming import nearest
-from vit_jax.nn.attention import Implementation
+from vit_jax.naming import check_keys, construct
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.images import check_images
-from vit_jax.nn.norm import LayerNorm
+from vit_jax.nn.norm import NORMS
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
-from vit_jax.nn.stack import BlockStack, Remat, check_remat
-from vit_jax.ranges import Count, Decay, Natural, NonNegative, Positive
+from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.style import STYLE_KEYS, BlockStyle, Execution, block_style, check_choice, check_rate
+from vit_jax.ranges import Count, Decay, Natural, NonNegative
 
-__all__ = ["VARIANTS", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
+__all__ = ["VARIANTS", "Positions", "Tokens", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
 
 Pooling = Literal["token", "mean", "map", "token_mean", "distilled"]
 
-_POSEMBS = ("learn", *SINCOS2D)
-_POOLINGS = get_args(Pooling)
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens that stand before those of the patches, in this order.
+
+    Args:
+        class_token: a learned token; the default of a model is to have one where the pooling needs it.
+        distillation_token: a learned token with a position (DeiT, section 3).
+        num_registers: learned tokens without positions ("Vision transformers need registers").
+    """
+
+    class_token: bool = True
+    distillation_token: bool = False
+    num_registers: Natural = 0
+
+    @property
+    def count(self) -> int:
+        return int(self.class_token) + int(self.distillation_token) + self.num_registers
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """Where a token learns its place.
+
+    Args:
+        posemb: "learn", or a fixed table in one of the dialects of `vit_jax.nn.posemb.SINCOS2D`.
+        class_token_posemb: the class token has a learned position too, the first of the 1+N positions of the original
+            code. big_vision has none.
+        posemb_resize: how learned positions are to be interpolated to another grid, see `interpolate_posemb`: that is
+            done when parameters are carried over, and this says so to whoever does it.
+        posemb_stddev: of the initial learned positions; big_vision uses 1/sqrt(D).
+    """
+
+    posemb: str = "learn"
+    class_token_posemb: bool = True
+    posemb_resize: PosembResize = "align_corners"
+    posemb_stddev: NonNegative = 0.02
+
+    def __post_init__(self):
+        check_choice("posemb", self.posemb, ("learn", *SINCOS2D))
+        check_choice("posemb_resize", self.posemb_resize, RESIZES)
 
 
 class ViTEncoder(nn.Module):
-    """Patches, positions, Transformer blocks and a final layer norm: the trunk `params["encoder"]`.
+    """Patches, positions, Transformer blocks and a final norm: the trunk `params["encoder"]`.
 
     Parameters, all float32 whatever the compute dtype: `embedding`, `cls` [1, 1, D], `pos_embedding` [gh, gw, D],
     `cls_pos_embedding` [1, 1, D], `distillation` and `distillation_pos_embedding` [1, 1, D], `registers` [1, R, D],
@@ -40,28 +80,12 @@ class ViTEncoder(nn.Module):
         patch_size: height and width of a patch in pixels.
         width: D.
         depth: number of blocks.
-        mlp_dim: hidden width of the MLPs.
-        num_heads: attention heads.
-        posemb: "learn", or a fixed table in one of the dialects of `vit_jax.nn.posemb.SINCOS2D`.
-        class_token: put a learned token before the patches.
-        class_token_posemb: give the class token a learned position too, the first of the 1+N positions of the
-            original code. big_vision has none.
-        distillation_token: put a learned token with a position after the class token (DeiT, section 3).
-        num_registers: learned tokens without positions before the patches ("Vision transformers need registers").
-        posemb_resize: how learned positions are to be interpolated to another grid, see `interpolate_posemb`: that is
-            done when parameters are carried over, and this says so to whoever does it.
-        posemb_stddev: of the initial learned positions; big_vision uses 1/sqrt(D).
-        dropout_rate: after adding positions and in the blocks (rng collection "dropout").
-        attention_dropout_rate: on the attention weights.
+        style: what a block computes; its dropout also comes after adding positions.
+        execution: how the blocks are run.
+        tokens: those before the patches.
+        positions: learned or fixed.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path").
-        dtype: dtype of the computation, of the residual stream and of the tokens.
-        gelu: "tanh" or "exact", see `MlpBlock`.
-        layer_norm_epsilon: of every layer norm.
-        mlp: "gelu" or "swiglu", see `EncoderBlock`, like `layer_scale_init` and `qkv_bias`.
         final_norm: False leaves the last norm out: one comes after the pooling (`fc_norm`).
-        attention_implementation: see `attention`.
-        sow_attention: sow each block's attention weights as "intermediates".
-        scan: see `BlockStack`, like `remat`.
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
@@ -71,57 +95,27 @@ class ViTEncoder(nn.Module):
     patch_size: tuple[int, int]
     width: int
     depth: int
-    mlp_dim: int
-    num_heads: int
-    posemb: str = "learn"
-    class_token: bool = True
-    class_token_posemb: bool = True
-    distillation_token: bool = False
-    num_registers: int = 0
-    posemb_resize: PosembResize = "align_corners"
-    posemb_stddev: float = 0.02
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
+    style: BlockStyle
+    execution: Execution = Execution()
+    tokens: Tokens = Tokens()
+    positions: Positions = Positions()
     drop_path_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    layer_scale_init: float | None = None
-    qkv_bias: bool = True
     final_norm: bool = True
-    attention_implementation: Implementation = "auto"
-    sow_attention: bool = False
-    scan: bool = False
-    remat: Remat = "none"
     stem: nn.Module | None = None
 
     def __post_init__(self):
-        if self.posemb not in _POSEMBS:
-            raise UserError(f"There is no position embedding '{self.posemb}'", nearest(self.posemb, _POSEMBS))
-        if self.posemb_resize not in RESIZES:
-            raise UserError(
-                f"There is no way '{self.posemb_resize}' to resize positions", nearest(self.posemb_resize, RESIZES)
-            )
-        check_remat(self.remat)
-        if self.scan and self.sow_attention:
-            raise UserError("A scanned encoder cannot sow attention weights", "Set scan=False or sow_attention=False")
-        if self.class_token_posemb and not (self.class_token and self.posemb == "learn"):
+        check_rate("drop_path_rate", self.drop_path_rate)
+        if self.positions.class_token_posemb and not (self.tokens.class_token and self.positions.posemb == "learn"):
             raise UserError(
                 "class_token_posemb needs a class token and learned positions",
                 "Set class_token_posemb=False, or class_token=True and posemb='learn'",
             )
-        if self.distillation_token and not self.class_token_posemb:
+        if self.tokens.distillation_token and not self.positions.class_token_posemb:
             raise UserError("A distillation token comes after a class token with a position", "Set class_token_posemb")
-        for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} is {getattr(self, name)}", "Use a rate of at least 0 and below 1")
         super().__post_init__()
 
     def setup(self):
-        # Every attribute of a stack is one of the encoder's too.
-        shared = {f.name for f in dataclasses.fields(BlockStack)} - {"parent", "name"}
-        self.blocks = BlockStack(**{name: getattr(self, name) for name in sorted(shared)})
+        self.blocks = BlockStack((self.style,), self.depth, self.drop_path_rate, self.execution)
         nn.share_scope(self, self.blocks)
 
     @nn.compact
@@ -139,40 +133,48 @@ class ViTEncoder(nn.Module):
         check_images(images)
         images = images if self.stem is None else self.stem(images, train=train)
         grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
-        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="embedding")(images, keep)
-        batch, width = x.shape[0], self.width
-        position = nn.initializers.normal(self.posemb_stddev)
-        cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.class_token else None
-        if self.posemb == "learn":
+        dtype, batch, width = self.execution.dtype, images.shape[0], self.width
+        x = PatchEmbed(width, self.patch_size, dtype, name="embedding")(images, keep)
+        position = nn.initializers.normal(self.positions.posemb_stddev)
+        cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.tokens.class_token else None
+        if self.positions.posemb == "learn":
             if self.has_variable("params", "pos_embedding"):
                 check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
             positions = self.param("pos_embedding", position, (*grid, width))
         else:
-            positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.posemb]))
+            positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.positions.posemb]))
         positions = positions.reshape(-1, width) if keep is None else positions.reshape(-1, width)[keep]
-        x = x.reshape(batch, -1, width) + positions.astype(self.dtype)
+        x = x.reshape(batch, -1, width) + positions.astype(dtype)
         prefix = []
         if cls is not None:
-            if self.class_token_posemb:
+            if self.positions.class_token_posemb:
                 cls = cls + self.param("cls_pos_embedding", position, (1, 1, width))
             prefix.append(cls)
-        if self.distillation_token:
+        if self.tokens.distillation_token:
             token = self.param("distillation", nn.initializers.zeros, (1, 1, width))
             prefix.append(token + self.param("distillation_pos_embedding", position, (1, 1, width)))
-        if self.num_registers:
-            prefix.append(self.param("registers", nn.initializers.normal(1e-6), (1, self.num_registers, width)))
+        if self.tokens.num_registers:
+            shape = (1, self.tokens.num_registers, width)
+            prefix.append(self.param("registers", nn.initializers.normal(1e-6), shape))
         if prefix:
-            prefix = [jnp.broadcast_to(t.astype(self.dtype), (batch, t.shape[1], width)) for t in prefix]
+            prefix = [jnp.broadcast_to(t.astype(dtype), (batch, t.shape[1], width)) for t in prefix]
             x = jnp.concatenate([*prefix, x], axis=1)
-        x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
+        x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
-        x = self.blocks(x, train=train)
-        return LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")(x) if self.final_norm else x
+        x, _ = self.blocks(x, train=train)
+        return NORMS[self.style.norm_kind](self.style.norm_epsilon, dtype, name="norm")(x) if self.final_norm else x
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before those of the patches."""
-        return int(self.class_token) + int(self.distillation_token) + self.num_registers
+
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+# What `build` hands on, by whose arguments they are; what it names itself has defaults that depend on one another.
+_EXECUTION_KEYS = tuple(name for name in _names(Execution) if name != "dtype")
+_TOKEN_KEYS = tuple(name for name in _names(Tokens) if name != "class_token")
+_POSITION_KEYS = tuple(name for name in _names(Positions) if name != "class_token_posemb")
+_STYLE_KEYS = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "mlp_dim"))
+_BLOCK_KEYS = (*_STYLE_KEYS, *_EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS)
 
 
 class ViT(nn.Module):
@@ -204,13 +206,13 @@ class ViT(nn.Module):
     fc_norm: bool = False
 
     def __post_init__(self):
-        if self.pooling not in _POOLINGS:
-            raise UserError(f"There is no pooling '{self.pooling}'", nearest(self.pooling, _POOLINGS))
-        if self.pooling in ("token", "token_mean") and not self.encoder.class_token:
+        tokens = self.encoder.tokens
+        check_choice("pooling", self.pooling, get_args(Pooling))
+        if self.pooling in ("token", "token_mean") and not tokens.class_token:
             raise UserError(
                 f"The pooling '{self.pooling}' needs a class token", "Set class_token=True or pooling='mean'"
             )
-        if self.pooling == "distilled" and not self.encoder.distillation_token:
+        if self.pooling == "distilled" and not tokens.distillation_token:
             raise UserError("The pooling 'distilled' needs a distillation token", "Set distillation_token=True")
         if self.pooling == "distilled" and self.representation_size is not None:
             raise UserError("The two heads of DeiT have no representation_size", "Leave it out")
@@ -228,7 +230,7 @@ class ViT(nn.Module):
         tokens = encoder(images, train=train)
         x = self._pool(tokens).astype(jnp.float32)
         if self.fc_norm:
-            x = LayerNorm(encoder.layer_norm_epsilon, name="fc_norm")(x)
+            x = NORMS[encoder.style.norm_kind](encoder.style.norm_epsilon, name="fc_norm")(x)
         if self.representation_size is not None:
             x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits")(x))
         outputs = {"tokens": tokens, "features": x.mean(axis=1) if self.pooling == "distilled" else x}
@@ -242,21 +244,12 @@ class ViT(nn.Module):
         return outputs
 
     def _pool(self, tokens: Float[Array, "b t width"]) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
-        encoder = self.encoder
+        before = self.encoder.tokens
         if self.pooling != "map":
-            return pool_tokens(tokens, self.pooling, encoder.num_prefix_tokens)
-        if encoder.num_registers or encoder.distillation_token:  # they hold no part of the image
-            prefix = tokens[:, : int(encoder.class_token)]
-            tokens = jnp.concatenate([prefix, tokens[:, encoder.num_prefix_tokens :]], axis=1)
-        return MAPHead(
-            num_heads=encoder.num_heads,
-            mlp_dim=encoder.mlp_dim,
-            dtype=encoder.dtype,
-            gelu=encoder.gelu,
-            layer_norm_epsilon=encoder.layer_norm_epsilon,
-            attention_implementation=encoder.attention_implementation,
-            name="pool",
-        )(tokens)
+            return pool_tokens(tokens, self.pooling, before.count)
+        if before.num_registers or before.distillation_token:  # they hold no part of the image
+            tokens = jnp.concatenate([tokens[:, : int(before.class_token)], tokens[:, before.count :]], axis=1)
+        return MAPHead(self.encoder.style, self.encoder.execution, name="pool")(tokens)
 
     @classmethod
     def from_variant(
@@ -272,26 +265,11 @@ class ViT(nn.Module):
         representation_size: Count | None = None,
         head_bias_init: float = 0.0,
         fc_norm: bool = False,
-        posemb: str = "learn",
         class_token: bool | None = None,
         class_token_posemb: bool | None = None,
-        distillation_token: bool = False,
-        num_registers: Natural = 0,
-        posemb_resize: PosembResize = "align_corners",
-        posemb_stddev: NonNegative = 0.02,
-        dropout_rate: Decay = 0.0,
-        attention_dropout_rate: Decay = 0.0,
         drop_path_rate: Decay = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        gelu: Literal["tanh", "exact"] = "tanh",
-        layer_norm_epsilon: Positive = 1e-6,
-        mlp: Literal["gelu", "swiglu"] = "gelu",
-        layer_scale_init: float | None = None,
-        qkv_bias: bool = True,
-        attention_implementation: Implementation = "auto",
-        sow_attention: bool = False,
-        scan: bool = False,
-        remat: Remat = "none",
+        **block: Any,
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
 
@@ -299,41 +277,40 @@ class ViT(nn.Module):
             variant: size and patch size, e.g. "B/16" or "b/16", see `VARIANTS`.
             num_classes: see `ViT`, like `pooling`, `representation_size`, `head_bias_init` and `fc_norm`.
             width: replaces the variant's, like `depth`, `mlp_dim` and `num_heads`, for sizes of one's own.
-            class_token: see `ViTEncoder`, like all that follow. None: where the pooling needs one.
-            class_token_posemb: None: where there is a class token and positions are learned, as in the original code.
-            dtype: compute dtype by name; parameters are float32 in any case.
+            class_token: see `Tokens`. None: where the pooling needs one.
+            class_token_posemb: see `Positions`. None: where there is a class token and positions are learned, as in the
+                original code.
+            drop_path_rate: see `ViTEncoder`.
+            dtype: compute dtype by name; parameters are always float32.
+            block: other arguments of `Tokens`, `Positions`, `Execution` and `BlockStyle`; of the last also by the
+                older names, see `block_style`.
 
         Raises:
-            UserError: for an unknown variant or value.
+            UserError: for an unknown variant, value or argument.
         """
+        check_keys(block, _BLOCK_KEYS, "config.model", siblings=_NAMED_KEYS)
         size, patch = parse_variant(variant)
         own = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
         size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
         class_token = pooling in ("token", "token_mean", "distilled") if class_token is None else class_token
+        if class_token_posemb is None:
+            class_token_posemb = class_token and block.get("posemb", "learn") == "learn"
+
+        def part(kind: type, names: Iterable[str], **given: Any) -> Any:
+            return construct(kind, {k: v for k, v in block.items() if k in names}, "config.model", **given)
+
         encoder = ViTEncoder(
             patch_size=(patch, patch),
-            **dataclasses.asdict(size),
-            posemb=posemb,
-            class_token=class_token,
-            class_token_posemb=class_token and posemb == "learn" if class_token_posemb is None else class_token_posemb,
-            distillation_token=distillation_token,
-            num_registers=num_registers,
-            posemb_resize=posemb_resize,
-            posemb_stddev=posemb_stddev,
-            dropout_rate=dropout_rate,
-            attention_dropout_rate=attention_dropout_rate,
+            width=size.width,
+            depth=size.depth,
+            style=block_style(
+                {k: v for k, v in block.items() if k in _STYLE_KEYS}, num_heads=size.num_heads, mlp_dim=size.mlp_dim
+            ),
+            execution=part(Execution, _EXECUTION_KEYS, dtype=compute_dtype(dtype)),
+            tokens=part(Tokens, _TOKEN_KEYS, class_token=class_token),
+            positions=part(Positions, _POSITION_KEYS, class_token_posemb=class_token_posemb),
             drop_path_rate=drop_path_rate,
-            dtype=compute_dtype(dtype),
-            gelu=gelu,
-            layer_norm_epsilon=layer_norm_epsilon,
-            mlp=mlp,
-            layer_scale_init=layer_scale_init,
-            qkv_bias=qkv_bias,
             final_norm=not fc_norm,
-            attention_implementation=attention_implementation,
-            sow_attention=sow_attention,
-            scan=scan,
-            remat=remat,
             # Unowned, so that ViT adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )
@@ -346,6 +323,9 @@ class ViT(nn.Module):
             fc_norm=fc_norm,
         )
 
+
+_NAMED_KEYS = tuple(name for name in ViT.from_variant.__annotations__ if name not in ("block", "return"))
+KEYS = (*_NAMED_KEYS, *_BLOCK_KEYS)  # all that `build` takes
 
 # What a config's model section calls, and what a checkpoint's metadata holds the arguments of.
 build = ViT.from_variant

@@ -1,33 +1,29 @@
-"""Scaled dot-product attention on one of three implementations, and the multi-head layer around it."""
+"""Scaled dot-product attention on one of four implementations."""
 
 import contextlib
 import contextvars
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
-from vit_jax.nn.recomputed_attention import SAVED as SAVED_WITHIN
-from vit_jax.nn.recomputed_attention import recomputed_attention, recomputed_self_attention
-
-# Under these names a rematerialisation policy finds what a layer's backward pass reads.
-SAVED = ("attention_inputs", *SAVED_WITHIN)
+from vit_jax.nn import mask as masks
+from vit_jax.nn.mask import Band, Mask
+from vit_jax.nn.recomputed_attention import recomputed_attention
+from vit_jax.spelling import nearest
 
 Implementation = Literal["auto", "explicit", "recomputed", "xla", "cudnn"]
 
 # The platform that is traced for, where that is not the one that runs the trace.
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
-_IMPLEMENTATIONS = ("auto", "explicit", "recomputed", "xla", "cudnn")
+_IMPLEMENTATIONS = get_args(Implementation)
 
 
 @contextlib.contextmanager
@@ -40,38 +36,57 @@ def computing_on(platform: str) -> Iterator[None]:
         _platform.reset(token)
 
 
+def check_implementation(implementation: str) -> None:
+    """Raises a UserError for an unknown implementation."""
+    if implementation not in _IMPLEMENTATIONS:
+        raise UserError(f"Unknown attention {implementation!r}", nearest(implementation, _IMPLEMENTATIONS))
+
+
 def chosen(
-    implementation: Implementation, dtype: DTypeLike, width: int, *, plain: bool = True, needs_weights: bool = False
+    implementation: Implementation,
+    dtype: DTypeLike,
+    width: int,
+    *,
+    biased: bool = False,
+    mask: Mask | None = None,
+    needs_weights: bool = False,
 ) -> Implementation:
     """What "auto" comes to, or the implementation itself where it can do what is asked; see `attention`.
 
     Args:
         dtype: of the queries.
         width: of a head.
-        plain: there is neither bias nor mask.
+        biased: there is a bias.
+        mask: as `attention` gets it.
         needs_weights: for dropping some of them, or to return them.
 
     Raises:
         UserError: when the implementation that was asked for cannot do what was asked.
     """
-    if implementation not in _IMPLEMENTATIONS:
-        raise UserError(f"There is no attention '{implementation}'", nearest(implementation, _IMPLEMENTATIONS))
+    check_implementation(implementation)
+    mask = masks.as_mask(mask)
+    banded = mask is None or isinstance(mask, Band)
     platform = _platform.get() or jax.default_backend()
     half = dtype in (jnp.bfloat16, jnp.float16)
     fits_cudnn = platform == "gpu" and half and width % 8 == 0 and width <= 128
     if implementation == "auto":
         if needs_weights or platform == "cpu":
             return "explicit"
-        if platform == "tpu" and plain:
+        if platform == "tpu" and banded and not biased:
             return "recomputed"
-        # A mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training.
-        return "cudnn" if fits_cudnn and plain and cudnn_works(str(jnp.dtype(dtype)), width) else "xla"
+        # An arbitrary mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training. The
+        # bands that it knows are causal.
+        known = not biased and banded and (mask is None or mask.after == 0)
+        return "cudnn" if fits_cudnn and known and cudnn_works(str(jnp.dtype(dtype)), width) else "xla"
     if implementation != "explicit" and needs_weights:
         raise UserError(
             f"The attention '{implementation}' cannot drop or return its weights", "Use 'explicit' or 'auto'"
         )
-    if implementation == "recomputed" and not plain:
-        raise UserError("The attention 'recomputed' takes no bias and no mask", "Use 'explicit', 'xla' or 'auto'")
+    if implementation == "recomputed" and (biased or not banded):
+        raise UserError(
+            "The attention 'recomputed' takes no bias, and no mask but 'causal' and windows",
+            "Use 'explicit', 'xla' or 'auto'",
+        )
     if implementation == "cudnn" and not fits_cudnn:
         raise UserError(
             f"The attention 'cudnn' cannot run {jnp.dtype(dtype)} heads of width {width} on {platform}",
@@ -86,46 +101,65 @@ def attention(
     v: Float[Array, "b s h d"],
     *,
     bias: Float[Array, "#b #h #t #s"] | None = None,
-    mask: Bool[Array, "#b #h #t #s"] | None = None,
+    mask: Mask | None = None,
+    scale: float | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
     implementation: Implementation = "auto",
     return_weights: bool = False,
 ) -> Float[Array, "b t h d"] | tuple[Float[Array, "b t h d"], Float[Array, "b h t s"]]:
-    """softmax(q k^T / sqrt(d) + bias) v, with the softmax in float32 ("Attention is all you need", section 3.2.1).
+    """softmax(scale q k^T + bias) v, with the softmax in float32 ("Attention is all you need", section 3.2.1).
 
     Args:
         q: queries; their dtype is the dtype of the result.
         k: keys.
         v: values.
         bias: added to the scaled logits.
-        mask: True where a query may attend to a key.
+        mask: "causal", a window, or an array that is True where a query may attend to a key; a query that may attend
+            to nothing gets the mean of all values.
+        scale: of the logits; None for 1 / sqrt(d).
         dropout_rate: fraction of the attention weights that is dropped, 0 for none.
         dropout_rng: the key for dropping; needed when the rate is above 0.
         implementation: "explicit" writes out the weights; "recomputed" computes them again in the backward pass, see
             `recomputed_attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. "auto" is explicit on
-            a CPU and wherever dropout or the weights are asked for; otherwise, without bias or mask, cudnn where it can
-            run (a GPU, half precision, a fitting head width) and recomputed on a TPU; and xla for the rest.
+            a CPU and wherever dropout or the weights are asked for; otherwise, without bias and with at most a band as
+            the mask, cudnn where it can run (a GPU, half precision, a fitting head width, a causal band) and recomputed
+            on a TPU; and xla for the rest.
         return_weights: also return the float32 weights, before dropout.
 
     Raises:
-        UserError: when the implementation that was asked for cannot do what was asked.
+        UserError: when the implementation that was asked for cannot do what was asked, or a mask or bias does not fit.
     """
-    plain, needs_weights = bias is None and mask is None, dropout_rate > 0 or return_weights
-    implementation = chosen(implementation, q.dtype, q.shape[-1], plain=plain, needs_weights=needs_weights)
+    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    mask = masks.as_mask(mask)
+    masks.check_shape(mask, bias, shape)
+    needs_weights = dropout_rate > 0 or return_weights
+    implementation = chosen(
+        implementation, q.dtype, q.shape[-1], biased=bias is not None, mask=mask, needs_weights=needs_weights
+    )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    band, array = (mask, None) if isinstance(mask, Band) else (None, mask)
+    if band is not None and band.before is not None and shape[2] > shape[3] + band.before:
+        raise UserError(
+            f"A window of {band.before} keys leaves the last of {shape[2]} queries none of {shape[3]} keys",
+            "Use a wider window",
+        )
     if implementation == "recomputed":
-        return recomputed_attention(q, k, v)
+        return recomputed_attention(q, k, v, scale, band)
     if implementation != "explicit":
-        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, implementation=implementation)
+        return jax.nn.dot_product_attention(
+            q, k, v, bias=bias, mask=array, scale=scale, implementation=implementation, **_library_band(band, shape)
+        )
 
     # Heads first makes every product below a batch of plain matrix products; the scale costs less on q than on logits.
-    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    q, k, v = (x.swapaxes(1, 2) for x in (q * scale, k, v))
     logits = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if mask is not None:
+        seen = array if band is None else masks.dense(band, *shape[2:])
         # Finite, so that a query which may attend to nothing gets uniform weights and not NaN.
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
     # The softmax's division comes after the product with v, where there is less to divide. Its maximum cancels out.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
@@ -136,6 +170,17 @@ def attention(
     out = jnp.matmul(used.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = out.astype(v.dtype).swapaxes(1, 2)
     return (out, weights / total) if return_weights else out
+
+
+def _library_band(band: Band | None, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    """A band in the words of `jax.nn.dot_product_attention`."""
+    if band is None:
+        return {}
+    if band.before is None and band.after == 0:
+        return {"is_causal": True}
+    furthest = max(shape[2:])
+    window = tuple(furthest if side is None else side for side in (band.before, band.after))
+    return {"is_causal": band.after == 0, "local_window_size": window}
 
 
 @functools.cache
@@ -153,100 +198,3 @@ def cudnn_works(dtype: str, width: int) -> bool:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     print(f"cuDNN's attention does not run here ({reason}); using XLA's, which is slower.", file=sys.stderr)
     return False
-
-
-class MultiHeadAttention(nn.Module):
-    """Self- or cross-attention.
-
-    Parameters, float32: `query`, `key`, `value` with kernel [D, H, D/H] and bias [H, D/H]; `out` with kernel
-    [H, D/H, D] and bias [D].
-
-    Attributes:
-        num_heads: H.
-        dtype: dtype of the computation and of the result.
-        dropout_rate: fraction of attention weights dropped in training (rng collection "dropout").
-        kernel_init: initializer of the four kernels.
-        qkv_bias: whether query, key and value have biases; the output projection has one in any case.
-        implementation: see `attention`.
-        sow_weights: sow the weights, float32 [B, H, T, S], as "attention_weights" in the collection "intermediates".
-    """
-
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-    dropout_rate: float = 0.0
-    kernel_init: Callable = nn.initializers.xavier_uniform()
-    qkv_bias: bool = True
-    implementation: Implementation = "auto"
-    sow_weights: bool = False
-
-    @nn.compact
-    def __call__(
-        self, x_q: Float[Array, "b t width"], x_kv: Float[Array, "b s width"] | None = None, *, train: bool
-    ) -> Float[Array, "b t width"]:
-        """Attends from `x_q` to `x_kv`, or to itself.
-
-        Raises:
-            UserError: when the width does not divide into the heads.
-        """
-        width = x_q.shape[-1]
-        if width % self.num_heads:
-            raise UserError(f"A width of {width} does not divide into {self.num_heads} heads", "Change one of the two")
-        x_kv = x_q if x_kv is None else x_kv
-
-        def project(name: str, features: int | tuple[int, int], axis: int | tuple[int, int] = -1) -> nn.DenseGeneral:
-            return nn.DenseGeneral(
-                features,
-                axis=axis,
-                use_bias=self.qkv_bias or name == "out",
-                dtype=self.dtype,
-                kernel_init=self.kernel_init,
-                name=name,
-            )
-
-        heads = (self.num_heads, width // self.num_heads)
-        dropout_rate = self.dropout_rate if train else 0.0
-        needs_weights = dropout_rate > 0 or self.sow_weights
-        implementation = chosen(self.implementation, self.dtype, heads[1], needs_weights=needs_weights)
-        if implementation == "recomputed" and x_kv is x_q:
-            qkv = checkpoint_name(self._projections(x_q, heads), SAVED[0])
-            return project("out", width, axis=(-2, -1))(recomputed_self_attention(qkv))
-        inputs = (("query", x_q), ("key", x_kv), ("value", x_kv))
-        q, k, v = (checkpoint_name(project(name, heads)(x), SAVED[0]) for name, x in inputs)
-        out = attention(
-            q,
-            k,
-            v,
-            dropout_rate=dropout_rate,
-            dropout_rng=self.make_rng("dropout") if dropout_rate > 0 else None,
-            implementation=implementation,
-            return_weights=self.sow_weights,
-        )
-        if self.sow_weights:
-            out, weights = out
-            self.sow("intermediates", "attention_weights", weights)
-        return project("out", width, axis=(-2, -1))(checkpoint_name(out, SAVED[1]))
-
-    def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
-        """Queries, keys and values by one product, which reads `x` once instead of three times."""
-        names = ("query", "key", "value")
-        three = [_Projection(heads, self.kernel_init, self.qkv_bias, name=name)(x.shape[-1]) for name in names]
-        kernel = jnp.stack([kernel.astype(self.dtype) for kernel, _ in three], axis=1)
-        qkv = jnp.einsum("btw,wchd->btchd", x.astype(self.dtype), kernel)
-        return qkv + jnp.stack([bias.astype(self.dtype) for _, bias in three]) if self.qkv_bias else qkv
-
-
-class _Projection(nn.Module):
-    """The parameters of a dense layer to heads, as `nn.DenseGeneral` makes them."""
-
-    heads: tuple[int, int]
-    kernel_init: Callable
-    use_bias: bool
-
-    @nn.compact
-    def __call__(self, width: int) -> tuple[Float[Array, "width h d"], Float[Array, "h d"] | None]:
-        def flat_init(rng: PRNGKeyArray) -> Float[Array, "width h d"]:
-            return self.kernel_init(rng, (width, self.heads[0] * self.heads[1])).reshape(width, *self.heads)
-
-        # The kernel comes first: its key depends on how many parameters were made before.
-        kernel = self.param("kernel", flat_init)
-        return kernel, self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None

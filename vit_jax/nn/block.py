@@ -1,25 +1,26 @@
-"""The pre-norm Transformer encoder block, its MLP, and stochastic depth."""
+"""The Transformer block of every paper, its MLP, and stochastic depth."""
 
 import functools
-from typing import Literal
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
-from vit_jax.nn import attention
-from vit_jax.nn.attention import Implementation, MultiHeadAttention
-from vit_jax.nn.norm import LayerNorm
+from vit_jax.nn import multi_head
+from vit_jax.nn.activation import ACTIVATIONS, check_activation
+from vit_jax.nn.mask import Mask
+from vit_jax.nn.multi_head import Cache, MultiHeadAttention, cross_style
+from vit_jax.nn.norm import NORMS
+from vit_jax.nn.style import BlockStyle, Execution
 
 # Under these names a rematerialisation policy finds a block's results of products with weight matrices; what the block
-# computes from them, layer norms, softmax, GELU and dropout, costs little to compute again.
-SAVED = ("residual", "hidden", *attention.SAVED)
-
-_GELU_IS_APPROXIMATE = {"tanh": True, "exact": False}
+# computes from them, norms, softmax, activations and dropout, costs little to compute again.
+_RESIDUAL, _HIDDEN = "residual", "hidden"
+SAVED = (_RESIDUAL, _HIDDEN, *multi_head.SAVED)
 
 
 def drop_path(x: Float[Array, "b ..."], rate: float | Float[Array, ""], rng: PRNGKeyArray) -> Float[Array, "b ..."]:
@@ -35,154 +36,214 @@ def drop_path(x: Float[Array, "b ..."], rate: float | Float[Array, ""], rng: PRN
     return jnp.where(keep, x / keep_rate, 0.0).astype(x.dtype)
 
 
-class MlpBlock(nn.Module):
-    """Dense, GELU, dropout, dense, dropout.
+def drops(rate: float | Float[Array, ""], train: bool) -> bool:
+    """Whether paths are dropped: a rate of 0 that is known while tracing costs nothing and asks for no rng."""
+    return train and not (isinstance(rate, int | float) and rate == 0)
 
-    Parameters, float32: `fc1` with kernel [D, mlp_dim], `fc2` with kernel [mlp_dim, D], and their biases.
+
+class MlpBlock(nn.Module):
+    """Dense, activation, dropout, dense, dropout; with a gate, activation(gate(x)) * fc1(x) in the middle.
+
+    Parameters, float32: `fc1` with kernel [D, mlp_dim], `fc2` with kernel [mlp_dim, D], and their biases; `gate` like
+    `fc1` ("GLU variants improve Transformer", arXiv:2002.05202). DINOv2 takes for `mlp_dim` 2/3 of what it would be
+    without the gate, rounded up to a multiple of 8.
 
     Attributes:
         mlp_dim: width of the hidden layer.
         dtype: dtype of the computation and of the result.
         dropout_rate: used in training (rng collection "dropout").
-        gelu: "tanh" is the approximation that the original ViT uses, "exact" is that of most PyTorch code. They
-            differ by up to 5e-4 per activation: weights want the one that they were trained with.
-        kernel_init: of both kernels.
-        bias_init: of both biases.
+        activation: see `vit_jax.nn.activation.ACTIVATIONS`.
+        gated: there is a gate.
+        biases: whether `fc1` (and the gate) and `fc2` have one.
+        kernel_init: of all kernels.
+        bias_init: of all biases.
+
+    Raises:
+        UserError: for an unknown activation.
     """
 
     mlp_dim: int
     dtype: DTypeLike = jnp.float32
     dropout_rate: float = 0.0
-    gelu: Literal["tanh", "exact"] = "tanh"
+    activation: str = "gelu_tanh"
+    gated: bool = False
+    biases: tuple[bool, bool] = (True, True)
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b width"], *, train: bool) -> Float[Array, "*b width"]:
-        """Applies the block to the last axis.
-
-        Raises:
-            UserError: for an unknown `gelu`.
-        """
-        if self.gelu not in _GELU_IS_APPROXIMATE:
-            raise UserError(f"There is no GELU '{self.gelu}'", nearest(self.gelu, _GELU_IS_APPROXIMATE))
-        dense = functools.partial(
-            nn.Dense,
-            dtype=self.dtype,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
-        )
-        width = x.shape[-1]
-        x = checkpoint_name(dense(self.mlp_dim, name="fc1")(x), SAVED[1])
-        # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
-        x = jax.checkpoint(functools.partial(nn.gelu, approximate=_GELU_IS_APPROXIMATE[self.gelu]))(x)
-        x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-        x = dense(width, name="fc2")(x)
-        return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-
-
-class SwiGLUBlock(nn.Module):
-    """silu(gate(x)) * fc1(x), dropout, dense, dropout ("GLU variants improve Transformer", arXiv:2002.05202).
-
-    Parameters, float32: `gate` and `fc1` with kernel [D, mlp_dim], `fc2` with kernel [mlp_dim, D], and their biases.
-
-    Attributes:
-        mlp_dim: width of the hidden layer; DINOv2 takes 2/3 of what it would be without the gate, rounded up to a
-            multiple of 8.
-        dtype: dtype of the computation and of the result.
-        dropout_rate: used in training (rng collection "dropout").
-    """
-
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-    dropout_rate: float = 0.0
+    def __post_init__(self):
+        check_activation(self.activation)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b width"], *, train: bool) -> Float[Array, "*b width"]:
         """Applies the block to the last axis."""
-        dense = functools.partial(
-            nn.Dense,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=nn.initializers.normal(1e-6),
-        )
+
+        def dense(name: str, features: int, use_bias: bool) -> nn.Dense:
+            return nn.Dense(
+                features,
+                use_bias=use_bias,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )
+
         width = x.shape[-1]
-        x = nn.silu(dense(self.mlp_dim, name="gate")(x)) * dense(self.mlp_dim, name="fc1")(x)
-        x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-        x = dense(width, name="fc2")(x)
-        return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
+        # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
+        activate = jax.checkpoint(ACTIVATIONS[self.activation])
+        hidden = checkpoint_name(dense("fc1", self.mlp_dim, self.biases[0])(x), _HIDDEN)
+        if self.gated:
+            hidden = activate(checkpoint_name(dense("gate", self.mlp_dim, self.biases[0])(x), _HIDDEN)) * hidden
+        else:
+            hidden = activate(hidden)
+        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
+        return nn.Dropout(self.dropout_rate)(dense("fc2", width, self.biases[1])(hidden), deterministic=not train)
 
 
-class EncoderBlock(nn.Module):
-    """x + DropPath(Dropout(Attention(LN(x)))), then x + DropPath(MLP(LN(x))) (ViT, equations 2 and 3).
+def mlp_of(style: BlockStyle, execution: Execution, name: str) -> MlpBlock:
+    """The MLP of a style."""
+    return MlpBlock(
+        mlp_dim=style.mlp_dim,
+        dtype=execution.dtype,
+        dropout_rate=style.dropout_rate,
+        activation=style.activation,
+        gated=style.gated,
+        biases=(style.has_bias("fc1"), style.has_bias("fc2")),
+        name=name,
+    )
 
-    With LayerScale ("Going deeper with image Transformers", arXiv:2103.17239, section 2.1) a learned vector multiplies
-    each of the two branches.
 
-    Parameters, float32: `norm1`, `attention`, `norm2`, `mlp`, and `layer_scale1` and `layer_scale2` [D]. Every layer of
-    a model is the same module: what differs between layers, the rate of stochastic depth, is an argument of the call.
+def _norm(style: BlockStyle, execution: Execution, name: str) -> nn.Module:
+    affine = style.norm != "adaptive" or name not in ("norm1", "norm2")
+    return NORMS[style.norm_kind](style.norm_epsilon, execution.dtype, affine, name=name)
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each on a residual branch; between them, or before them, attention to a memory.
+
+    With the defaults x + DropPath(Dropout(Attention(LN(x)))), then x + DropPath(MLP(LN(x))) (ViT, equations 2 and 3).
+
+    Parameters, float32: `norm1`, `attention`, `norm2`, `mlp`; `layer_scale1` and `layer_scale2` [D]; `norm_cross` and
+    `cross`, `norm_memory`; with a gate also `gate_cross` [], `norm_cross_mlp`, `cross_mlp`, `gate_cross_mlp` [];
+    `modulation` with kernel [C, 6, D] where the norm is adaptive. Every layer of a model is the same module: what
+    differs between layers, the rate of stochastic depth, is an argument of the call.
 
     Attributes:
-        num_heads: attention heads.
-        mlp_dim: hidden width of the MLP.
-        dtype: dtype of the computation and of the residual stream; layer norm statistics and softmax are float32.
-        dropout_rate: after the attention projection and inside the MLP.
-        attention_dropout_rate: on the attention weights.
-        gelu: see `MlpBlock`.
-        layer_norm_epsilon: added to the variance.
-        mlp: "gelu" is `MlpBlock`, "swiglu" `SwiGLUBlock`.
-        layer_scale_init: initial value of LayerScale, None for none.
-        qkv_bias: see `MultiHeadAttention`.
-        attention_implementation: see `attention`.
-        sow_attention: sow the attention weights, see `MultiHeadAttention`.
+        style: what it computes.
+        execution: how it runs.
     """
 
-    num_heads: int
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    layer_scale_init: float | None = None
-    qkv_bias: bool = True
-    attention_implementation: Implementation = "auto"
-    sow_attention: bool = False
+    style: BlockStyle
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t width"], drop_path_rate: float | Float[Array, ""] = 0.0, train: bool = False
+        self,
+        x: Float[Array, "b t width"],
+        cache: Cache | None = None,
+        *,
+        drop_path_rate: float | Float[Array, ""] = 0.0,
+        train: bool = False,
+        mask: Mask | None = None,
+        bias: Float[Array, "#b #h #t #s"] | None = None,
+        angles: Float[Array, "*b t half"] | None = None,
+        memory: Float[Array, "b m memory_width"] | None = None,
+        memory_mask: Mask | None = None,
+        condition: Float[Array, "b c"] | Float[Array, "b t c"] | None = None,
+        at: Int[Array, ""] | int | None = None,
+    ) -> tuple[Float[Array, "b t width"], Cache | None]:
+        """Applies the block.
+
+        Args:
+            cache: keys and values of the tokens before, for decoding.
+            drop_path_rate: of both branches, used in training (rng collection "drop_path"); may be traced.
+            mask: which tokens a token sees.
+            bias: added to the logits of the self-attention.
+            angles: of rotary positions.
+            memory: what a style with cross-attention attends to.
+            memory_mask: which tokens of the memory a token sees.
+            condition: what adaptive norms are computed from, of an example or of each token.
+            at: position of the first token in the cache.
+
+        Raises:
+            UserError: where the style needs an argument that is not given, or cannot use one that is.
+        """
+        style, execution = self.style, self.execution
+        self._check(memory, condition)
+        parts = self._modulation(condition, x.shape[-1]) if style.norm == "adaptive" else [None] * 6
+        adds = functools.partial(self._added, drop_path_rate=drop_path_rate, train=train)
+
+        def cross(y: Array) -> Array:
+            known = memory if not style.norm_memory else _norm(style, execution, "norm_memory")(memory)
+            layer = MultiHeadAttention(cross_style(style), execution, name="cross")
+            return dropout(layer(y, known, train=train, mask=memory_mask)[0])
+
+        def dropout(y: Array) -> Array:
+            return nn.Dropout(style.dropout_rate)(y, deterministic=not train)
+
+        if style.cross == "gated":
+            x = adds(x, cross, "norm_cross", gate=self._gate("gate_cross"))
+            mlp = mlp_of(style, execution, "cross_mlp")
+            x = adds(x, functools.partial(mlp, train=train), "norm_cross_mlp", gate=self._gate("gate_cross_mlp"))
+
+        def attend(y: Array) -> Array:
+            nonlocal cache
+            layer = MultiHeadAttention(style, execution, name="attention")
+            y, cache = layer(y, None, cache, train=train, mask=mask, bias=bias, angles=angles, at=at)
+            return dropout(y)
+
+        x = adds(x, attend, "norm1", layer_scale="layer_scale1", modulation=parts[:2], gate=parts[2])
+        x = checkpoint_name(x, _RESIDUAL)
+        if style.cross == "plain":
+            x = adds(x, cross, "norm_cross")
+        mlp = functools.partial(mlp_of(style, execution, "mlp"), train=train)
+        x = adds(x, mlp, "norm2", layer_scale="layer_scale2", modulation=parts[3:5], gate=parts[5])
+        return x, cache
+
+    def _added(
+        self,
+        x: Float[Array, "b t width"],
+        branch: Callable[[Array], Array],
+        norm: str,
+        *,
+        drop_path_rate: float | Float[Array, ""],
+        train: bool,
+        layer_scale: str | None = None,
+        modulation: tuple[Array | None, Array | None] = (None, None),
+        gate: Array | None = None,
     ) -> Float[Array, "b t width"]:
-        """Applies the block; `drop_path_rate` may be traced and is used in training (rng collection "drop_path")."""
-        norm = functools.partial(LayerNorm, self.layer_norm_epsilon, self.dtype)
-        # A rate of 0 that is known while tracing costs nothing and asks for no rng.
-        drops_paths = train and not (isinstance(drop_path_rate, int | float) and drop_path_rate == 0)
+        """`x` and what a branch makes of it, with the norm where the style has it."""
+        post = self.style.norm == "post"
+        y = x if post else _norm(self.style, self.execution, norm)(x)
+        shift, scale = modulation
+        if shift is not None:
+            y = y * (1 + scale) + shift
+        y = branch(y)
+        if layer_scale and self.style.layer_scale_init is not None:
+            init = nn.initializers.constant(self.style.layer_scale_init)
+            y = y * self.param(layer_scale, init, y.shape[-1:]).astype(y.dtype)
+        if gate is not None:
+            y = y * gate.astype(y.dtype)
+        x = x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops(drop_path_rate, train) else y)
+        return _norm(self.style, self.execution, norm)(x) if post else x
 
-        y = MultiHeadAttention(
-            num_heads=self.num_heads,
-            dtype=self.dtype,
-            dropout_rate=self.attention_dropout_rate,
-            qkv_bias=self.qkv_bias,
-            implementation=self.attention_implementation,
-            sow_weights=self.sow_attention,
-            name="attention",
-        )(norm(name="norm1")(x), train=train)
-        y = self._scaled("layer_scale1", nn.Dropout(self.dropout_rate)(y, deterministic=not train))
-        x = x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
-        x = checkpoint_name(x, SAVED[0])
+    def _gate(self, name: str) -> Float[Array, ""]:
+        return jnp.tanh(self.param(name, nn.initializers.zeros, ()))
 
-        if self.mlp == "swiglu":
-            mlp = SwiGLUBlock(self.mlp_dim, self.dtype, self.dropout_rate, name="mlp")
-        elif self.mlp == "gelu":
-            mlp = MlpBlock(self.mlp_dim, self.dtype, self.dropout_rate, self.gelu, name="mlp")
-        else:
-            raise UserError(f"There is no MLP '{self.mlp}'", nearest(self.mlp, ("gelu", "swiglu")))
-        y = self._scaled("layer_scale2", mlp(norm(name="norm2")(x), train=train))
-        return x + (drop_path(y, drop_path_rate, self.make_rng("drop_path")) if drops_paths else y)
+    def _modulation(self, condition: Array, width: int) -> list[Float[Array, "b t width"]]:
+        """Shift, scale and gate of the attention, then of the MLP; they start at zero (DiT, section 3.2)."""
+        zeros, dtype = nn.initializers.zeros, self.execution.dtype
+        layer = nn.DenseGeneral((6, width), dtype=dtype, kernel_init=zeros, bias_init=zeros, name="modulation")
+        parts = layer(nn.silu(condition.astype(dtype)))
+        parts = parts[:, None] if condition.ndim == 2 else parts
+        return [parts[..., i, :] for i in range(6)]
 
-    def _scaled(self, name: str, y: Float[Array, "b t width"]) -> Float[Array, "b t width"]:
-        if self.layer_scale_init is None:
-            return y
-        init = nn.initializers.constant(self.layer_scale_init)
-        return y * self.param(name, init, y.shape[-1:]).astype(self.dtype)
+    def _check(self, memory: Array | None, condition: Array | None) -> None:
+        for what, needed, given in (
+            ("a memory", self.style.cross != "none", memory),
+            ("a condition", self.style.norm == "adaptive", condition),
+        ):
+            if needed != (given is not None):
+                verb = "needs" if needed else "cannot use"
+                raise UserError(f"A block of this style {verb} {what}", "Change the style or the call")

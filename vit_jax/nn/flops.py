@@ -23,17 +23,17 @@ def encoder_flops(
 def forward_flops(model: Any, image_size: tuple[int, int]) -> float | None:
     """The same of a model with a ViT as its `encoder`; None for another model. Training takes three times as many."""
     encoder = getattr(model, "encoder", None)
-    known = all(hasattr(encoder, name) for name in ("mlp_dim", "patch_size", "class_token"))
+    known = all(hasattr(encoder, name) for name in ("style", "patch_size", "tokens"))
     if not known or getattr(encoder, "stem", None) is not None:
         return None
     height, width = encoder.patch_size
     patches = (image_size[0] // height) * (image_size[1] // width)
     return encoder_flops(
         patches=patches,
-        tokens=patches + encoder.class_token + encoder.distillation_token + encoder.num_registers,
+        tokens=patches + encoder.tokens.count,
         patch_pixels=height * width,
         width=encoder.width,
         depth=encoder.depth,
-        mlp_dim=encoder.mlp_dim,
-        mlp_matrices=3 if encoder.mlp == "swiglu" else 2,
+        mlp_dim=encoder.style.mlp_dim,
+        mlp_matrices=3 if encoder.style.gated else 2,
     )

@@ -1,14 +1,16 @@
 """Pooling a sequence of tokens into one vector: by picking, averaging, or attention."""
 
+import dataclasses
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
 
-from vit_jax.nn.attention import Implementation, MultiHeadAttention
-from vit_jax.nn.block import MlpBlock
-from vit_jax.nn.norm import LayerNorm
+from vit_jax.nn.block import mlp_of
+from vit_jax.nn.multi_head import MultiHeadAttention
+from vit_jax.nn.norm import NORMS
+from vit_jax.nn.style import BIASES, BlockStyle, Execution
 
 
 def pool_tokens(
@@ -28,33 +30,30 @@ def pool_tokens(
 class MAPHead(nn.Module):
     """Multi-head attention pooling: a learned probe attends to the tokens ("Scaling vision transformers").
 
-    y = Attention(probe, x); the result is y + MLP(LN(y)). There is no dropout.
+    y = Attention(probe, x); the result is y + MLP(norm(y)). There is no dropout.
     Parameters, float32: `probe` [1, 1, D], `attention`, `norm`, `mlp`.
 
     Attributes:
-        num_heads: attention heads.
-        mlp_dim: hidden width of the MLP.
-        dtype: dtype of the computation and of the result.
-        gelu: see `MlpBlock`.
-        layer_norm_epsilon: added to the variance.
-        attention_implementation: see `attention`.
+        style: heads, MLP and norm; the rest of it is a block's.
+        execution: how it runs.
     """
 
-    num_heads: int
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
-    attention_implementation: Implementation = "auto"
+    style: BlockStyle
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t width"]) -> Float[Array, "b width"]:
         batch, _, width = x.shape
+        dtype = self.execution.dtype
+        # The blocks' biases, gates and positions are theirs: the head is big_vision's whatever they have.
+        style = dataclasses.replace(
+            self.style, biases=BIASES, qk_norm="none", rotary="none", dropout_rate=0.0, attention_dropout_rate=0.0,
+            gated=False, activation="gelu_tanh" if self.style.gated else self.style.activation,
+        )  # fmt: skip
+        execution = dataclasses.replace(self.execution, sow_attention=False)
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
-        probe = jnp.broadcast_to(probe.astype(self.dtype), (batch, 1, width))
-        x = MultiHeadAttention(
-            num_heads=self.num_heads, dtype=self.dtype, implementation=self.attention_implementation, name="attention"
-        )(probe, x, train=False)
-        norm = LayerNorm(self.layer_norm_epsilon, self.dtype, name="norm")
-        x = x + MlpBlock(self.mlp_dim, self.dtype, gelu=self.gelu, name="mlp")(norm(x), train=False)
+        probe = jnp.broadcast_to(probe.astype(dtype), (batch, 1, width))
+        x, _ = MultiHeadAttention(style, execution, name="attention")(probe, x, train=False)
+        norm = NORMS[style.norm_kind](style.norm_epsilon, dtype, name="norm")
+        x = x + mlp_of(style, execution, "mlp")(norm(x), train=False)
         return x[:, 0]

@@ -1,27 +1,26 @@
-"""Transformer blocks one after the other, run as a loop or as a scan, with or without rematerialisation."""
+"""Blocks one after the other, run as a loop or as a scan, with or without rematerialisation."""
 
-from typing import Any, Literal, get_args
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
-from vit_jax.nn.attention import Implementation
 from vit_jax.nn.batch_axis import split_by_example
-from vit_jax.nn.block import SAVED, EncoderBlock
+from vit_jax.nn.block import SAVED, Block
+from vit_jax.nn.style import Execution, check_rate
 
-Remat = Literal["none", "elementwise", "dots", "full"]
-
-_REMATS = get_args(Remat)
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
 _REMAT_POLICIES = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "elementwise": jax.checkpoint_policies.save_only_these_names(*SAVED),
 }
+_RNGS = ("dropout", "drop_path")
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
@@ -29,119 +28,114 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
     return tuple(rate * i / max(depth - 1, 1) for i in range(depth))
 
 
-def check_remat(remat: str) -> None:
-    """Raises a UserError for an unknown `remat`."""
-    if remat not in _REMATS:
-        raise UserError(f"There is no remat '{remat}'", nearest(remat, _REMATS))
-
-
-def _block_name(i: int) -> str:
+def block_name(i: int) -> str:
+    """The name of a stack's i-th block, under which its parameters are."""
     return f"block_{i:02d}"
 
 
 class BlockStack(nn.Module):
-    """`depth` times `EncoderBlock`.
+    """`depth` blocks of one class, whose styles repeat.
 
     Parameters, float32: `block_00`, `block_01`, ... They are unstacked however the blocks are run.
 
     Attributes:
+        styles: block i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs, n for
+            a model of which every n-th block attends to a memory.
         depth: number of blocks.
-        num_heads: attention heads.
-        mlp_dim: hidden width of the MLPs.
-        dtype: dtype of the computation and of the residual stream.
-        dropout_rate: in the blocks (rng collection "dropout").
-        attention_dropout_rate: on the attention weights.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), see `drop_path_rates`.
-        gelu: see `EncoderBlock`, like `layer_norm_epsilon`, `mlp`, `layer_scale_init`, `qkv_bias`,
-            `attention_implementation` and `sow_attention`.
-        scan: run the blocks as one `lax.scan` over their stacked parameters, so that compiling takes as long as for one
-            block. Dropout draws other masks than without scan.
-        remat: what a block recomputes in the backward pass to save memory: "none", "elementwise" (layer norms, GELU
-            and dropout, which costs next to nothing), "dots" (all but the products with its weight matrices, so
-            attention too) or "full" (all of it).
+        execution: how the blocks are run.
+        block: a module class with the attributes `style` and `execution`, called as `vit_jax.nn.block.Block` is. Its
+            parameters under names that start with "norm" stay float32 where others are cast to the compute dtype.
+
+    Raises:
+        UserError: for no style, a rate that is none, or a depth that the styles do not divide in a scan.
     """
 
+    styles: tuple[Any, ...]
     depth: int
-    num_heads: int
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
-    gelu: Literal["tanh", "exact"] = "tanh"
-    layer_norm_epsilon: float = 1e-6
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    layer_scale_init: float | None = None
-    qkv_bias: bool = True
-    attention_implementation: Implementation = "auto"
-    sow_attention: bool = False
-    scan: bool = False
-    remat: Remat = "none"
+    execution: Execution = Execution()
+    block: Callable[..., nn.Module] = Block
+
+    def __post_init__(self):
+        check_rate("drop_path_rate", self.drop_path_rate)
+        if not self.styles:
+            raise UserError("A stack of blocks has no style", "Give it at least one")
+        if self.execution.scan and self.depth % len(self.styles):
+            raise UserError(
+                f"{self.depth} blocks do not divide into groups of {len(self.styles)} styles, which a scan needs",
+                "Set scan=False, or change the depth",
+            )
+        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t width"], *, train: bool) -> Float[Array, "b t width"]:
+    def __call__(
+        self, x: Float[Array, "b t width"], cache: PyTree | None = None, *, train: bool = False, **shared: Any
+    ) -> tuple[Float[Array, "b t width"], PyTree | None]:
         """Applies the blocks.
 
-        Raises:
-            UserError: for an unknown `remat`.
+        Args:
+            cache: of all blocks, layers first.
+            shared: further arguments of the blocks, the same for all of them.
         """
-        check_remat(self.remat)
         # Parameters are made by the loop, one block after the other, however they are run later.
-        scans = self.scan and self.depth > 0 and not self.is_initializing()
-        return self._scan(x, train) if scans else self._loop(x, train)
+        scans = self.execution.scan and self.depth > 0 and not self.is_initializing()
+        return (self._scan if scans else self._loop)(x, cache, train, shared)
 
-    def _block(self, block: type[nn.Module] = EncoderBlock, **kwargs: Any) -> nn.Module:
-        return block(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            dtype=self.dtype,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            gelu=self.gelu,
-            layer_norm_epsilon=self.layer_norm_epsilon,
-            mlp=self.mlp,
-            layer_scale_init=self.layer_scale_init,
-            qkv_bias=self.qkv_bias,
-            attention_implementation=self.attention_implementation,
-            sow_attention=self.sow_attention,
-            **kwargs,
-        )
+    def _loop(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
+        caches = []
+        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
 
-    def _loop(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
-        block = EncoderBlock
-        if self.remat != "none":
-            # The rate of stochastic depth and `train` are static; self counts as argument 0.
-            block = nn.remat(EncoderBlock, policy=_REMAT_POLICIES[self.remat], static_argnums=(2, 3))
-        for i, drop_path_rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            x = self._block(block, name=_block_name(i))(split_by_example(x), drop_path_rate, train)
-        return split_by_example(x)
+            def run(block: nn.Module, x: Array, cache: PyTree, rate: float = rate) -> tuple[Array, PyTree]:
+                return block(x, cache, drop_path_rate=rate, train=train, **shared)
 
-    def _scan(self, x: Float[Array, "b t width"], train: bool) -> Float[Array, "b t width"]:
-        block = self._block(parent=None)
-        layers = {"params": self._stacked_parameters()}
-        rngs = []
-        if train and max(self.dropout_rate, self.attention_dropout_rate) > 0:
-            rngs.append("dropout")
+            if self.execution.remat != "none":
+                run = nn.remat(run, policy=_REMAT_POLICIES[self.execution.remat])
+            block = self.block(self.styles[i % len(self.styles)], self.execution, name=block_name(i))
+            x, kept = run(block, split_by_example(x), jax.tree.map(operator.itemgetter(i), cache))
+            caches.append(kept)
+        return split_by_example(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
+
+    def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
+        """One step of the scan runs one block of each style."""
+        period = len(self.styles)
+        blocks = [self.block(style, self.execution, parent=None) for style in self.styles]
+
+        def groups(tree: PyTree) -> list[PyTree]:
+            """What belongs to the layers of each style, out of what belongs to all layers."""
+            return [jax.tree.map(operator.itemgetter(slice(j, None, period)), tree) for j in range(period)]
+
+        layers = {"params": [self._stacked_parameters(j) for j in range(period)], "cache": groups(cache)}
+        rngs = [name for name in _RNGS if train and self.has_rng(name)]
+        layers["rngs"] = groups({name: jax.random.split(self.make_rng(name), self.depth) for name in rngs})
         if train and self.drop_path_rate > 0:
-            rngs.append("drop_path")
-            layers["drop_path_rate"] = jnp.array(drop_path_rates(self.drop_path_rate, self.depth))
-        layers["rngs"] = {name: jax.random.split(self.make_rng(name), self.depth) for name in rngs}
+            layers["drop_path_rate"] = groups(jnp.array(drop_path_rates(self.drop_path_rate, self.depth)))
 
-        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, None]:
-            variables, rate = {"params": layer["params"]}, layer.get("drop_path_rate", 0.0)
-            return block.apply(variables, split_by_example(x), rate, train, rngs=layer["rngs"]), None
+        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, list[PyTree]]:
+            caches = []
+            for j, block in enumerate(blocks):
+                rate = layer["drop_path_rate"][j] if "drop_path_rate" in layer else 0.0
+                x, kept = block.apply(
+                    {"params": layer["params"][j]}, split_by_example(x), layer["cache"][j],
+                    drop_path_rate=rate, train=train, rngs=layer["rngs"][j], **shared,
+                )  # fmt: skip
+                caches.append(kept)
+            return x, caches
 
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
-        return split_by_example(jax.lax.scan(body, split_by_example(x), layers)[0])
+        if self.execution.remat != "none":
+            body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.execution.remat], prevent_cse=False)
+        x, caches = jax.lax.scan(body, split_by_example(x), layers)
+        if cache is not None:
+            # Back from groups of one style to the order of the layers.
+            cache = jax.tree.map(lambda *c: jnp.stack(c, 1).reshape(-1, *c[0].shape[1:]), *caches)
+        return split_by_example(x), cache
 
-    def _stacked_parameters(self) -> PyTree:
-        """The blocks' parameters with the layers in front, matrices already in the compute dtype: half the copy."""
+    def _stacked_parameters(self, first: int) -> PyTree:
+        """Parameters of the blocks of one style, the layers in front, matrices already in the compute dtype."""
 
         def stack(path: tuple[jax.tree_util.DictKey, ...], *leaves: Array) -> Array:
-            # Layer norms compute in float32, whatever the compute dtype.
-            dtype = leaves[0].dtype if path[0].key.startswith("norm") else self.dtype
-            return jnp.stack([leaf.astype(dtype) for leaf in leaves])
+            norms = any(part.key.startswith("norm") for part in path)
+            return jnp.stack([leaf.astype(leaf.dtype if norms else self.execution.dtype) for leaf in leaves])
 
-        blocks = [self.get_variable("params", _block_name(i)) for i in range(self.depth)]
-        return jax.tree_util.tree_map_with_path(stack, *blocks)
+        indices = range(first, self.depth, len(self.styles))
+        return jax.tree_util.tree_map_with_path(stack, *(self.get_variable("params", block_name(i)) for i in indices))

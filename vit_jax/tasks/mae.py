@@ -89,7 +89,7 @@ class MAE:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""
         encoder, decoder = self.model.encoder, self.model.decoder
         patch = encoder.patch_size[0] * encoder.patch_size[1]
-        patches, prefix = math.prod(self.model.grid(image_size)), encoder.num_prefix_tokens
+        patches, prefix = math.prod(self.model.grid(image_size)), encoder.tokens.count
         visible = self.model.visible(image_size)
         encoded = encoder_flops(
             patches=visible,
@@ -97,8 +97,8 @@ class MAE:
             patch_pixels=patch,
             width=encoder.width,
             depth=encoder.depth,
-            mlp_dim=encoder.mlp_dim,
-            mlp_matrices=3 if encoder.mlp == "swiglu" else 2,
+            mlp_dim=encoder.style.mlp_dim,
+            mlp_matrices=3 if encoder.style.gated else 2,
         )
         decoded = encoder_flops(
             patches=patches,  # what the decoder predicts of a patch costs as much as embedding it

@@ -1,0 +1,326 @@
+"""Every style of a block against an independent one in float64 NumPy, with all parameters random."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from vit_jax.errors import UserError
+from vit_jax.nn.block import Block
+from vit_jax.nn.mask import CAUSAL, Band, dense
+from vit_jax.nn.multi_head import empty_cache
+from vit_jax.nn.rotary import rotary_angles, rotary_angles_2d
+from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.style import BlockStyle, Execution, block_style
+
+KEY = jax.random.key(0, impl="rbg")
+B, T, W, H, M = 2, 6, 16, 2, 3
+rng = np.random.default_rng(0)
+X = rng.normal(size=(B, T, W)).astype(np.float32)
+MEMORY = rng.normal(size=(B, M, 12)).astype(np.float32)
+CONDITION = rng.normal(size=(B, 10)).astype(np.float32)
+BIAS = rng.normal(size=(1, H, T, T)).astype(np.float32)
+SEEN = rng.random((B, 1, T, T)) < 0.6
+SEEN[..., 0] = True
+MEMORY_SEEN = np.array([[True, True, False], [True, False, True]])[:, None, None]
+ANGLES = rotary_angles(np.arange(T), W // H)
+ANGLES_2D = rotary_angles_2d(np.stack([np.arange(T) // 3, np.arange(T) % 3], -1), W // H)
+
+ACTIVATIONS = {
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_exact": lambda x: 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2))),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+def random_params(module, *args, seed=1, **kwargs):
+    """Parameters of which every leaf is random, so that none hides behind its initial zero or one."""
+    draw = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: module.init(KEY, *args, **kwargs))["params"]
+    return jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+def normed(x, kind, epsilon, p=None):
+    if kind == "layer":
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    else:
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    return x if p is None else x * p["scale"] + p.get("bias", 0)
+
+
+def rotated(x, angles, pairing):
+    """As complex numbers, which is what the paper turns."""
+    turn = np.exp(1j * np.asarray(angles, np.float64))[:, None]
+    half = x.shape[-1] // 2
+    first, second = (x[..., :half], x[..., half:]) if pairing == "halves" else (x[..., 0::2], x[..., 1::2])
+    turned = (first + 1j * second) * turn
+    if pairing == "halves":
+        return np.concatenate([turned.real, turned.imag], -1)
+    return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+
+def attended(p, style, x, memory=None, mask=None, bias=None, angles=None):
+    source = x if memory is None else memory
+    q, k, v = (
+        np.einsum("btw,whd->bthd", y, p[n]["kernel"]) + p[n].get("bias", 0)
+        for n, y in (("query", x), ("key", source), ("value", source))
+    )
+    scale = q.shape[-1] ** -0.5
+    if style.qk_norm == "l2":
+        q, k = (y / np.linalg.norm(y, axis=-1, keepdims=True) for y in (q, k))
+        scale = np.exp(np.minimum(p["norm_scale"], np.log(100)))[None, :, None, None]
+    elif style.qk_norm != "none":
+        q, k = (normed(y, style.qk_norm, style.norm_epsilon, p[f"norm_{n}"]) for n, y in (("query", q), ("key", k)))
+    if angles is not None:
+        q, k = (rotated(y, angles, style.rotary) for y in (q, k))
+    logits = np.einsum("bthd,bshd->bhts", q, k) * scale
+    logits = logits if bias is None else logits + bias
+    logits = logits if mask is None else np.where(mask, logits, -np.inf)
+    weights = scipy.special.softmax(logits, axis=-1)
+    return np.einsum("bhts,bshd,hdw->btw", weights, v, p["out"]["kernel"]) + p["out"].get("bias", 0)
+
+
+def mixed(p, style, x):
+    hidden = x @ p["fc1"]["kernel"] + p["fc1"].get("bias", 0)
+    activate = ACTIVATIONS[style.activation]
+    gate = x @ p["gate"]["kernel"] + p["gate"].get("bias", 0) if style.gated else hidden
+    hidden = activate(gate) * hidden if style.gated else activate(hidden)
+    return hidden @ p["fc2"]["kernel"] + p["fc2"].get("bias", 0)
+
+
+def reference(p, style, x, memory=None, memory_mask=None, condition=None, **self_attention):
+    """One block in float64."""
+    p, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), p), np.asarray(x, np.float64)
+    shift_scale_gate = [None] * 6
+    if style.norm == "adaptive":
+        silu = ACTIVATIONS["silu"](np.asarray(condition, np.float64))
+        parts = np.einsum("...c,cpw->...pw", silu, p["modulation"]["kernel"]) + p["modulation"]["bias"]
+        shift_scale_gate = [parts[..., i, :][:, None] if condition.ndim == 2 else parts[..., i, :] for i in range(6)]
+
+    def added(x, branch, name, scale=None, parts=(None, None, None), gate=None):
+        def norm(y):
+            own = None if style.norm == "adaptive" and name in ("norm1", "norm2") else p[name]
+            return normed(y, style.norm_kind, style.norm_epsilon, own)
+
+        y = x if style.norm == "post" else norm(x)
+        if parts[0] is not None:
+            y = y * (1 + parts[1]) + parts[0]
+        y = branch(y)
+        y = y * p[scale] if scale in p else y
+        y = y if parts[2] is None else y * parts[2]
+        y = y if gate is None else y * np.tanh(p[gate])
+        return norm(x + y) if style.norm == "post" else x + y
+
+    def cross(y):
+        known = np.asarray(memory, np.float64)
+        if style.norm_memory:
+            known = normed(known, style.norm_kind, style.norm_epsilon, p["norm_memory"])
+        return attended(p["cross"], style, y, known, memory_mask)
+
+    if style.cross == "gated":
+        x = added(x, cross, "norm_cross", gate="gate_cross")
+        x = added(x, lambda y: mixed(p["cross_mlp"], style, y), "norm_cross_mlp", gate="gate_cross_mlp")
+    attend = lambda y: attended(p["attention"], style, y, **self_attention)  # noqa: E731
+    x = added(x, attend, "norm1", "layer_scale1", shift_scale_gate[:3])
+    if style.cross == "plain":
+        x = added(x, cross, "norm_cross")
+    return added(x, lambda y: mixed(p["mlp"], style, y), "norm2", "layer_scale2", shift_scale_gate[3:])
+
+
+CAUSAL_ARRAY = np.tril(np.ones((1, 1, T, T), bool))
+# (style, arguments of the call, arguments of the reference where they are others)
+STYLES = {
+    "vit": ({}, {}, {}),
+    "clip text": ({"activation": "quick_gelu", "norm_epsilon": 1e-5}, {"mask": "causal"}, {"mask": CAUSAL_ARRAY}),
+    "bert": ({"norm": "post", "activation": "gelu_exact", "norm_epsilon": 1e-12}, {"mask": SEEN}, {}),
+    "2017 decoder": (
+        {"norm": "post", "activation": "relu", "cross": "plain"},
+        {"mask": "causal", "memory": MEMORY, "memory_mask": MEMORY_SEEN},
+        {"mask": CAUSAL_ARRAY},
+    ),
+    "window": ({"layer_scale_init": 0.1}, {"mask": Band(2, 1)}, {"mask": np.asarray(dense(Band(2, 1), T, T))}),
+    "swin": ({"norm_epsilon": 1e-5, "activation": "gelu_exact"}, {"bias": BIAS, "mask": SEEN}, {}),
+    "flamingo": (
+        {"cross": "gated", "norm_memory": True, "biases": ()},
+        {"mask": "causal", "memory": MEMORY, "memory_mask": MEMORY_SEEN},
+        {"mask": CAUSAL_ARRAY},
+    ),
+    "dit": ({"norm": "adaptive"}, {"condition": CONDITION}, {}),
+    "var": (
+        {"norm": "adaptive", "qk_norm": "l2", "biases": ("query", "value", "out", "fc1", "fc2")},
+        {"condition": rng.normal(size=(B, T, 10)).astype(np.float32)},
+        {},
+    ),
+    "llama": (
+        {"norm_kind": "rms", "activation": "silu", "gated": True, "biases": (), "rotary": "halves"},
+        {"mask": "causal", "angles": ANGLES},
+        {"mask": CAUSAL_ARRAY},
+    ),
+    "2-D rotary, q/k layer norm": ({"rotary": "pairs", "qk_norm": "layer"}, {"angles": ANGLES_2D}, {}),
+    "q/k rms norm, narrow heads": (
+        {"qk_norm": "rms", "head_dim": 4, "cross": "plain", "cross_head_dim": 2},
+        {"memory": MEMORY},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_block_equals_an_independent_one_in_float64(name):
+    values, call, other = STYLES[name]
+    style = BlockStyle(H, 20, **values)
+    block = Block(style)
+    params = random_params(block, X, **call)
+    out, cache = jax.jit(lambda params: block.apply({"params": params}, X, **call))(params)
+    assert cache is None
+    np.testing.assert_allclose(out, reference(params, style, X, **{**call, **other}), atol=2e-5)
+
+
+def test_biases_one_by_one():
+    for name in ("query", "key", "value", "out", "fc1", "fc2"):
+        kept = tuple(n for n in ("query", "key", "value", "out", "fc1", "fc2") if n != name)
+        shapes = jax.eval_shape(Block(BlockStyle(H, 20, biases=kept, gated=True)).init, KEY, X)["params"]
+        lacking = {n for part in ("attention", "mlp") for n, leaf in shapes[part].items() if "bias" not in leaf}
+        assert lacking == ({"fc1", "gate"} if name == "fc1" else {name})
+
+
+def stack(styles, depth, **execution):
+    return BlockStack(tuple(styles), depth, execution=Execution(**execution))
+
+
+WITH_MEMORY = (BlockStyle(H, 20, cross="plain", layer_scale_init=0.5),)
+
+
+@pytest.fixture(scope="module")
+def with_memory():
+    loop = BlockStack(WITH_MEMORY, 3)
+    params = random_params(loop, X, memory=MEMORY)
+    call = {"memory": MEMORY, "mask": "causal"}
+
+    def outputs(**execution):
+        model = stack(WITH_MEMORY, 3, **execution)
+        loss = lambda p: (jnp.sin(model.apply({"params": p}, X, **call)[0])).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    return outputs, outputs()
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [{"scan": True}, {"remat": "dots"}, {"scan": True, "remat": "full"}],
+    ids=lambda e: "+".join(map(str, e)),
+)
+def test_scan_and_remat_equal_the_loop_with_memory_and_mask(with_memory, execution):
+    outputs, (value, gradient) = with_memory
+    ours = outputs(**execution)
+    np.testing.assert_allclose(ours[0], value, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6), ours[1], gradient)
+
+
+def test_styles_repeat_over_depth_in_loop_and_scan():
+    """Of two styles one has LayerScale: the names of the parameters tell whose turn it was."""
+    styles = (BlockStyle(H, 20, activation="relu"), BlockStyle(H, 12, norm="post", layer_scale_init=0.5))
+    loop, scan = stack(styles, 4), stack(styles, 4, scan=True)
+    params = random_params(loop, X)
+    assert [("layer_scale1" in params[f"block_{i:02d}"]) for i in range(4)] == [False, True, False, True]
+    expected = X.astype(np.float64)
+    for i in range(4):
+        expected = reference(params[f"block_{i:02d}"], styles[i % 2], expected)
+    for model in (loop, scan):
+        np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, X)[0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_decoding_with_a_cache_equals_the_full_forward(scan, chunk):
+    style = BlockStyle(H, 20, rotary="halves", qk_norm="rms")
+    model = stack((style, dataclasses.replace(style, activation="relu")), 2, scan=scan)
+    params = random_params(model, X, mask="causal", angles=ANGLES)
+    full = jax.jit(lambda p: model.apply({"params": p}, X, mask="causal", angles=ANGLES)[0])(params)
+
+    @jax.jit
+    def step(x, cache, angles, at):
+        return model.apply({"params": params}, x, cache, mask="causal", angles=angles, at=at)
+
+    cache, parts = empty_cache(2, B, T + 2, H, W // H), []
+    for at in range(0, T, chunk):
+        y, cache = step(X[:, at : at + chunk], cache, ANGLES[at : at + chunk], at)
+        parts.append(y)
+    np.testing.assert_allclose(np.concatenate(parts, 1), full, atol=1e-5)
+
+
+def test_what_a_cache_does_not_hold_yet_is_not_seen_without_a_mask():
+    style = BlockStyle(H, 20)
+    block = Block(style)
+    params = random_params(block, X)
+    stale = jax.tree.map(lambda c: c[0] + 7.0, empty_cache(1, B, T + 5, H, W // H))
+    out, _ = jax.jit(lambda p: block.apply({"params": p}, X, stale, at=0))(params)
+    np.testing.assert_allclose(out, reference(params, style, X), atol=2e-5)
+
+
+def test_norms_stay_in_float32_when_parameters_are_stacked():
+    style = BlockStyle(H, 20, qk_norm="layer")
+    scan, loop = (stack((style,), 2, scan=s, dtype=jnp.bfloat16) for s in (True, False))
+    params = random_params(loop, X)
+    stacked = jax.eval_shape(lambda p: scan.bind({"params": p})._stacked_parameters(0), params)
+    kinds = {jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(stacked)}
+    assert {dtype for name, dtype in kinds.items() if "norm" in name} == {jnp.dtype("float32")}
+    assert {dtype for name, dtype in kinds.items() if "norm" not in name} == {jnp.dtype("bfloat16")}
+    out = [jax.jit(model.apply)({"params": params}, X)[0].astype(np.float32) for model in (scan, loop)]
+    np.testing.assert_allclose(*out, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("style", "call", "what"),
+    [
+        ({"cross": "plain"}, {}, "needs a memory"),
+        ({}, {"memory": MEMORY}, "cannot use a memory"),
+        ({"norm": "adaptive"}, {}, "needs a condition"),
+        ({}, {"condition": CONDITION}, "cannot use a condition"),
+        ({"rotary": "pairs"}, {}, "need angles"),
+        ({"rotary": "pairs"}, {"angles": ANGLES[:, :2]}, r"do not fit 6 tokens with heads of 8"),
+        ({}, {"mask": np.ones((B, 1, T, T + 1), bool)}, r"mask of shape \(2, 1, 6, 7\)"),
+        ({}, {"mask": np.ones((T, T), bool)}, r"mask of shape \(6, 6\)"),
+        ({}, {"bias": np.ones((1, 3, T, T))}, r"bias of shape \(1, 3, 6, 6\)"),
+        ({}, {"mask": "causl"}, "Unknown mask 'causl'"),
+        ({}, {"at": 0}, "cache needs the position"),
+        ({"num_heads": 3}, {}, "16 does not divide into 3 heads"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(style, call, what):
+    with pytest.raises(UserError, match=what):
+        jax.eval_shape(lambda: Block(BlockStyle(**{"num_heads": H, "mlp_dim": 8, **style})).init(KEY, X, **call))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: stack((BlockStyle(H, 8),) * 2, 3, scan=True), "3 blocks do not divide into groups of 2"),
+        (lambda: stack((), 3), "no style"),
+        (lambda: BlockStyle(H, 8, norm="pree"), "Unknown norm 'pree'. Did you mean 'pre'"),
+        (lambda: BlockStyle(H, 8, biases=("q",)), "Unknown bias 'q'"),
+        (lambda: BlockStyle(H, 8, activation="gelu"), "Unknown activation 'gelu'"),
+        (lambda: Execution(remat="dot"), "Unknown remat 'dot'. Did you mean 'dots'"),
+        (lambda: block_style({"gelu": "exact", "activation": "relu"}, num_heads=1, mlp_dim=1), "'activation' twice"),
+        (lambda: Band(-1, 0), "at least 0"),
+    ],
+)
+def test_wrong_values_are_user_errors(make, what):
+    with pytest.raises(UserError, match=what):
+        make()
+
+
+def test_the_older_names_of_keys_mean_what_they_meant():
+    old = block_style(
+        {"gelu": "exact", "layer_norm_epsilon": 1e-5, "qkv_bias": False, "dropout_rate": 0.1}, num_heads=2, mlp_dim=8
+    )
+    assert old == BlockStyle(
+        2, 8, activation="gelu_exact", norm_epsilon=1e-5, biases=("out", "fc1", "fc2"), dropout_rate=0.1
+    )
+    assert block_style({"mlp": "swiglu"}, num_heads=2, mlp_dim=8) == BlockStyle(2, 8, gated=True, activation="silu")
+    assert Band(after=0) == CAUSAL

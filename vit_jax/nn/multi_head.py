@@ -1,0 +1,211 @@
+"""The multi-head attention layer: projections around `attention`, and a cache for decoding."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+
+from vit_jax.errors import UserError
+from vit_jax.nn import mask as masks
+from vit_jax.nn.attention import attention, chosen
+from vit_jax.nn.mask import Band, Mask
+from vit_jax.nn.norm import NORMS
+from vit_jax.nn.recomputed_attention import SAVED as SAVED_WITHIN
+from vit_jax.nn.recomputed_attention import recomputed_self_attention
+from vit_jax.nn.rotary import rotate
+from vit_jax.nn.style import BlockStyle, Execution
+
+# Under these names a rematerialisation policy finds what a layer's backward pass reads.
+_INPUTS, _OUTPUT = "attention_inputs", SAVED_WITHIN[0]
+SAVED = (_INPUTS, *SAVED_WITHIN)
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens so far, with room for those to come. For a stack, layers come first.
+
+    Args:
+        keys: [B, S, H, D].
+        values: [B, S, H, D].
+    """
+
+    keys: Float[Array, "*l b s h d"]
+    values: Float[Array, "*l b s h d"]
+
+
+def empty_cache(
+    layers: int, batch: int, length: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32
+) -> Cache:
+    """A cache of zeros for a stack of so many layers."""
+    shape = (layers, batch, length, heads, head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+class MultiHeadAttention(nn.Module):
+    """Self- or cross-attention.
+
+    Parameters, float32: `query`, `key`, `value` with kernel [D, H, d] and bias [H, d]; `out` with kernel [H, d, D] and
+    bias [D]; `norm_query` and `norm_key`, or `norm_scale` [H] in logarithms, where queries and keys are normalised.
+
+    Attributes:
+        style: heads, their width, biases, normalising of queries and keys, rotary positions; see `BlockStyle`.
+        execution: see `Execution`.
+    """
+
+    style: BlockStyle
+    execution: Execution = Execution()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t width"],
+        memory: Float[Array, "b s memory_width"] | None = None,
+        cache: Cache | None = None,
+        *,
+        train: bool,
+        mask: Mask | None = None,
+        bias: Float[Array, "#b #h #t #s"] | None = None,
+        angles: Float[Array, "*b t half"] | None = None,
+        at: Int[Array, ""] | int | None = None,
+    ) -> tuple[Float[Array, "b t width"], Cache | None]:
+        """Attends from `x` to itself, to `memory`, or to what a cache holds and itself.
+
+        Args:
+            mask: which keys a query sees; with a cache the positions are those of the cache, and without a mask all
+                tokens so far are seen.
+            bias: added to the logits.
+            angles: of rotary positions, see `vit_jax.nn.rotary`; those of the tokens of `x`.
+            at: position of the first token of `x` in the cache.
+
+        Raises:
+            UserError: when the width does not divide into the heads, or arguments contradict each other.
+        """
+        style, execution, width = self.style, self.execution, x.shape[-1]
+        if style.head_dim is None and width % style.num_heads:
+            raise UserError(f"A width of {width} does not divide into {style.num_heads} heads", "Change one of the two")
+        self._check(memory, cache, angles, at)
+        heads = (style.num_heads, style.head_dim or width // style.num_heads)
+
+        def dense(name: str, features: int | tuple[int, int], axis: int | tuple[int, int] = -1) -> nn.DenseGeneral:
+            return nn.DenseGeneral(
+                features,
+                axis=axis,
+                use_bias=style.has_bias(name),
+                dtype=execution.dtype,
+                kernel_init=nn.initializers.xavier_uniform(),
+                name=name,
+            )
+
+        dropout_rate = style.attention_dropout_rate if train else 0.0
+        needs_weights = dropout_rate > 0 or execution.sow_attention
+        mask = masks.as_mask(mask)
+        # What a cache holds so far is a mask that is not known while compiling.
+        wanted = execution.attention_implementation if cache is None else "auto"
+        masked = mask if cache is None else ()
+        implementation = chosen(
+            wanted, execution.dtype, heads[1], biased=bias is not None, mask=masked, needs_weights=needs_weights
+        )
+        alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
+        plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and alike
+        if implementation == "recomputed" and plain:
+            qkv = checkpoint_name(self._projections(x, heads), _INPUTS)
+            return dense("out", width, (-2, -1))(recomputed_self_attention(qkv, heads[1] ** -0.5, mask)), None
+
+        source = x if memory is None else memory
+        q, k, v = (dense(name, heads)(y) for name, y in (("query", x), ("key", source), ("value", source)))
+        q, k, scale = self._normalised(q, k)
+        if style.rotary != "none":
+            q, k = (rotate(y, angles, style.rotary) for y in (q, k))
+        q, k, v = (checkpoint_name(y, _INPUTS) for y in (q, k, v))
+        if cache is not None:
+            cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 1)
+                            for old, new in zip(cache, (k, v), strict=True)))  # fmt: skip
+            k, v = (y.astype(q.dtype) for y in cache)
+            mask = _in_cache(mask, x.shape[1], k.shape[1], at)
+        out = attention(
+            q,
+            k,
+            v,
+            bias=bias,
+            mask=mask,
+            scale=scale,
+            dropout_rate=dropout_rate,
+            dropout_rng=self.make_rng("dropout") if dropout_rate > 0 else None,
+            implementation=implementation,
+            return_weights=execution.sow_attention,
+        )
+        if execution.sow_attention:
+            out, weights = out
+            self.sow("intermediates", "attention_weights", weights)
+        return dense("out", width, (-2, -1))(checkpoint_name(out, _OUTPUT)), cache
+
+    def _check(self, memory: Array | None, cache: Cache | None, angles: Array | None, at: Array | int | None) -> None:
+        if cache is not None and memory is not None:
+            raise UserError("Attention to a memory has no cache of its own", "Give one of the two")
+        if (cache is None) != (at is None):
+            raise UserError("A cache needs the position of the first token, and a position a cache", "Give both")
+        if (self.style.rotary == "none") != (angles is None):
+            raise UserError("Rotary positions need angles, and angles a style with rotary positions", "Give both")
+
+    def _normalised(self, q: Array, k: Array) -> tuple[Array, Array, float | None]:
+        """Queries and keys after their norm, and the scale of the logits."""
+        style, dtype = self.style, self.execution.dtype
+        if style.qk_norm == "none":
+            return q, k, None
+        if style.qk_norm == "l2":
+            # Starts at 4 and is held below 100 (VAR).
+            factor = self.param("norm_scale", nn.initializers.constant(math.log(4)), (style.num_heads,))
+            factor = jnp.exp(jnp.minimum(factor, math.log(100)))[:, None]
+            q, k = (_unit(y) for y in (q, k))
+            return (q * factor).astype(dtype), k.astype(dtype), 1.0
+        norm = NORMS[style.qk_norm]
+        q, k = (norm(style.norm_epsilon, dtype, name=f"norm_{n}")(y) for n, y in (("query", q), ("key", k)))
+        return q, k, None
+
+    def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
+        """Queries, keys and values by one product, which reads `x` once instead of three times."""
+        dtype, has_bias = self.execution.dtype, self.style.has_bias("query")
+        three = [_Projection(heads, has_bias, name=name)(x.shape[-1]) for name in ("query", "key", "value")]
+        kernel = jnp.stack([kernel.astype(dtype) for kernel, _ in three], axis=1)
+        qkv = jnp.einsum("btw,wchd->btchd", x.astype(dtype), kernel)
+        return qkv + jnp.stack([bias.astype(dtype) for _, bias in three]) if has_bias else qkv
+
+
+def _unit(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
+    """Vectors of length one, float32; the floor is that of torch's `normalize`."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
+
+
+def _in_cache(mask: Band | Array | None, queries: int, keys: int, at: Array | int) -> Bool[Array, "#b #h t s"]:
+    """The mask over a cache, of which only the tokens so far may be seen."""
+    filled = masks.dense(Band(after=queries - 1), 1, keys, at)
+    if isinstance(mask, Band):
+        return masks.dense(mask, queries, keys, at) & filled
+    return filled if mask is None else mask & filled
+
+
+class _Projection(nn.Module):
+    """The parameters of a dense layer to heads, as `nn.DenseGeneral` makes them."""
+
+    heads: tuple[int, int]
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Float[Array, "width h d"], Float[Array, "h d"] | None]:
+        def flat_init(rng: PRNGKeyArray) -> Float[Array, "width h d"]:
+            init = nn.initializers.xavier_uniform()
+            return init(rng, (width, self.heads[0] * self.heads[1])).reshape(width, *self.heads)
+
+        # The kernel comes first: its key depends on how many parameters were made before.
+        kernel = self.param("kernel", flat_init)
+        return kernel, self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None
+
+
+def cross_style(style: BlockStyle) -> BlockStyle:
+    """The style of a block's attention to its memory: no positions turn there, and its heads may be narrower."""
+    return dataclasses.replace(style, rotary="none", head_dim=style.cross_head_dim or style.head_dim)
