@@ -1,6 +1,9 @@
 """Every style of a block against an independent one in float64 NumPy, with all parameters random."""
 
+import ast
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -324,3 +327,16 @@ def test_the_older_names_of_keys_mean_what_they_meant():
     )
     assert block_style({"mlp": "swiglu"}, num_heads=2, mlp_dim=8) == BlockStyle(2, 8, gated=True, activation="silu")
     assert Band(after=0) == CAUSAL
+
+
+def test_every_style_of_the_table_of_systems_exists():
+    text = (Path(__file__).parents[2] / "docs/blocks.md").read_text()
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][1:]
+    said = {system.strip(): re.findall(r"BlockStyle\(.*?\)(?=`)", style) for system, style, _ in rows}
+    assert len(rows) == 19 and {name for name, calls in said.items() if not calls} == {
+        "SAM, image encoder", "SAM, mask decoder", "U-Net residual block, VAE", "EfficientViT"
+    }  # fmt: skip
+    for call in re.findall(r"`(BlockStyle\(.*?\))`", text):
+        node = ast.parse(call, mode="eval").body
+        values = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+        BlockStyle(*(ast.literal_eval(a) for a in node.args), **values)
