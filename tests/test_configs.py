@@ -160,7 +160,7 @@ def test_the_contrastive_models_have_the_published_sizes(config, argument, trunk
     assert counts.pop("encoder") == trunk and sum(counts.values()) == heads
     if config == "moco_v3_i1k":
         small = build_experiment(load_config(config)).task.model.encoder
-        assert (small.num_heads, small.width) == (12, 384)
+        assert (small.style.num_heads, small.width) == (12, 384)
 
 
 def test_epochs_are_those_of_the_papers():
