@@ -2,9 +2,12 @@
 
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from tests.tiny import tiny_run
+from tests.tiny import tiny_experiment, tiny_run
+from vit_jax.training import prepare
 from vit_jax.training.metrics import Throughput, read_metrics
 
 
@@ -35,6 +38,15 @@ def test_a_window(monkeypatch):
     clock(40)
     assert throughput.window(12)["productive"] == pytest.approx(48 / 100), "of all time since the run began"
     assert throughput.window(12) == {}
+
+
+@pytest.mark.parametrize(("dtype", "has_mfu"), [("bfloat16", True), ("float32", False)])
+def test_a_run_in_bfloat16_logs_its_share_of_the_peak(monkeypatch, dtype, has_mfu):
+    monkeypatch.setattr(prepare, "peak_flops", lambda kind: 1e12)
+    batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8)}
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    throughput = prepare._throughput(tiny_experiment(model__dtype=dtype), batch, mesh, began=0.0)
+    assert ("mfu" in throughput.window(1)) == has_mfu
 
 
 def test_without_a_known_peak_there_is_no_mfu():

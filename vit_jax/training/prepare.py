@@ -166,7 +166,8 @@ def _throughput(
     model, config = getattr(experiment.task, "model", None), experiment.config
     # Height and width whatever is in front of them: some tasks get several views of an image.
     flops = training_flops(experiment.task, batch["image"].shape[-3:-1]) if "image" in batch else None
-    in_half = getattr(getattr(model, "encoder", None), "dtype", None) == jnp.bfloat16
+    execution = getattr(getattr(model, "encoder", None), "execution", None)
+    in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None
     return Throughput(config.batch_size, mesh.size, flops, peak, began)
 
