@@ -37,6 +37,8 @@ TEST_REQUIRES = [
     "pytest>=9.2,<9.3",
     "pillow>=13,<13.1",
     "pytest-xdist>=3.8,<3.9",
+    "safetensors>=0.8,<0.9",  # the format's own library, which ours is compared with
+    "chex>=0.1.92,<0.2",
     # These run the notebooks of colabs/.
     "jupytext>=1.19.6,<1.20",
     "nbclient>=0.11,<0.12",

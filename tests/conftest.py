@@ -8,6 +8,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 
+from tests.costs import Costs
+
 jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -22,3 +24,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path.home() / ".cache/vit_jax/tests" / jax.__version__)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--costs", type=Path, help="append what each test cost to this file, a line of JSON a test")
+
+
+def pytest_configure(config):
+    path = config.getoption("--costs")
+    config.pluginmanager.register(Costs(path and path.absolute()), "costs")

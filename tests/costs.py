@@ -1,0 +1,48 @@
+"""What each test costs: seconds of CPU, and how many programs it hands to the compiler."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+_COMPILE = "/jax/core/compile/backend_compile_duration"
+_STAGES = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    _COMPILE: "compile",
+}
+
+
+class Costs:
+    """Counts compilations, of a test and of the fixtures it is the first to ask for; writes a line a test if told where."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.seconds = dict.fromkeys(_STAGES.values(), 0.0)
+        self.programs = 0
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    def _on_event(self, event: str, duration: float, **_) -> None:
+        if event in _STAGES:
+            self.seconds[_STAGES[event]] += duration
+            self.programs += event == _COMPILE
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        before, programs = dict(self.seconds), self.programs
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            return (yield)
+        finally:
+            if self.path:
+                cost = {
+                    "test": item.nodeid,
+                    "wall": round(time.perf_counter() - wall, 3),
+                    "cpu": round(time.process_time() - cpu, 3),
+                    "programs": self.programs - programs,
+                    **{k: round(v - before[k], 3) for k, v in self.seconds.items()},
+                }
+                with self.path.open("a") as file:
+                    file.write(json.dumps(cost) + "\n")
