@@ -5,7 +5,7 @@ may start at zero, so that the unit starts as its shortcut (Goyal et al., arXiv:
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
+from vit_jax.nn.bottleneck import TENSOR
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.images import check_images
 from vit_jax.ranges import Count, Natural
@@ -43,6 +44,8 @@ class ResidualUnit(nn.Module):
         zero_init: the last norm's scale starts at zero.
         dtype: dtype of the computation.
     """
+
+    TENSOR: ClassVar[dict[str, int]] = TENSOR
 
     width: int
     stride: int

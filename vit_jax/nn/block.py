@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -61,6 +62,15 @@ class MlpBlock(nn.Module):
     Raises:
         UserError: for an unknown activation.
     """
+
+    # Tensor parallelism splits the hidden layer.
+    TENSOR: ClassVar[dict[str, int]] = {
+        "fc1/kernel": 1,
+        "fc1/bias": 0,
+        "gate/kernel": 1,
+        "gate/bias": 0,
+        "fc2/kernel": 0,
+    }
 
     mlp_dim: int
     dtype: DTypeLike = jnp.float32

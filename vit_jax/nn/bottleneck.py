@@ -2,12 +2,16 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.nn.conv import EpsilonIn, GroupNorm, Padding, StdConv
+
+# Tensor parallelism splits the channels between the first two convolutions of a residual unit, which are the fewest.
+TENSOR = {"conv1/kernel": 3, "conv2/kernel": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,8 @@ class PreActivationBottleneck(nn.Module):
         style: of its convolutions and norms.
     """
 
+    TENSOR: ClassVar[dict[str, int]] = TENSOR
+
     width: int
     stride: int
     style: ConvStyle
@@ -81,6 +87,8 @@ class PostActivationBottleneck(nn.Module):
         stride: of the unit.
         style: of its convolutions and norms.
     """
+
+    TENSOR: ClassVar[dict[str, int]] = TENSOR
 
     width: int
     stride: int

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -55,6 +55,13 @@ class MultiHeadAttention(nn.Module):
         style: heads, their width, biases, normalising of queries and keys, rotary positions; see `BlockStyle`.
         execution: see `Execution`.
     """
+
+    # Tensor parallelism splits heads: each device has some of them whole, and the last product is summed over devices.
+    TENSOR: ClassVar[dict[str, int]] = {
+        **{f"{name}/kernel": 1 for name in ("query", "key", "value")},
+        **{f"{name}/bias": 0 for name in ("query", "key", "value")},
+        "out/kernel": 0,
+    }
 
     style: BlockStyle
     execution: Execution = Execution()

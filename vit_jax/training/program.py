@@ -14,7 +14,7 @@ from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.schedules import Extensions, Schedule
-from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding
+from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
 
@@ -72,7 +72,9 @@ def build_program(
     """The program of a config whose durations are in steps, for batches of the given shapes."""
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
     prepared = jax.eval_shape(prepare, batch, random_key(config.seed, 0, PREPARE))
-    params = jax.eval_shape(task.init, jax.random.key(0), prepared)["params"]
+    with tensor_axes() as axes:
+        # By a function of its own: what was traced before, modules would not be called again for.
+        params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch), prepared)["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     tx, schedule = optim.build(section, config.steps, split(params, frozen)[0], extensions)
@@ -86,7 +88,7 @@ def build_program(
 
     platform = mesh.devices.flat[0].platform
     state = jax.eval_shape(initialise)
-    shardings, everywhere = state_sharding(state, mesh), replicated(mesh)
+    shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
     plain_step = make_step(
         task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay,
         gradient_norms=config.gradient_norms,

@@ -1,8 +1,10 @@
 """The mesh, and where batches and state live on it: jit with NamedSharding, no per-device code."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -14,20 +16,6 @@ from vit_jax.training.parameters import path_name
 
 _BATCH = PartitionSpec(("data", "fsdp"))
 _MIN_FSDP_ELEMENTS = 2**20  # below 4 MiB of float32 a gather costs more than the copy saves
-
-# Tensor parallelism splits heads and the hidden layer of the MLP: (end of the name, axis of the array).
-_TENSOR_RULES = (
-    ("query/kernel", 1),
-    ("key/kernel", 1),
-    ("value/kernel", 1),
-    ("query/bias", 0),
-    ("key/bias", 0),
-    ("value/bias", 0),
-    ("out/kernel", 0),
-    ("fc1/kernel", 1),
-    ("fc1/bias", 0),
-    ("fc2/kernel", 0),
-)
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -106,39 +94,71 @@ def place(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def state_sharding(abstract: PyTree, mesh: Mesh) -> PyTree:
+@contextlib.contextmanager
+def tensor_axes() -> Iterator[dict[str, int]]:
+    """Around tracing `init`: collects which axis of which parameter tensor parallelism splits.
+
+    A Linen module says it beside the parameters that it makes, in a class attribute `TENSOR`: from a name below its own
+    ('query/kernel') to an axis. Names that a module does not make for its attributes are not missed.
+
+    Yields:
+        A dict that fills while modules are called: 'encoder/block_00/attention/query/kernel' -> 1.
+    """
+    axes: dict[str, int] = {}
+
+    def note(call: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        for name, axis in getattr(module, "TENSOR", {}).items():
+            axes["/".join((*module.path, name))] = axis
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        yield axes
+
+
+def state_sharding(abstract: PyTree, mesh: Mesh, axes: Mapping[str, int]) -> PyTree:
     """A NamedSharding for every leaf of the training state.
 
-    Name rules split heads and MLPs over `tensor`; then the largest dimension that is still free and divisible goes
+    Heads and hidden layers are split over `tensor`; then the largest dimension that is still free and divisible goes
     over `fsdp`. Optimizer slots and EMA end in their parameter's path, so they are split alike.
+
+    Args:
+        axes: what `tensor_axes` found.
+
+    Raises:
+        UserError: when what is to be split does not divide, or nothing is.
     """
-    matched: set[str] = set()
     params = abstract.get("params", {}) if isinstance(abstract, Mapping) else {}
     shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    ways = mesh.shape["tensor"]
 
     def like_its_parameter(name: str, shape: tuple[int, ...]) -> bool:
         """Factored moments, of another shape than their parameter, have no heads or units to split."""
         return next((held == shape for parameter, held in shapes.items() if name.endswith(f"/{parameter}")), True)
 
+    def split(name: str, shape: tuple[int, ...]) -> int | None:
+        """The axis that goes over `tensor`."""
+        parts = name.split("/")
+        axis = next((axes[end] for i in range(len(parts)) if (end := "/".join(parts[i:])) in axes), None)
+        if ways == 1 or axis is None or axis >= len(shape) or not like_its_parameter(name, shape):
+            return None
+        if shape[axis] % ways:
+            raise UserError(
+                f"{name} has {shape[axis]} heads or units, which does not divide over tensor={ways}",
+                "Lower config.mesh.tensor",
+            )
+        return axis
+
     def spec(path: tuple, leaf: Any) -> NamedSharding:
-        name = path_name(path)
         dims: list[str | None] = [None] * len(leaf.shape)
-        for end, axis in _TENSOR_RULES if mesh.shape["tensor"] > 1 else ():
-            if name.endswith("/" + end) and axis < len(dims) and like_its_parameter(name, leaf.shape):
-                matched.add(end)
-                if leaf.shape[axis] % mesh.shape["tensor"]:
-                    split = (
-                        f"{leaf.shape[axis]} heads or units, which does not divide over tensor={mesh.shape['tensor']}"
-                    )
-                    raise UserError(f"{name} has {split}", "Lower config.mesh.tensor")
-                dims[axis] = "tensor"
+        if (axis := split(path_name(path), leaf.shape)) is not None:
+            dims[axis] = "tensor"
         free = [i for i, d in enumerate(dims) if d is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
         if mesh.shape["fsdp"] > 1 and free and int(np.prod(leaf.shape)) >= _MIN_FSDP_ELEMENTS:
             dims[max(free, key=lambda i: leaf.shape[i])] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*dims))
 
     shardings = jax.tree.map_with_path(spec, abstract)
-    unused = [end for end, _ in _TENSOR_RULES if mesh.shape["tensor"] > 1 and end not in matched]
-    if unused:
-        raise UserError(f"The tensor-parallel rule '{unused[0]}' matches no parameter", "Use config.mesh.tensor=1")
+    if ways > 1 and not any("tensor" in sharding.spec for sharding in jax.tree.leaves(shardings)):
+        raise UserError("No parameter of this model can be split over config.mesh.tensor", "Use config.mesh.tensor=1")
     return shardings

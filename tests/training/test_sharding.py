@@ -1,0 +1,89 @@
+"""Which parameters tensor parallelism splits, for models of every kind, and that their results stay."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from vit_jax import UserError
+from vit_jax.naming import build_model
+from vit_jax.training.parameters import path_name
+from vit_jax.training.sharding import make_mesh, state_sharding, tensor_axes
+
+VIT = {"name": "vit", "variant": "mu/4", "pooling": "mean"}
+MIXER = {"name": "mixer", "variant": "S/4", "width": 16, "depth": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
+BLOCK = {
+    "attention/query/kernel": 1, "attention/key/kernel": 1, "attention/value/kernel": 1, "attention/out/kernel": 0,
+    "attention/query/bias": 0, "attention/key/bias": 0, "attention/value/bias": 0,
+    "mlp/fc1/kernel": 1, "mlp/fc1/bias": 0, "mlp/fc2/kernel": 0,
+}  # fmt: skip
+
+
+def split_axes(init, tensor=2):
+    """The axis of each parameter that lies over `tensor`, and the shardings of all."""
+    with tensor_axes() as axes:
+        params = jax.eval_shape(lambda: init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32)))["params"]
+    mesh = make_mesh({"data": 1, "tensor": tensor}, jax.devices()[:tensor])
+    shardings = state_sharding({"params": params}, mesh, axes)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(shardings)
+    return {path_name(p): s.spec.index("tensor") for p, s in leaves if "tensor" in s.spec}, shardings
+
+
+def below(prefix, axes):
+    return {f"{prefix}/{name}": axis for name, axis in axes.items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (VIT, below("encoder/block_00", BLOCK)),
+        (
+            {**VIT, "qkv_bias": False},
+            below("encoder/block_00", {k: a for k, a in BLOCK.items() if k[:9] != "attention" or "bias" not in k}),
+        ),
+        ({**VIT, "mlp": "swiglu"}, below("encoder/block_00", {**BLOCK, "mlp/gate/kernel": 1, "mlp/gate/bias": 0})),
+        (
+            MIXER,
+            below(
+                "encoder/block_00",
+                {f"{m}/{k[4:]}": a for m in ("token_mixing", "channel_mixing") for k, a in BLOCK.items() if "mlp" in k},
+            ),
+        ),
+        # Of a stem that has convolutions of the same name nothing is split: it has no second one that sums up.
+        (
+            {"name": "resnet", "variant": "50", "depths": [1, 1]},
+            {f"encoder/stage{s}_unit01/conv{c}/kernel": 4 - c for s in (1, 2) for c in (1, 2)},
+        ),
+        (
+            {"name": "bit", "variant": "R50x1", "stage_sizes": [1]},
+            {f"encoder/stage1_unit01/conv{c}/kernel": 4 - c for c in (1, 2)},
+        ),
+    ],
+    ids=["vit", "no_qkv_bias", "swiglu", "mixer", "resnet", "bit"],
+)
+def test_what_is_split(model, expected):
+    assert split_axes(build_model(model, num_classes=3)[0].init)[0] == expected
+
+
+def test_nothing_to_split_and_what_does_not_divide():
+    with pytest.raises(UserError, match="No parameter of this model can be split"):
+        split_axes(nn.Dense(4).init)
+    with pytest.raises(UserError, match="heads or units, which does not divide over tensor=3"):
+        split_axes(build_model(MIXER, num_classes=3)[0].init, tensor=3)
+
+
+def test_two_devices_share_a_mixer():
+    model = build_model(MIXER, num_classes=3)[0]
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    variables = model.init(jax.random.key(1), images)
+    variables["params"]["head"]["kernel"] += 0.1 * jax.random.normal(jax.random.key(2), (16, 3))
+    _, shardings = split_axes(model.init)
+    placed = {"params": jax.device_put(variables["params"], shardings)}
+    everywhere = jax.tree.leaves(shardings)[0].mesh
+    run = jax.jit(model.apply, out_shardings=jax.NamedSharding(everywhere, PartitionSpec()))
+    lowered = run.lower(placed, images).compile()
+    assert "all-reduce" in lowered.as_text()  # the halves of the hidden layers are added up
+    alone = model.apply(variables, images)
+    for name, value in lowered(placed, images).items():
+        np.testing.assert_allclose(value, alone[name], atol=1e-5, err_msg=name)
