@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +61,7 @@ class NormNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNormClassifier:
+class BatchNormClassifier(Task):
     model: nn.Module = NormNet()
 
     def init(self, rng, batch):
@@ -93,7 +95,7 @@ def test_batch_norm_refuses_accumulation(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoViewTeacher:
+class TwoViewTeacher(Task):
     """The student's view of an example is pulled to what the moving average says of another view."""
 
     model: nn.Module = nn.Dense(3)
@@ -137,7 +139,7 @@ def test_the_teachers_decay_may_follow_a_schedule(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Task):
     """A generator, a discriminator that only its own term moves, and a frozen third network."""
 
     generator: nn.Module = nn.Dense(4)
@@ -191,7 +193,7 @@ def test_generator_discriminator_and_a_frozen_network(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddedTokens:
+class PaddedTokens(Task):
     """Next-token prediction where padding has no loss, so the mean's denominator varies between microbatches."""
 
     model: nn.Module = nn.Sequential([nn.Embed(11, 8), nn.Dense(11)])
@@ -229,6 +231,16 @@ def test_a_varying_denominator_refuses_accumulation(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_tasks_follow_the_protocol():
-    for kind in (BatchNormClassifier, TwoViewTeacher, Adversarial, PaddedTokens):
-        assert all(callable(getattr(kind, name)) for name in Task.__dict__ if not name.startswith("_"))
+def test_unknown_attributes_are_refused_with_the_nearest_right_one():
+    for attributes, sentence in (
+        ({"whole_bacth": "negatives"}, "unknown attribute 'whole_bacth'. Did you mean 'whole_batch'?"),
+        ({"__annotations__": {"whole_bacth": str}, "whole_bacth": "x"}, "Did you mean 'whole_batch'?"),
+        ({"outputs_of": lambda self: None}, "Did you mean 'outputs'?"),
+        ({"__annotations__": {"zap": ClassVar[int]}, "zap": 1}, "unknown attribute 'zap'. Make it a field, or"),
+    ):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            type("Toy", (Task,), attributes)
+    toy = type("Toy", (Task,), {"__annotations__": {"temperature": float, "model": Any}, "_own": 1})
+    # Although the base has a model of None.
+    with pytest.raises(TypeError, match="'temperature' and 'model'"):
+        dataclasses.dataclass(frozen=True)(toy)()

@@ -34,8 +34,13 @@ _ALSO_CALLED = {
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that names the closest of `known` to `name`, or all of them when nothing is close."""
     known = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known) or 'none'}"
+    close = closest(name, known)
+    return f"Did you mean '{close}'?" if close else f"Known: {', '.join(known) or 'none'}"
+
+
+def closest(name: str, known: Iterable[str], likeness: float = 0.5) -> str | None:
+    """The one of `known` that is most like `name`; None where none is as like it as `likeness`, 1 for equal."""
+    return next(iter(difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=likeness)), None)
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:

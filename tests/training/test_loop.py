@@ -11,6 +11,7 @@ import pytest
 from tests.tiny import tiny_experiment, tiny_run
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params, steps_in
+from vit_jax.tasks import Task
 from vit_jax.training.loop import train
 
 
@@ -55,7 +56,7 @@ def test_a_non_finite_step_is_named_and_the_last_good_checkpoint_kept(tmp_path):
     experiment = tiny_experiment(steps=8, checkpoint__every=2, log_every=8)
     task = experiment.task
 
-    class Poisoned:
+    class Poisoned(Task):
         init, outputs, model_spec = task.init, task.outputs, task.model_spec
 
         def loss(self, variables, batch, rng, step):

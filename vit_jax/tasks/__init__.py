@@ -1,13 +1,17 @@
 """Training objectives, one file each, and the contract through which the loop sees them."""
 
 import dataclasses
-from collections.abc import Hashable, Mapping
-from typing import Any, Protocol
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.data.fields import Fields
+from vit_jax.errors import UserError
 from vit_jax.nn.flops import forward_flops
+from vit_jax.spelling import closest
 
 Batch = Mapping[str, Array]
 Variables = dict[str, Any]  # {"params": tree, "model_state": tree} and, where the config asks for one, "ema"
@@ -29,51 +33,72 @@ class DataInfo:
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
 
 
-class Task(Protocol):
+class Task:
     """What a training objective gives to the loop: a frozen dataclass that holds its modules, with pure functions.
 
     Its module has `build(*, model, data, **kwargs) -> Task`: `model` is the config's section or None, `data` a
     `DataInfo`, and the other arguments are the keys of the config's `task` section.
 
-    A task may define further attributes; the loop asks for them with these defaults:
-
-    - `static(step) -> Hashable`: a static argument of the jitted step, passed to `loss` as `static=` (one
-      compilation per value).
-    - `whole_batch: str = ""`: why the loss cannot be accumulated over microbatches (a loss over the whole batch, or
-      a mean whose denominator varies between microbatches); empty when it can.
-    - `mixed_labels: bool = False`: whether `loss` takes `label` as shares [B, K], as mixup and cutmix make them.
-    - `product: str`: the tree that evaluation and `vit_jax.load` use, 'params' or 'ema'; by default the EMA where
-      there is one.
-    - `flops(image_size) -> float | None`: floating point operations of one example in the train step, counted on paper,
-      for the utilisation that logs and `plan` show; by default three times the forward pass of `model`.
-    - `model_spec: dict`: `{"name": ..., "kwargs": ...}`, what `vit_jax.load` needs to rebuild the model.
+    A task overrides what is below, in its class or as a field of the dataclass. Other fields are its own; other public
+    names in the class are refused, because a misspelt one would be ignored in silence.
     """
+
+    whole_batch: str = ""
+    """Why the loss cannot be accumulated over microbatches (a loss over the whole batch, or a mean whose denominator
+    varies between microbatches); empty where it can."""
+    mixed_labels: bool = False
+    """Whether `loss` takes `label` as shares [B, K], as mixup and cutmix make them."""
+    product: str | None = None
+    """The tree that evaluation and `vit_jax.load` use, 'params' or 'ema'; None for the EMA where there is one."""
+    objective: str = "softmax"
+    """What turns `logits` into probabilities, 'softmax' or 'sigmoid'."""
+    model: nn.Module | None = None
+    """The image model, with "encoder" in its parameters; None for a task of other networks."""
+    model_spec: Mapping[str, Any] | None = None
+    """`{"name": ..., "kwargs": ...}`, what rebuilds `model` from a checkpoint."""
+    static: Callable[[int], Hashable] | None = None
+    """`static(step)`: a static argument of the jitted step, passed to `loss` as `static=` (one compilation per value);
+    None for a loss that takes none."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        known = {name for name in vars(Task) if not name.startswith("_")}
+        annotated = inspect.get_annotations(cls)
+        fields = {name for name, kind in annotated.items() if "ClassVar" not in str(kind)}
+        for name in dict.fromkeys([*annotated, *vars(cls)]):
+            if name.startswith("_") or any(name in vars(base) for base in cls.__mro__[1:]):
+                continue
+            meant = closest(name, known, 0.8 if name in fields else 0.5)
+            if meant or name not in fields:
+                raise UserError(
+                    f"The task {cls.__name__} has an unknown attribute {name!r}",
+                    f"Did you mean '{meant}'?" if meant else "Make it a field, or let its name start with '_'",
+                )
+        for name in (fields & known) - set(vars(cls)):
+            # Declared without a value: it has to be given, although there is a default here.
+            setattr(cls, name, dataclasses.field())
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         """Fresh `{"params", "model_state"}`; `batch` holds arrays as `loss` gets them (shapes matter, values not)."""
-        ...
+        raise NotImplementedError
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The scalar to minimise, metrics as (sum, weight) pairs, and the new `model_state`."""
-        ...
+        raise NotImplementedError
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
         """What evaluators may ask for by name: `features [B, D]`, `logits [B, K]`, ..., one row per example."""
-        ...
+        raise NotImplementedError
+
+    def flops(self, image_size: tuple[int, int]) -> float | None:
+        """Floating point operations of one example in the train step, counted on paper, for the utilisation that logs
+        and `plan` show; None where nobody counts them. By default three times the forward pass of `model`."""
+        forward = forward_flops(self.model, image_size)
+        return forward and 3 * forward
 
 
 def static_argument(task: Task, step: int) -> Hashable:
     """The task's static argument for `step`, None for a task without one."""
-    return task.static(step) if hasattr(task, "static") else None
-
-
-def training_flops(task: Task, image_size: tuple[int, int] | None) -> float | None:
-    """Floating point operations of one example in the train step; None where nobody counts them."""
-    if image_size is None:
-        return None
-    if hasattr(task, "flops"):
-        return task.flops(image_size)
-    forward = forward_flops(getattr(task, "model", None), image_size)
-    return forward and 3 * forward
+    return None if task.static is None else task.static(step)

@@ -18,11 +18,11 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses
 from vit_jax.ranges import Decay, NonNegative, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify:
+class Classify(Task):
     """Classification of `batch["image"]` float [B, H, W, 3] into `batch["label"]`, int32 [B] or shares [B, K].
 
     Several labels an image come as multi-hot [B, K]. 'sigmoid' takes each class by itself. 'softmax' gives each of n
@@ -68,12 +68,12 @@ class Classify:
             mutable=list(state),
         )
         logits = outputs["logits"]
-        targets = self.targets(batch["label"])
+        targets = self._targets(batch["label"])
         weights = None if self.class_weights is None else jnp.array(self.class_weights, jnp.float32)
         losses = classification_losses(logits, targets, self.objective, weights, self.focal_gamma)
         # The answer is right if it is one of several labels, or of mixed ones the largest; no answer is right where
         # there is no label.
-        label = self.shares(batch["label"])
+        label = self._shares(batch["label"])
         largest = label.max(axis=-1)
         correct = jnp.take_along_axis(label, logits.argmax(-1)[:, None], axis=-1)[:, 0] == largest
         labelled = (largest > 0).astype(jnp.float32)
@@ -83,9 +83,9 @@ class Classify:
         }
         return losses.mean(), (metrics, new_state)
 
-    def targets(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
+    def _targets(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Class indices, multi-hot or mixed labels as smoothed targets; for softmax each row sums to 1, or 0."""
-        targets = self.shares(label)
+        targets = self._shares(label)
         total = targets.sum(axis=-1, keepdims=True)
         if self.objective == "softmax" and label.ndim == 2:
             targets = targets / jnp.where(total > 0, total, 1)
@@ -93,7 +93,7 @@ class Classify:
             targets = optax.smooth_labels(targets, self.label_smoothing)
         return targets * (total > 0) if self.objective == "softmax" else targets
 
-    def shares(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
+    def _shares(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Class indices as one-hot; multi-hot and mixed labels as they are."""
         return label.astype(jnp.float32) if label.ndim == 2 else jax.nn.one_hot(label, self.num_classes)
 

@@ -20,7 +20,7 @@ from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
 
 
 def targets(
@@ -45,7 +45,7 @@ def masked_error(
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE:
+class MAE(Task):
     """Reconstruction of `batch["image"]` float [B, H, W, 3] from some of its patches.
 
     Args:

@@ -25,7 +25,7 @@ from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -43,7 +43,7 @@ def contrast(
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3:
+class MoCoV3(Task):
     """Contrastive learning on `batch["image"]` float [B, 2, H, W, 3], two views of each image.
 
     Args:

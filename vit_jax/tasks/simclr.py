@@ -22,7 +22,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.ranges import Count, Natural, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -44,7 +44,7 @@ def nt_xent(
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR:
+class SimCLR(Task):
     """Contrastive learning on `batch["image"]` float [B, 2, H, W, 3], two views of each image.
 
     Args:

@@ -59,10 +59,10 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     config = config.in_steps(len(source))
     data = DataInfo(inputs.image_size, tuple(source.label_names), inputs.kinds(source.label_names))
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
-    answers = Answers(data.label_names, getattr(task, "objective", "softmax"))
+    answers = Answers(data.label_names, task.objective)
     evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
     prepare = inputs.prepare(len(data.label_names))
-    if inputs.mixing.mixes_labels and not getattr(task, "mixed_labels", False):
+    if inputs.mixing.mixes_labels and not task.mixed_labels:
         raise UserError(
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
             "Remove mixup and cutmix from config.data.mix",

@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 
 
 def _depth(rehearsal: Rehearsal) -> int:
-    depth = getattr(getattr(getattr(rehearsal.task, "model", None), "encoder", None), "depth", None)
+    depth = getattr(getattr(rehearsal.task.model, "encoder", None), "depth", None)
     if depth is None:
         raise UserError("Only the costs of an encoder with a depth can be extended", "Set config.model.scan=False")
     return depth

@@ -20,7 +20,6 @@ from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct
-from vit_jax.tasks import training_flops
 from vit_jax.training.chips import peak_flops
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
@@ -106,7 +105,7 @@ def prepare(
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
     program = build_program(config, task, experiment.prepare, raw, mesh)
-    product = getattr(task, "product", "params" if config.ema_decay is None else "ema")
+    product = task.product or ("params" if config.ema_decay is None else "ema")
     evaluation = Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config))
     agreed(lambda: evaluation.check(variables_of(program.state, program.frozen, product)))
 
@@ -163,10 +162,10 @@ def prepare(
 def _throughput(
     experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
 ) -> Throughput:
-    model, config = getattr(experiment.task, "model", None), experiment.config
+    task, config = experiment.task, experiment.config
     # Height and width whatever is in front of them: some tasks get several views of an image.
-    flops = training_flops(experiment.task, batch["image"].shape[-3:-1]) if "image" in batch else None
-    execution = getattr(getattr(model, "encoder", None), "execution", None)
+    flops = task.flops(batch["image"].shape[-3:-1]) if "image" in batch else None
+    execution = getattr(getattr(task.model, "encoder", None), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None
     return Throughput(config.batch_size, mesh.size, flops, peak, began)
@@ -204,7 +203,7 @@ def _metadata(experiment: Experiment, product: str, length: Extensions) -> dict[
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "config": plain(experiment.values),
-        "model": plain(getattr(experiment.task, "model_spec", None)),
+        "model": plain(experiment.task.model_spec),
         "product": product,
         "length": {"steps": experiment.config.steps, "extensions": [list(e) for e in length]},
         "versions": {p: importlib.metadata.version(p) for p in packages},

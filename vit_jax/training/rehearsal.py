@@ -12,7 +12,7 @@ from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named
 from vit_jax.nn.flops import forward_flops
-from vit_jax.tasks import DataInfo, Task, training_flops
+from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.program import Program, build_program
@@ -61,11 +61,12 @@ class Rehearsal:
     def forward_flops(self) -> float | None:
         """FLOP of one image through the encoder, counted on paper; None for an encoder that is not a ViT's."""
         size = self.inputs.image_size
-        return size and forward_flops(getattr(self.task, "model", None), size)
+        return size and forward_flops(self.task.model, size)
 
     def training_flops(self) -> float | None:
         """The same of one example in the train step."""
-        return training_flops(self.task, self.inputs.image_size)
+        size = self.inputs.image_size
+        return size and self.task.flops(size)
 
 
 def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Device] | None = None) -> Rehearsal:

@@ -43,7 +43,7 @@ def make_step(
         ema_decay: decay as a function of the 1-based step.
         gradient_norms: also log the norm of each layer's gradient.
     """
-    if microbatch and getattr(task, "whole_batch", ""):
+    if microbatch and task.whole_batch:
         raise UserError(f"This task cannot accumulate gradients: {task.whole_batch}", "Set config.microbatch=None")
 
     def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
@@ -56,7 +56,7 @@ def make_step(
         # One key per example travels with the batch, so that every microbatch draws masks of its own.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
         trained, fixed = split(state["params"], frozen)
-        extra = {"static": static} if hasattr(task, "static") else {}
+        extra = {"static": static} if task.static is not None else {}
 
         def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
             examples, keys = rows

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.tasks import Task
+
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class Segment(Task):
     model: nn.Module = nn.Dense(2)
 
     def init(self, rng, batch):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.tasks import Task
+
 
 class Image(nn.Module):
     @nn.compact
@@ -22,7 +24,7 @@ class Text(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoTowers:
+class TwoTowers(Task):
     image: nn.Module
     text: nn.Module
     whole_batch: str = "every text of a batch is compared with every image"
