@@ -33,7 +33,7 @@ CONFIG = {
 def main() -> None:
     import jax
 
-    from vit_jax.training.rehearsal import rehearse
+    from vit_jax.planning.rehearsal import rehearse
     from vit_jax.training.sharding import batch_sharding, put
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -144,9 +144,9 @@ print("the model says:", ", ".join(model.labels[i] for i in logits.argmax(axis=1
 # tiny one that was trained for a minute keeps much of its random beginning.
 
 # %%
-from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+from vit_jax.inspection import arrays, extract, figures
 
-inspection_figures.filters_figure(inspection.filter_components(inspection_model.patch_kernel(model)))
+figures.filters_figure(arrays.filter_components(extract.patch_kernel(model)))
 
 # %% [markdown]
 # ## Position embeddings
@@ -160,9 +160,9 @@ inspection_figures.filters_figure(inspection.filter_components(inspection_model.
 # %%
 from vit_jax.nn.posemb import sincos2d
 
-table = inspection_model.position_table(model)
+table = extract.position_table(model)
 tables = {"learned": table, "sine-cosine": sincos2d(table.shape[:2], table.shape[2])}
-inspection_figures.similarity_figure({title: inspection.position_similarity(t) for title, t in tables.items()})
+figures.similarity_figure({title: arrays.position_similarity(t) for title, t in tables.items()})
 
 # %% [markdown]
 # ## How far heads look
@@ -176,12 +176,12 @@ inspection_figures.similarity_figure({title: inspection.position_similarity(t) f
 # its *patches* have not learned to look anywhere in particular. Its class token has, as the next pictures show.
 
 # %%
-weights = inspection_model.attention_weights(model, images)  # [layers, images, heads, tokens, tokens]
-grid, patch = inspection_model.patch_grid(model), inspection_model.patch_pixels(model)
-distances = inspection.mean_attention_distance(weights, grid, patch)
-uniform = inspection.mean_attention_distance(np.ones((1, 1, 1, weights.shape[-1], weights.shape[-1])), grid, patch)
+weights = extract.attention_weights(model, images)  # [layers, images, heads, tokens, tokens]
+grid, patch = extract.patch_grid(model), extract.patch_pixels(model)
+distances = arrays.mean_attention_distance(weights, grid, patch)
+uniform = arrays.mean_attention_distance(np.ones((1, 1, 1, weights.shape[-1], weights.shape[-1])), grid, patch)
 
-figure = inspection_figures.distance_figure({"mean attention distance": distances}, model.preprocess.image_size)
+figure = figures.distance_figure({"mean attention distance": distances}, model.preprocess.image_size)
 figure.axes[0].axhline(uniform.item(), color="0.6", linestyle="--", linewidth=1, zorder=0)
 figure
 
@@ -192,14 +192,14 @@ figure
 # least where it was gathered last. For the first image, layer by layer (rows) and head by head (columns):
 
 # %%
-maps = inspection.query_maps(weights, grid)  # [layers, images, heads, rows, columns]
-inspection_figures.layers_figure(maps[:, 0])
+maps = arrays.query_maps(weights, grid)  # [layers, images, heads, rows, columns]
+figures.layers_figure(maps[:, 0])
 
 # %% [markdown]
 # Laid over the image, for the heads of the last layer:
 
 # %%
-inspection_figures.heads_figure(shown[0], maps[-1, 0])
+figures.heads_figure(shown[0], maps[-1, 0])
 
 # %% [markdown]
 # ## Rollout
@@ -209,12 +209,12 @@ inspection_figures.heads_figure(shown[0], maps[-1, 0])
 # It is a summary, not a proof: it ignores the MLPs, and what the heads do with what they fetch.
 
 # %%
-rollout = inspection.query_maps(inspection.attention_rollout(weights), grid)  # [images, rows, columns]
+rollout = arrays.query_maps(arrays.attention_rollout(weights), grid)  # [images, rows, columns]
 figure, panels = plt.subplots(2, len(shown), figsize=(2.2 * len(shown), 4.4), layout="constrained", squeeze=False)
 for i, (image, row) in enumerate(zip(shown, rollout, strict=True)):
     panels[0, i].imshow(image)
     panels[0, i].set_title(model.labels[logits[i].argmax()][:24], fontsize=9)
-    panels[1, i].imshow(inspection_figures.overlay(image, row))
+    panels[1, i].imshow(figures.overlay(image, row))
 for axes in panels.flat:
     axes.axis("off")
 plt.show()
@@ -226,8 +226,8 @@ plt.show()
 # %%
 if not USE_REAL:
     held_out = np.stack([model.preprocess(image) for image in scenes[:128]])
-    of_scenes = inspection.attention_rollout(inspection_model.attention_weights(model, held_out))
-    scores = inspection.query_maps(of_scenes, grid).reshape(len(held_out), -1)
+    of_scenes = arrays.attention_rollout(extract.attention_weights(model, held_out))
+    scores = arrays.query_maps(of_scenes, grid).reshape(len(held_out), -1)
     before = np.asarray(model.logits(held_out)).argmax(axis=1)
     rng = np.random.default_rng(0)
     for label, order in (("first by rollout", -scores), ("at random", rng.random(scores.shape))):

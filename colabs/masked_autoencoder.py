@@ -111,7 +111,7 @@ for row in rows:
 
 # %%
 from vit_jax.data.sources import digits as digits_source
-from vit_jax.evaluators.reconstruction import reconstruct
+from vit_jax.inspection.reconstruction import reconstruct
 
 model = vit_jax.load("runs/mae")
 held_out = digits_source.build("test")

@@ -13,9 +13,9 @@ import vit_jax.tasks
 from vit_jax import UserError
 from vit_jax.commands import contact_sheet
 from vit_jax.data.decode import decode
+from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
-from vit_jax.training.rehearsal import rehearse
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 

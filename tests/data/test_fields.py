@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vit_jax.data.decode import UnreadableImage
-from vit_jax.data.fields import Context, build_fields
+from vit_jax.data.field import Context
+from vit_jax.data.fields import build_fields
 from vit_jax.data.order import Mixture
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.placement import Placement

@@ -21,7 +21,7 @@ from vit_jax.checkpoints.families import hf_mae, hf_vit, timm_mae
 from vit_jax.checkpoints.sidecars import IMAGENET
 from vit_jax.checkpoints.source import Source, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
-from vit_jax.evaluators.reconstruction import can_reconstruct, reconstruct
+from vit_jax.inspection.reconstruction import can_reconstruct, reconstruct
 from vit_jax.naming import build_named
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
 from vit_jax.tasks.mae import masked_error, targets

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from tests.tiny import tiny_config
+from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training import optim
-from vit_jax.training.rehearsal import rehearse
 
 RNG = np.random.default_rng(0)
 PARAMS = {"fc1": {"kernel": RNG.normal(size=(4, 6)), "bias": RNG.normal(size=6)}}

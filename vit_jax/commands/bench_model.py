@@ -64,8 +64,8 @@ def measure_config(
     import jax
     import numpy as np
 
+    from vit_jax.planning.rehearsal import rehearse
     from vit_jax.tasks import static_argument
-    from vit_jax.training.rehearsal import rehearse
     from vit_jax.training.sharding import batch_sharding, put
     from vit_jax.training.state import variables_of
 

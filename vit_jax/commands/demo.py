@@ -11,9 +11,7 @@ The workdir receives the three runs, report.html and summary.json. Started again
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vit_jax.commands.output import check_workdir
 from vit_jax.commands.table import table
@@ -29,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
     from etils import epath
 
-    from vit_jax.commands.demo_report import write_report
+    from vit_jax.commands.demo_report import result_rows, summarise, write_report
     from vit_jax.training.config import load_config
     from vit_jax.training.experiment import build_experiment
     from vit_jax.training.loop import train
@@ -58,39 +56,3 @@ def run(arguments: argparse.Namespace) -> None:
     rows = result_rows(results)
     write_report(workdir, rows, results, summary["seconds"])
     print(f"\n{table(*rows)}\n\n{summary['seconds']:.0f} seconds. Report: {workdir / 'report.html'}")
-
-
-def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`summary.json`: accuracies in [0, 1], few-shot ones by the number of shots, image sizes before and after."""
-    pretrain = results["pretrain"]
-    return {
-        "pretrain_accuracy": pretrain["val/accuracy"],
-        "fewshot_accuracy": {str(k): pretrain[f"fewshot/{k}shot"] for k in shots(pretrain)},
-        "fewshot_pixels": {str(k): pretrain[f"pixels/{k}shot"] for k in shots(pretrain)},
-        "finetune_accuracy": results["finetune"]["val/accuracy"],
-        "scratch_accuracy": results["scratch"]["val/accuracy"],
-        "image_size": [16, 32],
-    }
-
-
-def shots(pretrain: Mapping[str, Any]) -> list[int]:
-    """The numbers of shots that the probe was run with."""
-    names = (k.removeprefix("fewshot/") for k in pretrain if k.startswith("fewshot/"))
-    return sorted(int(n.removesuffix("shot")) for n in names if n.endswith("shot"))
-
-
-def result_rows(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The table of the terminal and of the report: header and rows."""
-    pretrain = results["pretrain"]
-
-    def mean(kind: str, k: int) -> str:
-        return f"{pretrain[f'{kind}/{k}shot']:.1%} ± {pretrain[f'{kind}/{k}shot_std']:.1%}"
-
-    header = ["held-out accuracy", "ViT", "baseline", "the baseline is"]
-    rows = [["pretraining, digits 0-6, 16x16", f"{pretrain['val/accuracy']:.1%}", "", ""]]
-    rows += [
-        [f"{k}-shot on the unseen digits 7-9", mean("fewshot", k), mean("pixels", k), "raw pixels"]
-        for k in shots(pretrain)
-    ]
-    accuracies = [f"{results[k]['val/accuracy']:.1%}" for k in ("finetune", "scratch")]
-    return header, [*rows, ["fine-tuning, digits 0-9, 32x32", *accuracies, "the same from scratch"]]

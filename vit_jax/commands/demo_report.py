@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that can be mailed."""
+"""What the demo found: its summary, its table, and its report, one HTML file that can be mailed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,48 @@ import numpy as np
 
 from vit_jax.checkpoints.load import load
 from vit_jax.commands import figures, page
-from vit_jax.commands.demo import shots
 from vit_jax.data.sources import digits
 from vit_jax.nn.classification_loss import probabilities
 from vit_jax.nn.posemb import interpolate_posemb
 from vit_jax.training.metrics import read_metrics
 
 _SAMPLES = 24
+
+
+def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`summary.json`: accuracies in [0, 1], few-shot ones by the number of shots, image sizes before and after."""
+    pretrain = results["pretrain"]
+    return {
+        "pretrain_accuracy": pretrain["val/accuracy"],
+        "fewshot_accuracy": {str(k): pretrain[f"fewshot/{k}shot"] for k in shots(pretrain)},
+        "fewshot_pixels": {str(k): pretrain[f"pixels/{k}shot"] for k in shots(pretrain)},
+        "finetune_accuracy": results["finetune"]["val/accuracy"],
+        "scratch_accuracy": results["scratch"]["val/accuracy"],
+        "image_size": [16, 32],
+    }
+
+
+def shots(pretrain: Mapping[str, Any]) -> list[int]:
+    """The numbers of shots that the probe was run with."""
+    names = (k.removeprefix("fewshot/") for k in pretrain if k.startswith("fewshot/"))
+    return sorted(int(n.removesuffix("shot")) for n in names if n.endswith("shot"))
+
+
+def result_rows(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The table of the terminal and of the report: header and rows."""
+    pretrain = results["pretrain"]
+
+    def mean(kind: str, k: int) -> str:
+        return f"{pretrain[f'{kind}/{k}shot']:.1%} ± {pretrain[f'{kind}/{k}shot_std']:.1%}"
+
+    header = ["held-out accuracy", "ViT", "baseline", "the baseline is"]
+    rows = [["pretraining, digits 0-6, 16x16", f"{pretrain['val/accuracy']:.1%}", "", ""]]
+    rows += [
+        [f"{k}-shot on the unseen digits 7-9", mean("fewshot", k), mean("pixels", k), "raw pixels"]
+        for k in shots(pretrain)
+    ]
+    accuracies = [f"{results[k]['val/accuracy']:.1%}" for k in ("finetune", "scratch")]
+    return header, [*rows, ["fine-tuning, digits 0-9, 32x32", *accuracies, "the same from scratch"]]
 
 
 def write_report(

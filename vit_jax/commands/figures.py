@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from vit_jax.evaluators.inspection import position_similarity
-from vit_jax.evaluators.inspection_figures import similarity_figure
+from vit_jax.inspection.arrays import position_similarity
+from vit_jax.inspection.figures import similarity_figure
 
 # Two hues that stay apart for colour-blind readers (Okabe and Ito), and more of the same set.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

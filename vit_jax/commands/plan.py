@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     # Only the compiler of another device is wanted: no TPU or GPU of this machine is taken.
     jax.config.update("jax_platforms", "cpu")
-    from vit_jax.training.plan import KEYS, cache_folder, plan
-    from vit_jax.training.topology import topology
+    from vit_jax.planning.plan import KEYS, cache_folder, plan
+    from vit_jax.planning.topology import topology
 
     if arguments.classes < 1:
         raise UserError(f"--classes is {arguments.classes}", "It must be at least 1")
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _sweep(arguments: argparse.Namespace, values: dict[str, Any], target: Any, cache: Any) -> None:
-    from vit_jax.training.plan import KEYS
-    from vit_jax.training.sweep import sweep
+    from vit_jax.planning.plan import KEYS
+    from vit_jax.planning.sweep import sweep
 
     def line(changes: dict[str, Any], found: dict[str, Any]) -> None:
         speed = f"{found['images_per_second']:,.0f} images/s" if found["fits"] else "does not fit"

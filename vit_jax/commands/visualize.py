@@ -8,7 +8,7 @@ examples:
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
-reconstructs; as arrays and figures they are in vit_jax.evaluators.inspection, reconstruction and inspection_figures.
+reconstructs; as arrays and figures they are in vit_jax.inspection.arrays, reconstruction and figures.
 """
 
 from __future__ import annotations
@@ -99,28 +99,28 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
     """
     import numpy as np
 
-    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+    from vit_jax.inspection import arrays, extract, figures
 
     of_model = _of_weights(loaded)
-    attends = inspection_model.has_attention(loaded)
+    attends = extract.has_attention(loaded)
     if not of_model and not attends:
         # The sentence names the model.
-        inspection_model.attention_weights(loaded, np.zeros((1, *loaded.preprocess.image_size, 3), np.float32))
+        extract.attention_weights(loaded, np.zeros((1, *loaded.preprocess.image_size, 3), np.float32))
     if of_model:
         yield "The weights", "", of_model
     if not attends:
         yield "Attention", "This model has no attention, so that the images have nothing to show.", []
         return
 
-    grid, size = inspection_model.patch_grid(loaded), loaded.preprocess.image_size
+    grid, size = extract.patch_grid(loaded), loaded.preprocess.image_size
     distances, sections = [], []
     for number, (path, image) in enumerate(images.items(), 1):
         x = loaded.preprocess.normalize(image)[None]
-        weights = inspection_model.attention_weights(loaded, x)
-        distances.append(inspection.mean_attention_distance(weights, grid, inspection_model.patch_pixels(loaded)))
+        weights = extract.attention_weights(loaded, x)
+        distances.append(arrays.mean_attention_distance(weights, grid, extract.patch_pixels(loaded)))
         sections.append((path.name, "", _of_image(loaded, f"{number:02d}_{_plain(path.stem)}", image, x, weights)))
     of_images = "this image" if len(images) == 1 else f"these {len(images)} images"
-    figure = inspection_figures.distance_figure({"mean attention distance": np.mean(distances, axis=0)}, size)
+    figure = figures.distance_figure({"mean attention distance": np.mean(distances, axis=0)}, size)
     caption = (
         "How far each head looks: the distance between a patch and the patches that it attends to, weighted by the "
         f"attention, in pixels, a mean over the patches of {of_images}. Low dots are heads that work locally, like a "
@@ -132,29 +132,29 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
 
 
 def _of_weights(loaded: Loaded) -> list[Picture]:
-    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+    from vit_jax.inspection import arrays, extract, figures
 
     pictures = []
     try:
-        components = inspection.filter_components(inspection_model.patch_kernel(loaded))
+        components = arrays.filter_components(extract.patch_kernel(loaded))
     except UserError:
         pass
     else:
         pictures.append(Picture(
             "patch_filters",
-            inspection_figures.filters_figure(components),
+            figures.filters_figure(components),
             "What the embedding of a patch measures, the strongest component first: mid-grey is no weight, and a patch "
             "that looks like the tile gets a large value. A well trained model shows colours, edges and waves that get "
             "finer from tile to tile; noise says that it was trained little or on few images.",
         ))  # fmt: skip
     try:
-        table = inspection_model.position_table(loaded)
+        table = extract.position_table(loaded)
     except UserError:
         return pictures
     title = f"{table.shape[0]}x{table.shape[1]} positions, width {table.shape[2]}"
     pictures.append(Picture(
         "position_similarity",
-        inspection_figures.similarity_figure({title: inspection.position_similarity(table)}),
+        figures.similarity_figure({title: arrays.position_similarity(table)}),
         "Each tile stands for one patch of the image and shows how similar its position's embedding is to those of all "
         "patches. The bright spot is the patch itself; where it fades with distance, and along rows and columns, the "
         "model has learned that the patches lie in a grid.",
@@ -163,34 +163,34 @@ def _of_weights(loaded: Loaded) -> list[Picture]:
 
 
 def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weights: np.ndarray) -> list[Picture]:
-    from vit_jax.evaluators import inspection, inspection_figures, inspection_model
+    from vit_jax.inspection import arrays, extract, figures
 
-    grid = inspection_model.patch_grid(loaded)
+    grid = extract.patch_grid(loaded)
     has_class_token = bool(loaded.model.encoder.tokens.class_token)
-    rollout = inspection.query_maps(inspection.attention_rollout(weights), grid, has_class_token)[0]
-    maps = inspection.query_maps(weights, grid, has_class_token)[:, 0]
+    rollout = arrays.query_maps(arrays.attention_rollout(weights), grid, has_class_token)[0]
+    maps = arrays.query_maps(weights, grid, has_class_token)[:, 0]
     who = "the class token" if has_class_token else "the mean patch"
-    pooled = inspection_model.pooling_weights(loaded, x)
-    heads = maps[-1] if pooled is None else inspection.patch_maps(pooled, grid)[0]
+    pooled = extract.pooling_weights(loaded, x)
+    heads = maps[-1] if pooled is None else arrays.patch_maps(pooled, grid)[0]
     place = "in the last layer" if pooled is None else "in the pooling that sums up the image"
     attending = who if pooled is None else "the pooling's probe"
     return [
         *_reconstruction(loaded, name, image),
         Picture(
             f"{name}_rollout",
-            inspection_figures.rollout_figure(image, rollout),
+            figures.rollout_figure(image, rollout),
             "Left: the image as the model sees it, resized and cropped. Right: attention rollout, which follows the "
             f"attention through all layers: bright patches are those from which {who} at the end could take most.",
         ),
         Picture(
             f"{name}_heads",
-            inspection_figures.heads_figure(image, heads),
+            figures.heads_figure(image, heads),
             f"What {attending} attends to {place}, a tile a head. The brightest patch of a tile weighs most and the "
             "darkest least: compare places, not brightness, between tiles.",
         ),
         Picture(
             f"{name}_layers",
-            inspection_figures.layers_figure(maps),
+            figures.layers_figure(maps),
             f"What {who} attends to: a row a layer from the first at the top, a column a head, each tile from its "
             "least to its most. Look for the row where the attention settles on the object.",
         ),
@@ -199,7 +199,7 @@ def _of_image(loaded: Loaded, name: str, image: np.ndarray, x: np.ndarray, weigh
 
 def _reconstruction(loaded: Loaded, name: str, image: np.ndarray) -> list[Picture]:
     """Of a masked autoencoder; nothing for another model."""
-    from vit_jax.evaluators import inspection_figures, reconstruction
+    from vit_jax.inspection import figures, reconstruction
 
     if not reconstruction.can_reconstruct(loaded):
         return []
@@ -213,7 +213,7 @@ def _reconstruction(loaded: Loaded, name: str, image: np.ndarray) -> list[Pictur
         caption += (
             " This decoder predicts patches up to their brightness and contrast, which are taken from the original."
         )
-    figure = inspection_figures.reconstruction_figure(image, found.masked[0], found.completed[0])
+    figure = figures.reconstruction_figure(image, found.masked[0], found.completed[0])
     return [Picture(f"{name}_reconstruction", figure, caption)]
 
 

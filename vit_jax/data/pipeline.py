@@ -18,7 +18,8 @@ from jaxtyping import Shaped
 
 from vit_jax.data.classes import ClassesOf
 from vit_jax.data.decode import UnreadableImage
-from vit_jax.data.fields import Context, Fields, build_fields
+from vit_jax.data.field import Context
+from vit_jax.data.fields import Fields, build_fields
 from vit_jax.data.order import order_of
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.seeds import derived_seed

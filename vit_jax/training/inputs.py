@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
-from vit_jax.data.fields import Context, Fields, build_fields
+from vit_jax.data.field import Context
+from vit_jax.data.fields import Fields, build_fields
 from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline, Transform
 from vit_jax.data.preprocess import Preprocess

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.data import drawing
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.fields.points import padded, rows_of
 from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement

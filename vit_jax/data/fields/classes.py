@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count
 

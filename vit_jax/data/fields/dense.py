@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vit_jax.data import drawing
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.geometry import Image
 from vit_jax.data.label_image import decode_labels
 from vit_jax.data.placement import Placement

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vit_jax.data.decode import decode
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from vit_jax.data import drawing
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int32
 
-from vit_jax.data.fields import Context, Field, Plane, Spec
+from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named

@@ -1,4 +1,4 @@
-"""The arrays of `inspection` as matplotlib figures, made without pyplot: for notebooks, and for `vit_jax visualize`.
+"""The arrays of `vit_jax.inspection` as matplotlib figures, made without pyplot: for notebooks and `vit_jax visualize`.
 
 A notebook shows a figure that is a cell's last value; elsewhere `figure.savefig(path)` writes it. Many small maps are
 laid out on one canvas, which draws in a fraction of the time of as many axes.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import UserError
-from vit_jax.training.plan import estimate
-from vit_jax.training.topology import Topology
+from vit_jax.planning.plan import estimate
+from vit_jax.planning.topology import Topology
 
 _REMATS = ("none", "elementwise", "full")
 _BATCHES = (0.5, 2, 4)

@@ -1,4 +1,4 @@
-"""The arrays that `inspection` works on, taken from the result of `vit_jax.load`."""
+"""The arrays that `vit_jax.inspection.arrays` works on, taken from the result of `vit_jax.load`."""
 
 import functools
 

@@ -6,9 +6,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.tiny import tiny_config
+from vit_jax.planning.hlo import collectives
+from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training import sharding
-from vit_jax.training.hlo import collectives
-from vit_jax.training.rehearsal import rehearse
 from vit_jax.training.sharding import make_mesh
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError
+from vit_jax.planning.hlo import collectives
+from vit_jax.planning.rehearsal import Rehearsal, rehearse
+from vit_jax.planning.topology import Topology
 from vit_jax.tasks import static_argument
-from vit_jax.training.hlo import collectives
-from vit_jax.training.rehearsal import Rehearsal, rehearse
-from vit_jax.training.topology import Topology
 
 # What `plan --json` gives, in this order.
 KEYS = (

@@ -13,7 +13,7 @@ from flax import linen as nn
 from vit_jax import UserError
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.evaluators import inspection, inspection_model
+from vit_jax.inspection import arrays, extract
 from vit_jax.models import hybrid, vit
 from vit_jax.nn.posemb import SINCOS2D
 
@@ -47,7 +47,7 @@ def test_components_span_the_filters_and_are_ordered():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((4 * 2 * 3, 3)))[0]
     filters = basis @ (np.array([[9.0], [3.0], [1.0]]) * rng.standard_normal((3, 500))) + 5.0  # the mean must not count
-    components = inspection.filter_components(filters.reshape(4, 2, 3, 500).astype(np.float32), 3)
+    components = arrays.filter_components(filters.reshape(4, 2, 3, 500).astype(np.float32), 3)
     assert components.shape == (3, 4, 2, 3)
     flat = components.reshape(3, -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-5)
@@ -58,22 +58,22 @@ def test_components_span_the_filters_and_are_ordered():
 
 def test_components_have_one_sign_and_are_as_many_as_there_are():
     kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 40)).astype(np.float32)
-    components = inspection.filter_components(kernel)
+    components = arrays.filter_components(kernel)
     assert components.shape == (28, 4, 4, 3)
-    np.testing.assert_allclose(inspection.filter_components(-kernel), components, atol=1e-5)
+    np.testing.assert_allclose(arrays.filter_components(-kernel), components, atol=1e-5)
     flat = components.reshape(28, -1)
     assert (flat.max(axis=1) == np.abs(flat).max(axis=1)).all()
-    assert inspection.filter_components(kernel[..., :5]).shape == (5, 4, 4, 3)
-    assert inspection.filter_components(kernel[:2, :2]).shape == (12, 2, 2, 3)
+    assert arrays.filter_components(kernel[..., :5]).shape == (5, 4, 4, 3)
+    assert arrays.filter_components(kernel[:2, :2]).shape == (12, 2, 2, 3)
 
 
 def test_similarity_is_the_cosine():
     table = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
-    similarity = inspection.position_similarity(table)
+    similarity = arrays.position_similarity(table)
     for a, b, i, j in itertools.product(range(2), range(3), range(2), range(3)):
         p, q = table[a, b], table[i, j]
         assert similarity[a, b, i, j] == pytest.approx(p @ q / math.sqrt((p @ p) * (q @ q)), abs=1e-6)
-    assert np.isfinite(inspection.position_similarity(np.zeros((2, 3, 5), np.float32))).all()
+    assert np.isfinite(arrays.position_similarity(np.zeros((2, 3, 5), np.float32))).all()
 
 
 # Attention.
@@ -82,7 +82,7 @@ def test_similarity_is_the_cosine():
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_distance_against_a_loop(prefix):
     weights, pixels = random_weights(tokens=6 + prefix), (4.0, 5.0)
-    distance = inspection.mean_attention_distance(weights, GRID, pixels)
+    distance = arrays.mean_attention_distance(weights, GRID, pixels)
     places = [(4.0 * row, 5.0 * column) for row in range(2) for column in range(3)]
     expected = np.zeros((2, 3))
     for layer, image, head, query in itertools.product(range(2), range(2), range(3), range(6)):
@@ -100,25 +100,25 @@ def test_distance_of_known_patterns():
     weights = np.stack([identity, uniform, to_class])[None, None]
     # Ordered pairs of the 2x3 grid by their distance in patches: 6 zero, 14 of 1, 4 of 2, 8 of sqrt 2, 4 of sqrt 5.
     mean = (14 * 1 + 4 * 2 + 8 * math.sqrt(2) + 4 * math.sqrt(5)) / 36
-    distance = inspection.mean_attention_distance(weights, GRID, (16, 16))
+    distance = arrays.mean_attention_distance(weights, GRID, (16, 16))
     np.testing.assert_allclose(distance, [[0, 16 * mean, 0]], rtol=1e-6)
 
 
 def test_maps_are_rows_of_the_class_token_or_means():
     weights = random_weights()
-    maps = inspection.query_maps(weights, GRID)
+    maps = arrays.query_maps(weights, GRID)
     assert maps.shape == (2, 2, 3, 2, 3)
     for row, column in itertools.product(range(2), range(3)):
         np.testing.assert_array_equal(maps[..., row, column], weights[..., 0, 1 + 3 * row + column])
-    registers = inspection.query_maps(weights, GRID, class_token=False)
+    registers = arrays.query_maps(weights, GRID, class_token=False)
     np.testing.assert_allclose(registers[..., 1, 2], weights[..., 1:, 6].mean(axis=-1), rtol=1e-6)
     without = random_weights(tokens=6)
-    np.testing.assert_allclose(inspection.query_maps(without, GRID)[..., 1, 2], without.mean(axis=-2)[..., 5])
+    np.testing.assert_allclose(arrays.query_maps(without, GRID)[..., 1, 2], without.mean(axis=-2)[..., 5])
 
 
 def test_rollout_against_a_loop():
     weights = random_weights(layers=3)
-    rollout = inspection.attention_rollout(weights)
+    rollout = arrays.attention_rollout(weights)
     for image in range(2):
         expected = np.eye(7)
         for layer in range(3):
@@ -127,12 +127,12 @@ def test_rollout_against_a_loop():
         np.testing.assert_allclose(rollout[image], expected, rtol=1e-5)
     np.testing.assert_allclose(rollout.sum(axis=-1), 1, rtol=1e-5)
     identity = np.broadcast_to(np.eye(7, dtype=np.float32), (4, 2, 3, 7, 7))
-    np.testing.assert_array_equal(inspection.attention_rollout(identity), identity[0, :, 0])
+    np.testing.assert_array_equal(arrays.attention_rollout(identity), identity[0, :, 0])
 
 
 def test_a_grid_of_another_model():
     with pytest.raises(UserError, match="7 tokens are too few for 3x3 patches"):
-        inspection.query_maps(random_weights(), (3, 3))
+        arrays.query_maps(random_weights(), (3, 3))
 
 
 # Weights of a model.
@@ -175,7 +175,7 @@ def numpy_attention(loaded, images):
 
 def test_weights_are_the_softmax_of_the_parameters():
     model, x = loaded(), images()
-    weights = inspection_model.attention_weights(model, x)
+    weights = extract.attention_weights(model, x)
     assert weights.shape == (2, 2, 2, 7, 7) and weights.dtype == np.float32
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(weights, numpy_attention(model, x), rtol=1e-4, atol=1e-6)
@@ -184,13 +184,13 @@ def test_weights_are_the_softmax_of_the_parameters():
 @pytest.mark.parametrize("switch", [{"scan": True}, {"remat": "full"}, {"attention_implementation": "xla"}])
 def test_however_the_model_is_run(switch):
     x = images()
-    plain = inspection_model.attention_weights(loaded(), x)
-    np.testing.assert_allclose(inspection_model.attention_weights(loaded(**switch), x), plain, rtol=1e-5, atol=1e-7)
+    plain = extract.attention_weights(loaded(), x)
+    np.testing.assert_allclose(extract.attention_weights(loaded(**switch), x), plain, rtol=1e-5, atol=1e-7)
 
 
 def test_layers_are_in_order():
     model = loaded(depth=11)
-    weights = inspection_model.attention_weights(model, images(1))
+    weights = extract.attention_weights(model, images(1))
     np.testing.assert_allclose(weights, numpy_attention(model, images(1)), rtol=1e-3, atol=1e-5)
 
 
@@ -212,10 +212,10 @@ def test_it_costs_nothing_when_off():
 
 def test_it_compiles_once():
     model = loaded()
-    inspection_model.attention_weights(model, images())
-    before = inspection_model._sown._cache_size()
-    inspection_model.attention_weights(model, images())
-    assert inspection_model._sown._cache_size() == before
+    extract.attention_weights(model, images())
+    before = extract._sown._cache_size()
+    extract.attention_weights(model, images())
+    assert extract._sown._cache_size() == before
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_it_compiles_once():
 )
 def test_models_with_and_without_a_class_token(kwargs, prefix):
     model, x = loaded(**kwargs), images(1)
-    grid = inspection_model.patch_grid(model)
-    weights = inspection_model.attention_weights(model, x)
-    assert grid == GRID and inspection.num_prefix_tokens(weights.shape[-1], grid) == prefix
-    assert inspection_model.patch_pixels(model) == (4, 4)
-    assert inspection_model.patch_kernel(model).shape == (4, 4, 3, 16)
-    assert inspection_model.position_table(model).shape == (*GRID, 16)
-    assert (inspection_model.pooling_weights(model, x) is None) == (kwargs.get("pooling") != "map")
+    grid = extract.patch_grid(model)
+    weights = extract.attention_weights(model, x)
+    assert grid == GRID and arrays.num_prefix_tokens(weights.shape[-1], grid) == prefix
+    assert extract.patch_pixels(model) == (4, 4)
+    assert extract.patch_kernel(model).shape == (4, 4, 3, 16)
+    assert extract.position_table(model).shape == (*GRID, 16)
+    assert (extract.pooling_weights(model, x) is None) == (kwargs.get("pooling") != "map")
 
 
 @pytest.mark.parametrize("posemb", SINCOS2D)
@@ -238,7 +238,7 @@ def test_fixed_positions_are_those_of_their_dialect(posemb):
     model = loaded(posemb=posemb, pooling="mean", depth=0)
     nothing = jax.tree.map(jnp.zeros_like, {"params": model.params["encoder"]})
     tokens = model.model.encoder.clone(final_norm=False).apply(nothing, images(1), train=False)
-    np.testing.assert_allclose(inspection_model.position_table(model).reshape(-1, 16), tokens[0], atol=1e-6)
+    np.testing.assert_allclose(extract.position_table(model).reshape(-1, 16), tokens[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("posemb", ["sincos2d", "sincos2d_mae", "learn"])
@@ -250,14 +250,14 @@ def test_a_hybrids_patches_are_cut_from_its_map(posemb):
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
     metadata = {"model": {"name": "hybrid", "kwargs": kwargs}}
     of_map = Loaded(epath.Path("x"), model, params, {}, (), Preprocess(size), metadata)
-    assert inspection_model.patch_grid(of_map) == (4, 10) and outputs["tokens"].shape[1] == 40
-    assert inspection_model.patch_pixels(of_map) == (4, 4)
-    assert inspection_model.position_table(of_map).shape == (4, 10, 16)
+    assert extract.patch_grid(of_map) == (4, 10) and outputs["tokens"].shape[1] == 40
+    assert extract.patch_pixels(of_map) == (4, 4)
+    assert extract.position_table(of_map).shape == (4, 10, 16)
 
 
 def test_pooling_weights_pool_as_the_model_does():
     model, x = loaded(pooling="map"), images()
-    weights = inspection_model.pooling_weights(model, x)
+    weights = extract.pooling_weights(model, x)
     assert weights.shape == (2, 2, 6)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), model.params["pool"]["attention"])
@@ -283,13 +283,13 @@ def test_a_model_without_attention():
     other = Loaded(
         epath.Path("x"), model, params, {}, (), Preprocess(SIZE), {"model": {"name": "resnet", "kwargs": {}}}
     )
-    assert not inspection_model.has_attention(other)
+    assert not extract.has_attention(other)
     with pytest.raises(UserError, match="'resnet' has no attention weights"):
-        inspection_model.attention_weights(other, images(1))
+        extract.attention_weights(other, images(1))
     with pytest.raises(UserError, match="'resnet' embeds no patches"):
-        inspection_model.patch_kernel(other)
+        extract.patch_kernel(other)
     with pytest.raises(UserError, match="'resnet' has no position embeddings"):
-        inspection_model.position_table(other)
+        extract.position_table(other)
     with pytest.raises(UserError, match="'resnet' has no patches"):
-        inspection_model.patch_grid(other)
-    assert inspection_model.pooling_weights(other, images(1)) is None
+        extract.patch_grid(other)
+    assert extract.pooling_weights(other, images(1)) is None

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.evaluators import inspection_figures as figures
+from vit_jax.inspection import figures
 
 
 def pixels(figure):

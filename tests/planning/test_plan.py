@@ -7,10 +7,10 @@ import pytest
 
 from vit_jax import UserError
 from vit_jax.commands.main import main
-from vit_jax.training import plan as module
+from vit_jax.planning import plan as module
+from vit_jax.planning.plan import KEYS, estimate, plan
+from vit_jax.planning.topology import Topology, topology
 from vit_jax.training.chips import TPUS
-from vit_jax.training.plan import KEYS, estimate, plan
-from vit_jax.training.topology import Topology, topology
 
 # What `plan` needs of a config; the data is not there and is not looked for.
 TINY = {

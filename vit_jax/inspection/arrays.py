@@ -2,7 +2,7 @@
 
 The pictures are those of the ViT paper (arXiv:2010.11929, section 4.5, figures 6 and 7, section D.7) and attention
 rollout ("Quantifying attention flow in Transformers", arXiv:2005.00928). Where the arrays come from a loaded model is
-`inspection_model`; how they are drawn is `inspection_figures`.
+`extract`; how they are drawn is `figures`.
 
 Attention weights are [L, B, H, T, T]: layers, images, heads, queries, keys. Tokens are the prefix (class token,
 distillation token, registers; see `num_prefix_tokens`), then the patches row by row.

@@ -10,7 +10,7 @@ import vit_jax
 from tests.tasks.test_mae import mae_run
 from tests.tiny import tiny_run
 from vit_jax import UserError
-from vit_jax.evaluators import reconstruction
+from vit_jax.inspection import reconstruction
 from vit_jax.nn.patch import patchify
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)

@@ -1,0 +1,131 @@
+"""The rooms of the package: each imports only from those above it, no import runs in a circle, and the README's picture
+of them is the one in the code."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+ROOMS = (
+    "nn",
+    "models",
+    "data",
+    "tasks",
+    "checkpoints",
+    "evaluators",
+    "inspection",
+    "training",
+    "planning",
+    "commands",
+)
+# `vit_jax.load` and `python -m vit_jax`: what the package shows to the outside, resolved when somebody asks for it.
+DOORS = {"vit_jax", "vit_jax.__main__"}
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Dotted name -> file."""
+    paths = sorted(package.rglob("*.py"))
+    names = (".".join(p.relative_to(package.parent).with_suffix("").parts) for p in paths)
+    return dict(zip((n.removesuffix(".__init__") for n in names), paths, strict=True))
+
+
+def imports(package: Path) -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports anywhere in its text: inside functions and for types too."""
+    known = modules(package)
+
+    def named(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which room is meant"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in known else node.module
+
+    trees = {name: ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for name, path in known.items()}
+    return {name: {m for node in tree for m in named(node) if m in known} for name, tree in trees.items()}
+
+
+def room(module: str) -> str | None:
+    """'nn' of 'vit_jax.nn.block'; None for the single files at the top, which stand below all rooms."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else None
+
+
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    """Imports of a room from one below it in the list, or of a single file at the top from any room."""
+    height = {None: -1} | {name: i for i, name in enumerate(ROOMS)}
+    return [
+        f"{module} imports {other}"
+        for module, others in sorted(graph.items())
+        for other in sorted(others)
+        if height[room(other)] > height[room(module)] and module not in DOORS
+    ]
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, empty where there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module not in done:
+            for other in sorted(graph[module]):
+                if found := walk(other, [*path, module]):
+                    return found
+            done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return imports(TOP / "vit_jax")
+
+
+def test_every_folder_is_a_room():
+    folders = {p.parent.name for p in (TOP / "vit_jax").glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+
+
+def test_no_import_runs_upward(graph):
+    assert upward(graph) == []
+
+
+def test_no_circle(graph):
+    assert circle(graph) == []
+
+
+def test_what_is_found(tmp_path):
+    """The walk sees lazy imports, imports of a name from a module, and circles of more than two."""
+    files = {
+        "__init__.py": "",
+        "errors.py": "from vit_jax.nn import pool",
+        "nn/__init__.py": "",
+        "nn/pool.py": "def f():\n    from vit_jax.models.vit import ViT",
+        "models/__init__.py": "",
+        "models/vit.py": "import vit_jax.data.order",
+        "data/__init__.py": "",
+        "data/order.py": "from vit_jax import errors",
+    }
+    for name, text in files.items():
+        path = tmp_path / "vit_jax" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = imports(tmp_path / "vit_jax")
+    assert upward(graph) == [
+        "vit_jax.errors imports vit_jax.nn.pool",
+        "vit_jax.models.vit imports vit_jax.data.order",
+        "vit_jax.nn.pool imports vit_jax.models.vit",
+    ]
+    assert circle(graph) == ["vit_jax.data.order", "vit_jax.errors", "vit_jax.nn.pool", "vit_jax.models.vit"]
+
+
+def test_the_picture_in_the_readme():
+    rows = re.findall(r"^\| `vit_jax/(\w+)` \|", (TOP / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert tuple(rows) == ROOMS

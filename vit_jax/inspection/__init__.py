@@ -1,0 +1,1 @@
+"""Looking inside a model: attention, position embeddings, filters and reconstructions, as arrays and as figures."""
