@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
-from vit_jax.tasks import Task
+from vit_jax.tasks import Task, chosen
 from vit_jax.training.config import run_config
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.loop import train
@@ -74,10 +74,9 @@ class BatchNormClassifier(Task):
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
         return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, state)
 
-    def outputs(self, variables, batch):
-        return {
-            "logits": self.model.apply({"params": variables["params"], **variables["model_state"]}, batch["x"], False)
-        }
+    def outputs(self, variables, batch, names, rng):
+        collections = {"params": variables["params"], **variables["model_state"]}
+        return chosen(names, {"logits": self.model.apply(collections, batch["x"], False)})
 
 
 def test_batch_norm_classifier(tmp_path):
@@ -111,8 +110,8 @@ class TwoViewTeacher(Task):
         distances = jnp.square(student - teacher).sum(-1)
         return distances.mean(), ({"loss": (distances.sum(), jnp.float32(distances.size))}, {})
 
-    def outputs(self, variables, batch):
-        return {"features": self.model.apply({"params": variables["params"]["encoder"]}, batch["x"])}
+    def outputs(self, variables, batch, names, rng):
+        return chosen(names, {"features": self.model.apply({"params": variables["params"]["encoder"]}, batch["x"])})
 
 
 def test_teacher_is_the_moving_average_after_the_optimizer(tmp_path):
@@ -167,8 +166,10 @@ class Adversarial(Task):
     def static(self, step):
         return 0 if step < 2 else 1  # the generator starts after two steps: one more compilation
 
-    def outputs(self, variables, batch):
-        return {"samples": self.generator.apply({"params": variables["params"]["generator"]}, batch["x"])}
+    def outputs(self, variables, batch, names, rng):
+        return chosen(
+            names, {"samples": self.generator.apply({"params": variables["params"]["generator"]}, batch["x"])}
+        )
 
 
 def test_generator_discriminator_and_a_frozen_network(tmp_path):
@@ -209,8 +210,8 @@ class PaddedTokens(Task):
         total, weight = (losses * counts).sum(), counts.sum()
         return total / weight, ({"loss": (total, weight)}, {})
 
-    def outputs(self, variables, batch):
-        return {"logits": self.model.apply({"params": variables["params"]}, batch["tokens"])}
+    def outputs(self, variables, batch, names, rng):
+        return chosen(names, {"logits": self.model.apply({"params": variables["params"]}, batch["tokens"])})
 
 
 def counting(rng):

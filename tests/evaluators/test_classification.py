@@ -17,6 +17,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.commands.main import main
 from vit_jax.evaluators import Answers
+from vit_jax.tasks import chosen
 from vit_jax.training.evaluation import Evaluation, build_evaluators, evaluate_loaded, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.sharding import make_mesh
@@ -41,11 +42,11 @@ def drawn(classes=10):
     labels = np.array([source[i]["label"] for i in range(len(source))])
     logits = np.random.default_rng(0).normal(size=(len(labels), classes)) + 1.5 * np.eye(classes)[labels]
     logits = logits.astype(np.float32)
-    return labels, logits, lambda variables, batch: {"logits": jax.numpy.asarray(logits)[batch["index"]]}
+    return labels, logits, lambda variables, batch, names, rng: {"logits": jax.numpy.asarray(logits)[batch["index"]]}
 
 
 def test_exact_counts_and_metrics():
-    def outputs(variables, batch):
+    def outputs(variables, batch, names, rng):
         return {"logits": 3.0 * jax.nn.one_hot(batch["index"] % 10, 10)}
 
     from vit_jax.data.sources import digits
@@ -106,13 +107,17 @@ def test_a_sigmoid_model_has_the_sigmoid_loss():
 
 
 def test_ties_and_what_is_not_a_number():
-    def all_equal(variables, batch):
+    def all_equal(variables, batch, names, rng):
         return {"logits": jax.numpy.zeros((len(batch["label"]), 10))}
 
     metrics, labels = evaluate(64, 1, all_equal), drawn()[0]
     assert metrics["val/accuracy"] == pytest.approx((labels == 0).mean())
     assert metrics["val/top5_accuracy"] == pytest.approx((labels < 5).mean())
-    broken = evaluate(64, 1, lambda variables, batch: {"logits": all_equal(variables, batch)["logits"] * np.nan})
+    broken = evaluate(
+        64,
+        1,
+        lambda variables, batch, names, rng: {"logits": all_equal(variables, batch, names, rng)["logits"] * np.nan},
+    )
     assert broken["val/accuracy"] == broken["val/top5_accuracy"] == 0 and np.isnan(broken["val/loss"])
 
 
@@ -175,14 +180,14 @@ def test_a_directory_for_all_that_evaluation_gives(published, tmp_path):
 
 def test_a_label_without_a_class():
     with pytest.raises(UserError, match="labels that the model has no class for"):
-        evaluate(64, 1, lambda variables, batch: {"logits": jax.nn.one_hot(batch["label"], 4)})
+        evaluate(64, 1, lambda variables, batch, names, rng: {"logits": jax.nn.one_hot(batch["label"], 4)})
 
 
 def test_an_output_that_the_task_lacks():
-    with pytest.raises(UserError, match="'val' needs 'logits', which this task does not give. It gives samples"):
-        evaluate(64, 1, lambda variables, batch: {"samples": batch["image"]})
+    with pytest.raises(UserError, match="'val' failed: This task does not give 'logits'. It gives samples"):
+        evaluate(64, 1, lambda variables, batch, names, rng: chosen(names, {"samples": batch["image"]}))
 
 
 def test_batch_that_the_devices_cannot_split():
     with pytest.raises(UserError, match="100 examples does not divide over 8 devices"):
-        evaluate(100, 8, lambda variables, batch: {"logits": jax.nn.one_hot(batch["label"], 10)})
+        evaluate(100, 8, lambda variables, batch, names, rng: {"logits": jax.nn.one_hot(batch["label"], 10)})

@@ -10,6 +10,7 @@ from tests.tiny import tiny_config, tiny_run
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.evaluators.features import FeatureCache, digest
+from vit_jax.tasks import chosen
 from vit_jax.training.config import differences, run_config
 from vit_jax.training.evaluation import Evaluation, build_evaluators, intervals
 from vit_jax.training.inputs import build_inputs
@@ -32,14 +33,14 @@ class Counting:
     def __init__(self):
         self.batches = 0
 
-    def outputs(self, variables, batch):
+    def outputs(self, variables, batch, names, rng):
         def count(x):
             self.batches += 1
             return x
 
         features = batch["image"].reshape(batch["image"].shape[0], -1) * variables["scale"]
         shape = jax.ShapeDtypeStruct(features.shape, features.dtype)
-        return {"features": jax.pure_callback(count, shape, features)}
+        return chosen(names, {"features": jax.pure_callback(count, shape, features)})
 
 
 def evaluation(counting, probes=PROBES, cache=None, devices=1):
@@ -95,7 +96,7 @@ def test_pixels_are_features_too():
 
 
 def test_an_output_that_the_task_lacks():
-    with pytest.raises(UserError, match="'knn' needs 'tokens', which this task does not give. It gives features"):
+    with pytest.raises(UserError, match="'knn' failed: This task does not give 'tokens'. It gives features"):
         evaluation(Counting(), {"knn": {**PROBES["knn"], "features": "tokens"}}).run(VARIABLES)
 
 

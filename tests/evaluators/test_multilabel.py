@@ -47,7 +47,7 @@ def measure(source=None, logits=LOGITS, objective="sigmoid", batch_size=16, devi
     evaluator = MultiLabel(pipeline, **settings).judging(Answers(NAMES, objective))
     mesh = make_mesh({}, jax.devices()[:devices])
 
-    def outputs(variables, batch):
+    def outputs(variables, batch, names, rng):
         return {"logits": jnp.asarray(logits)[batch["index"]]}
 
     return Evaluation({"val": evaluator}, outputs, lambda batch: batch, mesh, keep=keep).run({})

@@ -216,7 +216,9 @@ def test_the_checkpoint_is_an_encoder_for_others(pretrained):
 def test_mean_of_patches_as_features(pretrained):
     task = task_of({**VIT, "pooling": "mean", "class_token": True})
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
-    outputs = task.outputs({"params": saved(pretrained), "model_state": {}}, {"image": images})
+    outputs = task.outputs(
+        {"params": saved(pretrained), "model_state": {}}, {"image": images}, frozenset({"features", "tokens"}), None
+    )
     np.testing.assert_allclose(outputs["features"], outputs["tokens"][:, 1:].mean(1), atol=1e-6)
 
 

@@ -299,7 +299,10 @@ def test_a_directory_that_cannot_be_made_ends_the_process_at_once(tmp_path):
     ("changes", "message"),
     [
         ({"evals__near__name": "knn", "evals__near__k": 61}, "'near' would fail: There are 60 training examples"),
-        ({"evals__few__name": "fewshot", "evals__few__features": "maps"}, "'few' needs 'maps', which this task does"),
+        (
+            {"evals__few__name": "fewshot", "evals__few__features": "maps"},
+            "'few' would fail: This task does not give 'maps'",
+        ),
         ({"checkpoint__best": "vall/loss", "checkpoint__every": 2, "eval_every": 2}, "and config.evals has val"),
     ],
 )

@@ -65,14 +65,19 @@ def measure_config(
     import numpy as np
 
     from vit_jax.planning.rehearsal import rehearse
-    from vit_jax.tasks import static_argument
+    from vit_jax.tasks import example_keys, static_argument
     from vit_jax.training.sharding import batch_sharding, put
     from vit_jax.training.state import variables_of
 
     rehearsal = rehearse(values, classes)
     config, task, program, mesh = rehearsal.config, rehearsal.task, rehearsal.program, rehearsal.mesh
     prepare_eval = rehearsal.inputs.prepare_eval()
-    inference = jax.jit(lambda variables, batch: task.outputs(variables, prepare_eval(batch)))
+    names = frozenset(task.answered_by or ("features",))
+
+    def infer(variables: Any, batch: Any) -> Any:
+        return task.outputs(variables, prepare_eval(batch), names, example_keys(config.seed, batch))
+
+    inference = jax.jit(infer)
 
     state, monitor = program.fresh_state(), program.fresh_monitor()
     batch, seen = (put(made, batch_sharding(mesh)) for made in (rehearsal.batch(), rehearsal.eval_batch()))

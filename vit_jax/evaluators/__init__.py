@@ -1,17 +1,19 @@
 """What a checkpoint is worth: one file per measurement, each seeing a task only through its named outputs."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int, PyTree
+from jaxtyping import Array, Float32, Int, PyTree
 
 from vit_jax.data.pipeline import EvalPipeline
 
 # Makes a pipeline for an evaluator from optional `source` and `transform` sections and a seed.
 PipelineFactory = Callable[..., EvalPipeline]
 
+# What a task gives for a batch, by name: `apply(batch, ("logits",))["logits"]`.
+Apply = Callable[[Mapping[str, Array], Collection[str]], Mapping[str, Array]]
 
 # Takes the name of a file and what makes its bytes, which is called only if somebody wants files.
 Keep = Callable[[str, Callable[[], bytes]], None]
@@ -52,15 +54,12 @@ class Evaluator(Protocol):
     One that judges what a model answers has `judging(answers: Answers) -> Evaluator`, which returns it fitted to the
     model's classes and loss, and raises a UserError where they do not go together.
 
-    One that calls `run(pipeline)` also has `measure(outputs, batch) -> PyTree`: what is kept of a batch, traced into
-    the same compiled function as the model.
+    One that calls `run(pipeline)` also has `measure(apply, batch) -> PyTree`: what is kept of a batch. It is traced
+    together with what it asks the task for, as often as it needs, by `apply(batch, names)`: nothing else is computed.
 
     One that can tell before any training that it would fail (a neighbourhood larger than its set) has `check()`, which
     raises the UserError.
     """
-
-    needs: tuple[str, ...]
-    """Names of the task outputs that `measure` reads."""
 
     def metrics(self, run: Run) -> dict[str, float]:
         """The numbers."""

@@ -8,7 +8,7 @@ uniformity of 0.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -64,7 +64,6 @@ class AlignmentUniformity:
     features: str
     alpha: float
     t: float
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         if len(self.first.source) < 2:

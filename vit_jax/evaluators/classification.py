@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Answers, PipelineFactory, Run
+from vit_jax.evaluators import Answers, Apply, PipelineFactory, Run
 from vit_jax.evaluators.classification_files import class_table, confusion_picture, confusion_table
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES
@@ -38,14 +38,13 @@ class Classification:
 
     pipeline: EvalPipeline = dataclasses.field(hash=False)
     objective: str | None = None
-    needs: ClassVar[tuple[str, ...]] = ("logits",)
 
     def judging(self, answers: Answers) -> "Classification":
         pipeline = self.pipeline.with_classes(answers.label_names)
         return dataclasses.replace(self, pipeline=pipeline, objective=self.objective or answers.objective)
 
-    def measure(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> dict[str, Array]:
-        logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
+    def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
+        logits, label = apply(batch, ("logits",))["logits"].astype(jnp.float32), batch["label"]
         if label.ndim != 1:
             raise UserError(
                 "The evaluation data has several labels an image, of which accuracy needs one",

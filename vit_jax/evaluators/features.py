@@ -14,15 +14,16 @@ from etils import epath
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from vit_jax.errors import UserError
+from vit_jax.evaluators import Apply
 
 PIXELS = "pixels"  # instead of a task's output: the preprocessed image itself, as the baseline
 
 Labelled = tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, " N"]]
 
 
-def measure(output: str, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> dict[str, Array]:
+def measure(output: str, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
     """What is kept of a batch: one row an example, flattened, float32."""
-    rows = batch["image"] if output == PIXELS else outputs[output]
+    rows = batch["image"] if output == PIXELS else apply(batch, (output,))[output]
     features = rows.reshape(rows.shape[0], -1).astype(jnp.float32)
     return {"features": features, "label": batch["label"], "valid": batch["valid"]}
 

@@ -8,7 +8,7 @@ fixed and not swept; of a class with fewer than k examples all of them.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -71,7 +71,6 @@ class FewShot:
     shots: tuple[int, ...]
     seeds: int
     l2: float
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def metrics(self, run: Run) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))

@@ -7,7 +7,7 @@ section 3.4), which DINO took over: cosine similarity s, and a vote of exp(s / 0
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,6 @@ class KNN:
     features: str
     k: int
     temperature: float
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         if not 1 <= self.k <= len(self.train.source):

@@ -8,7 +8,7 @@ to all of it. Here features are standardised first, so that one grid of penaltie
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -93,7 +93,6 @@ class LinearProbe:
     penalties: tuple[float, ...]
     fraction: float
     seeds: int
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def metrics(self, run: Run) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))

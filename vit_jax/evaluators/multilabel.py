@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Answers, PipelineFactory, Run
+from vit_jax.evaluators import Answers, Apply, PipelineFactory, Run
 from vit_jax.evaluators.classification_files import csv_bytes, share
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
@@ -43,7 +43,6 @@ class MultiLabel:
     pipeline: EvalPipeline = dataclasses.field(hash=False)
     threshold: float = 0.5
     objective: str | None = None
-    needs: ClassVar[tuple[str, ...]] = ("logits",)
 
     def judging(self, answers: Answers) -> "MultiLabel":
         pipeline = self.pipeline.with_classes(answers.label_names)
@@ -55,8 +54,8 @@ class MultiLabel:
             )
         return dataclasses.replace(self, pipeline=pipeline, objective=self.objective or answers.objective)
 
-    def measure(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> dict[str, Array]:
-        logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
+    def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
+        logits, label = apply(batch, ("logits",))["logits"].astype(jnp.float32), batch["label"]
         label = jax.nn.one_hot(label, logits.shape[1]) if label.ndim == 1 else label.astype(jnp.float32)
         if label.shape != logits.shape:
             raise UserError(

@@ -8,7 +8,7 @@ parameters; weights start at zero, the learning rate falls along a half cosine.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,6 @@ class SGDProbe:
     batch_size: int
     epochs: int
     seeds: int
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def metrics(self, run: Run) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))

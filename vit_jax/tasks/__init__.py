@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
@@ -16,6 +18,8 @@ from vit_jax.spelling import closest
 Batch = Mapping[str, Array]
 Variables = dict[str, Any]  # {"params": tree, "model_state": tree} and, where the config asks for one, "ema"
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight), both float32 scalars
+
+_OUTPUTS = 2**32 - 1  # keys of training are folded from the step first, which never comes so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Task:
     """`static(step)`: a static argument of the jitted step, passed to `loss` as `static=` (one compilation per value);
     None for a loss that takes none."""
 
+    answered_by: tuple[str, ...] = ()
+    """Names of the outputs by which the task answers a person: what `predict` computes, and `bench` as inference."""
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         known = {name for name in vars(Task) if not name.startswith("_")}
@@ -88,8 +95,14 @@ class Task:
         """The scalar to minimise, metrics as (sum, weight) pairs, and the new `model_state`."""
         raise NotImplementedError
 
-    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
-        """What evaluators may ask for by name: `features [B, D]`, `logits [B, K]`, ..., one row per example."""
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        """What evaluators and commands ask for by name, and nothing else (see `chosen`).
+
+        Args:
+            batch: as evaluation has it, or part of it: a text-only one has no images.
+            names: `features [B, D]`, `logits [B, K]`, `samples [B, h, w, c]`, ...
+            rng: a key for each example [B], which depends on the seed and on the example alone.
+        """
         raise NotImplementedError
 
     def flops(self, image_size: tuple[int, int]) -> float | None:
@@ -97,6 +110,28 @@ class Task:
         and `plan` show; None where nobody counts them. By default three times the forward pass of `model`."""
         forward = forward_flops(self.model, image_size)
         return forward and 3 * forward
+
+
+def chosen(names: Collection[str], given: Mapping[str, Array | Callable[[], Array]]) -> dict[str, Array]:
+    """The named ones of what a task gives. What stands there as a function is computed only if it is named.
+
+    Raises:
+        UserError: for a name that is not among them.
+    """
+    for name in sorted(names):
+        if name not in given:
+            raise UserError(f"This task does not give {name!r}", f"It gives {', '.join(sorted(given))}")
+    return {name: value() if callable(value) else value for name, value in given.items() if name in names}
+
+
+def example_keys(seed: int | UInt32[Array, ""], batch: Batch) -> PRNGKeyArray:
+    """The key of each example [B] for `outputs`, folded from the seed and the example's "index" (its row where a batch
+    has none), so that it does not depend on the batch that the example is in, nor on hosts."""
+    index = batch.get("index")
+    if index is None:
+        index = jnp.arange(jax.tree.leaves(dict(batch))[0].shape[0])
+    base = jax.random.fold_in(jax.random.key(seed), _OUTPUTS)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(index)
 
 
 def static_argument(task: Task, step: int) -> Hashable:

@@ -18,7 +18,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses
 from vit_jax.ranges import Decay, NonNegative, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Classify(Task):
     class_weights: tuple[float, ...] | None = None
     focal_gamma: float = 0.0
     mixed_labels: ClassVar[bool] = True
+    answered_by: ClassVar[tuple[str, ...]] = ("logits",)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         variables = self.model.init({"params": rng}, batch["image"], train=False)
@@ -97,10 +98,10 @@ class Classify(Task):
         """Class indices as one-hot; multi-hot and mixed labels as they are."""
         return label.astype(jnp.float32) if label.ndim == 2 else jax.nn.one_hot(label, self.num_classes)
 
-    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
-        return self.model.apply(
-            {"params": variables["params"], **variables["model_state"]}, batch["image"], train=False
-        )
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        del rng
+        collections = {"params": variables["params"], **variables["model_state"]}
+        return chosen(names, self.model.apply(collections, batch["image"], train=False))
 
 
 def build(

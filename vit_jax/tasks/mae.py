@@ -20,7 +20,7 @@ from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
 
 
 def targets(
@@ -82,8 +82,9 @@ class MAE(Task):
         losses = masked_error(predictions, wanted, order, self.model.visible(images.shape[1:3]))
         return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, variables["model_state"])
 
-    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
-        return self.model.apply({"params": variables["params"]}, batch["image"], train=False)
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        del rng
+        return chosen(names, self.model.apply({"params": variables["params"]}, batch["image"], train=False))
 
     def flops(self, image_size: tuple[int, int]) -> float:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""

@@ -25,7 +25,7 @@ from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -102,12 +102,13 @@ class MoCoV3(Task):
         right = (first_right + second_right).sum()
         return losses.mean(), ({"loss": (losses.sum(), count), "accuracy": (right, 2 * count)}, state)
 
-    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        del rng
         params, state = variables["params"], variables["model_state"]
-        outputs = self.model.apply({"params": params, **state}, batch["image"], train=False)
+        found = self.model.apply({"params": params, **state}, batch["image"], train=False)
         head = {"params": params["projector"], "batch_stats": state["batch_stats"]["projector"]}
-        outputs["projections"] = self.projector.apply(head, outputs["features"], train=False)
-        return outputs
+        projections = lambda: self.projector.apply(head, found["features"], train=False)  # noqa: E731
+        return chosen(names, {**found, "projections": projections})
 
     def flops(self, image_size: tuple[int, int]) -> float | None:
         """See `Task`: two views forward and backward, and two forward for the keys, through the trunk alone."""

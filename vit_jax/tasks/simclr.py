@@ -9,6 +9,7 @@ layers and keeps the first of them: `head_layers=3`, `representation=1`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.ranges import Count, Natural, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -81,15 +82,17 @@ class SimCLR(Task):
         total = losses.sum() * (2 if self.loss_per == "image" else 1)
         return total / count, ({"loss": (total, count), "accuracy": (correct.sum(), count)}, state)
 
-    def outputs(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        del rng
         params, state = variables["params"], variables["model_state"]
-        outputs = self.model.apply({"params": params, **state}, batch["image"], train=False)
+        found = self.model.apply({"params": params, **state}, batch["image"], train=False)
         head = {"params": params["projector"], "batch_stats": state["batch_stats"]["projector"]}
-        features = outputs["features"]
-        outputs["projections"] = self.projector.apply(head, features, train=False)
-        if self.representation:
-            outputs["features"] = self.projector.apply(head, features, train=False, until=self.representation)
-        return outputs
+
+        def projected(until: int | None = None) -> Array:
+            return self.projector.apply(head, found["features"], train=False, until=until)
+
+        features = functools.partial(projected, self.representation) if self.representation else found["features"]
+        return chosen(names, {**found, "features": features, "projections": projected})
 
     def flops(self, image_size: tuple[int, int]) -> float | None:
         """See `Task`: two views, forward and backward, through the trunk alone."""

@@ -9,21 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from vit_jax.checkpoints.load import Loaded
+from vit_jax.data.batch import NotedBatch
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Answers, Evaluator, Keep, features
+from vit_jax.evaluators import Answers, Apply, Evaluator, Keep, features
 from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_axis import batch_split_like
-from vit_jax.tasks import Batch, Variables
+from vit_jax.tasks import Batch, Variables, chosen, example_keys
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, place, put, replicated
 
-OutputsFn = Callable[[Variables, Batch], Mapping[str, Array]]
+# (variables, batch from the host, seed) -> what is kept of the batch
+OfBatch = Callable[[Variables, Batch, np.uint32], PyTree]
+OutputsFn = Callable[[Variables, Batch, frozenset[str], PRNGKeyArray], Mapping[str, Array]]
 
 
 def build_evaluators(section: Mapping[str, Any], inputs: Inputs, batch_size: int) -> dict[str, Evaluator]:
@@ -58,6 +61,7 @@ class Evaluation:
         every: steps between two runs of an evaluator, see `intervals`.
         cache: where frozen features are kept on disk; for a single model, in a single process.
         keep: see `evaluate_loaded`.
+        seed: of the keys that `outputs` gets, see `vit_jax.tasks.example_keys`.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Evaluation:
         every: Mapping[str, int | None] | None = None,
         cache: FeatureCache | None = None,
         keep: Keep | None = None,
+        seed: int = 0,
     ):
         self._evaluators = dict(evaluators)
         self._outputs = outputs
@@ -77,7 +82,8 @@ class Evaluation:
         self._every = every or {}
         self._cache = cache
         self._keep = keep
-        self._compiled: dict[str, Callable[[Variables, Batch], PyTree]] = {}
+        self._seed = np.uint32(seed)
+        self._compiled: dict[str, OfBatch] = {}
 
     def due(self, step: int, last: bool) -> list[str]:
         """Names of the evaluators that run after `step`; all of them after the last."""
@@ -139,24 +145,23 @@ class Evaluation:
             first = next(rows)
         batch = {k: jax.ShapeDtypeStruct((pipeline.batch_size, *v.shape[1:]), v.dtype) for k, v in first.items()}
         if hasattr(evaluator, "measure"):
-            of_batch = self._of_batch(name, name, evaluator.needs, evaluator.measure)
+            of_batch = self._of_batch(name, evaluator.measure)
         elif isinstance(output := getattr(evaluator, "features", None), str):
-            of_batch = self._of_features(name, output)
+            of_batch = self._of_features(output)
         else:
             return
-        of_batch.eval_shape(variables, batch)
+        of_batch.eval_shape(variables, batch, self._seed)
 
     def measured(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         """What an evaluator keeps of each batch, on the host."""
-        evaluator = self._evaluators[name]
-        return self._batches(self._of_batch(name, name, evaluator.needs, evaluator.measure), variables, pipeline)
+        return self._batches(self._of_batch(name, self._evaluators[name].measure), variables, pipeline)
 
-    def features(self, name: str, output: str, variables: Variables, pipeline: EvalPipeline) -> Labelled:
-        """A whole set's features, for the evaluator `name`; one compiled function serves all evaluators."""
+    def features(self, output: str, variables: Variables, pipeline: EvalPipeline) -> Labelled:
+        """A whole set's features; one compiled function serves all evaluators."""
         cache = self._cache if pipeline.description is not None else None
         found = cache.read(output, pipeline.description) if cache else None
         if found is None:
-            found = features.collect(self._batches(self._of_features(name, output), variables, pipeline))
+            found = features.collect(self._batches(self._of_features(output), variables, pipeline))
             if cache:
                 cache.write(output, pipeline.description, found)
         return found
@@ -166,41 +171,32 @@ class Evaluation:
         if self._keep is not None:
             self._keep(f"{name}_{file}", make)
 
-    def _of_features(self, name: str, output: str) -> Callable[[Variables, Batch], PyTree]:
-        needs = () if output == features.PIXELS else (output,)
-        key = f"features {output}"  # no evaluator's name has a space
-        return self._of_batch(name, key, needs, functools.partial(features.measure, output))
+    def _of_features(self, output: str) -> OfBatch:
+        # No evaluator's name has a space.
+        return self._of_batch(f"features {output}", functools.partial(features.measure, output))
 
-    def _of_batch(
-        self, name: str, key: str, needs: Collection[str], measure: Callable[..., PyTree]
-    ) -> Callable[[Variables, Batch], PyTree]:
-        """What is measured of a batch, compiled once for each `key`."""
+    def _of_batch(self, key: str, measure: Callable[[Apply, Batch], PyTree]) -> OfBatch:
+        """What is measured of a batch, compiled once for each `key`, with what it asks for and nothing else."""
         if key not in self._compiled:
 
-            def of_batch(variables: Variables, batch: Batch) -> PyTree:
-                batch = self._prepare(batch)
-                with batch_split_like(batch_sharding(self._mesh)):
-                    found = self._outputs(variables, batch) if needs else {}
-                for need in needs:
-                    if need not in found:
-                        raise UserError(
-                            f"The evaluator '{name}' needs '{need}', which this task does not give",
-                            f"It gives {', '.join(sorted(found))}; remove config.evals.{name}",
-                        )
-                return measure(found, batch)
+            def of_batch(variables: Variables, batch: Batch, seed: Array) -> PyTree:
+                def apply(examples: Batch, names: Collection[str]) -> Mapping[str, Array]:
+                    keys = example_keys(seed, examples)
+                    with batch_split_like(batch_sharding(self._mesh)):
+                        return self._outputs(variables, examples, frozenset(names), keys)
+
+                return measure(apply, NotedBatch(self._prepare(batch)))
 
             self._compiled[key] = jax.jit(of_batch, out_shardings=replicated(self._mesh))
         return self._compiled[key]
 
-    def _batches(
-        self, of_batch: Callable[[Variables, Batch], PyTree], variables: Variables, pipeline: EvalPipeline
-    ) -> Iterator[PyTree[np.ndarray]]:
+    def _batches(self, of_batch: OfBatch, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         check_batch(self._mesh, pipeline.batch_size, None)
         rows = batch_sharding(self._mesh)
         pending = None
         for batch in pipeline.iterate(*host_rows(rows, pipeline.batch_size)):
             # One batch behind: the host decodes the next while the device works on this one.
-            running = of_batch(variables, put(batch, rows))
+            running = of_batch(variables, put(batch, rows), self._seed)
             if pending is not None:
                 yield jax.device_get(pending)
             pending = running
@@ -223,7 +219,7 @@ class _Run:
     def features(self, pipeline: EvalPipeline, output: str) -> Labelled:
         key = (output, pipeline.description or id(pipeline))
         if key not in self.shared:
-            self.shared[key] = self.evaluation.features(self.name, output, self.variables, pipeline)
+            self.shared[key] = self.evaluation.features(output, self.variables, pipeline)
         return self.shared[key]
 
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
@@ -270,8 +266,9 @@ def evaluate_loaded(
     task = (loaded.metadata.get("config") or {}).get("task") or {}
     evaluators = judging(Answers(loaded.labels, task.get("objective", "softmax")), evaluators)
 
-    def outputs(variables: Variables, batch: Batch) -> Mapping[str, Array]:
-        return loaded.model.apply(variables, batch["image"], train=False)
+    def outputs(variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> Mapping[str, Array]:
+        del rng
+        return chosen(names, loaded.model.apply(variables, batch["image"], train=False))
 
     mesh = make_mesh(config.mesh)
     prepare = inputs.prepare_eval()
@@ -279,6 +276,6 @@ def evaluate_loaded(
     kept = None
     if cache is not None and jax.process_count() == 1:
         kept = FeatureCache(cache, features.digest(variables, loaded.metadata["model"]))
-    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept, keep=keep)
+    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept, keep=keep, seed=config.seed)
     everywhere = replicated(mesh)
     return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), variables))

@@ -106,7 +106,9 @@ def prepare(
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
     program = build_program(config, task, experiment.prepare, raw, mesh)
     product = task.product or ("params" if config.ema_decay is None else "ema")
-    evaluation = Evaluation(experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config))
+    evaluation = Evaluation(
+        experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config), seed=config.seed
+    )
     agreed(lambda: evaluation.check(variables_of(program.state, program.frozen, product)))
 
     with contextlib.ExitStack() as held:

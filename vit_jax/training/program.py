@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
+from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.attention import computing_on
 from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Task, static_argument
@@ -74,7 +75,7 @@ def build_program(
     prepared = jax.eval_shape(prepare, batch, random_key(config.seed, 0, PREPARE))
     with tensor_axes() as axes:
         # By a function of its own: what was traced before, modules would not be called again for.
-        params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch), prepared)["params"]
+        params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     tx, schedule = optim.build(section, config.steps, split(params, frozen)[0], extensions)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from vit_jax.data.batch import NotedBatch
 from vit_jax.tasks import Batch, Task, Variables
 
 # {"step", "params", "model_state", "opt_state"} and "ema" where there is one, with "ema_model_state" where the model
@@ -25,7 +26,7 @@ def init_state(
     task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int, frozen: PyTree, ema: bool
 ) -> State:
     """A fresh state; traceable, so that jit can place it on a mesh without ever holding it in one piece."""
-    variables = task.init(random_key(seed, 0, INIT), batch)
+    variables = task.init(random_key(seed, 0, INIT), NotedBatch(batch))
     trained, _ = split(variables["params"], frozen)
     state = {"step": jnp.int32(0), **variables, "opt_state": tx.init(trained)}
     if ema:

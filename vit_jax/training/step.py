@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from optax.microbatching import AccumulationType
 
+from vit_jax.data.batch import NotedBatch
 from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
@@ -63,7 +64,7 @@ def make_step(
             variables = {"params": merge(trained, fixed), "model_state": state["model_state"]}
             if "ema" in state:
                 variables["ema"] = merge(state["ema"], fixed)
-            return task.loss(variables, examples, keys[0], count, **extra)
+            return task.loss(variables, NotedBatch(examples), keys[0], count, **extra)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if microbatch and microbatch < size:

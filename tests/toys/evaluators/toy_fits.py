@@ -1,7 +1,7 @@
 """How well labels, points and boxes of an evaluation set lie on their images, and the accuracy of the pixels."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from vit_jax.naming import named_module
 
@@ -9,10 +9,9 @@ from vit_jax.naming import named_module
 @dataclasses.dataclass(frozen=True)
 class Fits:
     pipeline: Any = dataclasses.field(hash=False)
-    needs: ClassVar[tuple[str, ...]] = ("mask_logits",)
 
-    def measure(self, outputs, batch):
-        right = outputs["mask_logits"].argmax(-1) == batch["segmentation"]
+    def measure(self, apply, batch):
+        right = apply(batch, ("mask_logits",))["mask_logits"].argmax(-1) == batch["segmentation"]
         known = batch["segmentation"] != 255
         found = named_module("task", "toy_segment").fits(batch)
         return {**found, "accuracy": ((right & known).sum(), known.sum())}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.tasks import Task
+from vit_jax.tasks import Task, chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +17,18 @@ class Segment(Task):
         return {"params": {"encoder": self.model.init(rng, batch["image"])["params"]}, "model_state": {}}
 
     def loss(self, variables, batch, rng, step):
-        logits = jax.nn.log_softmax(self.outputs(variables, batch)["mask_logits"])
+        logits = jax.nn.log_softmax(self._logits(variables, batch))
         known = batch["segmentation"] != 255
         labels = jnp.where(known, batch["segmentation"], 0)
         losses = -jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] * known
         total, weight = losses.sum(), known.sum(dtype=jnp.float32)
         return total / weight, ({"loss": (total, weight), **fits(batch)}, {})
 
-    def outputs(self, variables, batch):
-        return {"mask_logits": self.model.apply({"params": variables["params"]["encoder"]}, batch["image"])}
+    def outputs(self, variables, batch, names, rng):
+        return chosen(names, {"mask_logits": lambda: self._logits(variables, batch)})
+
+    def _logits(self, variables, batch):
+        return self.model.apply({"params": variables["params"]["encoder"]}, batch["image"])
 
 
 def fits(batch):

@@ -1,12 +1,13 @@
 """Images and texts of one batch find each other: two towers and a contrastive loss."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.tasks import Task
+from vit_jax.tasks import Task, chosen
 
 
 class Image(nn.Module):
@@ -34,19 +35,24 @@ class TwoTowers(Task):
         return {"params": {"encoder": image, "text": self.text.init(rng, batch["tokens"])["params"]}, "model_state": {}}
 
     def loss(self, variables, batch, rng, step):
-        found = self.outputs(variables, batch)
-        logits = 10 * found["features"] @ found["text_features"].T
+        logits = 10 * self._image(variables, batch) @ self._text(variables, batch).T
         same = batch["label"][:, None] == batch["label"][None]
         losses = -jnp.where(same, jax.nn.log_softmax(logits), 0).sum(1) / same.sum(1)
         return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, {})
 
-    def outputs(self, variables, batch):
-        params, found = variables["params"], {}
-        if "image" in batch:
-            found["features"] = self.image.apply({"params": params["encoder"]}, batch["image"])
-        if "tokens" in batch:
-            found["text_features"] = self.text.apply({"params": params["text"]}, batch["tokens"])
-        return {name: x / jnp.linalg.norm(x, axis=1, keepdims=True) for name, x in found.items()}
+    def outputs(self, variables, batch, names, rng):
+        of = {"features": self._image, "text_features": self._text}
+        return chosen(names, {name: functools.partial(make, variables, batch) for name, make in of.items()})
+
+    def _image(self, variables, batch):
+        return unit(self.image.apply({"params": variables["params"]["encoder"]}, batch["image"]))
+
+    def _text(self, variables, batch):
+        return unit(self.text.apply({"params": variables["params"]["text"]}, batch["tokens"]))
+
+
+def unit(x):
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 
 
 def build(*, model, data):
