@@ -1,10 +1,13 @@
 """From names and plain values in a config to modules and calls, with the nearest right name in every error."""
 
+import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -37,13 +40,29 @@ def named_module(kind: str, name: Any) -> ModuleType:
         UserError: when the name is not `[a-z0-9_]+` or no such module exists.
     """
     package = importlib.import_module(_ROOMS[kind])
-    known = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name) or name not in known:
-        raise UserError(f"There is no {kind} named {name!r}", nearest(name, known))
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name) or name not in _modules(package):
+        raise UserError(f"There is no {kind} named {name!r}", nearest(name, _buildable(package)))
     module = importlib.import_module(f"{_ROOMS[kind]}.{name}")
     if not hasattr(module, "build"):
-        raise UserError(f"{name!r} is not a {kind}: it has no build function", nearest(name, set(known) - {name}))
+        raise UserError(f"{name!r} is not a {kind}: it has no build function", nearest(name, _buildable(package)))
     return module
+
+
+def _modules(package: ModuleType) -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+
+
+def _buildable(package: ModuleType) -> list[str]:
+    """The modules of a package that define `build`: read, not imported, since an error should not import them all."""
+
+    def defines_build(name: str) -> bool:
+        spec = importlib.util.find_spec(f"{package.__name__}.{name}")
+        statements = ast.parse(importlib.util.decode_source(Path(spec.origin).read_bytes())).body
+        functions = {s.name for s in statements if isinstance(s, ast.FunctionDef)}
+        assigned = {t.id for s in statements if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)}
+        return "build" in functions | assigned  # `def build(...)` or `build = ViT.from_variant`
+
+    return [name for name in _modules(package) if defines_build(name)]
 
 
 def construct(

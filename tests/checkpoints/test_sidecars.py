@@ -4,20 +4,14 @@ import dataclasses
 
 import pytest
 
-from vit_jax.checkpoints.families import (
-    google_bit,
-    google_mixer,
-    google_parts,
-    hf_bit,
-    hf_parts,
-    hf_processor,
-    timm_mixer,
-    timm_parts,
-    timm_resnetv2,
-)
+from vit_jax.checkpoints.families import google_bit, google_mixer, hf_bit, timm_mixer, timm_resnetv2
 from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import timm as timm_parts
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, INCEPTION
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from etils import epath
 
 import vit_jax
 from tests.checkpoints.test_export import source as random_vit
-from vit_jax.checkpoints import remote
+from vit_jax.checkpoints import families, remote
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import families_of, open_source
@@ -137,7 +138,11 @@ def test_an_unknown_scheme():
 
 
 def test_each_family_says_what_it_is():
+    """Every module of the folder is a family: helpers that several share are in `vit_jax.checkpoints.parts`."""
+    folder = Path(families.__file__).parent
+    assert {f.__name__.split(".")[-1] for f in families_of()} == {p.stem for p in folder.glob("[!_]*.py")}
     for family in families_of():
+        assert all(callable(getattr(family, name)) for name in ("describe", "name_map", "sidecar"))
         assert family.LIBRARY in ("timm", "transformers", "google") and family.MODELS
         assert isinstance(family.WRITES, tuple)
 

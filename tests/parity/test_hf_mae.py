@@ -18,7 +18,7 @@ from tests.parity.oracle import TOLERANCE, error, images, randomise_vit, read, r
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_mae, hf_vit, timm_mae
-from vit_jax.checkpoints.sidecars import IMAGENET
+from vit_jax.checkpoints.parts.sidecars import IMAGENET
 from vit_jax.checkpoints.source import Source, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.inspection.reconstruction import can_reconstruct, reconstruct

@@ -14,8 +14,10 @@ from PIL import Image
 from transformers.models.auto import image_processing_auto
 
 from tests.parity.oracle import assert_close, randomise_vit, read
-from vit_jax.checkpoints.families import hf_processor, hf_siglip, timm_parts, timm_vit
+from vit_jax.checkpoints.families import hf_siglip, timm_vit
 from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import timm as timm_parts
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.data.preprocess import Preprocess
 

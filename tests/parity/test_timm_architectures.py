@@ -6,7 +6,8 @@ import pytest
 import torch
 from timm.models import deit, list_models, model_entrypoint, vision_transformer
 
-from vit_jax.checkpoints.families import timm_vit, vit_parts
+from vit_jax.checkpoints.families import timm_vit
+from vit_jax.checkpoints.parts import vit as vit_parts
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.errors import UserError
 from vit_jax.models import vit

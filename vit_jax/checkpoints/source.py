@@ -103,9 +103,9 @@ def open_source(
 
 def families_of(library: str | None = None) -> list[ModuleType]:
     """The modules that know other libraries' names, of one library or of all."""
-    names = [module.name for module in pkgutil.iter_modules(families.__path__) if not module.name.startswith("_")]
+    names = [module.name for module in pkgutil.iter_modules(families.__path__)]
     modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names]
-    return [m for m in modules if hasattr(m, "describe") and library in (None, m.LIBRARY)]
+    return [m for m in modules if library in (None, m.LIBRARY)]
 
 
 def model_shapes(model: str, kwargs: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict, dict]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoints import google_names
-from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
+from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts.resnet import ResNetNames, bit_size, stage_sizes
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, stage_sizes
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "google"
@@ -63,7 +62,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # TensorFlow numbered some of the variables of some files.
     renamed = {re.sub(r"/standardized_conv2d_\d+/", "/standardized_conv2d/", name): name for name in tensors}
     tensors = {name: tensors[stored] for name, stored in renamed.items()}
-    found = {names: google_names.prefix_of(tensors, root) for names, root in _ROOTS.items()}
+    found = {names: google_parts.prefix_of(tensors, root) for names, root in _ROOTS.items()}
     names = next((names for names, prefix in found.items() if prefix is not None), None)
     # With an embedding it is a hybrid.
     if names is None or found[names] + "embedding/kernel" in tensors:
@@ -75,7 +74,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     layout = {
         "names": names,
         "prefix": prefix,
-        "group_norm_axes": google_names.axes_of(tensors, prefix + _NORMS[names]),
+        "group_norm_axes": google_parts.axes_of(tensors, prefix + _NORMS[names]),
         "renamed": {name: stored for name, stored in renamed.items() if name != stored},
     }
     return google_parts.published("bit", kwargs, (224, 224), layout, sidecar)
@@ -91,10 +90,10 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     if args["num_classes"] and names == "big_transfer":
         entries += [_head(f"{prefix}resnet/head/conv2d/kernel"), same("head/bias", prefix + _HEAD_BIASES[names])]
     elif args["num_classes"]:
-        entries += google_names.dense("head", f"{prefix}head")
+        entries += google_parts.dense("head", f"{prefix}head")
     renamed = layout.get("renamed", {})
     entries = [_rename(entry, renamed) for entry in entries]
-    return NameMap(entries, google_names.ignored(prefix))
+    return NameMap(entries, google_parts.ignored(prefix))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
@@ -113,8 +112,8 @@ def v1_names(prefix: str, axes: int) -> ResNetNames:
         norms=("gn1", "gn2", "gn3"),
         proj_conv="conv_proj",
         proj_norm="gn_proj",
-        conv=google_names.kernel,
-        norm=functools.partial(google_names.norm, axes=axes),
+        conv=google_parts.kernel,
+        norm=functools.partial(google_parts.norm, axes=axes),
     )
 
 
@@ -128,8 +127,8 @@ def _bit_paper_names(prefix: str, axes: int) -> ResNetNames:
         norms=("gn1", "gn2", "gn3"),
         proj_conv="conv_proj",
         proj_norm="",
-        conv=google_names.kernel,
-        norm=functools.partial(google_names.norm, axes=axes),
+        conv=google_parts.kernel,
+        norm=functools.partial(google_parts.norm, axes=axes),
     )
 
 
@@ -144,8 +143,8 @@ def _big_transfer_names(prefix: str, axes: int) -> ResNetNames:
         norms=("a/group_norm", "b/group_norm", "c/group_norm"),
         proj_conv=f"a/proj/{conv}",
         proj_norm="",
-        conv=google_names.kernel,
-        norm=functools.partial(google_names.norm, axes=axes, scale="gamma", bias="beta"),
+        conv=google_parts.kernel,
+        norm=functools.partial(google_parts.norm, axes=axes, scale="gamma", bias="beta"),
     )
 
 

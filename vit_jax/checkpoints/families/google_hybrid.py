@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints import google_names
-from vit_jax.checkpoints.families import google_parts, google_vit
+from vit_jax.checkpoints.families import google_vit
 from vit_jax.checkpoints.families.google_bit import v1_names
-from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, shape_of
+from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts.hybrid import hybrid_size, reduction
+from vit_jax.checkpoints.parts.resnet import stage_sizes
+from vit_jax.checkpoints.parts.sidecars import is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import stage_sizes
-from vit_jax.checkpoints.sidecars import is_of
 from vit_jax.models.hybrid import parse_variant, vit_arguments
 
 LIBRARY = "google"
@@ -31,7 +31,7 @@ _STYLE = {
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    prefix = google_names.prefix_of(tensors, "conv_root/kernel")
+    prefix = google_parts.prefix_of(tensors, "conv_root/kernel")
     if prefix is None:
         return None
     stem = {name for name in tensors if re.match(rf"{prefix}(conv_root|gn_root|block\d+)/", name)}
@@ -45,7 +45,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # Fixed positions do not say how many there are.
     has_grid = kwargs.get("posemb", "learn") == "learn"
     scale = reduction(sizes) if has_grid else 1
-    layout = {**vit.layout, "group_norm_axes": google_names.axes_of(tensors, f"{prefix}gn_root/scale")}
+    layout = {**vit.layout, "group_norm_axes": google_parts.axes_of(tensors, f"{prefix}gn_root/scale")}
     size = [side * scale for side in vit.preprocess["image_size"]]
     return google_parts.published("hybrid", kwargs | _STYLE, size, layout, sidecar)
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoints import google_names
-from vit_jax.checkpoints.families import google_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, shape_of
+from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
@@ -25,13 +24,13 @@ _STYLE = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    prefix = google_names.prefix_of(tensors, "MixerBlock_0/token_mixing/Dense_0/kernel")
+    prefix = google_parts.prefix_of(tensors, "MixerBlock_0/token_mixing/Dense_0/kernel")
     if prefix is not None:
         block, layout = f"{prefix}MixerBlock_{{}}/", {"prefix": prefix}
         tokens, channels = f"{block}token_mixing/Dense_0/kernel", f"{block}channel_mixing/Dense_0/kernel"
         stem = shape_of(tensors, f"{prefix}stem/kernel", 4)
     else:
-        prefix = google_names.prefix_of(tensors, "Mixer/encoder_norm/scale")
+        prefix = google_parts.prefix_of(tensors, "Mixer/encoder_norm/scale")
         if prefix is None:
             return None
         block, layout = f"{prefix}Mixer/encoderblock_{{}}/", _old_layout(tensors, prefix)
@@ -52,7 +51,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     args = complete(build, kwargs)
     prefix = layout.get("prefix", "")
     old = "token_mixing" in layout
-    dense, norm = google_names.dense, google_names.norm
+    dense, norm = google_parts.dense, google_parts.norm
     entries = dense("encoder/embedding", f"{prefix}embedding" if old else f"{prefix}stem")
     for i in range(args["depth"] or parse_variant(args["variant"])[0].depth):
         ours, theirs = f"encoder/block_{i:02d}", f"{prefix}MixerBlock_{i}"
@@ -72,7 +71,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     entries += norm("encoder/norm", f"{prefix}Mixer/encoder_norm" if old else f"{prefix}pre_head_layer_norm")
     if args["num_classes"]:
         entries += dense("head", f"{prefix}head")
-    return NameMap(entries, google_names.ignored(prefix))
+    return NameMap(entries, google_parts.ignored(prefix))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

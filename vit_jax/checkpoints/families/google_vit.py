@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoints import google_names
-from vit_jax.checkpoints.families import google_parts
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
+from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import is_of
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 
@@ -42,7 +41,7 @@ _STACKED = "Transformer/encoderblock/"
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `Family`. GELU, epsilon and pixels are those of Google's code, unless our own config.json says otherwise."""
-    prefix = google_names.prefix_of(tensors, "embedding/kernel")
+    prefix = google_parts.prefix_of(tensors, "embedding/kernel")
     if prefix is None or f"{prefix}Transformer/encoder_norm/scale" not in tensors:
         return None
     names = {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
@@ -152,7 +151,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += leaf("pre_logits", "pre_logits", "kernel", "bias")
     if kwargs["num_classes"]:
         entries += leaf("head", "head", "kernel", "bias")
-    return NameMap(entries, google_names.ignored(prefix))
+    return NameMap(entries, google_parts.ignored(prefix))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

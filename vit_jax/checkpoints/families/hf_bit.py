@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import HF_BIT
-from vit_jax.checkpoints.families import hf_parts, hf_processor
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm, shape_of
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts.resnet import ResNetNames, bit_size, differs, stage_sizes, torch_conv
+from vit_jax.checkpoints.parts.sidecars import INCEPTION, complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import ResNetNames, bit_size, differs, stage_sizes, torch_conv
-from vit_jax.checkpoints.sidecars import INCEPTION, complete, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.bit import build, parse_variant
 

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints.config_keys import HF_DINOV2
-from vit_jax.checkpoints.families import hf_parts, hf_processor
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, is_of
 
 LIBRARY = "transformers"
 MODELS = "DINOv2, DINOv2 with registers"

@@ -12,11 +12,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import hf_parts, hf_processor, hf_vit, mae_parts
-from vit_jax.checkpoints.families import vit_parts as parts
+from vit_jax.checkpoints.families import hf_vit
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import mae as mae_parts
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models import mae
 
 LIBRARY = "transformers"

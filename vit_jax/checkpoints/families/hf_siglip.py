@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import HF_SIGLIP, HF_SIGLIP_WHOLE
-from vit_jax.checkpoints.families import hf_parts, hf_processor
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import INCEPTION, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import INCEPTION, is_of
 
 LIBRARY = "transformers"
 MODELS = "SigLIP vision tower"

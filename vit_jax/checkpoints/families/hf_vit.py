@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import HF_VIT
-from vit_jax.checkpoints.families import hf_parts, hf_processor
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, same, shape_of
+from vit_jax.checkpoints.parts import hf as hf_parts
+from vit_jax.checkpoints.parts import hf_processor
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 
 LIBRARY = "transformers"

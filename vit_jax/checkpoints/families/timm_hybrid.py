@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import timm_parts, timm_vit
-from vit_jax.checkpoints.hybrid_names import hybrid_size, reduction
+from vit_jax.checkpoints.families import timm_vit
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, shape_of
+from vit_jax.checkpoints.parts import timm as timm_parts
+from vit_jax.checkpoints.parts.hybrid import hybrid_size, reduction
+from vit_jax.checkpoints.parts.resnet import differs, stage_sizes, timm_names
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 
 LIBRARY = "timm"

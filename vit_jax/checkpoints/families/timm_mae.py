@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.checkpoints.families import mae_parts, timm_vit
+from vit_jax.checkpoints.families import timm_vit
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
+from vit_jax.checkpoints.parts import mae as mae_parts
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, complete
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, complete
 from vit_jax.models import mae
 
 LIBRARY = "timm"

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import TIMM_MIXER
-from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.families.google_mixer import image_size, mixer_size
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
+from vit_jax.checkpoints.parts import timm as timm_parts
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.mixer import VARIANTS, Variant, build, parse_variant
 
 LIBRARY = "timm"

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints.config_keys import TIMM_RESNETV2
-from vit_jax.checkpoints.families import timm_parts
 from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of, transpose
+from vit_jax.checkpoints.parts import timm as timm_parts
+from vit_jax.checkpoints.parts.resnet import bit_size, differs, stage_sizes, timm_names
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.resnet_names import bit_size, differs, stage_sizes, timm_names
-from vit_jax.checkpoints.sidecars import complete, is_of
 from vit_jax.models.bit import build, parse_variant
 
 LIBRARY = "timm"

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import TIMM_VIT
-from vit_jax.checkpoints.families import timm_parts
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, conv, dense, norm, same, shape_of
+from vit_jax.checkpoints.parts import timm as timm_parts
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, is_of
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 

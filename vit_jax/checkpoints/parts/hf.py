@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import Keys, model_type
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same
+from vit_jax.checkpoints.parts import vit as parts
+from vit_jax.checkpoints.parts.sidecars import label_names, names_by_id
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import label_names, names_by_id
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant
 

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vit_jax.checkpoints.families import vit_parts as parts
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, dense, norm, same, shape_of
+from vit_jax.checkpoints.parts import vit as parts
 from vit_jax.checkpoints.published import Published
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import Variant

@@ -7,8 +7,8 @@ from typing import Any
 
 from vit_jax.checkpoints.config_keys import TIMM, TIMM_OLD, TIMM_PRETRAINED, Keys
 from vit_jax.checkpoints.json_file import JsonObject, shown
+from vit_jax.checkpoints.parts.sidecars import IMAGENET, INCEPTION, in_pixels, in_unit, label_names, names_by_id
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.sidecars import IMAGENET, INCEPTION, in_pixels, in_unit, label_names, names_by_id
 from vit_jax.data.resample import FILTERS
 from vit_jax.spelling import nearest
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.json_file import JsonObject, shown
-from vit_jax.checkpoints.sidecars import in_pixels, in_unit
+from vit_jax.checkpoints.parts.sidecars import in_pixels, in_unit
 
 # Pillow's numbers.
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
