@@ -110,7 +110,7 @@ def lowered(values, batch_size=8):
     few = experiment.pipeline.batch(0, slices=experiment.pipeline.batch_size // 2)
     raw = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
     program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
-    program.step.lower(program.state, program.fresh_monitor(), raw, static_argument(task, 0))
+    program.lower(static_argument(task, 0))
     return program.params
 
 

@@ -179,7 +179,9 @@ def test_generator_discriminator_and_a_frozen_network(tmp_path):
     trees = {}
     for steps in (1, 2, 3):
         workdir = tmp_path / str(steps)
-        _, _, trees[steps], _ = run(Adversarial(), points, workdir, optim=optim, ema_decay=0.5, steps=steps)
+        _, rows, trees[steps], _ = run(Adversarial(), points, workdir, optim=optim, ema_decay=0.5, steps=steps)
+    rates = {k: v for k, v in rows[-1].items() if "learning_rate" in k}
+    assert rates == {"train/learning_rate/generator/.*": 0.1, "train/learning_rate/discriminator/.*": 0.01}
     kernels = {s: {n: np.asarray(p["kernel"]) for n, p in tree.items()} for s, tree in trees.items()}
     np.testing.assert_array_equal(kernels[1]["judge"], kernels[3]["judge"])
     # AdamW decays nothing and the gradient is zero until static() lets the generator's term in.

@@ -61,9 +61,10 @@ def test_no_share_without_the_flag(tmp_path):
 
     import optax
 
-    tx = optax.sgd(0.1)
+    tx = optax.with_extra_args_support(optax.sgd(0.1))
     params = {"w": jax.numpy.ones(())}
     state = {"step": jax.numpy.int32(0), "params": params, "model_state": {}, "opt_state": tx.init(params)}
-    step = make_step(Mean(), tx, prepare=lambda batch, rng: batch, frozen={"w": False}, seed=0)
-    _, monitor = step(state, {"first_bad": jax.numpy.int32(-1), "sums": {}}, {"x": jax.numpy.ones(4)}, None)
+    step = make_step(Mean(), tx, prepare=lambda batch, rng: batch, frozen={"w": False})
+    empty, scalars = {"first_bad": jax.numpy.int32(-1), "sums": {}}, {"seed": jax.numpy.uint32(0), "rates": {}}
+    _, monitor = step(state, empty, {"x": jax.numpy.ones(4)}, scalars, None)
     assert set(monitor["sums"]) == {"loss", "gradient_norm"}

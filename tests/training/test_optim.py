@@ -8,6 +8,7 @@ import pytest
 
 from vit_jax import UserError
 from vit_jax.training import optim, schedules
+from vit_jax.training.parameters import leaf_names
 
 PARAMS = {"block": {"fc1": {"kernel": np.full((2, 3), 0.5), "bias": np.ones(3)}}, "pos_embedding": np.ones((2, 2, 4))}
 GRADS = [jax.tree.map(lambda x, s=s: np.random.default_rng(s).normal(size=x.shape), PARAMS) for s in range(3)]
@@ -16,13 +17,14 @@ GRADS = [jax.tree.map(lambda x, s=s: np.random.default_rng(s).normal(size=x.shap
 def updates(section, steps=10, x64=True):
     with jax.enable_x64(x64):
         params = jax.tree.map(jnp.asarray, PARAMS)
-        tx, schedule = optim.build(section, steps, params)
+        tx, schedules = optim.build(section, steps, params)
         state, history = tx.init(params), []
-        for gradient in GRADS:
-            change, state = tx.update(jax.tree.map(jnp.asarray, gradient), state, params)
+        for step, gradient in enumerate(GRADS):
+            rates = {name: schedule(step) for name, schedule in schedules.items()}
+            change, state = tx.update(jax.tree.map(jnp.asarray, gradient), state, params, rates=rates)
             params = optax.apply_updates(params, change)
             history.append(jax.tree.map(np.asarray, params))
-        return history, schedule
+        return history, schedules
 
 
 def test_adamw_decays_kernels_only():
@@ -61,15 +63,15 @@ def test_momentum_can_be_bfloat16():
 
 def test_warmup_and_cosine():
     section = {"name": "sgd", "learning_rate": 0.4, "schedule": {"name": "cosine", "warmup_steps": 4}}
-    _, schedule = optim.build(section, 20, PARAMS)
-    rates = np.array([float(schedule(s)) for s in range(21)])
+    _, schedules = optim.build(section, 20, PARAMS)
+    rates = np.array([schedules["learning_rate"](s) for s in range(21)])
     np.testing.assert_allclose(rates[:5], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
     np.testing.assert_allclose(rates[4:], 0.2 * (1 + np.cos(np.pi * np.arange(17) / 16)), atol=1e-7)
 
 
 def rates(steps, **section):
-    _, schedule = optim.build({"name": "sgd", "learning_rate": 0.4, "schedule": section}, steps, PARAMS)
-    return np.array([float(schedule(s)) for s in range(steps + 1)])
+    _, schedules = optim.build({"name": "sgd", "learning_rate": 0.4, "schedule": section}, steps, PARAMS)
+    return np.array([schedules["learning_rate"](s) for s in range(steps + 1)])
 
 
 def test_linear_ends_where_it_should():
@@ -98,7 +100,10 @@ def test_constant_with_cooldown():
 def test_groups_and_frozen():
     section = {"groups": [{"match": ".*/bias", "name": "sgd", "learning_rate": 1.0, "momentum": 0.0},
                           {"match": ".*", "name": "sgd", "learning_rate": 0.0}]}  # fmt: skip
-    got, _ = updates(section)
+    got, schedules = updates(section)
+    assert {name: schedule(0) for name, schedule in schedules.items()} == {
+        "learning_rate/.*/bias": 1.0, "learning_rate/.*": 0.0
+    }  # fmt: skip
     bias = PARAMS["block"]["fc1"]["bias"] - sum(g["block"]["fc1"]["bias"] for g in GRADS)
     np.testing.assert_allclose(got[-1]["block"]["fc1"]["bias"], bias)
     np.testing.assert_array_equal(got[-1]["pos_embedding"], PARAMS["pos_embedding"])
@@ -185,3 +190,21 @@ def test_decays_of_the_moving_average():
     assert schedules.ema_decay(0.9, 10)(3) == 0.9
     cosine = schedules.ema_decay({"name": "cosine", "start": 0.99, "end": 1.0}, 10)
     np.testing.assert_allclose([cosine(t) for t in (0, 5, 10)], [0.99, 0.995, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"name": "adamw", "clip_norm": 1.0}, "1/0/count 1/0/mu/head 1/0/nu/head 1/2/count"),
+        ({"name": "sgd"}, "0/trace/head 1/count"),
+        ({"name": "lars"}, "2/count 3/trace/head"),
+        ({"name": "adafactor"}, "0/count 0/v_row/head 0/v_col/head 0/v/head 1/count 1/ema/head 3/count"),
+        ({"groups": [{"match": ".*", "name": "sgd", "learning_rate": 1.0}]},
+         "inner_states/0/inner_state/0/trace/head inner_states/0/inner_state/1/count"),
+    ],
+)  # fmt: skip
+def test_slots_have_the_names_that_are_in_checkpoints(section, expected):
+    """Those of the first version, or the runs that it began cannot go on."""
+    params = {"head": np.ones((2, 3), np.float32)}
+    tx, _ = optim.build(section if "groups" in section else {"learning_rate": 1.0, **section}, 10, params)
+    assert leaf_names(tx.init(params)) == expected.split()

@@ -32,11 +32,12 @@ def flat(values):
 
 
 def three_updates(section, steps):
-    tx, _ = optim.build(section, steps, PARAMS)
+    tx, schedules = optim.build(section, steps, PARAMS)
     params = jax.tree.map(jnp.asarray, PARAMS)
     state, update = tx.init(params), jax.jit(tx.update)
-    for gradient in GRADS:
-        changes, state = update(gradient, state, params)
+    for step, gradient in enumerate(GRADS):
+        rates = {name: schedule(step) for name, schedule in schedules.items()}
+        changes, state = update(gradient, state, params, rates=rates)
         params = optax.apply_updates(params, changes)
     return jax.tree.map(np.asarray, flat(params))
 

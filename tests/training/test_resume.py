@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from vit_jax.errors import Preempted
 from vit_jax.evaluators.classification import Classification
 from vit_jax.training.config import run_config
 from vit_jax.training.evaluation import Evaluation
-from vit_jax.training.experiment import Experiment
+from vit_jax.training.experiment import Experiment, build_experiment
 from vit_jax.training.interrupt import Interrupt
 from vit_jax.training.loop import train
 from vit_jax.training.schedules import build, follows_length, laid_out
@@ -225,6 +226,17 @@ def test_a_checkpoint_without_averaged_statistics_goes_on(tmp_path, monkeypatch,
     assert "step 3 was saved by an older version, which did not average" in capfd.readouterr().err
     assert not np.array_equal(*(read_params(find(tmp_path), p)[1]["batch_stats"]["encoder"]["mean"]
                                 for p in ("params", "ema")))  # fmt: skip
+
+
+def test_a_run_of_the_first_format_goes_on_as_it_would_have(tmp_path):
+    """Its checkpoint is of step 2 of 4; the figures of step 4 are what the version that wrote it went on to log."""
+    with tarfile.open(Path(__file__).parents[1] / "checkpoints/format_1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    summary = train(build_experiment(json.loads((tmp_path / "config.json").read_text())), tmp_path, jax.devices()[:1])
+    (line,) = [row for row in rows(tmp_path) if row["step"] == 4 and "train/loss" in row]
+    expected = {"train/loss": 2.326568, "train/gradient_norm": 0.5079522, "train/accuracy": 0.0625}
+    assert {k: line[k] for k in expected} == pytest.approx(expected, rel=2e-6)
+    assert summary["val/loss"] == pytest.approx(2.30089, rel=2e-6)
 
 
 def descriptors():

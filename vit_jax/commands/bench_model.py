@@ -102,13 +102,14 @@ def measure_config(
     results["inference"] = _speeds(timed, config.batch_size) | _costs(compiled, seconds)
 
     began = time.perf_counter()
-    step = program.step.lower(state, monitor, batch, static_argument(task, 0)).compile()
+    scalars = program.put_scalars(0)
+    step = program.step.lower(state, monitor, batch, scalars, static_argument(task, 0)).compile()
     seconds = time.perf_counter() - began
     del variables, seen  # the step donates the buffers
 
     def once() -> Any:
         nonlocal state
-        state, metrics = step(state, monitor, batch)
+        state, metrics = step(state, monitor, batch, scalars)
         return state, metrics
 
     timed = _time(once, rounds, warmup)

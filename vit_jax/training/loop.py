@@ -58,12 +58,17 @@ def train(
     batches = experiment.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 
+    def arguments(done: int) -> tuple[dict[str, jax.Array], jax.Array]:
+        """What the update after `done` of them takes from the host."""
+        return put(next(batches), run.rows), run.put_scalars(done)
+
     def write_line(step: int, monitor: Monitor) -> None:
         monitor = jax.device_get(monitor)
         speed = throughput.window(step)
         _check_finite(int(monitor["first_bad"]), run.store, workdir)
         scalars = {f"train/{k}": float(s) / max(float(w), 1e-9) for k, (s, w) in monitor["sums"].items()}
-        scalars |= {"train/learning_rate": float(run.schedule(step - 1)), **speed}
+        rates = {f"train/{name}": float(rate) for name, rate in run.scalars(step - 1)["rates"].items()}
+        scalars |= {**rates, **speed}
         writer.write(step, scalars)
         progress.line(step, scalars)
 
@@ -88,10 +93,10 @@ def train(
         if run.owed and run.start < run.last:
             write_measured(run.start, measure(run.start, run.owed, state))
         with Interrupt() as interrupt:
-            batch = put(next(batches), run.rows) if run.start < run.last else None
+            batch, scalars = arguments(run.start) if run.start < run.last else (None, None)
             for step in range(run.start + 1, run.last + 1):
                 previous = monitor
-                state, monitor = run.step(state, monitor, batch, static_argument(experiment.task, step - 1))
+                state, monitor = run.step(state, monitor, batch, scalars, static_argument(experiment.task, step - 1))
                 # The device works on this step; meanwhile the host waits for the last one, writes its line of the
                 # log, and fetches the next batch. One step ahead is enough to keep the device busy.
                 jax.block_until_ready(previous)
@@ -100,7 +105,7 @@ def train(
                     pending = None
                 if step < run.last:
                     with throughput.waiting(monitor):
-                        batch = put(next(batches), run.rows)
+                        batch, scalars = arguments(step)
                 if step == run.start + 1:
                     jax.block_until_ready(monitor)
                     throughput.start(step)  # compilation is not counted

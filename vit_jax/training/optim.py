@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
@@ -27,11 +27,15 @@ from vit_jax.training.parameters import (
 )
 from vit_jax.training.schedules import Extensions, Schedule
 
+_RATE = "learning_rate"
+
 
 def build(
     section: Mapping[str, Any], steps: int, params: PyTree, extensions: Extensions = ()
-) -> tuple[optax.GradientTransformation, Schedule]:
-    """The gradient transformation over `params` and the learning rate as a function of the step.
+) -> tuple[optax.GradientTransformationExtraArgs, dict[str, Schedule]]:
+    """The gradient transformation over `params` and the learning rates as functions of the step.
+
+    The rates are not in the transformation: `update` takes them by name, `rates={"learning_rate": 1e-3}`.
 
     The section names one optimizer: `name` and its arguments, `learning_rate`, `schedule` (a section of its own, see
     `vit_jax.training.schedules`), `clip_norm` (of all gradients together), `learning_rate_multipliers` (a list of
@@ -39,7 +43,7 @@ def build(
     the whole update, decay included, as parameter groups in PyTorch do.
 
     Or it has `groups`, a list of such sections each with a `match`: a regular expression over the whole parameter path
-    ('encoder/.*'); the first match counts.
+    ('encoder/.*'); the first match counts. Of several groups the rates are named 'learning_rate/<match>'.
 
     Args:
         section: `config.optim` without `frozen`.
@@ -53,7 +57,8 @@ def build(
     """
     names = leaf_names(params)
     if "groups" not in section:
-        return _optimizer(section, steps, names, "config.optim", extensions)
+        tx, rate = _optimizer(section, steps, names, "config.optim", extensions)
+        return tx, {_RATE: rate}
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
         raise UserError(f"Unknown key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
@@ -69,7 +74,7 @@ def build(
     for name, i in found.items():
         if i == -1:
             raise UserError(f"No group of config.optim.groups matches the parameter {name!r}", "Add a last group '.*'")
-    built = []
+    built, rates = {}, {}
     for i, group in enumerate(groups):
         own = [name for name in names if found[name] == i]
         if not own:
@@ -77,14 +82,15 @@ def build(
                 f"The pattern {patterns[i]!r} in config.optim.groups matches no parameter that an earlier one leaves",
                 "Put the narrower pattern first",
             )
-        built.append(_optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions))
+        rate = _RATE if len(groups) == 1 else f"{_RATE}/{patterns[i]}"
+        built[i], rates[rate] = _optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions, rate)
     labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
-    return optax.partition({i: tx for i, (tx, _) in enumerate(built)}, labels), built[0][1]
+    return optax.partition(built, labels), rates
 
 
 def adamw(
     *,
-    learning_rate: Schedule,
+    learning_rate: optax.GradientTransformation,
     names: Sequence[str],
     weight_decay: NonNegative = 0.0,
     weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
@@ -108,13 +114,13 @@ def adamw(
     return optax.chain(
         _stored(optax.scale_by_adam(b1, b2, eps), "mu", mu_dtype, "mu_dtype"),
         decayed(weight_decay, factor),
-        optax.scale_by_learning_rate(learning_rate),
+        learning_rate,
     )
 
 
 def lars(
     *,
-    learning_rate: Schedule,
+    learning_rate: optax.GradientTransformation,
     names: Sequence[str],
     weight_decay: NonNegative = 0.0,
     momentum: Decay = 0.9,
@@ -128,15 +134,17 @@ def lars(
     """
     del names
     kernels = functools.partial(jax.tree.map_with_path, lambda path, _: bool(kernels_only(path_name(path))))
-    return optax.lars(
-        learning_rate, weight_decay, kernels, trust_coefficient, trust_ratio_mask=kernels, momentum=momentum,
-        nesterov=nesterov,
-    )  # fmt: skip
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, kernels),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), kernels),
+        learning_rate,
+        optax.trace(momentum, nesterov),
+    )
 
 
 def sgd(
     *,
-    learning_rate: Schedule,
+    learning_rate: optax.GradientTransformation,
     names: Sequence[str],
     momentum: Decay = 0.9,
     nesterov: bool = False,
@@ -148,12 +156,12 @@ def sgd(
     """
     del names
     trace = _stored(optax.trace(momentum, nesterov), "trace", accumulator_dtype, "accumulator_dtype")
-    return optax.chain(trace, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(trace, learning_rate)
 
 
 def adafactor(
     *,
-    learning_rate: Schedule,
+    learning_rate: optax.GradientTransformation,
     names: Sequence[str],
     weight_decay: NonNegative = 0.0,
     weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
@@ -189,7 +197,7 @@ def adafactor(
         ),
         _stored(optax.ema(momentum, debias=False), "ema", mu_dtype, "mu_dtype"),
         decayed(weight_decay, factor),
-        optax.scale_by_learning_rate(learning_rate),
+        learning_rate,
     )
 
 
@@ -205,6 +213,26 @@ def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
     if patterns and all(jax.tree.leaves(mask)):
         raise UserError("config.optim.frozen leaves nothing to train", "Freeze less, for example 'encoder/.*'")
     return mask
+
+
+def _scaled_by_rate(name: str) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate of that name, which comes with each update: `update(..., rates={name: x})`.
+
+    Its state is that of `optax.scale_by_learning_rate` over a schedule: nobody needs the count, but it is on
+    disk.
+    """
+
+    def update(
+        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree | None = None, *,
+        rates: Mapping[str, Float[jax.Array, ""] | float], **_: Any,
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:  # fmt: skip
+        del params
+        updates = jax.tree.map(lambda u: jnp.asarray(-rates[name], u.dtype) * u, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
+    )
 
 
 def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
@@ -240,8 +268,13 @@ def _common(
 
 
 def _optimizer(
-    section: Mapping[str, Any], steps: int, names: Sequence[str], where: str, extensions: Extensions
-) -> tuple[optax.GradientTransformation, Schedule]:
+    section: Mapping[str, Any],
+    steps: int,
+    names: Sequence[str],
+    where: str,
+    extensions: Extensions,
+    rate: str = _RATE,
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     check_arguments(_common, section, where)
     values = dict(section)
     # `construct` sees what is left after these; a misspelt one of them is to be recognised all the same.
@@ -253,11 +286,11 @@ def _optimizer(
         raise UserError(f"There is no optimizer named {name!r}", nearest(name, OPTIMIZERS))
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
-    rate = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
+    schedule = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=rate, names=names))
+    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=_scaled_by_rate(rate), names=names))
     if multipliers:
         parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
     if layer_decay is not None:
         parts.append(scaled(layerwise(layer_decay, names, f"{where}.layer_decay")))
-    return (optax.chain(*parts) if len(parts) > 1 else parts[0]), rate
+    return (optax.chain(*parts) if len(parts) > 1 else parts[0]), schedule

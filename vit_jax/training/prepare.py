@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
@@ -30,7 +30,8 @@ from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.remarks import opening
 from vit_jax.training.resume import extensions, resume
-from vit_jax.training.schedules import Extensions, Schedule
+from vit_jax.training.scalars import Scalars
+from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, fresh_average, variables_of
 from vit_jax.training.step import Monitor, fresh_monitor, with_sums
@@ -44,7 +45,8 @@ class Run:
     Args:
         start, last: it does the steps start + 1 ... last.
         state, monitor: on the mesh.
-        step: compiled (state, monitor, batch, static) -> (state, monitor); the state is donated.
+        step: compiled (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated.
+        put_scalars, scalars: what a step takes beside its batch, see `vit_jax.training.program.Program`.
         fresh_monitor: compiled; the monitor for the next line of the log.
         frozen: mask over the parameters.
         product: which tree evaluation uses.
@@ -62,7 +64,8 @@ class Run:
     monitor: Monitor
     step: Callable[..., tuple[State, Monitor]]
     fresh_monitor: Callable[[Monitor], Monitor]
-    schedule: Schedule
+    put_scalars: Callable[[int], UInt32[Array, " n"]]
+    scalars: Callable[[int], Scalars]
     frozen: PyTree
     product: str
     evaluation: Evaluation
@@ -148,7 +151,8 @@ def prepare(
             monitor=monitor,
             step=program.step,
             fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
-            schedule=program.schedule,
+            put_scalars=program.put_scalars,
+            scalars=program.scalars,
             frozen=program.frozen,
             product=product,
             evaluation=evaluation,

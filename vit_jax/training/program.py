@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.attention import computing_on
@@ -14,7 +14,8 @@ from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
-from vit_jax.training.schedules import Extensions, Schedule
+from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
+from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
 from vit_jax.training.state import PREPARE, State, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
@@ -27,19 +28,20 @@ class Program:
     Args:
         params: shapes of the parameters.
         frozen: mask over the parameters.
-        schedule: the learning rate by step.
+        scalars: what the update after `step` of them takes beside its batch, on the host; see `scalars_at`.
         state: shapes of the state, with `shardings` beside it.
         batch: shapes of a batch as the host sends it.
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
         monitor: shapes of the monitor.
         fresh_monitor: a monitor with sums of zero, on the mesh.
-        step: jitted (state, monitor, batch, static) -> (state, monitor); the state is donated.
+        step: jitted (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated, the scalars are
+            those of `put_scalars`.
         mesh: where it runs.
     """
 
     params: PyTree
     frozen: PyTree
-    schedule: Schedule
+    scalars: Callable[[int], Scalars]
     state: PyTree
     shardings: PyTree
     batch: Mapping[str, jax.ShapeDtypeStruct]
@@ -55,7 +57,12 @@ class Program:
         state = jax.tree.map(_placed, self.state, self.shardings)
         monitor = jax.tree.map(lambda leaf: _placed(leaf, everywhere), self.monitor)
         batch = {name: _placed(leaf, rows) for name, leaf in self.batch.items()}
-        return self.step.lower(state, monitor, batch, static)
+        scalars = jax.ShapeDtypeStruct((len(jax.tree.leaves(self.scalars(0))),), jnp.uint32, sharding=everywhere)
+        return self.step.lower(state, monitor, batch, scalars, static)
+
+    def put_scalars(self, step: int) -> UInt32[Array, " n"]:
+        """The scalars of the update after `step` of them, on the mesh."""
+        return put_scalars(self.scalars(step), self.mesh)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -78,34 +85,41 @@ def build_program(
         params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
-    tx, schedule = optim.build(section, config.steps, split(params, frozen)[0], extensions)
+    tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions)
     ema_decay = None
     if config.ema_decay is not None:
         ema_decay = schedules.ema_decay(config.ema_decay, config.steps, extensions)
 
-    def initialise() -> State:
+    def scalars(step: int) -> Scalars:
+        return scalars_at(step, config.seed, rates, ema_decay)
+
+    def initialise(seed: UInt32[Array, ""]) -> State:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
-        return init_state(task, tx, zeros, config.seed, frozen, ema_decay is not None)
+        return init_state(task, tx, zeros, seed, frozen, ema_decay is not None)
 
     platform = mesh.devices.flat[0].platform
-    state = jax.eval_shape(initialise)
+    state = jax.eval_shape(initialise, jax.ShapeDtypeStruct((), jnp.uint32))
     shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
     plain_step = make_step(
-        task, tx, prepare=prepare, frozen=frozen, seed=config.seed, microbatch=config.microbatch, ema_decay=ema_decay,
-        gradient_norms=config.gradient_norms,
-    )  # fmt: skip
+        task, tx, prepare=prepare, frozen=frozen, microbatch=config.microbatch, gradient_norms=config.gradient_norms
+    )
 
-    def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
+    names = scalars(0)
+
+    def step(
+        state: State, monitor: Monitor, batch: Batch, bits: UInt32[Array, " n"], static: Hashable
+    ) -> tuple[State, Monitor]:
         with computing_on(platform), batch_split_like(batch_sharding(mesh)):
-            return plain_step(state, monitor, batch, static)
+            return plain_step(state, monitor, batch, unpacked(bits, names), static)
 
     empty = {"first_bad": jnp.int32(-1), "sums": {}}
-    _, monitor = jax.eval_shape(lambda s, b: step(s, empty, b, static_argument(task, 0)), state, batch)
+    bits = jax.ShapeDtypeStruct((len(jax.tree.leaves(names)),), jnp.uint32)
+    _, monitor = jax.eval_shape(lambda s, b, x: step(s, empty, b, x, static_argument(task, 0)), state, batch, bits)
 
     def fresh_state() -> State:
         # The CPU's compiler takes four times as long to optimise this program as the program takes to run once.
         options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
-        return jax.jit(initialise, out_shardings=shardings, compiler_options=options)()
+        return jax.jit(initialise, out_shardings=shardings, compiler_options=options)(as_uint32(config.seed))
 
     def fresh_monitor() -> Monitor:
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), monitor["sums"])
@@ -114,13 +128,13 @@ def build_program(
     return Program(
         params=params,
         frozen=frozen,
-        schedule=schedule,
+        scalars=scalars,
         state=state,
         shardings=shardings,
         batch=batch,
         fresh_state=fresh_state,
         monitor=monitor,
         fresh_monitor=fresh_monitor,
-        step=jax.jit(step, donate_argnums=0, static_argnums=3, out_shardings=(shardings, everywhere)),
+        step=jax.jit(step, donate_argnums=0, static_argnums=4, out_shardings=(shardings, everywhere)),
         mesh=mesh,
     )

@@ -1,20 +1,20 @@
 """Learning rates over a run: a linear warmup from 0, a shape, and for open-ended shapes a linear cooldown to 0; and
 the decay of the moving average.
 
-A schedule is a function of the number of updates done so far, so the first update has the rate at 0.
+A schedule is a function of the number of updates done so far, so the first update has the rate at 0. It is computed on
+the host, in float64, and given to the step as an argument (see `vit_jax.training.scalars`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import jax.numpy as jnp
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.ranges import Natural, NonNegative, Positive, Share, check_value
 from vit_jax.spelling import nearest, unknown_key
 
-Schedule = Callable[[Any], Any]
+Schedule = Callable[[int], float]
 
 # How a run came to its length: ((at, before), ...), oldest first; at step `at` a run of `before` steps was made longer.
 Extensions = tuple[tuple[int, int], ...]
@@ -28,9 +28,9 @@ def constant(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, cooldo
 def cosine(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, end: NonNegative = 0.0) -> Schedule:
     """Half a cosine from `peak` at `warmup_steps` to `end` at `steps`."""
 
-    def shape(step: Any) -> Any:
+    def shape(step: float) -> float:
         progress = _progress(step, warmup_steps, steps)
-        return end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return _ramped(shape, steps, warmup_steps, 0)
 
@@ -55,8 +55,8 @@ def rsqrt(
     `timescale = warmup_steps`.
     """
 
-    def shape(step: Any) -> Any:
-        return peak / jnp.sqrt(1 + jnp.maximum(step - warmup_steps, 0) / timescale)
+    def shape(step: float) -> float:
+        return peak / math.sqrt(1 + max(step - warmup_steps, 0) / timescale)
 
     return _ramped(shape, steps, warmup_steps, cooldown_steps)
 
@@ -92,7 +92,7 @@ def build(
     return (lambda step: schedule(laid_out(step, length, extensions))) if extensions else schedule
 
 
-def laid_out(step: Any, steps: int, extensions: Extensions) -> Any:
+def laid_out(step: float, steps: int, extensions: Extensions) -> float:
     """Where in the first layout of a schedule a run of `steps` is after `step` of them.
 
     What was left of the schedule when the run was extended is stretched over what was left of the run then: nothing
@@ -100,7 +100,7 @@ def laid_out(step: Any, steps: int, extensions: Extensions) -> Any:
     """
     lengths = [before for _, before in extensions[1:]] + [steps]
     for (at, before), after in reversed(list(zip(extensions, lengths, strict=True))):
-        step = jnp.where(step > at, at + (step - at) * ((before - at) / (after - at)), step)
+        step = at + (step - at) * ((before - at) / (after - at)) if step > at else step
     return step
 
 
@@ -136,16 +136,16 @@ def ema_decay(value: float | Mapping[str, Any], steps: int, extensions: Extensio
 def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:
     """`shape` times a ramp up over `warmup` steps and a ramp down over the last `cooldown`."""
 
-    def schedule(step: Any) -> Any:
+    def schedule(step: float) -> float:
         rate = shape(step)
         if warmup:
-            rate = rate * jnp.minimum(1.0, step / warmup)
+            rate *= min(1.0, step / warmup)
         if cooldown:
-            rate = rate * jnp.clip((steps - step) / cooldown, 0.0, 1.0)
-        return jnp.asarray(rate)
+            rate *= min(max((steps - step) / cooldown, 0.0), 1.0)
+        return rate
 
     return schedule
 
 
-def _progress(step: Any, warmup: int, steps: int) -> Any:
-    return jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
+def _progress(step: float, warmup: int, steps: int) -> float:
+    return min(max((step - warmup) / (steps - warmup), 0.0), 1.0)

@@ -1,11 +1,12 @@
 """The training state: plain nested dicts, and every random key folded from (seed, step, purpose)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from vit_jax.data.batch import NotedBatch
 from vit_jax.tasks import Batch, Task, Variables
@@ -18,12 +19,17 @@ State = dict[str, Any]
 INIT, PREPARE, LOSS = range(3)
 
 
-def random_key(seed: int, step: int | Int[Array, ""], purpose: int) -> PRNGKeyArray:
+def random_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""], purpose: int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
 
 
 def init_state(
-    task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int, frozen: PyTree, ema: bool
+    task: Task,
+    tx: optax.GradientTransformation,
+    batch: Batch,
+    seed: int | UInt32[Array, ""],
+    frozen: PyTree,
+    ema: bool,
 ) -> State:
     """A fresh state; traceable, so that jit can place it on a mesh without ever holding it in one piece."""
     variables = task.init(random_key(seed, 0, INIT), NotedBatch(batch))
@@ -44,11 +50,17 @@ def fresh_average(state: State, frozen: PyTree) -> State:
     return average
 
 
-def averaged(average: PyTree, new: PyTree, decay: Float[Array, ""] | float) -> PyTree:
-    """The moving average after an update; what is not a float (a counter) is the new value itself."""
+def averaged(average: PyTree, new: PyTree, weights: Mapping[str, Float[Array, ""]]) -> PyTree:
+    """The moving average after an update; what is not a float (a counter) is the new value itself.
+
+    Args:
+        weights: of the "old" average and of the "new" value, which add up to 1.
+    """
 
     def update(old: Array, value: Array) -> Array:
-        return old * decay + value * (1 - decay) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return value
+        return (old * weights["old"] + value * weights["new"]).astype(value.dtype)
 
     return jax.tree.map(update, average, new)
 

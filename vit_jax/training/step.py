@@ -1,4 +1,4 @@
-"""The train step: one traced function from (state, monitor, batch) to the next state."""
+"""The train step: one traced function from (state, monitor, batch, scalars) to the next state."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from vit_jax.data.batch import NotedBatch
 from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.scalars import Scalars
 from vit_jax.training.sharding import place
 from vit_jax.training.state import LOSS, PREPARE, State, averaged, merge, random_key, split
 
@@ -27,28 +27,25 @@ Monitor = dict[str, Any]
 
 def make_step(
     task: Task,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     *,
     prepare: Prepare,
     frozen: PyTree,
-    seed: int,
     microbatch: int | None = None,
-    ema_decay: Schedule | None = None,
     gradient_norms: bool = False,
-) -> Callable[[State, Monitor, Batch, Hashable], tuple[State, Monitor]]:
-    """Builds the step; the fourth argument is the task's static one.
+) -> Callable[[State, Monitor, Batch, Scalars, Hashable], tuple[State, Monitor]]:
+    """Builds the step; the last argument is the task's static one.
 
     Args:
         frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
         microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
-        ema_decay: decay as a function of the 1-based step.
         gradient_norms: also log the norm of each layer's gradient.
     """
     if microbatch and task.whole_batch:
         raise UserError(f"This task cannot accumulate gradients: {task.whole_batch}", "Set config.microbatch=None")
 
-    def step(state: State, monitor: Monitor, batch: Batch, static: Hashable) -> tuple[State, Monitor]:
-        count = state["step"]
+    def step(state: State, monitor: Monitor, batch: Batch, scalars: Scalars, static: Hashable) -> tuple[State, Monitor]:
+        count, seed = state["step"], scalars["seed"]
         size = jax.tree.leaves(batch)[0].shape[0]
         # The share of examples that stand in for unreadable ones, and what fields left out of each, whatever the task.
         counts = {k: v for k, v in batch.items() if k == "corrupt" or k.endswith("_dropped")}
@@ -77,7 +74,7 @@ def make_step(
             gradient = optax.microbatch(gradient, 1, microbatch, ((mean, (total, mean)), mean))
         (value, (metrics, model_state)), gradients = gradient(trained, (batch, keys))
 
-        updates, opt_state = tx.update(gradients, state["opt_state"], trained)
+        updates, opt_state = tx.update(gradients, state["opt_state"], trained, rates=scalars["rates"])
         trained = optax.apply_updates(trained, updates)
         new_state = {
             "step": count + 1,
@@ -86,10 +83,9 @@ def make_step(
             "opt_state": opt_state,
         }
         if "ema" in state:
-            decay = ema_decay(count + 1)
-            new_state["ema"] = averaged(state["ema"], trained, decay)
+            new_state["ema"] = averaged(state["ema"], trained, scalars["ema"])
             if "ema_model_state" in state:
-                new_state["ema_model_state"] = averaged(state["ema_model_state"], model_state, decay)
+                new_state["ema_model_state"] = averaged(state["ema_model_state"], model_state, scalars["ema"])
 
         gradient_norm = optax.tree.norm(gradients)
         metrics = {**metrics, **counted, "gradient_norm": (gradient_norm, jnp.float32(1))}
