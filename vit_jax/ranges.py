@@ -1,8 +1,8 @@
 """What a value may be, said in the annotation of the argument that it goes to, and checked where a config is read.
 
 A signature says `label_smoothing: Share = 0.0`, and `check_arguments` refuses a 2 with the key's name. Types are
-checked likewise: numbers are finite, booleans are no numbers, `Literal`s name the nearest. Annotations that a config
-cannot fill (arrays, functions, modules) are passed over.
+checked in the same way: numbers are finite, booleans are not numbers, `Literal`s name the nearest. Annotations that a
+config cannot fill (arrays, functions, modules) are passed over.
 """
 
 import collections.abc

@@ -214,5 +214,5 @@ def test_sizes_are_compared_before_anything_is_read(small, tmp_path, monkeypatch
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
-    refused(tmp_path, "is no regular file")
-    refused(tmp_path / "model.safetensors", "is no regular file")
+    refused(tmp_path, "is not a regular file")
+    refused(tmp_path / "model.safetensors", "is not a regular file")

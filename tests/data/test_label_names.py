@@ -48,7 +48,7 @@ def test_the_order_is_that_of_tensorflow_datasets():
 
 
 def test_an_unknown_label_space():
-    with pytest.raises(UserError, match="There are no label names 'imagenet1'. Did you mean 'imagenet1k'?"):
+    with pytest.raises(UserError, match="Unknown label names 'imagenet1'. Did you mean 'imagenet1k'?"):
         label_names("imagenet1")
     assert label_names_for(10) == ()
 

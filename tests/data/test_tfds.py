@@ -226,7 +226,7 @@ def test_a_class_that_features_json_names_is_not_imported(stranger, tmp_path, mo
         ("dataset_info.json", '"50"', '"4611686018427387904"', "has the length of a shard '4611686018427387904'"),
         ("dataset_info.json", '"50"', '"9999999"', "array_record-00000-of-00001 cannot hold 9999999 records"),
         ("dataset_info.json", "{DATASET}-", "../../../x-", r"has the file name '\.\./"),
-        ("dataset_info.json", '"splits": [', '"splits": [null, ', "has a split that is no object"),
+        ("dataset_info.json", '"splits": [', '"splits": [null, ', "has a split that is not an object"),
         ("dataset_info.json", '"array_record"', '"x\x1b"', "is not JSON"),
         ("dataset_info.json", '"fileFormat"', '"format"', "has no 'fileFormat'"),
     ],

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other mistake is said, with the nearest right name."""
 
-    before_command = False  # whether the first argument that is no flag is the command, with flags of its own
+    before_command = False  # whether the first argument that is not a flag is the command, with flags of its own
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         self.subcommands, self.before_command = super().add_subparsers(**kwargs), kwargs.get("required", False)

@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        UnreadableImage: when it cannot be read, is no file but a pipe or device, or is larger than any image that
+        UnreadableImage: when it cannot be read, is a pipe or device instead of a file, or is larger than any image that
             `decode` would take.
     """
     try:

@@ -29,7 +29,8 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
         most: bytes that it may have; any number by default.
 
     Raises:
-        OSError: when it cannot be read, is no regular file, or has more than `most` bytes; its `strerror` says which.
+        OSError: when it cannot be read, is not a regular file, or has more than `most` bytes; its `strerror` says
+            which.
     """
     if is_remote(path):
         return _bounded(epath.Path(path).read_bytes(), most, path)

@@ -122,12 +122,12 @@ def inception_crop_box(
     smallest, largest = area[0] * height * width, area[1] * height * width
     for _ in range(attempts):
         # Four draws per attempt whether used or not, so that what follows depends only on the number of attempts.
-        of_aspect, of_height, of_top, of_left = rng.random(4).tolist()
-        ratio = aspect[0] + of_aspect * (aspect[1] - aspect[0])
+        u_aspect, u_height, u_top, u_left = rng.random(4).tolist()
+        ratio = aspect[0] + u_aspect * (aspect[1] - aspect[0])
         low = round(math.sqrt(smallest / ratio))
         high = min(round(math.sqrt(largest / ratio)), height, math.floor((width + 0.5) / ratio))
         low = min(low, high)
-        h = low + int(of_height * (high - low + 1))
+        h = low + int(u_height * (high - low + 1))
         w = round(h * ratio)
         # Rounding may step over either bound by one row.
         if w * h < smallest:
@@ -138,7 +138,7 @@ def inception_crop_box(
             w = round(h * ratio)
         if smallest <= w * h <= largest and 0 < w <= width and 0 < h <= height:
             # Like TensorFlow, a crop never touches the last row or column unless it spans them all.
-            return int(of_top * (height - h)), int(of_left * (width - w)), h, w
+            return int(u_top * (height - h)), int(u_left * (width - w)), h, w
     return 0, 0, height, width
 
 
@@ -160,12 +160,12 @@ def torchvision_crop_box(
     """
     low, high = math.log(aspect[0]), math.log(aspect[1])
     for _ in range(attempts):
-        of_area, of_aspect, of_top, of_left = rng.random(4).tolist()
-        pixels = height * width * (area[0] + of_area * (area[1] - area[0]))
-        ratio = math.exp(low + of_aspect * (high - low))
+        u_area, u_aspect, u_top, u_left = rng.random(4).tolist()
+        pixels = height * width * (area[0] + u_area * (area[1] - area[0]))
+        ratio = math.exp(low + u_aspect * (high - low))
         h, w = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
         if 0 < h <= height and 0 < w <= width:
-            return int(of_top * (height - h + 1)), int(of_left * (width - w + 1)), h, w
+            return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
     ratio = min(max(width / height, aspect[0]), aspect[1])
     h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
     h, w = max(h, 1), max(w, 1)
@@ -186,11 +186,11 @@ def byol_crop_box(
         top, left, height, width in pixels.
     """
     low, high = math.log(aspect[0]), math.log(aspect[1])
-    of_area, of_aspect, of_top, of_left = rng.random(4).tolist()
-    pixels = height * width * (area[0] + of_area * (area[1] - area[0]))
-    ratio = math.exp(low + of_aspect * (high - low))
+    u_area, u_aspect, u_top, u_left = rng.random(4).tolist()
+    pixels = height * width * (area[0] + u_area * (area[1] - area[0]))
+    ratio = math.exp(low + u_aspect * (high - low))
     h, w = (min(max(round(math.sqrt(x)), 1), most) for x, most in ((pixels / ratio, height), (pixels * ratio, width)))
-    return int(of_top * (height - h + 1)), int(of_left * (width - w + 1)), h, w
+    return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
 
 
 # How the box of a random crop is drawn, by the name that a config gives.

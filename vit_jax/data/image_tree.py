@@ -33,7 +33,7 @@ class ImageTree:
         self._entered: dict[tuple[int, int], str] = {}
         self._other_images: collections.Counter[str] = collections.Counter()
         self._others = 0
-        # Files that links lead to, and where the links are; those that are no links are kept as numbers alone, because
+        # Files that links lead to, and where the links are; those that are not links are kept as numbers alone, because
         # there may be millions.
         self._linked: list[tuple[tuple[int, int], str]] = []
         self._plain: list[tuple[int, np.ndarray, list[str]]] = []
@@ -41,7 +41,7 @@ class ImageTree:
     def images(self, folder: str = "") -> list[str]:
         """Paths, relative to the root, of all images below one folder of it, in the order of their normalised names.
 
-        Hidden files and folders are passed over, and so is what is no regular file. A link that leads nowhere counts
+        Hidden files and folders are passed over, and so is what is not a regular file. A link that leads nowhere counts
         as an image, to be reported as unreadable rather than left out in silence.
 
         Raises:

@@ -32,7 +32,7 @@ class Mix:
         mixup: alpha of the Beta(alpha, alpha) that weights come from; 0 for none (Zhang et al., arXiv:1710.09412). As
             in big_vision the weight of the row itself is the larger one, max(a, 1 - a): since every row is mixed with
             its neighbour, the pairs are the same, but a row's own label stays its most likely one.
-        cutmix: likewise for boxes of area 1 - a (Yun et al., arXiv:1905.04899); the label's weight is that of the
+        cutmix: the same for boxes of area 1 - a (Yun et al., arXiv:1905.04899); the label's weight is that of the
             pixels that are left.
         per: one weight (and box) per "batch", as in big_vision, or per "example".
         erase: share of the images in which a rectangle is erased (Zhong et al., arXiv:1708.04896).
@@ -76,7 +76,7 @@ class Mix:
 
         Without mixup and cutmix labels are left as they are. Other fields always are.
         """
-        of_erasing, of_mixing = jax.random.split(rng)
+        erasing_key, mixing_key = jax.random.split(rng)
         if "image" not in batch:
             return dict(batch)
         images = batch["image"]
@@ -86,10 +86,10 @@ class Mix:
                 "Remove config.data.mix",
             )
         if self.erase:
-            images = self._erase(images, of_erasing)
+            images = self._erase(images, erasing_key)
         if not self.mixes_labels:
             return {**batch, "image": images}
-        weights = self._weights(images.shape, of_mixing)
+        weights = self._weights(images.shape, mixing_key)
         labels = batch["label"]
         labels = labels.astype(jnp.float32) if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
         share = weights.mean(axis=(1, 2, 3))[:, None]
@@ -97,37 +97,37 @@ class Mix:
 
     def _weights(self, shape: tuple[int, ...], rng: PRNGKeyArray) -> Float[Array, "n h w 1"]:
         """The row's own share in each pixel; n is 1 or B, and h = w = 1 where all pixels have the same."""
-        of_mixup, of_cutmix, of_box, of_choice = jax.random.split(rng, 4)
+        mixup_key, cutmix_key, box_key, choice_key = jax.random.split(rng, 4)
         n = 1 if self.per == "batch" else shape[0]
         if self.mixup:
-            a = jax.random.beta(of_mixup, self.mixup, self.mixup, (n,))
+            a = jax.random.beta(mixup_key, self.mixup, self.mixup, (n,))
             mixup = jnp.maximum(a, 1 - a)[:, None, None, None]
         if self.cutmix:
-            a = jax.random.beta(of_cutmix, self.cutmix, self.cutmix, (n,))
+            a = jax.random.beta(cutmix_key, self.cutmix, self.cutmix, (n,))
             sides = jnp.sqrt(1 - a)[:, None] * jnp.array(shape[1:3])
             # A box may reach over the edge; what it covers there is lost.
-            centre = jax.random.uniform(of_box, (n, 2)) * jnp.array(shape[1:3])
+            centre = jax.random.uniform(box_key, (n, 2)) * jnp.array(shape[1:3])
             low, high = jnp.round(centre - sides / 2), jnp.round(centre + sides / 2)
             cutmix = 1 - _rectangle(low.astype(int), high.astype(int), shape).astype(jnp.float32)[..., None]
         if self.mixup and self.cutmix:
-            return jnp.where(jax.random.bernoulli(of_choice, 0.5, (n, 1, 1, 1)), mixup, cutmix)
+            return jnp.where(jax.random.bernoulli(choice_key, 0.5, (n, 1, 1, 1)), mixup, cutmix)
         return mixup if self.mixup else cutmix
 
     def _erase(self, images: Float[Array, "b h w c"], rng: PRNGKeyArray) -> Float[Array, "b h w c"]:
-        of_choice, of_area, of_aspect, of_place, of_fill = jax.random.split(rng, 5)
+        choice_key, area_key, aspect_key, place_key, fill_key = jax.random.split(rng, 5)
         size, height, width = images.shape[:3]
-        area = jax.random.uniform(of_area, (size, _ATTEMPTS), minval=self.erase_area[0], maxval=self.erase_area[1])
+        area = jax.random.uniform(area_key, (size, _ATTEMPTS), minval=self.erase_area[0], maxval=self.erase_area[1])
         low, high = jnp.log(jnp.array(self.erase_aspect))
-        aspect = jnp.exp(jax.random.uniform(of_aspect, (size, _ATTEMPTS), minval=low, maxval=high))
+        aspect = jnp.exp(jax.random.uniform(aspect_key, (size, _ATTEMPTS), minval=low, maxval=high))
         sides = jnp.round(jnp.sqrt(area * height * width * jnp.stack([aspect, 1 / aspect])))
         fits = (sides[0] < height) & (sides[1] < width)
         # The first of ten rectangles that fits; none, and the image stays whole.
         sides = sides[:, jnp.arange(size), fits.argmax(axis=1)].T
         free = jnp.array([height, width]) - sides + 1
-        low = jnp.floor(jax.random.uniform(of_place, (size, 2)) * free).astype(int)
-        erased = jax.random.bernoulli(of_choice, self.erase, (size,)) & fits.any(axis=1)
+        low = jnp.floor(jax.random.uniform(place_key, (size, 2)) * free).astype(int)
+        erased = jax.random.bernoulli(choice_key, self.erase, (size,)) & fits.any(axis=1)
         mask = _rectangle(low, low + sides.astype(int), images.shape) & erased[:, None, None]
-        fill = jax.random.normal(of_fill, images.shape) if self.erase_fill == "noise" else 0.0
+        fill = jax.random.normal(fill_key, images.shape) if self.erase_fill == "noise" else 0.0
         return jnp.where(mask[..., None], fill, images)
 
 

@@ -28,9 +28,9 @@ def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
     """Those of the arrays `names` that a file holds; others are not unpacked.
 
     Raises:
-        UserError: when it cannot be read, is no such archive, is damaged, encrypted or packed in an unknown way, holds
-            one of them twice, or when one claims more bytes than the file can hold or is no plain array of numbers or
-            text.
+        UserError: when it cannot be read, is not such an archive, is damaged, encrypted or packed in an unknown way,
+            holds one of them twice, or when one claims more bytes than the file can hold or is not a plain array of
+            numbers or text.
     """
     try:
         data = read_bytes(path)

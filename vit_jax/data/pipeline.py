@@ -161,7 +161,7 @@ class EvalPipeline:
 
     Args:
         source: where examples come from.
-        prepare: the preprocessing, or for augmented evaluation a transform, whose generator depends only on the seed
+        transform: the preprocessing, or for augmented evaluation a transform, whose generator depends only on the seed
             and the example's index; None for what `fields` say.
         batch_size: of the global batch. The last one is filled up by starting over, with "valid" 0.
         seed: of the transform.
@@ -177,7 +177,7 @@ class EvalPipeline:
     def __init__(
         self,
         source: Source,
-        prepare: Preprocess | Transform | None,
+        transform: Preprocess | Transform | None,
         batch_size: int,
         seed: int = 0,
         num_threads: int = 1,
@@ -191,13 +191,13 @@ class EvalPipeline:
         self.batch_size = batch_size
         self._num_threads = num_threads
         self._rebuilt_with = functools.partial(
-            EvalPipeline, prepare=prepare, batch_size=batch_size, seed=seed, num_threads=num_threads, fields=fields
+            EvalPipeline, transform=transform, batch_size=batch_size, seed=seed, num_threads=num_threads, fields=fields
         )
-        transform = None if isinstance(prepare, Preprocess) else prepare
+        preprocess = transform if isinstance(transform, Preprocess) else None
         if fields is None:
-            fields = build_fields(None, Context(prepare if isinstance(prepare, Preprocess) else None))
+            fields = build_fields(None, Context(preprocess))
         examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size, fields))
-        self._examples = _prepared(examples, transform, fields, seed)
+        self._examples = _prepared(examples, None if preprocess else transform, fields, seed)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -257,7 +257,7 @@ class _TrainElements:
 
 class _SharedDraws:
     """Elements with random numbers in [0, 1) in the field "shared_draws", the same for all of a global batch: for a
-    transform that says how many it wants in an attribute of that name, and takes them out."""
+    transform that says how many it needs in an attribute of that name, and takes them out."""
 
     def __init__(self, elements: _TrainElements, count: int, batch_size: int, seed: int):
         self._elements = elements

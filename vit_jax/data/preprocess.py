@@ -37,7 +37,7 @@ class Preprocess:
         interpolation: "area" averages over areas when shrinking and is bilinear when enlarging. The others are
             Pillow's, with the sizes rounded as torchvision does: those of published weights.
         mean: per channel, in pixel values 0..255.
-        std: likewise. The defaults map 0..255 to -1..1.
+        std: the same for the standard deviation. The defaults map 0..255 to -1..1.
         crop: where an odd number of pixels is left over, the corner is rounded half to even, as torchvision and timm
             do, or down ("floor"), as transformers does, and "area" always.
         trim: rows below and columns at the right of `image_size` that are made and left out: where patches do not

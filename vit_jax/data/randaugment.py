@@ -84,9 +84,9 @@ class RandAugment:
         for key in ("translate", "cutout"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
-                raise UserError(f"{key}={value!r} of RandAugment is no distance", "Give pixels, or leave it out")
+                raise UserError(f"{key}={value!r} of RandAugment is not a distance", "Give pixels, or leave it out")
         if not isinstance(self.magnitude_std, (int, float)) or self.magnitude_std < 0:
-            raise UserError(f"magnitude_std={self.magnitude_std!r} of RandAugment is no spread", "Give 0 or more")
+            raise UserError(f"magnitude_std={self.magnitude_std!r} of RandAugment is not a spread", "Give 0 or more")
         if not isinstance(self.probability, (int, float)) or not 0 <= self.probability <= 1:
             raise UserError(
                 f"probability={self.probability!r} of RandAugment is out of range", "Give a number from 0 to 1"
@@ -99,15 +99,15 @@ class RandAugment:
         """One random augmentation of an image uint8 [H, W, 3]."""
         for _ in range(self.layers):
             # The same draws for every operation, so that a choice does not shift the draws after it.
-            of_operation, of_sign, down, right = rng.random(4).tolist()
-            name = self.operations[int(of_operation * len(self.operations))]
+            u_operation, u_sign, down, right = rng.random(4).tolist()
+            name = self.operations[int(u_operation * len(self.operations))]
             magnitude = self.magnitude
             # Drawn only where they are asked for: the other recipes' draws stay what they were.
             if self.magnitude_std:
                 drawn = rng.normal(magnitude, self.magnitude_std)
                 magnitude = min(max(drawn, 0.0), max(10.0, magnitude))
             if self.probability == 1 or rng.random() < self.probability:
-                sign = 1 if of_sign < 0.5 else -1
+                sign = 1 if u_sign < 0.5 else -1
                 image = self.apply(name, image, sign=sign, place=(down, right), magnitude=magnitude)
         return image
 

@@ -59,7 +59,7 @@ def _bound(text: str | None, default: int, size: int, word: str, of: str) -> int
     value = Fraction(found[2]) if found else Fraction(0)
     if found is None or (not found[3] and value.denominator > 1):
         raise UserError(
-            f"{shortened(text, 40)!r} in the split {shortened(word, 100)!r} is no bound", "Write 100, 10% or -10%"
+            f"{shortened(text, 40)!r} in the split {shortened(word, 100)!r} is not a bound", "Write 100, 10% or -10%"
         )
     whole = Fraction(100) if found[3] else Fraction(size)
     value = whole - value if found[1] else value

@@ -36,7 +36,7 @@ class Source(Protocol):
     """
 
     label_names: tuple[str, ...]
-    # Optional: `field_names`, a frozenset of the keys of its examples but for "path", so that a mixture can compare
+    # Optional: `field_names`, a frozenset of the keys of its examples except for "path", so that a mixture can compare
     # its parts.
     # Optional, for sources that know it without reading examples: `labels`, the class index of each, an array [N], or
     # a sequence with any number of them for each. Balanced training asks for it.

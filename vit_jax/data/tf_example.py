@@ -32,7 +32,7 @@ def read_example(record: bytes) -> dict[str, list[bytes] | list[int]]:
 def _feature(message: memoryview) -> list[bytes] | list[int] | None:
     for kind, content in _fields(message):
         if isinstance(content, int):
-            raise ValueError("is damaged: a feature is no list")
+            raise ValueError("is damaged: a feature is not a list")
         if kind == 1:
             return [bytes(value) for value in _messages(content, 1)]
         if kind == 3:
@@ -69,7 +69,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         elif kind in (_FIXED64, _FIXED32):
             length = 8 if kind == _FIXED64 else 4
         else:
-            raise ValueError(f"is damaged: there is no wire type {kind}")
+            raise ValueError(f"is damaged: unknown wire type {kind}")
         if length > len(message) - at:
             raise ValueError("is cut short")
         yield number, message[at : at + length]

@@ -161,7 +161,7 @@ def _class_names_in(values: Any) -> Iterator[Any]:
 def _split(folder: epath.Path, dataset: str, file_format: str, entry: Any) -> tuple[str, Split]:
     path = folder / "dataset_info.json"
     if not isinstance(entry, dict):
-        raise _wrong(path, "a split that is no object")
+        raise _wrong(path, "a split that is not an object")
     name, lengths = _get(entry, "name", str, path), _get(entry, "shardLengths", list, path, [])
     lengths = [_number(n, path, "length of a shard") for n in lengths]
     if sum(lengths) > _MOST_EXAMPLES:

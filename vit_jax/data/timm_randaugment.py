@@ -62,18 +62,18 @@ class TimmRandAugment:
                 raise UserError(f"{name}={value!r} of RandAugment is out of range", what_to_do)
         fill = tuple(self.fill) if isinstance(self.fill, Sequence) else ()
         if len(fill) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in fill):
-            raise UserError(f"fill={self.fill!r} of RandAugment is no colour", "Give three levels from 0 to 255")
+            raise UserError(f"fill={self.fill!r} of RandAugment is not a colour", "Give three levels from 0 to 255")
         object.__setattr__(self, "fill", fill)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         """One random augmentation of an image uint8 [H, W, 3]."""
         for _ in range(self.layers):
             # The same draws for every operation, so that a choice does not shift the draws after it.
-            of_operation, of_sign, of_use = rng.random(3).tolist()
+            u_operation, u_sign, u_use = rng.random(3).tolist()
             magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), 10.0)
-            if of_use < self.probability:
-                name = OPERATIONS[int(of_operation * len(OPERATIONS))]
-                image = self.apply(name, image, magnitude, 1 if of_sign < 0.5 else -1)
+            if u_use < self.probability:
+                name = OPERATIONS[int(u_operation * len(OPERATIONS))]
+                image = self.apply(name, image, magnitude, 1 if u_sign < 0.5 else -1)
         return image
 
     def apply(self, name: str, image: Image, magnitude: float, sign: int = 1) -> Image:

@@ -45,7 +45,7 @@ def reconstruct(loaded: Loaded, images: UInt8[np.ndarray, "B H W 3"], seed: int 
         seed: of the masks.
 
     Raises:
-        UserError: for a model that is no masked autoencoder.
+        UserError: for a model that is not a masked autoencoder.
     """
     if not can_reconstruct(loaded):
         raise UserError("This model has no decoder to reconstruct images with", "Use the checkpoint of an MAE")

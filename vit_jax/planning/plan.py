@@ -41,10 +41,10 @@ def plan(values: Mapping[str, Any], classes: int, target: Topology, cache: Path 
         values: a plain config.
         classes: outputs of the head.
         target: the devices.
-        cache: where results are kept by program, topology and versions; None to compile in any case.
+        cache: where results are kept by program, topology and versions; None to always compile.
 
     Returns:
-        `KEYS`, per chip but for `images_per_second`; what cannot be known is None. And "resources", the seconds that
+        `KEYS`, per chip except for `images_per_second`; what cannot be known is None. And "resources", the seconds that
         each resource alone would need.
     """
     rehearsal = rehearse(values, classes, target.devices)
@@ -106,7 +106,7 @@ def _extended(
 
 
 def _compile(rehearsal: Rehearsal, target: Topology, cache: Path | None) -> dict[str, Any]:
-    """Compiles the step, or reads what came of it before."""
+    """Compiles the step, or reads the result of an earlier compilation."""
     lowered = rehearsal.program.lower(static_argument(rehearsal.task, 0))
     versions = f"{target.name} {target.compiler} jax {jax.__version__} {dict(rehearsal.mesh.shape)}"
     key = hashlib.sha256(f"{versions}\n{lowered.as_text()}".encode()).hexdigest()[:32]

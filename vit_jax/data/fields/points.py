@@ -73,7 +73,7 @@ def rows_of(raw: Any, columns: int, where: str) -> Float[np.ndarray, "n c"]:
     try:
         rows = np.asarray(raw, np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where} is no table of numbers", f"Give [n, {columns}]") from error
+        raise UserError(f"{where} is not a table of numbers", f"Give [n, {columns}]") from error
     rows = rows.reshape(0, columns) if rows.size == 0 else rows
     if rows.ndim != 2 or rows.shape[1] != columns:
         raise UserError(f"{where} is {list(rows.shape)}", f"Give [n, {columns}]")

@@ -39,7 +39,7 @@ def label_names_for(num_classes: int) -> tuple[str, ...]:
 @functools.cache
 def _classes(name: str) -> tuple[tuple[str, str], ...]:
     if name not in LABEL_SPACES:
-        raise UserError(f"There are no label names '{name}'", nearest(name, LABEL_SPACES))
+        raise UserError(f"Unknown label names '{name}'", nearest(name, LABEL_SPACES))
     text = resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return tuple((synset, words) for synset, _, words in (line.partition(" ") for line in lines))

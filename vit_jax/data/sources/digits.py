@@ -22,7 +22,7 @@ def build(split: str, classes: Sequence[int] | None = None, per_class: Count | N
         per_class: keep only the first so many images of each class.
 
     Raises:
-        UserError: for another split, a class that is no digit or given twice, or `per_class` below 1.
+        UserError: for another split, a class that is not a digit or given twice, or `per_class` below 1.
     """
     if split not in ("train", "test"):
         raise UserError(f"The digits have no split {split!r}", "Use 'train' or 'test'")

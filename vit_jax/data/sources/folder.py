@@ -63,15 +63,15 @@ def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> Fol
     split may have another usual name ("validation" for "val"), and "val" serves as "test" where there is none. If the
     class folders are directly under the root, "test" is a part held out by a hash of each path and the seed:
     the same on every machine, unmoved by files that are added later, at least one image of every class that has two or
-    more, and never all of them. Files that are hidden or have another suffix than jpg, jpeg, png or webp (in any case)
-    are passed over and counted in the source's `remarks`. Symbolic links are followed, but not to what is below the
-    root as well, nor to a folder above it.
+    more, and never all of them. Files that are hidden or have another suffix than jpg, jpeg, png or webp (upper or
+    lower case) are passed over and counted in the source's `remarks`. Symbolic links are followed, but not to what is
+    below the root as well, nor to a folder above it.
 
     Args:
         root: the folder; a relative path starts where the command was started.
         split: a folder name such as "train" or "val"; "train" or "test" where the split is made here.
         holdout: the share that is held out, where the split is made here.
-        seed: varies which images are held out, likewise.
+        seed: varies which images are held out.
 
     Raises:
         UserError: when the root, the split, the classes or the images of a class are missing or cannot be listed, when

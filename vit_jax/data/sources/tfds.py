@@ -92,8 +92,8 @@ def build(
     Raises:
         UserError: for a data set that TFDS does not know, one that is not prepared (with the command that prepares
             it) or not as ArrayRecord, damaged metadata, a class in it that is not TFDS's own, an unknown or empty
-            split, or features that are no image and no class label. While reading: `UnreadableImage` for a damaged
-            record.
+            split, or features that are neither an image nor a class label. While reading: `UnreadableImage` for a
+            damaged record.
     """
     return TfdsSource(dataset, split, os.path.expanduser(data_dir) if data_dir else None, image_key, label_key)
 

@@ -56,13 +56,13 @@ class Supervised:
         if self.sampling is not None:
             box = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that switching rotation on leaves the flips as they were.
-        of_flip, of_angle, of_down, of_right = rng.random(4).tolist()
+        u_flip, u_angle, u_down, u_right = rng.random(4).tolist()
         return Placement(
             box=box,
             size=self.image_size,
-            flip=self.flip and of_flip < 0.5,
-            degrees=self.rotate * (2 * of_angle - 1),
-            shift=(self.shift * (2 * of_down - 1), self.shift * (2 * of_right - 1)),
+            flip=self.flip and u_flip < 0.5,
+            degrees=self.rotate * (2 * u_angle - 1),
+            shift=(self.shift * (2 * u_down - 1), self.shift * (2 * u_right - 1)),
             interpolation=self.interpolation,
             antialias=self.antialias,
             border=self.border,

@@ -45,8 +45,8 @@ def build(
     Args:
         image_size: (height, width) of the views, or one number for a square.
         first: arguments of `vit_jax.data.transforms.view.build` for the first view only.
-        second: likewise for the second.
-        both: likewise for both; what one view's own arguments say goes before.
+        second: those of the second view alone.
+        both: those of both views; a view's own arguments take precedence.
 
     Raises:
         UserError: for unknown arguments and values out of their range.

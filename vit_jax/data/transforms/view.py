@@ -65,12 +65,12 @@ class View:
         return {**example, "image": color(example["image"])}
 
     def draw(
-        self, height: int, width: int, rng: np.random.Generator, of_sigma: float | None = None
+        self, height: int, width: int, rng: np.random.Generator, u_sigma: float | None = None
     ) -> tuple[Placement, Callable[[geometry.Image], geometry.Image]]:
         """Where a view of an image of some size comes from, and what then happens to its colours.
 
         Args:
-            of_sigma: from 0 to 1, where in its range the blur's standard deviation is; None draws it.
+            u_sigma: from 0 to 1, where in its range the blur's standard deviation is; None draws it.
 
         Raises:
             UserError: when the smallest crop would not hold a pixel.
@@ -82,26 +82,26 @@ class View:
             )
         box = geometry.CROP_BOXES[self.sampling](height, width, rng, self.area, self.aspect)
         # The same draws whatever is switched on, so that one option does not change what the others draw.
-        of_flip, of_jitter, of_gray, of_blur, own_sigma, of_solarize = rng.random(6).tolist()
+        u_flip, u_jitter, u_gray, u_blur, u_own_sigma, u_solarize = rng.random(6).tolist()
         factors, order = rng.uniform(-1, 1, 4).tolist(), rng.permutation(4).tolist()
-        place = own_sigma if of_sigma is None else of_sigma
+        place = u_own_sigma if u_sigma is None else u_sigma
 
         def color(image: geometry.Image) -> geometry.Image:
-            if of_jitter < self.jitter:
+            if u_jitter < self.jitter:
                 image = self._distort(image, factors, order)
-            if of_gray < self.gray:
+            if u_gray < self.gray:
                 image = colors.grayscale(image)
-            if of_blur < self.blur:
+            if u_blur < self.blur:
                 low, high = self.blur_sigma
                 # SimCLR's kernel: a tenth of the image's height, which at 224 cuts nothing visible off.
                 taps = 2 * max(1, self.image_size[0] // 10 // 2) + 1
                 image = colors.gaussian_blur(image, low + (high - low) * place, taps)
-            return colors.solarize(image) if of_solarize < self.solarize else image
+            return colors.solarize(image) if u_solarize < self.solarize else image
 
         placement = Placement(
             box=box,
             size=self.image_size,
-            flip=of_flip < self.flip,
+            flip=u_flip < self.flip,
             interpolation=self.interpolation,
             antialias=self.antialias,
         )
