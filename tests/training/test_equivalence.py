@@ -42,11 +42,15 @@ def reference(tmp_path_factory):
     ],
     ids=["8x1x1", "2x4x1", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
 )
-def test_the_same_parameters(reference, tmp_path, monkeypatch, devices, changes):
+def test_the_same_parameters(reference, tmp_path, monkeypatch, request, devices, changes):
     # So small that this model's parameters are split over fsdp at all.
     monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 64)
     workdir, expected = reference
+    costs = request.config.pluginmanager.get_plugin("costs")
+    before = costs.programs
     tiny_run(tmp_path, devices, **SGD, **changes)
+    # Orbax would cut every leaf into a slice for each of its copies, by a program of each shape.
+    assert costs.programs - before < 12
     got = _params(tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), got, expected)
     losses = [[row["train/loss"] for row in _rows(w) if "train/loss" in row] for w in (tmp_path, workdir)]

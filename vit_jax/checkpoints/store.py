@@ -34,6 +34,7 @@ FORMAT = 1
 _STATE = "state"
 _MEASURED = "measured.json"  # in a step's directory: the metric that `Policy.best` names, once it is known
 _DAMAGED = ".damaged"
+_MIN_SLICE_BYTES = 2**20
 
 
 class DamagedCheckpoint(UserError):
@@ -90,6 +91,8 @@ class Store:
         context = ocp.Context()
         # A directory that cannot be made is an error at once; in the background all that wait for it wait for minutes.
         context.async_options.create_directories_asynchronously = False
+        # Copies of an array share its writing by slices, each of which is a program to compile: not worth it when small.
+        context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
         self._checkpointer = ocp.training.Checkpointer(
             self.directory, context=context, preservation_policy=_Kept(policy, self._measured),
             cleanup_tmp_directories=True,
