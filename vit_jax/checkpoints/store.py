@@ -91,7 +91,7 @@ class Store:
         context = ocp.Context()
         # A directory that cannot be made is an error at once; in the background all that wait for it wait for minutes.
         context.async_options.create_directories_asynchronously = False
-        # Copies of an array share its writing by slices, each of which is a program to compile: not worth it when small.
+        # Devices with the same array share its writing by slices, each of which is a program to compile.
         context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
         self._checkpointer = ocp.training.Checkpointer(
             self.directory, context=context, preservation_policy=_Kept(policy, self._measured),
