@@ -23,11 +23,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     else:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path.home() / ".cache/vit_jax/tests" / jax.__version__)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_addoption(parser):
     parser.addoption("--costs", type=Path, help="append what each test cost to this file, a line of JSON a test")
+    parser.addoption("--update-goldens", action="store_true", help="write tests/golden anew instead of comparing")
 
 
 def pytest_configure(config):

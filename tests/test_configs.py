@@ -1,5 +1,7 @@
-"""Every shipped config is built, shape-checked and lowered for one step, with data sets that only have a length."""
+"""Every shipped config is compared with its golden, and one of each kind lowered, with data sets that only have a length."""
 
+import json
+import re
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
+from tests import goldens
 from tests.tiny import tiny_run
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
@@ -19,8 +22,9 @@ from vit_jax.training import inputs
 from vit_jax.training.config import load_config, override, run_config, shipped_configs
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.optim import frozen_mask
+from vit_jax.training.parameters import path_name
 from vit_jax.training.program import build_program
-from vit_jax.training.sharding import make_mesh
+from vit_jax.training.sharding import make_mesh, state_sharding
 
 # Classes, and images of the split that training takes its images from.
 SCHEMAS = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122), "cifar10": (10, 50_000),
@@ -80,19 +84,19 @@ ARGUMENTS = {
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
 }
-# Beside another argument of the same config these say little that is new.
-SLOW = {
-    ("mae_i1k", "variant=L/16,epochs=1600"),
-    ("mae_i1k", "variant=H/14"),
-    ("mae_finetune", "variant=H/14,data=photos"),
-    ("linear_probe", "method=moco_v3,pooling=mean"),
-    ("moco_v3_i1k", "variant=B/16,gradients,learn_patches"),
+CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
+# One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
+# goldens hold.
+PROGRAMS = [
+    ("digits", ""),
+    ("finetune", "data=photos,res=16,microbatch=64"),
+    ("linear_probe", ""),
+    ("linear_probe", "method=simclr,data=photos"),
+    ("mae_finetune", ""),
+    ("shifted_fashion", "method=mae"),
+    ("shifted_fashion", "method=moco_v3"),
+    ("shifted_fashion", "method=simclr"),
     ("simclr_i1k", "model=18,version=2"),
-}
-CASES = [
-    pytest.param(name, argument, marks=pytest.mark.slow if (name, argument) in SLOW else ())
-    for name in sorted(shipped_configs())
-    for argument in ARGUMENTS.get(name, [""])
 ]
 
 
@@ -102,26 +106,60 @@ def load(name, argument, checkpoint):
     return load_config(f"{name}:{argument}")
 
 
-def lowered(values, batch_size=8):
-    """One lowered step at a small batch, and the shapes of the parameters."""
-    experiment = build_experiment(values)
-    config, task = experiment.config, experiment.task
-    # A whole batch at its real size would take longer to make than all the rest.
+def few_blocks(values):
+    """The values with two blocks: blocks are alike, so two of them say as much as all."""
+    return override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {})
+
+
+def raw_batch(experiment, batch_size=8):
+    """The shapes of a small batch. A whole one at its real size would take longer to make than all the rest."""
     few = experiment.pipeline.batch(0, slices=experiment.pipeline.batch_size // 2)
-    raw = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
-    program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
-    program.lower(static_argument(task, 0))
-    return program.params
+    return {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in few.items()}
+
+
+def parameters(experiment):
+    """Each parameter's shape and, on a mesh of four by two, how it is split; blocks that agree stand there once."""
+    batch = jax.eval_shape(experiment.prepare, raw_batch(experiment), jax.random.key(0))
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)["params"]
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+    shardings = jax.tree.leaves(state_sharding({"params": params}, make_mesh({"data": 2, "fsdp": 4})))
+    found = {}
+    for (path, leaf), sharding in zip(jax.tree.leaves_with_path(params), shardings, strict=True):
+        name = re.sub(r"block_\d+", "block_*", path_name(path))
+        found.setdefault(name, []).append(
+            f"{list(leaf.shape)} {[axis or '-' for axis in sharding.spec]}".replace("'", "")
+        )
+    return {name: "; ".join(sorted(set(said))) for name, said in found.items()}
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)
-def test_every_config_is_built_and_lowered(name, argument, checkpoint):
-    """At its own width; blocks are alike, so two of them say as much as all."""
+def test_every_config_is_what_it_was(name, argument, checkpoint, request):
+    """Every value of it, and every parameter that it makes."""
     values = load(name, argument, checkpoint)
-    params = lowered(override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {}))
+    said = json.loads(json.dumps(values).replace(str(checkpoint), "CHECKPOINT"))
+    found = parameters(build_experiment(few_blocks(values)))
+    goldens.check(name, argument, {"config": said, "parameters": found}, request.config.getoption("--update-goldens"))
+
+
+@pytest.mark.parametrize(("name", "argument"), PROGRAMS)
+def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
+    values = few_blocks(load(name, argument, checkpoint))
+    experiment = build_experiment(values)
+    config, task, raw = experiment.config, experiment.task, raw_batch(experiment)
+    program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
+    program.lower(static_argument(task, 0))
     beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
-    assert set(params) >= {"encoder", beside}
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+    assert set(program.params) >= {"encoder", beside}
+
+
+def test_every_kind_of_program_is_among_those_lowered(checkpoint):
+    """A new config needs no line in `PROGRAMS` unless it brings a new kind."""
+
+    def kind(name, argument):
+        values = load(name, argument, checkpoint)
+        return values["task"]["name"], values["model"]["name"], values["optim"]["name"]
+
+    assert {kind(*case) for case in CASES} == {kind(*case) for case in PROGRAMS}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
