@@ -10,7 +10,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 from tests import goldens
-from tests.tiny import tiny_run
+from tests.tiny import tiny_config, untrained
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
@@ -60,8 +60,7 @@ def schemas(monkeypatch):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pretrained")
-    tiny_run(workdir, steps=3, model__representation_size=16, model__dropout_rate=0.1)
-    return workdir
+    return untrained(workdir, tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
 FROM_CHECKPOINT = ("finetune", "linear_probe", "mae_finetune", "vit_paper_finetune")

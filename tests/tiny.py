@@ -1,13 +1,25 @@
-"""The smallest run that has every part: what tests of training, checkpoints and commands start from."""
+"""The smallest run that has every part: what tests of training, checkpoints and commands start from.
 
+Compiling is most of what a run costs. A test whose subject is not training takes a run that was made before
+(`trained`), or a checkpoint that no run made (`untrained`).
+"""
+
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
 
+from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.training import prepare
 from vit_jax.training.config import override
 from vit_jax.training.experiment import Experiment, build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.workdir import write_config
 
 
 def tiny_config(**overrides: Any) -> dict[str, Any]:
@@ -39,3 +51,33 @@ def tiny_run(workdir: Path, devices: int = 1, **overrides: Any) -> dict[str, Any
 
 def tiny_experiment(**overrides: Any) -> Experiment:
     return build_experiment(tiny_config(**overrides))
+
+
+def trained(workdir: Path, **overrides: Any) -> Path:
+    """A workdir as `tiny_run` leaves it: a copy of one that was made for the first test of this process that asked."""
+    shutil.copytree(_run(tuple(overrides.items())), workdir, dirs_exist_ok=True)
+    return workdir
+
+
+@functools.cache
+def _run(overrides: tuple[tuple[str, Any], ...]) -> Path:
+    workdir = Path(tempfile.mkdtemp(prefix="vit_jax-tiny-")) / "run"
+    tiny_run(workdir, **dict(overrides))
+    return workdir
+
+
+def untrained(workdir: Path, config: dict[str, Any], step: int = 1) -> Path:
+    """A checkpoint of a config's model, whose parameters and statistics are random numbers, and of no optimizer."""
+    experiment = build_experiment(config)
+    rows = experiment.pipeline.batch(0, slices=1, index=0)
+    batch = jax.eval_shape(experiment.prepare, rows, jax.random.key(0))
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+    rng = np.random.default_rng(0)
+    # Positive, since some are variances; small, so that nothing saturates.
+    state = jax.tree.map(lambda x: jax.numpy.asarray(rng.uniform(0.05, 0.2, x.shape).astype(x.dtype)), shapes)
+    workdir.mkdir(parents=True, exist_ok=True)
+    store = Store(epath.Path(workdir), Policy())
+    store.save(step, state, {**prepare._metadata(experiment, "params", ()), "log": {}})
+    store.close()
+    write_config(epath.Path(workdir), experiment.values)
+    return workdir

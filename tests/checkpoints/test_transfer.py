@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from tests.tiny import tiny_config, tiny_run
-from tests.tiny_contrastive import RESNET, contrastive_run
+from tests.tiny import tiny_config, tiny_run, untrained
+from tests.tiny_contrastive import RESNET, contrastive_config
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from
@@ -19,7 +19,7 @@ from vit_jax.training.prepare import prepare
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
-    tiny_run(folder, model__representation_size=16)
+    untrained(folder, tiny_config(model__representation_size=16))
     params, _ = read_params(find(folder))
     return folder, jax.tree.map(np.asarray, params)
 
@@ -44,7 +44,7 @@ def test_bare_path_takes_all_but_the_head(pretrained):
 
 @pytest.mark.parametrize("sources", ["{}", {"encoder": "{}"}])
 def test_positions_are_resized_as_their_source_says(sources, tmp_path):
-    tiny_run(tmp_path, model__posemb_resize="bicubic_antialias")
+    untrained(tmp_path, tiny_config(model__posemb_resize="bicubic_antialias"))
     params, _ = read_params(find(tmp_path))
     sources = str(tmp_path) if isinstance(sources, str) else {"encoder": str(tmp_path)}
     found, _ = init_from({"params": shapes((16, 24))}, sources)
@@ -99,9 +99,9 @@ def test_resuming_wins_over_init_from(pretrained, tmp_path):
 
 @pytest.fixture(scope="module")
 def convolutional(tmp_path_factory):
-    """A ResNet with SimCLR, whose statistics have moved, and what it saved."""
+    """A ResNet with SimCLR, whose statistics are not the initial ones."""
     folder = tmp_path_factory.mktemp("convolutional")
-    contrastive_run(folder, "simclr", RESNET, steps=2, optim__schedule__warmup_steps=0)
+    untrained(folder, contrastive_config("simclr", RESNET))
     params, state = read_params(find(folder))
     assert np.abs(state["batch_stats"]["encoder"]["norm1"]["mean"]).max() > 0.01
     return folder, jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, state)

@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 
-from tests.tiny import tiny_run
+from tests.tiny import tiny_config, untrained
 from vit_jax import load
 from vit_jax.commands.main import main
 
@@ -18,7 +18,7 @@ def test_a_checkpoint_and_a_folder_are_enough(tmp_path):
             image = rng.integers(0, 80, (12, 16, 3), dtype=np.uint8)
             image[..., channel] += 150
             cv2.imwrite(str(tmp_path / "photos" / name / f"{i}.png"), image)
-    tiny_run(tmp_path / "pretrained", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "pretrained", tiny_config())
     spec = f"finetune:init={tmp_path}/pretrained,data={tmp_path}/photos"
     size = ["--config.steps", "8", "--config.batch_size=8", "--config.optim.schedule.warmup_steps=2"]
     assert main(["train", "--config", spec, "--workdir", str(tmp_path / "run"), *size]) == 0

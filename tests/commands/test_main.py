@@ -10,16 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_config, tiny_run
+from tests.tiny import tiny_config, trained
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    tiny_run(folder)
-    return folder
+    return trained(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_config, tiny_run
+from tests.tiny import tiny_config, trained
 from tests.tiny_contrastive import contrastive_run
 from vit_jax.commands import figures, report
 from vit_jax.commands.main import main
@@ -110,7 +110,7 @@ def test_more_runs_than_colours_stay_apart():
 
 
 def test_a_run_as_training_leaves_it(tmp_path, capsys):
-    tiny_run(tmp_path / "run", steps=2, optim__schedule__warmup_steps=1)
+    trained(tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), "--images", "--output", str(tmp_path / "out.html")]) == 0
     assert "val/accuracy" in capsys.readouterr().out
     text = (tmp_path / "out.html").read_text()

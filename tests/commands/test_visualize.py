@@ -4,11 +4,12 @@ import re
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tasks.test_mae import mae_run
-from tests.tiny import tiny_run
+from tests.tasks.test_mae import mae_config
+from tests.tiny import tiny_config, untrained
 from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
@@ -34,7 +35,7 @@ WEIGHTS = ["attention_distance.png", "patch_filters.png", "position_similarity.p
 
 
 def test_report_and_pictures(tmp_path, capsys):
-    tiny_run(tmp_path / "run", model__pooling="token", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "run", tiny_config(model__pooling="token"))
     names = ["a <b> ü.png", "grey.jpg", "alpha.png", "dot.png", "wide.jpg"]
     shapes = [(30, 40, 3), (9, 9, 1), (8, 8, 4), (1, 1, 3), (3, 600, 3)]
     paths = [str(photo(tmp_path / name, shape)) for name, shape in zip(names, shapes, strict=True)]
@@ -52,7 +53,7 @@ def test_report_and_pictures(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
-    tiny_run(tmp_path / "run", model__pooling="map", model__scan="True", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "run", tiny_config(model__pooling="map", model__scan="True"))
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
     assert main([*command, "--output", str(tmp_path / "inside")]) == 0
     _, text = images_in(tmp_path / "inside")
@@ -60,7 +61,7 @@ def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
 
 
 def test_registers_are_no_class_token(tmp_path):
-    write_checkpoint(tmp_path / "run", "vit", variant="mu/8", width=16, depth=1, pooling="mean", num_registers=2)
+    untrained(tmp_path / "run", tiny_config(model__num_registers=2))
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
     assert main([*command, "--output", str(tmp_path / "inside")]) == 0
     assert "the mean patch" in images_in(tmp_path / "inside")[1]
@@ -69,7 +70,9 @@ def test_registers_are_no_class_token(tmp_path):
 def write_checkpoint(workdir, name, **kwargs):
     """An untrained model as a checkpoint."""
     model = named_module("model", name).build(num_classes=2, **kwargs)
-    params = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     spec = {"name": name, "kwargs": {"num_classes": 2, **kwargs}}
     metadata = {"config": {}, "model": spec, "labels": [], "image_size": [32, 32], "product": "params", "frozen": [],
                 "preprocess": Preprocess((32, 32)).to_json(), "versions": {}}  # fmt: skip
@@ -79,7 +82,7 @@ def write_checkpoint(workdir, name, **kwargs):
 
 
 def test_a_masked_autoencoder_shows_what_it_reconstructs(tmp_path):
-    mae_run(tmp_path / "run", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "run", mae_config())
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
     assert main([*command, "--output", str(tmp_path / "inside")]) == 0
     picture = cv2.imread(str(tmp_path / "inside" / "01_a_reconstruction.png"))
@@ -104,7 +107,7 @@ def test_a_model_with_neither(tmp_path, capsys):
 
 
 def test_unreadable_images_are_left_out(tmp_path, capsys):
-    tiny_run(tmp_path / "run", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "run", tiny_config())
     (tmp_path / "text.jpg").write_text("no image")
     run = ["visualize", "--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "inside")]
     assert main([*run, str(tmp_path / "text.jpg")]) == 2

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_config, tiny_run
+from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.evaluators.features import FeatureCache, digest
@@ -140,7 +140,7 @@ def test_evaluators_run_on_schedules_of_their_own(tmp_path):
 
 
 def test_the_command_keeps_features(tmp_path, capsys):
-    tiny_run(tmp_path / "run", steps=2, optim__schedule__warmup_steps=1)
+    untrained(tmp_path / "run", tiny_config())
     argv = ["evaluate", "--checkpoint", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
     argv += ["--config", str(tmp_path / "probe.py")]
     (tmp_path / "probe.py").write_text(

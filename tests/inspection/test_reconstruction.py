@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import vit_jax
-from tests.tasks.test_mae import mae_run
-from tests.tiny import tiny_run
+from tests.tasks.test_mae import mae_config
+from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.inspection import reconstruction
 from vit_jax.nn.patch import patchify
@@ -19,8 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("mae") / "run"
-    mae_run(workdir, steps=2, optim__schedule__warmup_steps=0)
-    return vit_jax.load(workdir)
+    return vit_jax.load(untrained(workdir, mae_config()))
 
 
 def patches_of(images):
@@ -61,7 +60,7 @@ def test_a_flat_patch_stays_flat(loaded):
 
 
 def test_other_models_have_no_decoder(tmp_path, loaded):
-    tiny_run(tmp_path / "run", steps=1, optim__schedule__warmup_steps=0)
+    untrained(tmp_path / "run", tiny_config())
     with pytest.raises(UserError, match="no decoder to reconstruct images with"):
         reconstruction.reconstruct(vit_jax.load(tmp_path / "run"), IMAGES)
     without = dataclasses.replace(loaded, params={"encoder": loaded.params["encoder"]})

@@ -1,5 +1,7 @@
 """ResNets: published sizes, stems, the global batch's statistics, and errors; the forward pass is tested in parity/."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +36,8 @@ def test_a_network_of_twice_the_width():
 def test_stems_and_outputs(stem, places):
     model = naming.build_named("model", {"name": "resnet", **TINY, "stem": stem}, "config.model")
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    variables = model.init(jax.random.key(0), images)
-    outputs = model.apply(variables, images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    outputs = jax.jit(model.apply)(variables, images)
     assert outputs["feature_map"].shape == (2, places, places, 64)
     np.testing.assert_allclose(outputs["features"], outputs["feature_map"].mean((1, 2)), rtol=1e-5)
     assert outputs["logits"].shape == (2, 3) and not outputs["logits"].any()
@@ -46,17 +48,18 @@ def test_units_start_as_their_shortcuts():
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     for zero_init, same in ((True, True), (False, False)):
         short, long = (build("50", num_classes=0, depths=d, width=8, zero_init=zero_init) for d in ([1], [3]))
-        variables = long.init(jax.random.key(0), images)
-        features = [m.apply(variables, images)["features"] for m in (short, long)]
+        variables = jax.jit(long.init)(jax.random.key(0), images)
+        features = [jax.jit(m.apply)(variables, images)["features"] for m in (short, long)]
         assert np.allclose(*features, rtol=1e-6) is same
 
 
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     model = build(**{**TINY, "depths": [1]}, dtype="bfloat16", stem="cifar")
     images = np.zeros((2, 4, 4, 3), np.float32)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
-    outputs, state = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    run = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    outputs, state = jax.eval_shape(run, variables, images)
     assert outputs["features"].dtype == np.float32 and outputs["feature_map"].dtype == jnp.bfloat16
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state))
 
@@ -66,7 +69,7 @@ def test_statistics_are_those_of_the_global_batch():
     model = build(**{**TINY, "depths": [1]}, stem="cifar")
     images = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32)
     images *= np.arange(1, 17)[:, None, None, None]  # the rows of one device are unlike those of another
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
     def loss(params, images):
         outputs, state = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])

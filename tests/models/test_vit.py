@@ -422,22 +422,23 @@ def test_patches_that_are_kept_are_encoded_as_if_there_were_no_others(options):
     order = jnp.array([np.random.default_rng(i).permutation(16) for i in range(2)])
 
     # All patches in another order: the same tokens in that order.
-    everything, permuted = encoder.apply(params, images), encoder.apply(params, images, keep=order)
+    apply = jax.jit(encoder.apply)
+    everything, permuted = apply(params, images), apply(params, images, keep=order)
     np.testing.assert_allclose(permuted[:, :prefix], everything[:, :prefix], atol=1e-5)
     by_number = jnp.take_along_axis(everything[:, prefix:], order[..., None], axis=1)
     np.testing.assert_allclose(permuted[:, prefix:], by_number, atol=1e-5)
 
     # Without blocks a patch is embedded by itself, with the position that it has in the image.
-    shallow = encoder.clone(depth=0)
-    some = shallow.apply(params, images, keep=order[:, :5])[:, prefix:]
-    by_number = jnp.take_along_axis(shallow.apply(params, images)[:, prefix:], order[:, :5, None], axis=1)
+    shallow = jax.jit(encoder.clone(depth=0).apply)
+    some = shallow(params, images, keep=order[:, :5])[:, prefix:]
+    by_number = jnp.take_along_axis(shallow(params, images)[:, prefix:], order[:, :5, None], axis=1)
     np.testing.assert_allclose(some, by_number, atol=1e-5)
 
     # The pixels of the others do not matter.
-    kept = encoder.apply(params, images, keep=order[:, :5])
+    kept = apply(params, images, keep=order[:, :5])
     assert kept.shape == (2, prefix + 5, 16)
     hidden = np.ones((2, 16), bool)
     np.put_along_axis(hidden, np.asarray(order[:, :5]), False, axis=1)
     shown = np.repeat(np.repeat(~hidden.reshape(2, 4, 4), 4, axis=1), 4, axis=2)[..., None]
-    np.testing.assert_array_equal(encoder.apply(params, np.where(shown, images, 7), keep=order[:, :5]), kept)
-    assert np.abs(encoder.apply(params, np.where(shown, 7, images), keep=order[:, :5]) - kept).max() > 1e-3
+    np.testing.assert_array_equal(apply(params, np.where(shown, images, 7), keep=order[:, :5]), kept)
+    assert np.abs(apply(params, np.where(shown, 7, images), keep=order[:, :5]) - kept).max() > 1e-3
