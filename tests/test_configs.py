@@ -121,7 +121,7 @@ def parameters(experiment):
     batch = jax.eval_shape(experiment.prepare, raw_batch(experiment), jax.random.key(0))
     params = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)["params"]
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
-    shardings = jax.tree.leaves(state_sharding({"params": params}, make_mesh({"data": 2, "fsdp": 4})))
+    shardings = jax.tree.leaves(state_sharding({"params": params}, make_mesh({"data": 2, "fsdp": 4}), {}))
     found = {}
     for (path, leaf), sharding in zip(jax.tree.leaves_with_path(params), shardings, strict=True):
         name = re.sub(r"block_\d+", "block_*", path_name(path))
