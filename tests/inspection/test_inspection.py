@@ -239,7 +239,7 @@ def test_fixed_positions_are_those_of_their_dialect(posemb):
     """An encoder without blocks whose patches are embedded as zeros gives nothing but the positions."""
     model = loaded(posemb=posemb, pooling="mean", depth=0)
     nothing = jax.tree.map(jnp.zeros_like, {"params": model.params["encoder"]})
-    tokens = model.model.encoder.clone(final_norm=False).apply(nothing, images(1), train=False)
+    tokens = model.model.encoder.apply(nothing, images(1), final_norm=False)
     np.testing.assert_allclose(extract.position_table(model).reshape(-1, 16), tokens[0], atol=1e-6)
 
 

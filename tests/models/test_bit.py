@@ -61,8 +61,8 @@ def test_names_and_shapes():
 def test_outputs():
     model = build(num_classes=3, head_bias_init=-2.0, **TINY)
     out, variables = jax.jit(model.init_with_output)(KEY, images(40, 24))
-    assert out["map"].shape == (2, 5, 3, 64)
-    np.testing.assert_allclose(out["features"], out["map"].mean((1, 2)), rtol=1e-5)
+    assert out["tokens"].shape == (2, 5 * 3, 64)
+    np.testing.assert_allclose(out["features"], out["tokens"].mean(1), rtol=1e-5)
     # The head starts at zero.
     np.testing.assert_array_equal(out["logits"], np.full((2, 3), -2.0, np.float32))
     assert float(np.abs(out["features"]).max()) > 0.1
@@ -75,7 +75,7 @@ def test_bfloat16_computes_and_float32_stays():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
     params = random_params(model, images())
     out = jax.jit(model.apply)({"params": params}, images())
-    assert out["map"].dtype == jnp.bfloat16 and out["logits"].dtype == out["features"].dtype == jnp.float32
+    assert out["tokens"].dtype == jnp.bfloat16 and out["logits"].dtype == out["features"].dtype == jnp.float32
     exact = jax.jit(build(num_classes=3, **TINY).apply)({"params": params}, images())
     error = float(jnp.abs(out["features"] - exact["features"]).max())
     assert 0 < error < 0.05 * float(exact["features"].max())
@@ -86,7 +86,7 @@ def test_every_argument_reaches_the_computation():
     params = random_params(model, images())
 
     def run(**change):
-        return jax.jit(build(num_classes=0, **TINY | change).apply)({"params": params}, images())["map"]
+        return jax.jit(build(num_classes=0, **TINY | change).apply)({"params": params}, images())["tokens"]
 
     expected = run()
     for change in (

@@ -38,8 +38,8 @@ def test_stems_and_outputs(stem, places):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), images)
     outputs = jax.jit(model.apply)(variables, images)
-    assert outputs["feature_map"].shape == (2, places, places, 64)
-    np.testing.assert_allclose(outputs["features"], outputs["feature_map"].mean((1, 2)), rtol=1e-5)
+    assert outputs["tokens"].shape == (2, places**2, 64)
+    np.testing.assert_allclose(outputs["features"], outputs["tokens"].mean(1), rtol=1e-5)
     assert outputs["logits"].shape == (2, 3) and not outputs["logits"].any()
     assert set(variables["batch_stats"]) == {"encoder"} and "bias" not in variables["params"]["encoder"]["conv1"]
 
@@ -60,7 +60,7 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
     run = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     outputs, state = jax.eval_shape(run, variables, images)
-    assert outputs["features"].dtype == np.float32 and outputs["feature_map"].dtype == jnp.bfloat16
+    assert outputs["features"].dtype == np.float32 and outputs["tokens"].dtype == jnp.bfloat16
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state))
 
 

@@ -1,5 +1,6 @@
 """The ViT: published sizes, an independent forward pass, options, precision, and errors."""
 
+import functools
 import itertools
 import json
 
@@ -35,10 +36,10 @@ def random_images(*shape):
     return np.random.default_rng(9).normal(size=shape).astype(np.float32)
 
 
-def tiny_encoder(patch_size=(4, 4), final_norm=True, **kwargs):
+def tiny_encoder(patch_size=(4, 4), **kwargs):
     values = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "class_token": True, **kwargs}
     encoder = build("B/4", num_classes=0, pooling="mean", **values).encoder
-    return encoder.clone(patch_size=patch_size, final_norm=final_norm)
+    return encoder.clone(patch_size=patch_size)
 
 
 def reference(model, params, images):
@@ -102,7 +103,7 @@ def reference(model, params, images):
         y = norm(x, p["norm1"])
         x = x + attend(y, y, p["attention"]) * p.get("layer_scale1", 1)
         x = x + mlp(norm(x, p["norm2"]), p["mlp"]) * p.get("layer_scale2", 1)
-    count, tokens = int(tokens.class_token), norm(x, e["norm"]) if encoder.final_norm else x
+    count, tokens = int(tokens.class_token), norm(x, e["norm"]) if not model.fc_norm else x
     if model.pooling == "distilled":
         heads_of = [
             tokens[:, i] @ params[name]["kernel"] + params[name]["bias"]
@@ -137,7 +138,7 @@ def reference(model, params, images):
         ViT(tiny_encoder(layer_scale_init=0.1, num_registers=3, scan=True), num_classes=5, pooling="token_mean"),
         ViT(tiny_encoder(mlp="swiglu", num_registers=2, qkv_bias=False), num_classes=5, pooling="map"),
         ViT(tiny_encoder(distillation_token=True), num_classes=5, pooling="distilled"),
-        ViT(tiny_encoder(final_norm=False), num_classes=5, pooling="mean", fc_norm=True),
+        ViT(tiny_encoder(), num_classes=5, pooling="mean", fc_norm=True),
     ],
     ids=[
         "token+pre_logits",
@@ -155,8 +156,10 @@ def test_forward_equals_an_independent_float64_one(model):
     images = random_images(3, 8, 12, 3)
     params = random_params(model, images)
     expected = reference(model, params, images)
-    out = jax.jit(model.apply)({"params": params}, images)
+    out = jax.jit(functools.partial(model.apply, maps=True))({"params": params}, images)
+    (grid,) = out.pop("maps").values()
     assert set(out) == set(expected)
+    np.testing.assert_array_equal(grid.reshape(3, -1, 16), out["tokens"][:, model.encoder.tokens.count :])
     for name, value in out.items():
         np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
 
@@ -320,13 +323,12 @@ def test_every_argument_of_build_reaches_the_model():
     encoder = model.encoder
     assert (encoder.patch_size, encoder.width, encoder.depth, encoder.drop_path_rate) == ((14, 14), 384, 12, 0.4)
     assert encoder.tokens == Tokens(class_token=True, num_registers=3)
-    assert encoder.positions == Positions(class_token_posemb=False, posemb_resize="bicubic", posemb_stddev=0.1)
+    assert encoder.positions == Positions(class_token_posemb=False, posemb_stddev=0.1)
     assert encoder.execution == Execution(jnp.bfloat16, attention_implementation="explicit", sow_attention=True)
     assert encoder.style == BlockStyle(
         6, 1536, norm_epsilon=1e-5, activation="silu", gated=True, biases=("out", "fc1", "fc2"), layer_scale_init=0.25,
         dropout_rate=0.2, attention_dropout_rate=0.3,
     )  # fmt: skip
-    assert not model.encoder.final_norm and build("S/14", num_classes=1).encoder.final_norm
     assert build("S/14", num_classes=1, pooling="mean", posemb="sincos2d").encoder.positions.posemb == "sincos2d"
     assert build("S/14", num_classes=1, pooling="distilled", distillation_token=True).encoder.tokens.distillation_token
 

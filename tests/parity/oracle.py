@@ -46,7 +46,8 @@ class Ours:
         params, positions = dict(self.params), "encoder/pos_embedding"
         if positions in params and x.shape[1:3] != self.image_size:
             grid = shapes_of(model, x.shape[1:3])[positions][:2]
-            params[positions] = interpolate_posemb(params[positions], grid, model.encoder.positions.posemb_resize)
+            method = (self.kwargs | overrides).get("posemb_resize", "align_corners")
+            params[positions] = interpolate_posemb(params[positions], grid, method)
         return jax.tree.map(np.asarray, jax.jit(model.apply)({"params": nested(params)}, x))
 
     def metadata(self, labels: Any = None) -> dict[str, Any]:

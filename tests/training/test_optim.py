@@ -130,7 +130,7 @@ def test_groups_and_frozen():
         ({"name": "sgd", "learning_rate": 1.0, "learning_rate_multipliers": {"head": 2.0}}, "a list of pairs"),
         ({"name": "adamw", "learning_rate": 1.0, "weight_decay_multipliers": [["hed/.*", 2.0]]}, "weight_decay_multipliers matches no parameter"),
         ({"name": "sgd", "learning_rate": 1.0, "weight_decay_multipliers": [[".*", 2.0]]}, "Unknown key 'config.optim.weight_decay_multipliers'"),
-        ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 0.5}, "needs blocks"),
+        ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 0.5}, "needs the order of the layers"),
         ({"name": "sgd", "learning_rate": 1.0, "layer_decay": 1.5}, "\\(0, 1\\]"),
         ({"name": "sgd", "learning_rate": 1.0, "accumulator_dtype": "bf16"}, "accumulator_dtype cannot be 'bf16'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "rsqrt", "warmup_steps": 4, "cooldown_steps": 7}}, "cooldown of 7 steps are longer than the run of 10"),

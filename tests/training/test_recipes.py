@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from vit_jax import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.trunk import below, side_by_side
 from vit_jax.training import optim
 from vit_jax.training.parameters import layerwise, leaf_names
 
@@ -25,6 +27,7 @@ RNG = np.random.default_rng(0)
 PARAMS = tree(lambda *shape: RNG.normal(size=shape).astype(np.float32))
 GRADS = [tree(lambda *shape: RNG.normal(size=shape).astype(np.float32)) for _ in range(3)]
 NAMES = leaf_names(PARAMS)
+LAYERS = below("encoder", (("embedding", "cls", "pos_embedding"), ("block_00",), ("block_01",)))
 
 
 def flat(values):
@@ -32,7 +35,7 @@ def flat(values):
 
 
 def three_updates(section, steps):
-    tx, schedules = optim.build(section, steps, PARAMS)
+    tx, schedules = optim.build(section, steps, PARAMS, layers=LAYERS)
     params = jax.tree.map(jnp.asarray, PARAMS)
     state, update = tx.init(params), jax.jit(tx.update)
     for step, gradient in enumerate(GRADS):
@@ -107,7 +110,7 @@ def test_all_that_the_blocks_read_learns_at_the_rate_of_layer_0(model):
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
     names = leaf_names(variables["params"])
-    factor = layerwise(0.5, names, "layer_decay")
+    factor = layerwise(0.5, module.layers(), names, "layer_decay")
     for name in names:
         place = name.split("/")[1] if name.startswith("encoder/") else ""
         expected = {"block_00": 0.25, "block_01": 0.5, "norm": 1.0, "": 1.0}.get(place, 0.125)
@@ -115,12 +118,28 @@ def test_all_that_the_blocks_read_learns_at_the_rate_of_layer_0(model):
     assert sum(factor(n) == 0.125 for n in names) > 2
 
 
-def test_layers_of_two_towers_and_of_a_bare_encoder():
-    factor = layerwise(0.5, ["encoder/block_02/x", "text/block_00/x", "text/cls"], "layer_decay")
-    names = ("encoder/block_02/x", "text/block_00/x", "text/cls", "encoder/embedding/kernel", "temperature")
-    assert [factor(n) for n in names] == [0.5, 0.5, 0.25, 0.0625, 1.0]
-    bare = layerwise(0.5, ["block_00/x", "cls", "norm/scale"], "layer_decay")
-    assert [bare(n) for n in ("block_00/x", "cls", "norm/scale")] == [0.5, 0.25, 1.0]
+def test_layers_of_two_towers_count_from_their_ends():
+    image = below("encoder", (("embedding", "cls"), ("block_00",), ("block_01",)))
+    layers = side_by_side(image, below("text", (("cls",), ("block_00",))))
+    names = ("encoder/cls", "encoder/block_00/x", "encoder/block_01/x", "text/cls", "text/block_00/x", "temperature")
+    factor = layerwise(0.5, layers, names, "layer_decay")
+    assert [factor(n) for n in names] == [0.125, 0.25, 0.5, 0.25, 0.5, 1.0]
+    with pytest.raises(UserError, match="needs the order of the layers"):
+        layerwise(0.5, layers, ["encoder/block_011/x", "temperature"], "layer_decay")
+
+
+@pytest.mark.parametrize("model", [
+    {"name": "resnet", "variant": "18", "depths": [2, 1]},
+    {"name": "bit", "variant": "R50x1", "stage_sizes": [2, 1]},
+])  # fmt: skip
+def test_units_of_all_stages_are_layers_one_after_the_other(model):
+    module = build_model(model, num_classes=3)[0]
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    names = leaf_names(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
+    factor = layerwise(0.5, module.layers(), names, "layer_decay")
+    expected = {"stage1_unit01": 0.125, "stage1_unit02": 0.25, "stage2_unit01": 0.5, "norm": 1.0, "bias": 1.0,
+                "kernel": 1.0}  # fmt: skip
+    assert all(factor(n) == expected.get(n.split("/")[1], 0.0625) for n in names)
 
 
 def test_sgd_with_bfloat16_momentum():

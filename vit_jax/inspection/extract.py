@@ -113,18 +113,7 @@ def patch_grid(loaded: Loaded) -> tuple[int, int]:
     encoder = getattr(loaded.model, "encoder", None)
     if getattr(encoder, "patch_size", None) is None:
         raise UserError(f"The model '{_name(loaded)}' has no patches", "Use a Vision Transformer's checkpoint")
-    sides = _cut_from(encoder, loaded.preprocess.image_size)
-    return tuple(side // patch for side, patch in zip(sides, encoder.patch_size, strict=True))
-
-
-def _cut_from(encoder: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what patches are cut from: the image, in a hybrid the feature map of its stem."""
-    stem = getattr(encoder, "stem", None)
-    if stem is None:
-        return image_size
-    image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    feature_map, _ = jax.eval_shape(lambda key, x: stem.init_with_output(key, x, train=False), jax.random.key(0), image)
-    return feature_map.shape[1:3]
+    return encoder.grid(loaded.preprocess.image_size)
 
 
 def patch_pixels(loaded: Loaded) -> tuple[float, float]:

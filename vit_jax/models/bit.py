@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
@@ -13,7 +12,8 @@ from vit_jax.naming import nearest
 from vit_jax.nn.bottleneck import ConvStyle, PostActivationBottleneck, PreActivationBottleneck
 from vit_jax.nn.conv import EpsilonIn, Padding, PoolPadding, max_pool
 from vit_jax.nn.dtype import compute_dtype
-from vit_jax.nn.images import check_images
+from vit_jax.nn.residual import ResidualTrunk
+from vit_jax.nn.trunk import Classifier
 from vit_jax.ranges import Count, Natural, NonNegative, Positive
 
 # Units in each stage, by the number of layers that gives the network its name. 26: timm's.
@@ -40,78 +40,41 @@ def parse_variant(variant: str) -> tuple[tuple[int, ...], int]:
     return STAGE_SIZES[int(match[1])], 64 * int(match[2])
 
 
-def unit_name(stage: int, unit: int) -> str:
-    """The name of a unit's parameters; both count from 0, the names from 1 as in the papers."""
-    return f"stage{stage + 1}_unit{unit + 1:02d}"
-
-
-class ResNetEncoder(nn.Module):
+class BiTEncoder(ResidualTrunk):
     """A 7x7 convolution, a max-pool, and stages of bottlenecks: the trunk `params["encoder"]`, or the stem of a hybrid.
 
     Parameters, all float32 whatever the compute dtype: `root_conv`; `stage1_unit01`, ...; with pre-activation the final
     `norm`, otherwise `root_norm`.
 
     Attributes:
-        stage_sizes: units in each stage; each stage but the first halves the map. () is the root alone.
-        width: channels of the root; stage i has bottlenecks of width * 2**i and gives four times as many.
+        stage_sizes: see `ResidualTrunk`, like `width`.
         preactivation: BiT's units and a final norm, or units with the norms after (hybrids, ResNet-v1).
         stem_pool_padding: what the max-pool sees around the map, see `vit_jax.nn.conv.max_pool`.
         style: of all convolutions and norms.
     """
 
-    stage_sizes: Sequence[int]
-    width: int
+    ROOT: ClassVar[tuple[str, ...]] = ("root_conv", "root_norm")
+
     preactivation: bool = True
     stem_pool_padding: PoolPadding = "zeros"
     style: ConvStyle = ConvStyle()
 
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
-        """The last feature map of normalised images, after its norm and ReLU."""
-        check_images(images)
-        style = self.style
-        x = style.conv(self.width, 7, 2, name="root_conv")(images)
+    def root(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow out"]:
+        x = self.style.conv(self.width, 7, 2, name="root_conv")(images)
         if not self.preactivation:
-            x = nn.relu(style.norm(name="root_norm")(x))
-        x = max_pool(x, style.padding, self.stem_pool_padding)
+            x = nn.relu(self.style.norm(name="root_norm")(x))
+        return max_pool(x, self.style.padding, self.stem_pool_padding)
+
+    def unit(self, x: Float[Array, "b h w c"], width: int, stride: int, train: bool, name: str) -> Array:
         bottleneck = PreActivationBottleneck if self.preactivation else PostActivationBottleneck
-        for stage, size in enumerate(self.stage_sizes):
-            for unit in range(size):
-                stride = 2 if stage > 0 and unit == 0 else 1
-                x = bottleneck(self.width * 2**stage, stride, style, name=unit_name(stage, unit))(x)
-        return nn.relu(style.norm(name="norm")(x)) if self.preactivation else x
+        return bottleneck(width, stride, self.style, name=name)(x)
+
+    def last(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return nn.relu(self.style.norm(name="norm")(x)) if self.preactivation else x
 
 
-class BiT(nn.Module):
-    """An image classifier: a ResNet, its map's mean, and a linear head that starts at zero.
-
-    Parameters: `encoder`, and `head` with classes. The mean is over all positions, so any image size will do.
-
-    Attributes:
-        encoder: gives a map [B, h, w, F], see `ResNetEncoder`.
-        num_classes: outputs of the head; 0 for no head.
-        head_bias_init: initial bias of the head, e.g. -log(num_classes) with a sigmoid loss.
-    """
-
-    encoder: nn.Module
-    num_classes: int
-    head_bias_init: float = 0.0
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
-        """Classifies normalised images.
-
-        Returns:
-            "map" [B, h/32, w/32, F] after the last norm, in the encoder's dtype; "features" [B, F] float32, what the
-            head sees; "logits" [B, num_classes] float32, absent when there is no head.
-        """
-        x = self.encoder(images, train=train)
-        outputs = {"map": x, "features": x.mean(axis=(1, 2), dtype=jnp.float32)}
-        if self.num_classes:
-            bias = nn.initializers.constant(self.head_bias_init)
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, bias_init=bias, name="head")
-            outputs["logits"] = head(outputs["features"])
-        return outputs
+class BiT(Classifier):
+    """An image classifier: a ResNet, its map's mean over all positions, so that any image size will do, and a head."""
 
     @classmethod
     def from_variant(
@@ -137,7 +100,7 @@ class BiT(nn.Module):
             variant: layers and width, e.g. "R50x1" or "R152x4", see `PUBLISHED`.
             num_classes: see `BiT`, like `head_bias_init`.
             stage_sizes: replaces the variant's, like `width`, for sizes of one's own.
-            preactivation: see `ResNetEncoder`, like `stem_pool_padding`. big_vision's ResNet-v1 with group norm has
+            preactivation: see `BiTEncoder`, like `stem_pool_padding`. big_vision's ResNet-v1 with group norm has
                 False, the padding "same" with the pool's padding "lowest", a `weight_epsilon` of 1e-5 in the
                 deviation, and a `group_norm_epsilon` of 1e-6.
             padding: see `ConvStyle`, like all that follow. timm and transformers have a `weight_epsilon` of 1e-8.
@@ -155,7 +118,7 @@ class BiT(nn.Module):
             group_norm_epsilon=group_norm_epsilon,
             dtype=compute_dtype(dtype),
         )
-        encoder = ResNetEncoder(
+        encoder = BiTEncoder(
             stage_sizes=sizes if stage_sizes is None else tuple(stage_sizes),
             width=root_width if width is None else width,
             preactivation=preactivation,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import UserError
-from vit_jax.models.bit import ResNetEncoder
+from vit_jax.models.bit import BiTEncoder
 from vit_jax.models.vit import KEYS as VIT_KEYS
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit import build as build_vit
@@ -72,7 +72,7 @@ def build(
         stem_width: channels of the root; the map of n > 0 stages has `stem_width * 2**(n + 1)`.
         padding: see `vit_jax.nn.bottleneck.ConvStyle`, like the epsilons and `num_groups`. timm has a
             `weight_epsilon` of 1e-8 in the variance and a `group_norm_epsilon` of 1e-5.
-        stem_pool_padding: see `vit_jax.models.bit.ResNetEncoder`.
+        stem_pool_padding: see `vit_jax.models.bit.BiTEncoder`.
         vit: all arguments of `vit_jax.models.vit.build` but `variant`: `num_classes`, `posemb`, `dropout_rate`, ...
 
     Raises:
@@ -90,7 +90,7 @@ def build(
     )
     sizes = stem.stage_sizes if stage_sizes is None else tuple(stage_sizes)
     # Both unowned, so that the encoder adopts the stem and ViT the encoder, under their names.
-    resnet = ResNetEncoder(sizes, stem_width, False, stem_pool_padding, style, parent=None)
+    resnet = BiTEncoder(sizes, stem_width, False, stem_pool_padding, style, parent=None)
     return model.clone(encoder=model.encoder.clone(stem=resnet, parent=None))
 
 

@@ -18,11 +18,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vit_jax.errors import UserError
 from vit_jax.models.vit import ViT, ViTEncoder
 from vit_jax.naming import build_named
+from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.pool import pool_tokens
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
-from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.stack import BlockStack, block_layers
 from vit_jax.nn.style import BlockStyle, Execution
+from vit_jax.nn.trunk import Layers, Maps, below, side_by_side
 from vit_jax.ranges import Count, Natural
 
 
@@ -99,15 +101,35 @@ class MaskedAutoencoder(nn.Module):
     mask_ratio: float = 0.75
     normalize_pixels: bool = True
 
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
-        """The encoder's view of whole images: "tokens" [B, T, D] and "features" [B, D] float32."""
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False, maps: bool = False
+    ) -> dict[str, Array | Maps]:
+        """The encoder's view of whole images: "tokens" [B, T, D], "features" [B, D] float32, and "maps" if asked."""
         if self.is_initializing():
             patches = math.prod(self.grid(images.shape[1:3]))
             order = jnp.broadcast_to(jnp.arange(patches), (images.shape[0], patches))
             self.reconstruct(images, order, train=train)
-        tokens = self.encoder(images, train=train)
+        tokens, found = self.encoder.encode(images, train=train)
         features = pool_tokens(tokens, self.pooling, self.encoder.tokens.count)
-        return {"tokens": tokens, "features": features.astype(jnp.float32)}
+        return {"tokens": tokens, "features": features.astype(jnp.float32)} | ({"maps": found} if maps else {})
+
+    def layers(self) -> Layers:
+        """See `Trunk.layers`: two towers."""
+        decoder = (("decoder/embedding", "decoder/mask_token"), *below("decoder", block_layers(self.decoder.depth)))
+        return side_by_side(below("encoder", self.encoder.layers()), decoder)
+
+    def flops(self, image_size: tuple[int, int]) -> float:
+        """Of the encoder's view of a whole image, see `Trunk.flops`."""
+        return self.encoder.flops(image_size)
+
+    def pretraining_flops(self, image_size: tuple[int, int]) -> float:
+        """Of pretraining with an image, forward: the visible patches through the encoder, all through the decoder."""
+        decoder, width = self.decoder, self.encoder.width
+        patches, prefix, visible = math.prod(self.grid(image_size)), self.encoder.tokens.count, self.visible(image_size)
+        embedding = product_flops(visible + prefix, width, decoder.width)
+        prediction = product_flops(patches, decoder.width, decoder.pixels)
+        blocks = decoder.depth * block_flops(patches + prefix, decoder.width, decoder.style.mlp_dim)
+        return self.encoder.flops(image_size, visible) + embedding + blocks + prediction
 
     def reconstruct(
         self, images: Float[Array, "b h w c"], order: Int[Array, "b n"], *, train: bool = False
@@ -124,8 +146,7 @@ class MaskedAutoencoder(nn.Module):
 
     def grid(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of patches."""
-        (height, width), patch = image_size, self.encoder.patch_size
-        return height // patch[0], width // patch[1]
+        return self.encoder.grid(image_size)
 
     def visible(self, image_size: Sequence[int]) -> int:
         """How many patches of an image the encoder sees.

@@ -11,11 +11,13 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.block import MlpBlock, drop_path, drops
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.flops import product_flops
 from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.patch import PatchEmbed
-from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.stack import BlockStack, block_layers
 from vit_jax.nn.style import Execution, Remat, check_rate, gelu_of
+from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk
 from vit_jax.ranges import Count, Decay, Natural, Positive
 
 
@@ -104,7 +106,7 @@ class MixerBlock(nn.Module):
         return x + maybe(mix(y, style.channels_mlp_dim, "channel_mixing")), None
 
 
-class MixerEncoder(nn.Module):
+class MixerEncoder(Trunk):
     """Patches, Mixer blocks and a final layer norm: the trunk `params["encoder"]`.
 
     Parameters, all float32 whatever the compute dtype: `embedding`, `block_00`, `block_01`, ..., `norm`.
@@ -135,8 +137,8 @@ class MixerEncoder(nn.Module):
         nn.share_scope(self, self.blocks)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t width"]:
-        """Encodes normalised images.
+    def encode(self, images: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b t d"], Maps]:
+        """See `Trunk`.
 
         Raises:
             UserError: when the patches do not tile the image, or are not as many as the parameters were made for.
@@ -144,9 +146,20 @@ class MixerEncoder(nn.Module):
         check_images(images)
         dtype = self.execution.dtype
         x = PatchEmbed(self.width, self.patch_size, dtype, name="embedding")(images)
-        self._check_grid(x.shape[1:3])
+        grid = x.shape
+        self._check_grid(grid[1:3])
         x, _ = self.blocks(x.reshape(x.shape[0], -1, self.width), train=train)
-        return LayerNorm(self.style.norm_epsilon, dtype, name="norm")(x)
+        x = LayerNorm(self.style.norm_epsilon, dtype, name="norm")(x)
+        return x, {self.patch_size[0]: x.reshape(grid)}
+
+    def layers(self) -> Layers:
+        return (("embedding",), *block_layers(self.depth))
+
+    def flops(self, image_size: tuple[int, int]) -> float:
+        (height, width), patch = image_size, self.patch_size
+        tokens = (height // patch[0]) * (width // patch[1])
+        mixing = 2 * (self.style.tokens_mlp_dim + self.style.channels_mlp_dim)
+        return product_flops(tokens, patch[0] * patch[1] * 3 + self.depth * mixing, self.width)
 
     def _check_grid(self, grid: tuple[int, int]) -> None:
         if not self.has_variable("params", "block_00"):
@@ -159,36 +172,8 @@ class MixerEncoder(nn.Module):
             )
 
 
-class Mixer(nn.Module):
-    """An image classifier: a Mixer encoder, its tokens' mean, and a linear head that starts at zero.
-
-    Parameters: `encoder`, and `head` with classes.
-
-    Attributes:
-        encoder: gives tokens [B, T, D], see `MixerEncoder`.
-        num_classes: outputs of the head; 0 for no head.
-        head_bias_init: initial bias of the head, e.g. -log(num_classes) with a sigmoid loss.
-    """
-
-    encoder: nn.Module
-    num_classes: int
-    head_bias_init: float = 0.0
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
-        """Classifies normalised images.
-
-        Returns:
-            "tokens" [B, T, D] after the encoder's final norm, in its dtype; "features" [B, D] float32, what the head
-            sees; "logits" [B, num_classes] float32, absent when there is no head.
-        """
-        tokens = self.encoder(images, train=train)
-        outputs = {"tokens": tokens, "features": tokens.mean(axis=1, dtype=jnp.float32)}
-        if self.num_classes:
-            bias = nn.initializers.constant(self.head_bias_init)
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, bias_init=bias, name="head")
-            outputs["logits"] = head(outputs["features"])
-        return outputs
+class Mixer(Classifier):
+    """An image classifier: a Mixer encoder, its tokens' mean, and a linear head that starts at zero."""
 
     @classmethod
     def from_variant(

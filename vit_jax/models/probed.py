@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, nearest
 from vit_jax.nn.batch_norm import BatchNorm
+from vit_jax.nn.trunk import Layers, Maps, logits
 
 HeadNorm = Literal["batch", "none"]
 
@@ -37,17 +38,20 @@ class Probed(nn.Module):
         nn.share_scope(self, self.trunk)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False, maps: bool = False
+    ) -> dict[str, Array | Maps]:
         """The trunk's outputs, with "features" [B, D] as the head sees them and "logits" [B, num_classes]."""
-        outputs = self.trunk(images, train=False)
+        outputs = self.trunk(images, train=False, maps=maps)
         x = jax.lax.stop_gradient(outputs["features"])
         if self.norm == "batch":
             x = BatchNorm(epsilon=1e-6, use_scale=False, use_bias=False, name="head_norm")(x, train)
         outputs["features"] = x
-        if self.num_classes:
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head")
-            outputs["logits"] = head(x)
-        return outputs
+        return outputs | logits(x, self.num_classes, kernel_init=nn.initializers.normal(0.01))
+
+    def layers(self) -> Layers:
+        """Those of the trunk."""
+        return self.trunk.layers()
 
 
 def build(trunk: Mapping[str, Any], *, num_classes: int, norm: HeadNorm = "batch") -> Probed:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named
 from vit_jax.nn.projection import ProjectionHead
+from vit_jax.nn.trunk import Layers, Maps, logits
 from vit_jax.ranges import Count
 
 
@@ -33,16 +34,19 @@ class Projected(nn.Module):
         nn.share_scope(self, self.trunk)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False, maps: bool = False
+    ) -> dict[str, Array | Maps]:
         """The trunk's outputs, with "features" [B, hidden] of the projection head and "logits" [B, num_classes]."""
-        outputs = self.trunk(images, train=train)
+        outputs = self.trunk(images, train=train, maps=maps)
         # One layer more than is run, so that the last one that is run is a hidden one.
         projector = ProjectionHead(self.layers + 1, out=0, hidden=self.hidden, name="projector")
         outputs["features"] = projector(outputs["features"], train, until=self.layers)
-        if self.num_classes:
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
-            outputs["logits"] = head(outputs["features"])
-        return outputs
+        return outputs | logits(outputs["features"], self.num_classes)
+
+    def layers(self) -> Layers:
+        """Those of the trunk."""
+        return self.trunk.layers()
 
 
 def build(trunk: Mapping[str, Any], *, num_classes: int, layers: Count = 1, hidden: Count | None = None) -> Projected:

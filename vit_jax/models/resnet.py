@@ -16,7 +16,8 @@ from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
 from vit_jax.nn.bottleneck import TENSOR
 from vit_jax.nn.dtype import compute_dtype
-from vit_jax.nn.images import check_images
+from vit_jax.nn.residual import ResidualTrunk
+from vit_jax.nn.trunk import Classifier
 from vit_jax.ranges import Count, Natural
 
 # Units in each of the four stages, and whether they are bottlenecks (table 1 of the paper).
@@ -73,75 +74,47 @@ class ResidualUnit(nn.Module):
         return nn.relu(shortcut + x)
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(ResidualTrunk):
     """Stem and four stages: the trunk `params["encoder"]`.
 
     Parameters: `conv1` and `norm1` of the stem, `stage1_unit01`, `stage1_unit02`, ..., `stage4_unit03`; statistics of
     the norms in the collection "batch_stats".
 
     Attributes:
-        depths: units in each stage.
-        width: channels of the stem and of the first stage's units; each further stage has twice as many.
+        stage_sizes: see `ResidualTrunk`, like `width`.
         bottleneck: see `ResidualUnit`, like `zero_init` and `dtype`.
         stem: "imagenet" divides height and width by 4 (a 7x7 convolution and a max pooling), "cifar" keeps them (a 3x3
             convolution; SimCLR, section B.9).
     """
 
-    depths: Sequence[int]
-    width: int = 64
+    ROOT: ClassVar[tuple[str, ...]] = ("conv1", "norm1")
+
     bottleneck: bool = True
     zero_init: bool = True
     stem: Literal["imagenet", "cifar"] = "imagenet"
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
-        check_images(images)
-        small = self.stem == "cifar"
-        x = conv(self.width, 3 if small else 7, 1 if small else 2, self.dtype, "conv1")(images.astype(self.dtype))
+    @property
+    def root_stride(self) -> int:
+        return 1 if self.stem == "cifar" else 4
+
+    def root(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow out"]:
+        kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
+        x = conv(self.width, kernel, stride, self.dtype, "conv1")(images.astype(self.dtype))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))
-        if not small:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for stage, depth in enumerate(self.depths):
-            for i in range(depth):
-                x = ResidualUnit(
-                    width=self.width * 2**stage,
-                    stride=2 if stage and i == 0 else 1,
-                    bottleneck=self.bottleneck,
-                    zero_init=self.zero_init,
-                    dtype=self.dtype,
-                    name=f"stage{stage + 1}_unit{i + 1:02d}",
-                )(x, train)
-        return x
+        return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+    def unit(self, x: Float[Array, "b h w c"], width: int, stride: int, train: bool, name: str) -> Array:
+        return ResidualUnit(width, stride, self.bottleneck, self.zero_init, self.dtype, name=name)(x, train)
+
+    def convolutions(self, channels: int, width: int, before: int, after: int) -> list[tuple[int, int, int]]:
+        if self.bottleneck:
+            return super().convolutions(channels, width, before, after)
+        return [(9 * channels, width, after), (9 * width, width, after)]
 
 
-class ResNet(nn.Module):
-    """A classifier: the encoder, the mean over all places, and a linear head that starts at zero.
-
-    Parameters: `encoder`, and `head` with classes.
-
-    Attributes:
-        encoder: see `ResNetEncoder`.
-        num_classes: outputs of the head; 0 for no head.
-    """
-
-    encoder: nn.Module
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
-        """Classifies normalised images.
-
-        Returns:
-            "feature_map" [B, h, w, F] of the last stage; "features" [B, F] float32, its mean; "logits"
-            [B, num_classes] float32, absent when there is no head.
-        """
-        feature_map = self.encoder(images, train=train)
-        outputs = {"feature_map": feature_map, "features": feature_map.mean(axis=(1, 2), dtype=jnp.float32)}
-        if self.num_classes:
-            head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
-            outputs["logits"] = head(outputs["features"])
-        return outputs
+class ResNet(Classifier):
+    """An image classifier: the encoder, the mean over all places, and a linear head that starts at zero."""
 
     @classmethod
     def from_variant(
@@ -176,7 +149,7 @@ class ResNet(nn.Module):
         if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
             raise UserError(f"depths={depths} is not a number of units for each stage", "Give one such as (2, 2, 2, 2)")
         encoder = ResNetEncoder(
-            depths=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem,
+            stage_sizes=depths, width=width, bottleneck=bottleneck, zero_init=zero_init, stem=stem,
             dtype=compute_dtype(dtype), parent=None,
         )  # fmt: skip
         return cls(encoder=encoder, num_classes=num_classes)

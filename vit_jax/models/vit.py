@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, Self, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -13,13 +15,16 @@ from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
 from vit_jax.naming import check_keys, construct
 from vit_jax.nn.dtype import compute_dtype
+from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.patch import PatchEmbed
 from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
-from vit_jax.nn.stack import BlockStack
+from vit_jax.nn.residual import ResidualTrunk
+from vit_jax.nn.stack import BlockStack, block_layers
 from vit_jax.nn.style import STYLE_KEYS, BlockStyle, Execution, block_style, check_choice, check_rate
+from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk, logits
 from vit_jax.ranges import Count, Decay, Natural, NonNegative
 
 __all__ = ["VARIANTS", "Positions", "Tokens", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
@@ -54,22 +59,18 @@ class Positions:
         posemb: "learn", or a fixed table in one of the dialects of `vit_jax.nn.posemb.SINCOS2D`.
         class_token_posemb: the class token has a learned position too, the first of the 1+N positions of the original
             code. big_vision has none.
-        posemb_resize: how learned positions are to be interpolated to another grid, see `interpolate_posemb`: that is
-            done when parameters are carried over, and this says so to whoever does it.
         posemb_stddev: of the initial learned positions; big_vision uses 1/sqrt(D).
     """
 
     posemb: str = "learn"
     class_token_posemb: bool = True
-    posemb_resize: PosembResize = "align_corners"
     posemb_stddev: NonNegative = 0.02
 
     def __post_init__(self):
         check_choice("posemb", self.posemb, ("learn", *SINCOS2D))
-        check_choice("posemb_resize", self.posemb_resize, RESIZES)
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(Trunk):
     """Patches, positions, Transformer blocks and a final norm: the trunk `params["encoder"]`.
 
     Parameters, all float32 whatever the compute dtype: `embedding`, `cls` [1, 1, D], `pos_embedding` [gh, gw, D],
@@ -85,7 +86,6 @@ class ViTEncoder(nn.Module):
         tokens: those before the patches.
         positions: learned or fixed.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path").
-        final_norm: False leaves the last norm out: one comes after the pooling (`fc_norm`).
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
 
     Raises:
@@ -100,8 +100,7 @@ class ViTEncoder(nn.Module):
     tokens: Tokens = Tokens()
     positions: Positions = Positions()
     drop_path_rate: float = 0.0
-    final_norm: bool = True
-    stem: nn.Module | None = None
+    stem: ResidualTrunk | None = None
 
     def __post_init__(self):
         check_rate("drop_path_rate", self.drop_path_rate)
@@ -119,19 +118,29 @@ class ViTEncoder(nn.Module):
         nn.share_scope(self, self.blocks)
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w c"], *, train: bool = False, keep: Int[Array, "b k"] | None = None
-    ) -> Float[Array, "b t width"]:
-        """Encodes normalised images. The order is class token, distillation token, registers, patches.
+    def encode(
+        self,
+        images: Float[Array, "b h w c"],
+        *,
+        train: bool = False,
+        keep: Int[Array, "b k"] | None = None,
+        final_norm: bool = True,
+    ) -> tuple[Float[Array, "b t width"], Maps]:
+        """See `Trunk`. The order of the tokens is class token, distillation token, registers, patches.
 
         Args:
-            keep: numbers of the patches to encode, row by row, as if the image had no others; None for all.
+            keep: numbers of the patches to encode, row by row, as if the image had no others; None for all. There is
+                no map of some of them.
+            final_norm: False leaves the last norm out, where one comes after the pooling.
 
         Raises:
             UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
         """
         check_images(images)
-        images = images if self.stem is None else self.stem(images, train=train)
+        maps, stride = {}, 1
+        if self.stem is not None:
+            maps, stride = self.stem.encode(images, train=train)[1], self.stem.stride
+            images = maps[stride]
         grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
         dtype, batch, width = self.execution.dtype, images.shape[0], self.width
         x = PatchEmbed(width, self.patch_size, dtype, name="embedding")(images, keep)
@@ -162,7 +171,29 @@ class ViTEncoder(nn.Module):
         x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
         x, _ = self.blocks(x, train=train)
-        return NORMS[self.style.norm_kind](self.style.norm_epsilon, dtype, name="norm")(x) if self.final_norm else x
+        if final_norm:
+            x = NORMS[self.style.norm_kind](self.style.norm_epsilon, dtype, name="norm")(x)
+        if keep is None:
+            maps |= {stride * self.patch_size[0]: x[:, self.tokens.count :].reshape(batch, *grid, width)}
+        return x, maps
+
+    def grid(self, image_size: Iterable[int]) -> tuple[int, int]:
+        """Rows and columns of patches in an image of this height and width."""
+        stride = 1 if self.stem is None else self.stem.stride
+        return tuple(-(-side // stride) // patch for side, patch in zip(image_size, self.patch_size, strict=True))
+
+    def layers(self) -> Layers:
+        """All that the first block reads is the first layer, as in BEiT and MAE."""
+        positions = ("pos_embedding", "cls_pos_embedding", "distillation_pos_embedding")
+        return (("stem", "embedding", "cls", "distillation", "registers", *positions), *block_layers(self.depth))
+
+    def flops(self, image_size: tuple[int, int], patches: int | None = None) -> float:
+        """See `Trunk`; `patches` are encoded instead of all."""
+        patches = math.prod(self.grid(image_size)) if patches is None else patches
+        stem, channels = (0.0, 3) if self.stem is None else (self.stem.flops(image_size), self.stem.channels)
+        embedding = product_flops(patches, math.prod(self.patch_size) * channels, self.width)
+        block = block_flops(patches + self.tokens.count, self.width, self.style.mlp_dim, 3 if self.style.gated else 2)
+        return stem + embedding + self.depth * block
 
 
 def _names(kind: type) -> tuple[str, ...]:
@@ -177,32 +208,28 @@ _STYLE_KEYS = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "ml
 _BLOCK_KEYS = (*_STYLE_KEYS, *_EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS)
 
 
-class ViT(nn.Module):
+class ViT(Classifier):
     """An image classifier: an encoder, a pooling, an optional tanh layer, and a linear head that starts at zero.
 
     Parameters: `encoder`; `pool` for the pooling "map"; `fc_norm` where the norm comes after the pooling; `pre_logits`
     with a representation size; `head` with classes, and `distillation_head` with the pooling "distilled".
 
     Attributes:
-        encoder: gives tokens [B, T, D], see `ViTEncoder`.
-        num_classes: outputs of the head; 0 for no head.
+        encoder: see `ViTEncoder`.
+        num_classes: see `Classifier`, like `head_bias_init`.
         pooling: "token" is the class token, "mean" the mean of the patch tokens, "map" an attention pooling of class
             token and patches, "token_mean" class token and mean one after the other (DINOv2's linear probe).
             "distilled" is DeiT with its distillation token: each of the two tokens has a head, the logits are the mean
             of theirs and the features the mean of the tokens.
         fc_norm: a layer norm after the pooling, for an encoder without its last one (MAE's fine-tuning, appendix A).
         representation_size: width of a dense layer with tanh before the head (ViT pre-training), None for none.
-        head_bias_init: initial bias of the head, e.g. -log(num_classes) with a sigmoid loss.
 
     Raises:
         UserError: for an unknown pooling, or the pooling "token" without a class token.
     """
 
-    encoder: nn.Module
-    num_classes: int
     pooling: Pooling = "token"
     representation_size: int | None = None
-    head_bias_init: float = 0.0
     fc_norm: bool = False
 
     def __post_init__(self):
@@ -218,30 +245,21 @@ class ViT(nn.Module):
             raise UserError("The two heads of DeiT have no representation_size", "Leave it out")
         super().__post_init__()
 
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool = False) -> dict[str, Array]:
-        """Classifies normalised images.
+    def tokens_of(self, images: Float[Array, "b h w c"], train: bool) -> tuple[Float[Array, "b t d"], Maps]:
+        return self.encoder.encode(images, train=train, final_norm=not self.fc_norm)
 
-        Returns:
-            "tokens" [B, T, D] after the encoder's final norm, in its dtype; "features" [B, F] float32, what the head
-            sees; "logits" [B, num_classes] float32, absent when there is no head.
-        """
+    def classified(self, tokens: Float[Array, "b t d"]) -> dict[str, Array]:
         encoder = self.encoder
-        tokens = encoder(images, train=train)
         x = self._pool(tokens).astype(jnp.float32)
         if self.fc_norm:
             x = NORMS[encoder.style.norm_kind](encoder.style.norm_epsilon, name="fc_norm")(x)
         if self.representation_size is not None:
             x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits")(x))
-        outputs = {"tokens": tokens, "features": x.mean(axis=1) if self.pooling == "distilled" else x}
-        if self.num_classes:
-            bias = nn.initializers.constant(self.head_bias_init)
-            head = functools.partial(nn.Dense, self.num_classes, kernel_init=nn.initializers.zeros, bias_init=bias)
-            if self.pooling == "distilled":
-                outputs["logits"] = (head(name="head")(x[:, 0]) + head(name="distillation_head")(x[:, 1])) / 2
-            else:
-                outputs["logits"] = head(name="head")(x)
-        return outputs
+        head = functools.partial(logits, num_classes=self.num_classes, bias=self.head_bias_init)
+        if self.pooling != "distilled":
+            return {"features": x, **head(x)}
+        both = head(x[:, 0]), head(x[:, 1], name="distillation_head")
+        return {"features": x.mean(axis=1), **jax.tree.map(lambda *of: sum(of) / 2, *both)}
 
     def _pool(self, tokens: Float[Array, "b t width"]) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
         before = self.encoder.tokens
@@ -269,6 +287,7 @@ class ViT(nn.Module):
         class_token_posemb: bool | None = None,
         drop_path_rate: Decay = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        posemb_resize: PosembResize = "align_corners",
         **block: Any,
     ) -> Self:
         """A ViT of a published size, from values that JSON can hold.
@@ -282,6 +301,9 @@ class ViT(nn.Module):
                 original code.
             drop_path_rate: see `ViTEncoder`.
             dtype: compute dtype by name; parameters are always float32.
+            posemb_resize: how learned positions are to be interpolated to another grid, see
+                `vit_jax.nn.posemb.interpolate_posemb`. No module needs it: it is for whoever carries parameters over,
+                who finds it among these arguments in the checkpoint's metadata.
             block: other arguments of `Tokens`, `Positions`, `Execution` and `BlockStyle`; of the last also by the
                 older names, see `block_style`.
 
@@ -289,6 +311,7 @@ class ViT(nn.Module):
             UserError: for an unknown variant, value or argument.
         """
         check_keys(block, _BLOCK_KEYS, "config.model", siblings=_NAMED_KEYS)
+        check_choice("posemb_resize", posemb_resize, RESIZES)
         size, patch = parse_variant(variant)
         own = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
         size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
@@ -310,7 +333,6 @@ class ViT(nn.Module):
             tokens=part(Tokens, _TOKEN_KEYS, class_token=class_token),
             positions=part(Positions, _POSITION_KEYS, class_token_posemb=class_token_posemb),
             drop_path_rate=drop_path_rate,
-            final_norm=not fc_norm,
             # Unowned, so that ViT adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

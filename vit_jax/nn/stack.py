@@ -13,6 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn.batch_axis import split_by_example
 from vit_jax.nn.block import SAVED, Block
 from vit_jax.nn.style import Execution, check_rate
+from vit_jax.nn.trunk import Layers
 
 # What the backward pass finds of a block's forward pass: its input alone, or also the results of its weight matrices.
 _REMAT_POLICIES = {
@@ -31,6 +32,11 @@ def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
 def block_name(i: int) -> str:
     """The name of a stack's i-th block, under which its parameters are."""
     return f"block_{i:02d}"
+
+
+def block_layers(depth: int) -> Layers:
+    """The layers of a stack, see `vit_jax.nn.trunk.Trunk.layers`."""
+    return tuple((block_name(i),) for i in range(depth))
 
 
 class BlockStack(nn.Module):

@@ -59,7 +59,7 @@ class Rehearsal:
         }
 
     def forward_flops(self) -> float | None:
-        """FLOP of one image through the encoder, counted on paper; None for an encoder that is not a ViT's."""
+        """FLOP of one image through the encoder, counted on paper; None for a model that does not count itself."""
         size = self.inputs.image_size
         return size and forward_flops(self.task.model, size)
 

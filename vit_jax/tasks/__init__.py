@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.nn.flops import forward_flops
+from vit_jax.nn.trunk import Layers
 from vit_jax.spelling import closest
 
 Batch = Mapping[str, Array]
@@ -110,6 +111,11 @@ class Task:
         and `plan` show; None where nobody counts them. By default three times the forward pass of `model`."""
         forward = forward_flops(self.model, image_size)
         return forward and 3 * forward
+
+    def layers(self) -> Layers:
+        """The order of the parameters for layer-wise learning rates, see `vit_jax.nn.trunk.Trunk.layers`, by default
+        that of `model`; () where it says none."""
+        return self.model.layers() if hasattr(self.model, "layers") else ()
 
 
 def chosen(names: Collection[str], given: Mapping[str, Array | Callable[[], Array]]) -> dict[str, Array]:

@@ -6,7 +6,6 @@ own patch (section 3).
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.models.mae import MaskedAutoencoder, random_orders
 from vit_jax.naming import build_model
-from vit_jax.nn.flops import encoder_flops
 from vit_jax.nn.patch import patchify
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
@@ -88,28 +86,7 @@ class MAE(Task):
 
     def flops(self, image_size: tuple[int, int]) -> float:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""
-        encoder, decoder = self.model.encoder, self.model.decoder
-        patch = encoder.patch_size[0] * encoder.patch_size[1]
-        patches, prefix = math.prod(self.model.grid(image_size)), encoder.tokens.count
-        visible = self.model.visible(image_size)
-        encoded = encoder_flops(
-            patches=visible,
-            tokens=visible + prefix,
-            patch_pixels=patch,
-            width=encoder.width,
-            depth=encoder.depth,
-            mlp_dim=encoder.style.mlp_dim,
-            mlp_matrices=3 if encoder.style.gated else 2,
-        )
-        decoded = encoder_flops(
-            patches=patches,  # what the decoder predicts of a patch costs as much as embedding it
-            tokens=patches + prefix,
-            patch_pixels=patch,
-            width=decoder.width,
-            depth=decoder.depth,
-            mlp_dim=4 * decoder.width,
-        )
-        return 3 * (encoded + decoded + 2 * (visible + prefix) * encoder.width * decoder.width)
+        return 3 * self.model.pretraining_flops(image_size)
 
 
 def build(

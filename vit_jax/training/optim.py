@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, nearest
+from vit_jax.nn.trunk import Layers
 from vit_jax.ranges import Count, Decay, NonNegative, Positive, check_arguments, check_value
 from vit_jax.training import schedules
 from vit_jax.training.parameters import (
@@ -31,7 +32,7 @@ _RATE = "learning_rate"
 
 
 def build(
-    section: Mapping[str, Any], steps: int, params: PyTree, extensions: Extensions = ()
+    section: Mapping[str, Any], steps: int, params: PyTree, extensions: Extensions = (), layers: Layers = ()
 ) -> tuple[optax.GradientTransformationExtraArgs, dict[str, Schedule]]:
     """The gradient transformation over `params` and the learning rates as functions of the step.
 
@@ -50,6 +51,7 @@ def build(
         steps: the length over which schedules are laid out.
         params: the trained parameters (arrays or shapes), without frozen leaves.
         extensions: how the run came to this length, see `schedules.laid_out`.
+        layers: of the model, for `layer_decay`.
 
     Raises:
         UserError: for unknown names and keys, a pattern that matches nothing, a parameter without a group, a schedule
@@ -57,7 +59,7 @@ def build(
     """
     names = leaf_names(params)
     if "groups" not in section:
-        tx, rate = _optimizer(section, steps, names, "config.optim", extensions)
+        tx, rate = _optimizer(section, steps, names, "config.optim", extensions, layers)
         return tx, {_RATE: rate}
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
@@ -83,7 +85,7 @@ def build(
                 "Put the narrower pattern first",
             )
         rate = _RATE if len(groups) == 1 else f"{_RATE}/{patterns[i]}"
-        built[i], rates[rate] = _optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions, rate)
+        built[i], rates[rate] = _optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions, layers, rate)
     labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
     return optax.partition(built, labels), rates
 
@@ -273,6 +275,7 @@ def _optimizer(
     names: Sequence[str],
     where: str,
     extensions: Extensions,
+    layers: Layers,
     rate: str = _RATE,
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     check_arguments(_common, section, where)
@@ -292,5 +295,5 @@ def _optimizer(
     if multipliers:
         parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
     if layer_decay is not None:
-        parts.append(scaled(layerwise(layer_decay, names, f"{where}.layer_decay")))
+        parts.append(scaled(layerwise(layer_decay, layers, names, f"{where}.layer_decay")))
     return (optax.chain(*parts) if len(parts) > 1 else parts[0]), schedule

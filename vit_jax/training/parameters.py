@@ -9,14 +9,10 @@ import optax
 from jaxtyping import Float, PyTree
 
 from vit_jax.errors import UserError
+from vit_jax.nn.trunk import Layers
 
 # From the name of a parameter ('encoder/block_00/mlp/fc1/kernel') to a factor.
 Factor = Callable[[str], float]
-
-_BLOCK = re.compile(r"(.*/)?block_(\d+)/.*")
-# Beside the blocks of a tower, what comes after the last one. Everything else beside them (patches, a hybrid's stem,
-# positions, every kind of token) comes before the first: MAE and BEiT call it layer 0.
-_AFTER = re.compile(r"norm|fc_norm|pool|pre_logits|prediction|(.*_)?head|projector|predictor")
 
 
 def path_name(path: tuple) -> str:
@@ -69,34 +65,31 @@ def by_name(pairs: Any, names: Sequence[str], where: str, otherwise: Factor = la
     return factor
 
 
-def layerwise(decay: float, names: Sequence[str], where: str) -> Factor:
+def layerwise(decay: float, layers: Layers, names: Sequence[str], where: str) -> Factor:
     """Layer-wise learning-rate decay as in BEiT (arXiv:2106.08254) and MAE (arXiv:2111.06377).
 
-    Whatever the blocks' input is made of (patch embedding, a hybrid's stem, positions, class and distillation tokens,
-    registers) is layer 0, `block_00` is layer 1, and so on; layer l of a network of L blocks gets
-    `decay ** (L + 1 - l)`. What comes after the blocks (final norm, pooling, head) and what is in no tower of blocks
-    learns at the full rate. Blocks are counted apart under each parent, so that a second tower has layers of its own.
+    Of n layers, the first of which is all that the blocks read, layer l from 0 gets `decay ** (n - l)`. What is in no
+    layer (final norm, pooling, head) learns at the full rate.
+
+    Args:
+        layers: what the model says of itself, see `vit_jax.nn.trunk.Trunk.layers`.
+        names: of the parameters that it is for.
     """
     if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
         raise UserError(f"{where} is {decay!r}", "It must lie in (0, 1], usually 0.65 to 0.9")
-    depths: dict[str, int] = {}
-    for name in names:
-        if found := _BLOCK.fullmatch(name):
-            tower = found[1] or ""
-            depths[tower] = max(depths.get(tower, 0), int(found[2]) + 1)
-    if not depths:
-        raise UserError(f"{where} needs blocks, and no parameter is named like 'block_00/...'", "Remove it")
+    depths = {prefix: len(layers) - i for i, layer in enumerate(layers) for prefix in layer}
 
-    def factor(name: str) -> float:
-        if found := _BLOCK.fullmatch(name):
-            return decay ** (depths[found[1] or ""] - int(found[2]))
-        # The innermost tower that the parameter is in.
-        tower = max((t for t in depths if name.startswith(t)), key=len, default=None)
-        if tower is None or _AFTER.fullmatch(name[len(tower) :].split("/")[0]):
-            return 1.0
-        return decay ** (depths[tower] + 1)
+    def to_the_end(name: str) -> int:
+        """How many layers there are from that of a parameter on, itself included."""
+        parts = name.split("/")
+        return next((d for i in range(len(parts)) if (d := depths.get("/".join(parts[: i + 1])))), 0)
 
-    return factor
+    if not any(map(to_the_end, names)):
+        raise UserError(
+            f"{where} needs the order of the layers, and the model says none that has a parameter of this optimizer",
+            "Remove it, or give the model a method `layers`",
+        )
+    return lambda name: decay ** to_the_end(name)
 
 
 def norms_by_layer(tree: PyTree[jax.Array]) -> dict[str, Float[jax.Array, ""]]:

@@ -85,7 +85,7 @@ def build_program(
         params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
-    tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions)
+    tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions, task.layers())
     ema_decay = None
     if config.ema_decay is not None:
         ema_decay = schedules.ema_decay(config.ema_decay, config.steps, extensions)

@@ -1,4 +1,4 @@
-"""The parameters of `vit_jax.models.bit.ResNetEncoder` in anybody's names: one table of names for each library."""
+"""The parameters of `vit_jax.models.bit.BiTEncoder` in anybody's names: one table of names for each library."""
 
 import dataclasses
 import re
