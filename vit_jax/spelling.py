@@ -14,7 +14,6 @@ _ALSO_CALLED = {
     "dir": "root",
     "dropout": "dropout_rate",
     "drop_path": "drop_path_rate",
-    "ema": "ema_decay",
     "grad_clip": "clip_norm",
     "heads": "num_heads",
     "hidden_size": "width",

@@ -333,10 +333,10 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         wanted = {"params": on_disk["params"]}
         if product == "ema":
             wanted["ema"] = on_disk["ema"]
-        # An older checkpoint has no average of the model state.
-        state_key = "ema_model_state" if product == "ema" and "ema_model_state" in on_disk else "model_state"
-        if state_key in on_disk:
-            wanted[state_key] = on_disk[state_key]
+        # An older checkpoint has no average of the model state, others of a part of it.
+        for key in ("model_state", *(("ema_model_state",) if product == "ema" else ())):
+            if key in on_disk:
+                wanted[key] = on_disk[key]
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
         context = ocp.Context()
@@ -351,11 +351,11 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
     if checksums:
         _verify(step_path, loaded, metadata)
     params = _overlay(loaded["params"], loaded["ema"]) if product == "ema" else loaded["params"]
-    return params, loaded.get(state_key, {})
+    return params, _overlay(loaded.get("model_state", {}), loaded.get("ema_model_state", {}))
 
 
 def _overlay(params: dict, ema: dict) -> dict:
-    """`params` with the leaves that `ema` has (frozen parameters have no moving average)."""
+    """`params` with the leaves that `ema` has: not all need to have a moving average."""
     return {k: (_overlay(v, ema[k]) if isinstance(v, dict) else ema[k]) if k in ema else v for k, v in params.items()}
 
 

@@ -81,7 +81,7 @@ def measure_config(
 
     state, monitor = program.fresh_state(), program.fresh_monitor()
     batch, seen = (put(made, batch_sharding(mesh)) for made in (rehearsal.batch(), rehearsal.eval_batch()))
-    variables = variables_of(state, program.frozen)
+    variables = variables_of(state)
     results = {
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),

@@ -1,9 +1,10 @@
 """Run configuration: the top-level keys, overriding single values, and comparing two runs' configs."""
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from vit_jax.errors import UserError
@@ -38,6 +39,24 @@ _MAY_DIFFER = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Ema:
+    """An exponential moving average of parameters, and of the running statistics that go with them.
+
+    Args:
+        decay: a number, or a section: see `vit_jax.training.schedules.ema_decay`.
+        match: patterns over the whole path of a parameter, such as 'generator/.*': only what one of them matches has an
+            average, everything else stands in it as it is. Frozen parameters never have one.
+    """
+
+    decay: Decay | dict[str, Any]
+    match: str | Sequence[str] = ".*"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (self.match,) if isinstance(self.match, str) else tuple(self.match)
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The top level of a config. Sections are plain dicts: their keys go to the constructors that they configure.
 
@@ -53,8 +72,9 @@ class RunConfig:
         optim: optimizer, schedule and frozen parameters, see `vit_jax.training.optim`.
         stop_at: stop (and save) after this step although the schedule goes on, for queues with a time limit.
         microbatch: examples that go through the model at a time; gradients accumulate. None: the whole batch.
-        ema_decay: decay of an exponential moving average of the parameters, which is then what evaluation uses unless
-            the task says otherwise; or a section, see `vit_jax.training.schedules.ema_decay`.
+        ema: an exponential moving average of the parameters, see `Ema`, which is then what evaluation uses unless the
+            task says otherwise.
+        ema_decay: the same for an average of all of them, `ema=dict(decay=ema_decay)`.
         evals: evaluators by the name under which their metrics are logged; one that is None is left out.
         eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
         log_every: steps between lines of metrics.
@@ -76,6 +96,7 @@ class RunConfig:
     model: dict[str, Any] | None = None
     stop_at: int | dict[str, float] | None = None
     microbatch: Count | None = None
+    ema: dict[str, Any] | None = None
     ema_decay: Decay | dict[str, Any] | None = None
     evals: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     eval_every: int | dict[str, float] | None = None
@@ -95,6 +116,17 @@ class RunConfig:
         for name, section in evals.items():
             if isinstance(section, Mapping) and section.get("every") is not None:
                 check_duration(section["every"], f"config.evals.{name}.every")
+
+        if self.ema is not None and self.ema_decay is not None:
+            raise UserError("config.ema and config.ema_decay are both set", "Keep config.ema, with its 'decay'")
+        self.average  # noqa: B018  checked here
+
+    @functools.cached_property
+    def average(self) -> Ema | None:
+        """The moving average that `ema` or `ema_decay` asks for."""
+        if self.ema is not None:
+            return construct(Ema, self.ema, "config.ema")
+        return None if self.ema_decay is None else Ema(self.ema_decay)
 
     def in_steps(self, examples: int) -> Self:
         """The same with every duration as a number of steps, for a training source of so many examples."""

@@ -75,7 +75,7 @@ def train(
     def measure(step: int, names: Sequence[str], state: State) -> dict[str, float]:
         for name in names:
             failed.pop(name, None)
-        measured = run.evaluation.run(variables_of(state, run.frozen, run.product), names, failed)
+        measured = run.evaluation.run(variables_of(state, run.product), names, failed)
         run.store.record(step, measured, failed)
         if lead:
             for name in failed.keys() & set(names):

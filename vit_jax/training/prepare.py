@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array, UInt32
 
 from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
@@ -33,7 +33,7 @@ from vit_jax.training.resume import extensions, resume
 from vit_jax.training.scalars import Scalars
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
-from vit_jax.training.state import State, fresh_average, variables_of
+from vit_jax.training.state import State, variables_of
 from vit_jax.training.step import Monitor, fresh_monitor, with_sums
 from vit_jax.training.workdir import start_step, taken, write_config
 
@@ -48,7 +48,6 @@ class Run:
         step: compiled (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated.
         put_scalars, scalars: what a step takes beside its batch, see `vit_jax.training.program.Program`.
         fresh_monitor: compiled; the monitor for the next line of the log.
-        frozen: mask over the parameters.
         product: which tree evaluation uses.
         owed: evaluators that were to run after step `start` and of which the log has nothing.
         metadata: what every checkpoint carries.
@@ -66,7 +65,6 @@ class Run:
     fresh_monitor: Callable[[Monitor], Monitor]
     put_scalars: Callable[[int], UInt32[Array, " n"]]
     scalars: Callable[[int], Scalars]
-    frozen: PyTree
     product: str
     evaluation: Evaluation
     owed: Sequence[str]
@@ -108,11 +106,11 @@ def prepare(
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
     program = build_program(config, task, experiment.prepare, raw, mesh)
-    product = task.product or ("params" if config.ema_decay is None else "ema")
+    product = task.product or ("params" if config.average is None else "ema")
     evaluation = Evaluation(
         experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config), seed=config.seed
     )
-    agreed(lambda: evaluation.check(variables_of(program.state, program.frozen, product)))
+    agreed(lambda: evaluation.check(variables_of(program.state, product)))
 
     with contextlib.ExitStack() as held:
         agreed(lambda: held.enter_context(taken(workdir, active=lead)))
@@ -122,7 +120,7 @@ def prepare(
         monitor = program.fresh_monitor()
         if start:
             abstract = jax.tree.map(_placed, program.state, program.shardings)
-            resumed = resume(workdir, start, abstract, program.frozen, policy.checksums)
+            resumed = resume(workdir, start, abstract, program.fresh_average, policy.checksums)
             start, state = resumed.step, resumed.state
             monitor = with_sums(monitor, resumed.metadata.get("log", {}))
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
@@ -153,7 +151,6 @@ def prepare(
             fresh_monitor=jax.jit(fresh_monitor, out_shardings=everywhere).lower(monitor).compile(),
             put_scalars=program.put_scalars,
             scalars=program.scalars,
-            frozen=program.frozen,
             product=product,
             evaluation=evaluation,
             owed=_owed(workdir, start, evaluation.due(start, start == last)) if start else (),
@@ -195,7 +192,7 @@ def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) 
     model_state = jax.tree.map_with_path(replace, fresh, shardings)
     params = model_state.pop("params")
     state = {**state, "params": params, "model_state": model_state}
-    return state | fresh_average(state, program.frozen) if "ema" in state else state
+    return state | program.fresh_average(state) if "ema" in state else state
 
 
 def _owed(workdir: epath.Path, step: int, due: Sequence[str]) -> list[str]:

@@ -14,10 +14,11 @@ from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
+from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
-from vit_jax.training.state import PREPARE, State, init_state, random_key, split
+from vit_jax.training.state import PREPARE, State, fresh_average, init_state, random_key, split
 from vit_jax.training.step import Monitor, Prepare, make_step
 
 
@@ -31,6 +32,7 @@ class Program:
         scalars: what the update after `step` of them takes beside its batch, on the host; see `scalars_at`.
         state: shapes of the state, with `shardings` beside it.
         batch: shapes of a batch as the host sends it.
+        fresh_average: the keys of the moving average as it starts, from a state; only where there is one.
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
         monitor: shapes of the monitor.
         fresh_monitor: a monitor with sums of zero, on the mesh.
@@ -45,6 +47,7 @@ class Program:
     state: PyTree
     shardings: PyTree
     batch: Mapping[str, jax.ShapeDtypeStruct]
+    fresh_average: Callable[[State], State]
     fresh_state: Callable[[], State]
     monitor: PyTree
     fresh_monitor: Callable[[], Monitor]
@@ -86,16 +89,19 @@ def build_program(
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions, task.layers())
-    ema_decay = None
-    if config.ema_decay is not None:
-        ema_decay = schedules.ema_decay(config.ema_decay, config.steps, extensions)
+    ema_decay, averaged = None, None
+    if config.average is not None:
+        where = "config.ema.decay" if config.ema else "config.ema_decay"
+        ema_decay = schedules.ema_decay(config.average.decay, config.steps, extensions, where)
+        averaged = config.average.patterns
+        check_patterns(averaged, leaf_names(split(params, frozen)[0]), "config.ema.match")
 
     def scalars(step: int) -> Scalars:
         return scalars_at(step, config.seed, rates, ema_decay)
 
     def initialise(seed: UInt32[Array, ""]) -> State:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
-        return init_state(task, tx, zeros, seed, frozen, ema_decay is not None)
+        return init_state(task, tx, zeros, seed, frozen, averaged)
 
     platform = mesh.devices.flat[0].platform
     state = jax.eval_shape(initialise, jax.ShapeDtypeStruct((), jnp.uint32))
@@ -132,6 +138,7 @@ def build_program(
         state=state,
         shardings=shardings,
         batch=batch,
+        fresh_average=lambda state: fresh_average(state, frozen, averaged),
         fresh_state=fresh_state,
         monitor=monitor,
         fresh_monitor=fresh_monitor,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.training.config import RunConfig
 from vit_jax.training.distributed import agreed, in_any, is_lead
 from vit_jax.training.schedules import Extensions, follows_length
-from vit_jax.training.state import State, fresh_average
+from vit_jax.training.state import State
 
 # What a checkpoint that was saved by an older version may lack.
 _OPTIONAL = ("ema_model_state",)
@@ -34,14 +34,20 @@ class Resumed:
     metadata: Mapping[str, Any]
 
 
-def resume(workdir: epath.Path, newest: int, abstract: PyTree, frozen: PyTree, checksums: bool) -> Resumed:
+def resume(
+    workdir: epath.Path,
+    newest: int,
+    abstract: PyTree,
+    fresh_average: Callable[[State], dict[str, Any]],
+    checksums: bool,
+) -> Resumed:
     """Restores step `newest`, or the newest one before it that is whole; to be called in all processes.
 
     Damaged ones are renamed, so that the run can save these steps anew.
 
     Args:
         abstract: shapes, types and shardings of the state.
-        frozen: mask over the parameters.
+        fresh_average: the keys of the moving average as it starts, from a state.
         checksums: compare what is read with the checksums that were saved.
 
     Raises:
@@ -67,7 +73,7 @@ def resume(workdir: epath.Path, newest: int, abstract: PyTree, frozen: PyTree, c
     state, metadata = found
     lacking = [key for key in abstract if key not in state]
     if lacking:
-        fresh = fresh_average(state, frozen)
+        fresh = fresh_average(state)
         state = state | {key: fresh[key] for key in lacking}
         if is_lead():
             print(
@@ -99,7 +105,7 @@ def extensions(resumed: Resumed, config: RunConfig, values: Mapping[str, Any], e
         UserError: another length that would change the schedules.
     """
     before, known = _length(resumed.metadata, config, values)
-    if before == config.steps or not follows_length(config.optim, config.ema_decay):
+    if before == config.steps or not follows_length(config.optim, config.average and config.average.decay):
         return known
     what = f"The schedules of this run are laid out over {before} steps, and config.steps is {config.steps}"
     if config.steps < before:

@@ -111,8 +111,10 @@ def follows_length(optim: Mapping[str, Any], ema_decay: Any) -> bool:
                if isinstance(s, Mapping))  # fmt: skip
 
 
-def ema_decay(value: float | Mapping[str, Any], steps: int, extensions: Extensions = ()) -> Schedule:
-    """`config.ema_decay`: a constant decay, or a section such as `{"name": "cosine", "start": 0.99, "end": 1.0}`.
+def ema_decay(
+    value: float | Mapping[str, Any], steps: int, extensions: Extensions = (), where: str = "config.ema_decay"
+) -> Schedule:
+    """A constant decay, or that of a section such as `{"name": "cosine", "start": 0.99, "end": 1.0}`.
 
     A section names a schedule from `start` to `end` over the run; the cosine to 1 is that of BYOL and MoCo v3. The
     average after update t takes `decay(t)` of its old value.
@@ -125,12 +127,10 @@ def ema_decay(value: float | Mapping[str, Any], steps: int, extensions: Extensio
     known = ("name", "start", "end")
     for key in value:
         if key not in known:
-            raise unknown_key("config.ema_decay", key, known)
+            raise unknown_key(where, key, known)
     for key in ("start", "end"):
-        check_value(value.get(key), Share, f"config.ema_decay.{key}")
-    return build(
-        {"name": value.get("name"), "end": value["end"]}, value["start"], steps, "config.ema_decay", extensions
-    )
+        check_value(value.get(key), Share, f"{where}.{key}")
+    return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, where, extensions)
 
 
 def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:

@@ -1,6 +1,6 @@
 """The training state: plain nested dicts, and every random key folded from (seed, step, purpose)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from vit_jax.data.batch import NotedBatch
 from vit_jax.tasks import Batch, Task, Variables
+from vit_jax.training.parameters import first_match, path_name
 
 # {"step", "params", "model_state", "opt_state"} and "ema" where there is one, with "ema_model_state" where the model
-# has a state. Frozen parameters are in `params` like all others, but have no slot in `opt_state` and no copy in `ema`.
+# has a state. Frozen parameters are in `params` like all others, but have no slot in `opt_state` and no copy in `ema`;
+# other parameters have one if `config.ema` matches them.
 State = dict[str, Any]
 
 # The purposes of random keys. No key is stored, so a resumed run draws what the uninterrupted one would have drawn.
@@ -29,31 +31,42 @@ def init_state(
     batch: Batch,
     seed: int | UInt32[Array, ""],
     frozen: PyTree,
-    ema: bool,
+    averaged: Sequence[str] | None,
 ) -> State:
     """A fresh state; traceable, so that jit can place it on a mesh without ever holding it in one piece."""
     variables = task.init(random_key(seed, 0, INIT), NotedBatch(batch))
     trained, _ = split(variables["params"], frozen)
     state = {"step": jnp.int32(0), **variables, "opt_state": tx.init(trained)}
-    if ema:
-        # Copies: params and ema are donated to the step as two buffers.
-        state |= fresh_average(state, frozen)
+    if averaged is not None:
+        state |= fresh_average(state, frozen, averaged)
     return state
 
 
-def fresh_average(state: State, frozen: PyTree) -> State:
-    """The keys of the moving average, as it starts: from what it is the average of."""
+def fresh_average(state: State, frozen: PyTree, patterns: Sequence[str]) -> State:
+    """The keys of the moving average as it starts: copies of what it is the average of.
+
+    Copies, since params and ema are donated to the step as two buffers.
+
+    Args:
+        patterns: a parameter whose path one of them matches has an average, and running statistics by their path
+            without the collection's name.
+    """
     trained, _ = split(state["params"], frozen)
-    average = {"ema": jax.tree.map(jnp.copy, trained)}
-    if jax.tree.leaves(state["model_state"]):
-        average["ema_model_state"] = jax.tree.map(jnp.copy, state["model_state"])
+    averaged, _ = split(trained, jax.tree.map_with_path(lambda p, _: first_match(patterns, path_name(p)) < 0, trained))
+    average = {"ema": jax.tree.map(jnp.copy, averaged)}
+    statistics = state["model_state"]
+    others = jax.tree.map_with_path(lambda p, _: first_match(patterns, path_name(p[1:])) < 0, statistics)
+    statistics, _ = split(statistics, others)
+    if jax.tree.leaves(statistics):
+        average["ema_model_state"] = jax.tree.map(jnp.copy, statistics)
     return average
 
 
-def averaged(average: PyTree, new: PyTree, weights: Mapping[str, Float[Array, ""]]) -> PyTree:
+def averaged(average: dict, new: dict, weights: Mapping[str, Float[Array, ""]]) -> dict:
     """The moving average after an update; what is not a float (a counter) is the new value itself.
 
     Args:
+        average: of all that `new` has, or of a part.
         weights: of the "old" average and of the "new" value, which add up to 1.
     """
 
@@ -62,7 +75,10 @@ def averaged(average: PyTree, new: PyTree, weights: Mapping[str, Float[Array, ""
             return value
         return (old * weights["old"] + value * weights["new"]).astype(value.dtype)
 
-    return jax.tree.map(update, average, new)
+    return {
+        key: averaged(old, new[key], weights) if isinstance(old, dict) else update(old, new[key])
+        for key, old in average.items()
+    }
 
 
 def split(tree: dict, mask: PyTree) -> tuple[dict, dict]:
@@ -79,22 +95,22 @@ def split(tree: dict, mask: PyTree) -> tuple[dict, dict]:
 
 
 def merge(first: dict, second: dict) -> dict:
-    """The inverse of `split`."""
+    """The inverse of `split`; of a leaf that both have, that of `second`."""
     merged = dict(first)
     for key, value in second.items():
         merged[key] = merge(merged[key], value) if key in merged and isinstance(value, dict) else value
     return merged
 
 
-def variables_of(state: State, frozen: PyTree, product: str = "params") -> Variables:
+def variables_of(state: State, product: str = "params") -> Variables:
     """What `task.outputs` gets for evaluation: `product` says whether `params` or the `ema` stands under params.
 
-    Averaged parameters go with averaged running statistics: those of the newest ones are not theirs.
+    What has no average is in both. Averaged parameters go with averaged running statistics: those of the newest ones
+    are not theirs.
     """
     if product != "ema":
         return {"params": state["params"], "model_state": state["model_state"]}
-    _, fixed = split(state["params"], frozen)
     return {
-        "params": merge(state["ema"], fixed),
-        "model_state": state.get("ema_model_state", state["model_state"]),
+        "params": merge(state["params"], state["ema"]),
+        "model_state": merge(state["model_state"], state.get("ema_model_state", {})),
     }

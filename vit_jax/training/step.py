@@ -54,13 +54,13 @@ def make_step(
         # One key per example travels with the batch, so that every microbatch draws masks of its own.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
         trained, fixed = split(state["params"], frozen)
+        # Whatever has no average stands in it as it is, but outside of what is differentiated.
+        average = {"ema": merge(state["params"], state["ema"])} if "ema" in state else {}
         extra = {"static": static} if task.static is not None else {}
 
         def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
             examples, keys = rows
-            variables = {"params": merge(trained, fixed), "model_state": state["model_state"]}
-            if "ema" in state:
-                variables["ema"] = merge(state["ema"], fixed)
+            variables = {"params": merge(trained, fixed), "model_state": state["model_state"], **average}
             return task.loss(variables, NotedBatch(examples), keys[0], count, **extra)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
