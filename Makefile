@@ -8,7 +8,7 @@ VENV := .venv
 DEPENDENCIES := setup.py pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracle test-slow fuzz lint format clean
+.PHONY: help demo test test-long test-oracle test-slow fuzz lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,13 +22,16 @@ help: ## list the targets
 demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits; the report goes to runs/demo
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
-test: $(VENV)/.installed-test ## run the tests, without the slow ones
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not oracle" $(ARGS)
+test: $(VENV)/.installed-test ## run the tests that take seconds: in all five minutes
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not long and not slow and not oracle" $(ARGS)
+
+test-long: $(VENV)/.installed-test ## run those of many devices, of several processes and of whole runs
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "long and not slow and not oracle" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "oracle and not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-test ## run the slow tests
+test-slow: $(VENV)/.installed-test ## run those that take minutes each; CI runs the notebooks of them
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
 fuzz: $(VENV)/.installed-test ## read N damaged files of every kind; each must be read or refused in one sentence

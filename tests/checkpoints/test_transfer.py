@@ -87,6 +87,7 @@ def test_mistakes_get_a_sentence(pretrained, kwargs, sources, message):
         init_from({"params": shapes(**kwargs)}, sources)
 
 
+@pytest.mark.long
 def test_resuming_wins_over_init_from(pretrained, tmp_path):
     folder, _ = pretrained
     changes = {"init_from": folder, "model__representation_size": 16}

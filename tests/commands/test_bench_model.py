@@ -9,10 +9,11 @@ from vit_jax.commands.main import main
 from vit_jax.training import chips
 
 TINY = ["--rounds", "3", "--warmup", "1", "--classes", "7", "--batch-size", "8"]
+ONE_BLOCK = "--config.model.depth=1"
 
 
 def test_a_variant_is_timed(capsys):
-    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.pooling=mean"]
+    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, ONE_BLOCK, "--config.model.pooling=mean"]
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "mu/8" in out and "images/s" in out and "batch 8 at 16x16" in out
@@ -26,12 +27,12 @@ def test_a_variant_is_timed(capsys):
         assert found["compile_seconds"] > 0 and found["seconds_per_step_std"] >= 0
         assert found["peak_bytes"] > 4 * results["parameters"] and found["peak_bytes_from"] == "compiler"
         assert "mfu" not in found  # a CPU's peak is not in the table
-    assert results["model"]["pooling"] == "mean" and results["parameters"] > 12_000
+    assert results["model"]["pooling"] == "mean" and results["parameters"] > 5_000
     assert results["train"]["flops_per_image"] == 3 * results["inference"]["flops_per_image"]
 
 
 def test_a_config_is_timed_without_its_data(capsys):
-    assert main(["bench", "--config", "digits:smoke", *TINY, "--config.data.train.name=gone", "--json"]) == 0
+    assert main(["bench", "--config", "digits:smoke", *TINY, ONE_BLOCK, "--config.data.train.name=gone", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert "no source named 'gone'" in results["loader"]["skipped"]
     assert results["batch_size"] == 8 and results["image_size"] == [16, 16] and results["model"]["width"] == 64
@@ -44,6 +45,7 @@ def test_a_config_is_timed_without_its_data(capsys):
         ("moco_v3_i1k:variant=mu/16,smoke", 8),
     ],
 )
+@pytest.mark.long
 def test_a_task_with_two_views_is_timed_and_counted(capsys, config, factor):
     argv = ["bench", "--config", config, *TINY, "--config.data.image_size=(32,32)", "--config.model.dtype=float32"]
     assert main([*argv, "--config.task.hidden=32" if "moco" in config else "--config.task.head_out=8", "--json"]) == 0
@@ -52,8 +54,9 @@ def test_a_task_with_two_views_is_timed_and_counted(capsys, config, factor):
     assert results["train"]["images_per_second"] > 0
 
 
+@pytest.mark.long
 def test_loader_and_trace(capsys, tmp_path):
-    argv = ["bench", "--config", "digits:smoke", *TINY, "--profile", str(tmp_path), "--config.model.depth=1"]
+    argv = ["bench", "--config", "digits:smoke", *TINY, "--profile", str(tmp_path), ONE_BLOCK]
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "Data: " in out and "images/s" in out.split("Data: ")[1] and f"xprof --logdir {tmp_path}" in out
@@ -63,6 +66,7 @@ def test_loader_and_trace(capsys, tmp_path):
     assert "train" in steps
 
 
+@pytest.mark.long
 def test_mfu_is_of_the_bfloat16_peak(capsys, monkeypatch):
     monkeypatch.setattr(chips, "peak_flops", lambda kind: 1e12)
     argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.dtype=bfloat16", "--json"]

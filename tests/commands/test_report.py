@@ -119,6 +119,7 @@ def test_a_run_as_training_leaves_it(tmp_path, capsys):
     assert tiny_config()["optim"]["name"] in json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["name"]
 
 
+@pytest.mark.long
 def test_what_runs_see_is_drawn_once_where_the_data_is_here(tmp_path, capsys):
     contrastive_run(tmp_path / "runs" / "a", "simclr", steps=2, log_every=1, optim__schedule__warmup_steps=1)
     for name, changes in {"b": {"optim": {"name": "sgd"}}, "c": {"data": {"train": {"name": "gone"}}}}.items():

@@ -125,6 +125,7 @@ def test_labels_may_be_shares_already():
     np.testing.assert_array_equal(out["label"], mixed(Mix(cutmix=1.0))["label"])
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives():
     mix = Mix(mixup=0.3, cutmix=1.0, erase=0.5, per="example")
     mesh = Mesh(np.array(jax.devices()), ("data",))

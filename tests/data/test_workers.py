@@ -73,6 +73,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_forgotten_iterator_ends_quietly(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(FORGETFUL)
@@ -96,6 +97,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_no_worker_and_no_memory_behind(tmp_path):
     """The workers ignore polite signals, so this is what keeps them from staying for ever."""
     script, segments = tmp_path / "script.py", set(os.listdir("/dev/shm"))
@@ -135,6 +137,7 @@ def test_a_stopped_worker_is_one_sentence(monkeypatch):
     assert not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.long
 def test_a_slow_batch_is_no_lost_worker(monkeypatch):
     """Signs of life come however long a batch takes; here it takes longer than the patience."""
     monkeypatch.setattr(workers, "BEAT", 0.5)

@@ -35,6 +35,7 @@ def test_uniformity_of_one_example():
         uniformity(np.ones((1, 3)))
 
 
+@pytest.mark.long
 def test_in_a_run(tmp_path):
     """Views that do not differ are perfectly aligned; and k-NN runs beside it on the same checkpoint."""
     view = {"name": "view", "area": [0.3, 1.0]}

@@ -75,6 +75,7 @@ def test_it_is_a_vit_on_a_map():
     [pytest.param({"remat": "full"}, marks=pytest.mark.slow), {"depth": 2, "scan": True, "remat": "dots"}],
     ids=str,
 )
+@pytest.mark.long
 def test_options_of_the_vit_change_nothing_of_the_result(option):
     tiny = TINY | {"stage_sizes": [1]}
     plain, other = build(**tiny | {"depth": option.get("depth")}), build(**tiny | option)

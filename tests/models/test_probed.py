@@ -92,6 +92,7 @@ def step_flops(model, **overrides):
     return program.lower().compile().cost_analysis()["flops"]
 
 
+@pytest.mark.long
 def test_the_step_runs_the_trunk_forward_only():
     """Counted by the compiler: the probe's step costs about the trunk's forward pass, fine-tuning three times that."""
     small = {"width": 64, "mlp_dim": 256, "dropout_rate": 0.0, "drop_path_rate": 0.0, "remat": "full"}

@@ -64,6 +64,7 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.long
 def test_statistics_are_those_of_the_global_batch():
     """Eight devices with two rows each find the means and variances of all sixteen rows, and the same gradients."""
     model = build(**{**TINY, "depths": [1]}, stem="cifar")

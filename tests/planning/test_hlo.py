@@ -30,6 +30,7 @@ def test_plain_classification_has_reductions_only():
     assert sum(c["bytes"] for c in found) > parameters
 
 
+@pytest.mark.long
 def test_mixup_adds_a_shift_by_one_row():
     """Each row is mixed with the one before it, so each device sends its last row's pixels and label to the next."""
     mesh = make_mesh({}, jax.devices())
@@ -40,12 +41,14 @@ def test_mixup_adds_a_shift_by_one_row():
     assert shifted == row, "one row each, never the batch"
 
 
+@pytest.mark.long
 def test_accumulation_gathers_nothing():
     found = collectives(compiled(microbatch=8), make_mesh({}, jax.devices()))
     assert {kind for kind, _ in kinds(found)} <= {"all-reduce", "all-to-all", "collective-permute"}
 
 
 @pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.long
 def test_sharded_parameters_travel_and_activations_stay(scan, monkeypatch):
     """Left to itself the compiler splits the features of a scanned encoder, as the parameters are, and sends those."""
     monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 64)

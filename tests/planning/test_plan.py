@@ -34,6 +34,7 @@ def cpu():
     return Topology("cpu:8", jax.devices()[:8], TPUS["v5e"], "a compiler")
 
 
+@pytest.mark.long
 def test_a_plan_is_per_chip_and_whole(cpu):
     found = plan(TINY, 10, cpu)
     assert set(KEYS) | {"resources"} == set(found)
@@ -68,6 +69,7 @@ def test_accumulation_counts_every_microbatch(cpu):
     assert parts["flops"] > 0.8 * whole["flops"], "one of two microbatches would be half"
 
 
+@pytest.mark.long
 def test_results_are_kept_by_program_and_versions(cpu, tmp_path, monkeypatch):
     first = plan(TINY, 10, cpu, tmp_path)
     monkeypatch.setattr(module, "_read", lambda *_: pytest.fail("compiled again"))

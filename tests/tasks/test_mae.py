@@ -131,6 +131,7 @@ def test_the_encoder_computes_visible_patches_only():
     assert flops[0] / flops[1] > 3.9  # 4.0 where it is linear in the tokens, more in the attention
 
 
+@pytest.mark.long
 def test_operations_counted_on_paper_are_those_of_the_compiled_step():
     task = task_of({**VIT, "variant": "Ti/16", "depth": 2}, (96, 96), decoder_width=96, decoder_depth=2)
     batch = {"image": jnp.zeros((4, 96, 96, 3))}
@@ -147,6 +148,7 @@ def pretrained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_devices_and_resuming(pretrained, tmp_path):
     expected = saved(pretrained)
     assert len(losses(pretrained)) == 4 and np.isfinite(losses(pretrained)).all()
@@ -160,6 +162,7 @@ def test_devices_and_resuming(pretrained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, saved(tmp_path / "parts"), expected)
 
 
+@pytest.mark.long
 def test_accumulation_is_the_mean_over_microbatches_with_masks_of_their_own(tmp_path):
     """Every image has as many masked patches, so that the mean of the parts' losses is the loss."""
     config = mae_config(**SGD, microbatch=4, steps=1, log_every=1)
@@ -188,6 +191,7 @@ def test_accumulation_is_the_mean_over_microbatches_with_masks_of_their_own(tmp_
     )
 
 
+@pytest.mark.long
 def test_only_gradients_are_sent_between_devices():
     experiment, mesh = build_experiment(mae_config()), make_mesh({}, jax.devices())
     row = experiment.pipeline.batch(0, 8, 0)

@@ -78,6 +78,7 @@ def test_algorithm_1_by_hand(predictor_norm):
     np.testing.assert_allclose(new["batch_stats"]["projector"]["norm1"]["mean"], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_keeps_the_patch_projection_and_averages_the_rest(tmp_path):
     contrastive_run(tmp_path / "1", "moco_v3", stop_at=1)
     contrastive_run(tmp_path / "6", "moco_v3")

@@ -62,6 +62,7 @@ def test_the_loss_put_together_by_hand(layers, loss_per):
     np.testing.assert_allclose(new_state["batch_stats"]["projector"]["norm1"]["mean"], mean, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_trunk_is_the_representation(tmp_path):
     """A checkpoint's encoder serves `load`, and fine-tuning with and without a frozen trunk."""
     contrastive_run(tmp_path / "simclr", "simclr", VIT)

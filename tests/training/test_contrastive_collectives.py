@@ -22,6 +22,7 @@ PROJECTIONS = 2 * 8 * 8 * 4  # two views of eight images, eight numbers each, fl
         ("moco_v3", VIT, {"all-gather"}),
     ],
 )
+@pytest.mark.long
 def test_only_projections_are_sent(task, model, extra):
     """Never images, features or parameters. Batch norm's statistics are sums like those of the gradients."""
     experiment, mesh = build_experiment(contrastive_config(task, model)), make_mesh({}, jax.devices())

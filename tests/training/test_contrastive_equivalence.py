@@ -27,6 +27,7 @@ def losses(workdir):
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if "simclr" in c else ()) for c in CASES])
+@pytest.mark.long
 def test_devices_accumulation_and_resuming(tmp_path, case):
     task, model, optim = CASES[case]
     contrastive_run(tmp_path / "one", task, model, **optim, steps=4, log_every=1)

@@ -26,6 +26,7 @@ def photos(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_share_of_replaced_images_is_logged(photos, tmp_path):
     # Ten images are an epoch, of which two are replaced: four of twenty rows, whether accumulated or not.
     tiny_run(

@@ -36,6 +36,7 @@ def test_flags_that_do_not_fit_together(capsys, tmp_path, flags, message):
 
 
 @pytest.mark.parametrize("process", [0, 1], ids=["nobody reports to it", "it does not answer"])
+@pytest.mark.long
 def test_a_coordinator_that_does_not_answer(tmp_path, process):
     """jax alone would abort the process from C++."""
     port = free_port()
@@ -124,6 +125,7 @@ def wait_for(condition, process):
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_two_devices_of_one_process_work_together_during_and_after():
     code = """
 import jax, numpy as np
@@ -177,6 +179,7 @@ def test_slurm_is_found_by_itself(tmp_path):
     assert "on 2 cpu devices" in (tmp_path / "log.0").read_text()
 
 
+@pytest.mark.long
 def test_a_mistake_that_all_make_is_said_by_all(tmp_path):
     config = config_file(tmp_path, batch_size=15)
     with started(["train", "--config", config, "--workdir", tmp_path / "run"], tmp_path, 2) as running:

@@ -42,6 +42,7 @@ def reference(tmp_path_factory):
     ],
     ids=["8x1x1", "2x4x1", "2x2x2", "accumulated", "accumulated on 4 devices", "scanned, accumulated, 4x2"],
 )
+@pytest.mark.long
 def test_the_same_parameters(reference, tmp_path, monkeypatch, request, devices, changes):
     # So small that this model's parameters are split over fsdp at all.
     monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 64)
@@ -73,6 +74,7 @@ def test_resuming_is_bitwise(uninterrupted, tmp_path, stops):
     assert not np.array_equal(jax.tree.leaves(uninterrupted)[0], 0)
 
 
+@pytest.mark.long
 def test_a_checkpoint_holds_its_own_step_although_training_went_on(tmp_path):
     """Saving is asynchronous while the step donates its buffers: the saved state must not be the next one."""
     tiny_run(tmp_path / "on", checkpoint__every=1, checkpoint__keep=6)
@@ -91,6 +93,7 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
     assert [row["step"] for row in rows if "train/loss" in row] == [2, 4, 6]
 
 
+@pytest.mark.long
 def test_dropout_differs_between_microbatches_and_resumes(tmp_path):
     """With dropout the accumulated run draws other masks than the plain one, and resumes bit for bit."""
     changes = {"model__dropout_rate": 0.5, "model__drop_path_rate": 0.2, "microbatch": 8, "ema_decay": 0.9}

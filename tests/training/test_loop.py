@@ -37,6 +37,7 @@ def test_learning_rate_of_the_first_step_is_zero(tmp_path):
     assert [r["train/learning_rate"] for r in rows(tmp_path) if "train/loss" in r] == pytest.approx([0, 5e-3, 1e-2])
 
 
+@pytest.mark.long
 def test_newest_and_best_are_kept(tmp_path):
     policy = {"every": 1, "keep": 2, "best": "val/loss", "best_mode": "min"}
     policy = {f"checkpoint__{key}": value for key, value in policy.items()}

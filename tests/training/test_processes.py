@@ -37,6 +37,7 @@ def alone(tmp_path_factory):
     return rows(workdir)
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_does_and_stop_and_go_on_in_others(alone, tmp_path):
     assert run(tmp_path, 2, extra=["--config.stop_at=3"]) == [0, 0], logs(tmp_path)
     assert steps_in(tmp_path / "run") == [3]
@@ -66,6 +67,7 @@ def test_ctrl_c_or_sigterm_in_one_process_stops_all_after_the_same_step(tmp_path
     assert f"preempted by SIGTERM; saved at step {before}" in (tmp_path / "log.0").read_text()
 
 
+@pytest.mark.long
 def test_a_mistake_in_one_process_is_said_by_all(tmp_path):
     """The workdir is locked by another run, which only process 0 finds out."""
     from etils import epath
@@ -79,6 +81,7 @@ def test_a_mistake_in_one_process_is_said_by_all(tmp_path):
         assert len(said) == 1 and "is in use by the process" in said[0]
 
 
+@pytest.mark.long
 def test_processes_with_other_configs_are_refused_by_all(tmp_path):
     """Other learning rates would train without a word, other lengths would hang."""
     arguments = ["train", "--config", config_file(tmp_path, **SGD), "--workdir", tmp_path / "run"]

@@ -156,6 +156,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_killed_between_the_last_save_and_the_summary(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()

@@ -103,6 +103,7 @@ def test_what_was_not_measured_before_a_kill_is_measured_when_the_run_goes_on(tm
     assert (tmp_path / "run" / "checkpoints" / "6" / "measured.json").exists()
 
 
+@pytest.mark.long
 def test_the_log_of_an_interrupted_run_is_that_of_an_uninterrupted_one(tmp_path, monkeypatch):
     settings = {"steps": 12, "log_every": 4, "eval_every": 5, "checkpoint__every": 3}
     tiny_run(tmp_path / "whole", **settings)
@@ -155,6 +156,7 @@ def test_another_length_needs_extend(stopped, tmp_path):
     assert (run / "config.json").read_text() == before
 
 
+@pytest.mark.long
 def test_an_extended_run_has_no_jump_and_goes_on_like_that(stopped, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(stopped, run)

@@ -55,6 +55,7 @@ def test_without_a_known_peak_there_is_no_mfu():
     assert "mfu" not in throughput.window(1)
 
 
+@pytest.mark.long
 def test_a_run_logs_them(tmp_path):
     tiny_run(tmp_path, devices=2)
     row = next(row for row in reversed(read_metrics(tmp_path)) if "images_per_second" in row)

@@ -28,6 +28,7 @@ with taken(epath.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.long
 def test_a_second_run_is_refused_and_leaves_the_workdir_alone(tmp_path):
     tiny_run(tmp_path, steps=3, stop_at=1)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "lock"}
