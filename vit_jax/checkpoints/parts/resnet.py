@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.name_map import Entry, conv, norm
-from vit_jax.models.bit import STAGE_SIZES, unit_name
+from vit_jax.models.bit import STAGE_SIZES
+from vit_jax.nn.residual import unit_name
 
 
 @dataclasses.dataclass(frozen=True)
