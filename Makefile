@@ -8,7 +8,7 @@ VENV := .venv
 DEPENDENCIES := setup.py pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-oracle test-slow fuzz lint format clean
+.PHONY: help demo test test-long test-oracle test-slow fuzz lint format docs clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -45,8 +45,11 @@ format: $(VENV)/.installed-dev ## mend what ruff can mend, and format
 	$(VENV)/bin/python -m ruff check --fix .
 	$(VENV)/bin/python -m ruff format .
 
+docs: $(VENV)/.installed-docs ## build the manual with the API as a site, in build/docs
+	$(VENV)/bin/python -m zensical build --strict
+
 clean: ## remove .venv, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,WHAT): makes .venv unless a working one is there, then installs WHAT in the tested versions.
@@ -81,3 +84,7 @@ $(VENV)/.installed-oracle: $(DEPENDENCIES)
 $(VENV)/.installed-dev: $(DEPENDENCIES)
 	$(call install,.[dev])
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
+
+$(VENV)/.installed-docs: $(DEPENDENCIES)
+	$(call install,.[docs])
+	@touch $(VENV)/.installed $@

@@ -89,6 +89,8 @@ setup(
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
         "oracle": [*TEST_REQUIRES, HUB, "torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.23.0"],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
+        # What `make docs` builds the manual with.
+        "docs": ["zensical>=0.0.73,<0.1", "mkdocstrings-python>=2.0.11,<3"],
     },
     entry_points={"console_scripts": ["vit_jax = vit_jax.__main__:main"]},
 )

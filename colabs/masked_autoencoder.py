@@ -166,8 +166,8 @@ for name, accuracy in (
     print(f"{name:20} {accuracy:.1%}")
 
 # %% [markdown]
-# Centred digits of one size are easy for pixels, so do not expect to beat them here by much; the README has a table on
-# harder images, with other methods beside this one.
+# Centred digits of one size are easy for pixels, so do not expect to beat them here by much; docs/results.md has a
+# table on harder images, with other methods beside this one.
 #
 # ## Few labels
 #

@@ -1,7 +1,7 @@
 """A small ViT from scratch on a folder of your own images, or on what `vit_jax prepare` made of it.
 
 Paper: none; the supervised recipe of the ViT paper (arXiv:2010.11929, section B.1) in small.
-Expected: see the walk-through in the README. Hardware: 2 CPU cores. Time: a few minutes.
+Expected: see the walk-through in docs/data.md. Hardware: 2 CPU cores. Time: a few minutes.
 
 Arguments: `root=FOLDER` of class folders, or `manifest=FILE`, a CSV or JSONL with the columns path, label and split
 (train or test), or `dataset=NAME,data_dir=DIR` of a prepared data set; `res` in pixels, a multiple of 8; `steps`;

@@ -1,5 +1,5 @@
-"""The rooms of the package: each imports only from those above it, no import runs in a circle, and the README's picture
-of them is the one in the code."""
+"""The rooms of the package: each imports only from those above it, no import runs in a circle, and the picture
+of them in the README and the manual is the one in the code."""
 
 import ast
 import re
@@ -126,6 +126,7 @@ def test_what_is_found(tmp_path):
     assert circle(graph) == ["vit_jax.data.order", "vit_jax.errors", "vit_jax.nn.pool", "vit_jax.models.vit"]
 
 
-def test_the_picture_in_the_readme():
-    rows = re.findall(r"^\| `vit_jax/(\w+)` \|", (TOP / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "docs/add_a_paper.md"])
+def test_the_picture_of_the_rooms(page):
+    rows = re.findall(r"^\| `vit_jax/(\w+)` \|", (TOP / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert tuple(rows) == ROOMS

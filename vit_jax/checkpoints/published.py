@@ -63,7 +63,7 @@ class Family(Protocol):
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
     WRITES: tuple[str, ...]  # modules in vit_jax.models that it can write: ('vit',)
 
-    COMPARED: str  # with what the tests compare it, for the README's table
+    COMPARED: str  # with what the tests compare it, for the table in docs/weights.md
 
     def describe(self, tensors: Shapes, sidecar: Sidecar) -> Published | None:
         """The model that these tensors are, or None when they are not of this family.
