@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 import vit_jax
+from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.export import FORMATS, default_format, export, notes
 from vit_jax.checkpoints.source import Source, flat_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import flat_arrays
@@ -33,9 +34,11 @@ def source(model="vit", **kwargs):
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape).astype(np.float32) * 0.2 for name, shape in shapes.items()}
     metadata = {
-        "format": 1,
+        "format": 2,
         "step": 7,
-        "config": {"task": {"name": "classify"}},
+        "config": {},
+        "task": task_of_model({"name": model, "kwargs": kwargs}),
+        "fields": None,
         "model": {"name": model, "kwargs": kwargs},
         "preprocess": {
             "image_size": list(size), "resize": "short_side", "resize_to": 72, "interpolation": "bicubic",

@@ -118,8 +118,8 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 def test_a_newer_format_and_a_foreign_directory(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "FORMAT", 0)
-    with pytest.raises(UserError, match="format 1; this version reads up to 0. Update vit_jax"):
+    monkeypatch.setattr(store, "FORMAT", 1)
+    with pytest.raises(UserError, match="format 2; this version reads up to 1. Update vit_jax"):
         vit_jax.load(workdir)
     from orbax.checkpoint import v1 as ocp
 

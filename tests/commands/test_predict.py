@@ -11,10 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from etils import epath
 
+from tests.loaded import loaded_model
 from vit_jax import UserError
-from vit_jax.checkpoints.load import Loaded
 from vit_jax.commands import predict
 from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.commands.main import main
@@ -35,8 +34,7 @@ def loaded():
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
     labels = tuple(f"class {i}" for i in range(CLASSES))
-    metadata = {"config": {"task": {"name": "classify"}}}
-    return Loaded(epath.Path("x"), model, params, {}, labels, Preprocess((8, 12)), metadata)
+    return loaded_model(model, params, labels, Preprocess((8, 12)))
 
 
 @pytest.fixture
@@ -78,11 +76,12 @@ def rows(path):
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_answers_are_those_of_the_model_in_the_order_of_the_images(loaded, folder, batch_size):
     paths = sorted(folder.rglob("*.png"), reverse=True)
-    answers = list(predict.predict(loaded, paths, batch_size, 3))
+    answers = list(predict.predict(loaded, paths, batch_size))
     assert [path for path, _ in answers] == paths
     expected = np.asarray(probabilities(loaded.logits(np.stack([loaded.preprocess(p) for p in paths])), "softmax"))
     assert len(np.unique(expected.round(3), axis=0)) == len(paths)  # so that a mix-up would show
-    for row, (_, ranked) in zip(expected, answers, strict=True):
+    for row, (_, answer) in zip(expected, answers, strict=True):
+        ranked = answer.best(3)
         order = np.argsort(-row)[:3]
         assert [name for name, _ in ranked] == [f"class {i}" for i in order]
         np.testing.assert_allclose([p for _, p in ranked], row[order], rtol=1e-5)

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from flax import linen as nn
 
+from tests.loaded import loaded_model
 from vit_jax import UserError
-from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.inspection import arrays, extract
 from vit_jax.models import hybrid, vit
@@ -29,7 +28,7 @@ def loaded(seed=0, **kwargs):
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: (0.4 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
     metadata = {"model": {"name": "vit", "kwargs": kwargs}}
-    return Loaded(epath.Path("x"), model, params, {}, ("a", "b", "c"), Preprocess(SIZE), metadata)
+    return loaded_model(model, params, ("a", "b", "c"), Preprocess(SIZE), metadata)
 
 
 def images(n=2):
@@ -251,7 +250,7 @@ def test_a_hybrids_patches_are_cut_from_its_map(posemb):
     outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
     metadata = {"model": {"name": "hybrid", "kwargs": kwargs}}
-    of_map = Loaded(epath.Path("x"), model, params, {}, (), Preprocess(size), metadata)
+    of_map = loaded_model(model, params, (), Preprocess(size), metadata)
     assert extract.patch_grid(of_map) == (4, 10) and outputs["tokens"].shape[1] == 40
     assert extract.patch_pixels(of_map) == (4, 4)
     assert extract.position_table(of_map).shape == (4, 10, 16)
@@ -282,9 +281,7 @@ class Convolutional(nn.Module):
 def test_a_model_without_attention():
     model = Convolutional()
     params = model.init(jax.random.key(0), images(1))["params"]
-    other = Loaded(
-        epath.Path("x"), model, params, {}, (), Preprocess(SIZE), {"model": {"name": "resnet", "kwargs": {}}}
-    )
+    other = loaded_model(model, params, (), Preprocess(SIZE), {"model": {"name": "resnet", "kwargs": {}}})
     assert not extract.has_attention(other)
     with pytest.raises(UserError, match="'resnet' has no attention weights"):
         extract.attention_weights(other, images(1))

@@ -50,7 +50,9 @@ def test_predictions_are_brought_back_to_pixels(loaded, normalize, monkeypatch):
             return targets(images, (2, 2), normalize)
 
     right = Right(model.encoder, model.decoder, model.pooling, model.mask_ratio, normalize)
-    found = reconstruction.reconstruct(dataclasses.replace(loaded, model=right), IMAGES)
+    found = reconstruction.reconstruct(
+        dataclasses.replace(loaded, task=dataclasses.replace(loaded.task, model=right)), IMAGES
+    )
     np.testing.assert_allclose(found.completed.astype(int), IMAGES.astype(int), atol=1)
 
 
@@ -63,6 +65,8 @@ def test_other_models_have_no_decoder(tmp_path, loaded):
     untrained(tmp_path / "run", tiny_config())
     with pytest.raises(UserError, match="no decoder to reconstruct images with"):
         reconstruction.reconstruct(vit_jax.load(tmp_path / "run"), IMAGES)
-    without = dataclasses.replace(loaded, params={"encoder": loaded.params["encoder"]})
+    without = dataclasses.replace(
+        loaded, variables={"params": {"encoder": loaded.params["encoder"]}, "model_state": {}}
+    )
     assert reconstruction.can_reconstruct(loaded) and not reconstruction.can_reconstruct(without)
     assert jax.tree.leaves(loaded.params["decoder"])

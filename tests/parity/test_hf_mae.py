@@ -136,7 +136,12 @@ def test_a_wrong_flag_shows(wrong, tmp_path):
     kwargs = loaded.metadata["model"]["kwargs"]
     wrong = build_named("model", {"name": "mae", **kwargs, "trunk": kwargs["trunk"] | wrong}, "config.model")
     with pytest.raises(AssertionError, match="max"):
-        assert_parity("wrong", model, dataclasses.replace(loaded, model=wrong), tolerance=2 * TOLERANCE)
+        assert_parity(
+            "wrong",
+            model,
+            dataclasses.replace(loaded, task=dataclasses.replace(loaded.task, model=wrong)),
+            tolerance=2 * TOLERANCE,
+        )
 
 
 def test_learned_positions_are_interpolated(tmp_path):

@@ -14,6 +14,7 @@ from vit_jax.checkpoints.transfer import starting_point
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.simclr import nt_xent
+from vit_jax.training.evaluation import evaluate_loaded
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
@@ -65,8 +66,11 @@ def test_the_loss_put_together_by_hand(layers, loss_per):
 @pytest.mark.long
 def test_the_trunk_is_the_representation(tmp_path):
     """A checkpoint's encoder serves `load`, and fine-tuning with and without a frozen trunk."""
-    contrastive_run(tmp_path / "simclr", "simclr", VIT)
+    digits = {"name": "digits", "split": "train", "per_class": 6}
+    evals = {"knn": {"name": "knn", "train": digits, "features": "projections", "k": 3}}
+    logged = contrastive_run(tmp_path / "simclr", "simclr", VIT, evals=evals)
     loaded = vit_jax.load(tmp_path / "simclr")
+    assert evaluate_loaded(loaded, loaded.metadata["config"])["knn/accuracy"] == logged["knn/accuracy"]
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     params, state = read_params(find(tmp_path / "simclr"))
     task = build_experiment(contrastive_config("simclr", VIT)).task

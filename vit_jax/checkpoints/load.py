@@ -1,48 +1,105 @@
-"""`vit_jax.load`: a model with its parameters, labels and preprocessing from a path alone."""
+"""`vit_jax.load`: a task with its parameters, labels and preprocessing from a path alone."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.checkpoints.channels import channels_of, fit_channels
+from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
+from vit_jax.data.batch import NotedBatch
+from vit_jax.data.fields import Fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
-from vit_jax.naming import construct, named_module
+from vit_jax.naming import construct
+from vit_jax.tasks import Batch, Task, Variables, example_keys
+from vit_jax.tasks.features import Features
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model ready to use.
+    """A task ready to use.
 
     Args:
         path: the step directory or the file that it came from.
-        model: the Linen module; `model.apply({"params": params, **model_state}, x, train=False)` returns a dict.
-        params: nested dict of float32 arrays.
-        model_state: further collections (batch statistics); empty for a ViT.
-        labels: class names in the order of the logits.
-        preprocess: path, bytes or uint8 [H, W, 3] -> float32 [H, W, 3], exactly as in training's evaluation.
+        task: what was trained, rebuilt.
+        variables: `{"params": ..., "model_state": ...}`, nested dicts of float32 arrays.
+        fields: how its inputs are read and prepared, as in training's evaluation.
         metadata: what the checkpoint says about itself, with the whole config of its run.
     """
 
     path: epath.Path
-    model: nn.Module
-    params: dict[str, Any]
-    model_state: dict[str, Any]
-    labels: tuple[str, ...]
-    preprocess: Preprocess | None
+    task: Task
+    variables: Variables
+    fields: Fields
     metadata: Mapping[str, Any]
 
-    def outputs(self, images: Float[Array, "B H W 3"]) -> dict[str, Array]:
-        """All outputs of the model by name, for preprocessed images."""
+    @property
+    def model(self) -> nn.Module | None:
+        """The Linen module of a task that has one: `model.apply({"params": params, **model_state}, x, train=False)`
+        returns a dict."""
+        return self.task.model
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Nested dict of float32 arrays."""
+        return self.variables["params"]
+
+    @property
+    def model_state(self) -> dict[str, Any]:
+        """Further collections (batch statistics); empty for a ViT."""
+        return self.variables["model_state"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return tuple(self.metadata["labels"])
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """Path, bytes or uint8 [H, W, 3] -> float32 [H, W, 3], exactly as in training's evaluation; None for a task
+        without images."""
+        return self.fields["image"].preprocess if "image" in self.fields else None
+
+    def outputs(
+        self, batch: Batch | Float[Array, "B H W 3"], names: Collection[str] | None = None, seed: int = 0
+    ) -> dict[str, Array]:
+        """Outputs of the task by name.
+
+        Args:
+            batch: arrays by the name of their field, as the task's evaluation has them on the host (uint8 images are
+                normalised, floats are taken as preprocessed); or preprocessed images alone.
+            names: of the outputs; None for all that its model gives.
+            seed: of samples: sample i depends on it, and on "index" [B] of the batch (by default the row) alone.
+
+        Raises:
+            UserError: an output that the task does not give, a field that is missing, or images of another form.
+        """
+        if not isinstance(batch, Mapping):
+            batch = {"image": self._checked(batch)}
+        if names is None and self.model is None:
+            raise UserError("This task has more than one model", "Name the outputs: outputs(batch, ('features',))")
+        wanted = None if names is None else frozenset([names] if isinstance(names, str) else names)
+        return self._outputs(self.variables, {k: jnp.asarray(x) for k, x in batch.items()}, np.uint32(seed), wanted)
+
+    def features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
+        """What the head sees, float32."""
+        return self.outputs(images, ("features",))["features"]
+
+    def logits(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Class scores before softmax or sigmoid, float32."""
+        return self.outputs(images, ("logits",))["logits"]
+
+    def _checked(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         images = images if isinstance(images, jax.Array) else np.asarray(images)
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise UserError(
@@ -55,25 +112,20 @@ class Loaded:
                 f"The model takes images of {channels} channels, not {images.shape[-1]}",
                 f"Prepare images [B, H, W, {channels}] yourself: `preprocess` makes those of RGB",
             )
-        return self._apply(self.params, self.model_state, images)
-
-    def features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
-        """What the head sees, float32."""
-        return self._output("features", images)
-
-    def logits(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
-        """Class scores before softmax or sigmoid, float32."""
-        return self._output("logits", images)
-
-    def _output(self, name: str, images: Float[Array, "B H W 3"]) -> Array:
-        outputs = self.outputs(images)
-        if name not in outputs:
-            raise UserError(f"This model has no {name}", f"It gives {', '.join(sorted(outputs))}")
-        return outputs[name]
+        return images
 
     @functools.cached_property
-    def _apply(self) -> Callable[..., dict[str, Array]]:
-        return jax.jit(lambda params, state, x: self.model.apply({"params": params, **state}, x, train=False))
+    def _outputs(self) -> Callable[..., dict[str, Array]]:
+        @functools.partial(jax.jit, static_argnums=3)
+        def outputs(variables: Variables, batch: Batch, seed: Array, names: frozenset[str] | None) -> dict[str, Array]:
+            floats = {k: x for k, x in batch.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+            batch = NotedBatch(self.fields.on_device({k: x for k, x in batch.items() if k not in floats}) | floats)
+            if names is None:
+                collections = {"params": variables["params"], **variables["model_state"]}
+                names = frozenset(jax.eval_shape(lambda v, x: self.model.apply(v, x), collections, batch["image"]))
+            return self.task.outputs(variables, batch, names, example_keys(seed, batch))
+
+        return outputs
 
 
 def load(
@@ -92,7 +144,8 @@ def load(
     Args:
         path: a workdir of this project (its newest step) or a step directory `checkpoints/<step>`; a .safetensors or
             .npz file of published weights, or a folder with one; local, a URL, or 'hf://owner/name'.
-        model: builds the module from the stored keyword arguments, for models that live outside vit_jax.
+        model: builds the module from the stored keyword arguments, for models that live outside vit_jax; what is loaded
+            gives the outputs of that model.
         image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
             width). Learned position embeddings are interpolated, the way that goes with the weights.
         in_channels: channels of the images that the model is to take, which the caller prepares; the first kernel is
@@ -104,35 +157,39 @@ def load(
         checksums: False skips comparing what is read from a checkpoint of this project with the checksums saved in it.
 
     Raises:
-        UserError: no checkpoint there, damaged, newer than this version, of an unknown model, with a tensor missing or
-            left over, or with another hash.
+        UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor
+            missing or left over, or with another hash.
     """
     source = open_source(path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums)
     metadata = dict(source.metadata)
-    spec = metadata["model"]
-    if spec is None:
-        raise UserError(
-            f"{source.path} names no model to rebuild", "Read it with vit_jax.checkpoints.store.read_params"
-        )
-    build = model or named_module("model", spec["name"]).build
-    module = construct(build, spec["kwargs"], "metadata.model")
-    params, model_state = source.read()
-    # A model of texts alone has none.
-    preprocess = metadata["preprocess"] and Preprocess.from_json(metadata["preprocess"])
-    if image_size is not None and preprocess is None:
-        raise UserError(f"{source.path} takes no images", "Leave image_size out")
     if image_size is not None:
-        preprocess = preprocess.resized(image_size)
-        metadata["preprocess"], metadata["image_size"] = preprocess.to_json(), list(preprocess.image_size)
-        params = fit_positions(params, module, preprocess.image_size, resize_method(spec))
+        metadata |= _resized(metadata, image_size, source.path)
+    if model is None:
+        task, fields = rebuilt(metadata, source.path)
+    else:
+        task, fields = _outside(model, metadata, source.path), described_data(metadata).fields
+    params, model_state = source.read()
+    if image_size is not None:
+        if task.model is None:
+            raise UserError(f"{source.path} has several models, which are not resized", "Leave image_size out")
+        size = tuple(metadata["image_size"])
+        params = fit_positions(params, task.model, size, resize_method(metadata["model"]))
     if in_channels is not None:
         params = fit_channels(params, in_channels)
-    return Loaded(
-        path=source.path,
-        model=module,
-        params=params,
-        model_state=model_state,
-        labels=tuple(metadata["labels"]),
-        preprocess=preprocess,
-        metadata=metadata,
-    )
+    return Loaded(source.path, task, {"params": params, "model_state": model_state}, fields, metadata)
+
+
+def _resized(metadata: Mapping[str, Any], image_size: int | tuple[int, int], path: epath.Path) -> dict[str, Any]:
+    """Of the metadata what says how large images are, for another size."""
+    if metadata["preprocess"] is None:
+        raise UserError(f"{path} takes no images", "Leave image_size out")
+    preprocess = Preprocess.from_json(metadata["preprocess"]).resized(image_size)
+    return {"preprocess": preprocess.to_json(), "image_size": list(preprocess.image_size)}
+
+
+def _outside(build: Callable[..., nn.Module], metadata: Mapping[str, Any], path: epath.Path) -> Task:
+    spec, task = metadata["model"], metadata["task"] or {"kwargs": {}}
+    if spec is None:
+        raise UserError(f"{path} names no model to rebuild", "Read it with vit_jax.checkpoints.store.read_params")
+    module = construct(build, spec["kwargs"], "metadata.model")
+    return Features(module, spec, task["kwargs"].get("objective", "softmax"))

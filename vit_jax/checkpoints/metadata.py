@@ -39,11 +39,16 @@ _WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "image_size": ("null or [height, width]", _is_size),
     "product": ("params or ema", lambda x: x in ("params", "ema")),
 }
+_WANTED_SINCE_2: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "task": ("null or a name with kwargs", _is_model),
+    "fields": ("null or a section", lambda x: x is None or _is_section(x)),
+}
 
 
 def problem_with(metadata: Mapping[str, Any]) -> str:
     """Which of the keys that a step's metadata must have is missing or of another type, in words; '' for none."""
-    for key, (wanted, fits) in _WANTED.items():
+    wanted_here = _WANTED if metadata.get("format") == 1 else {**_WANTED, **_WANTED_SINCE_2}
+    for key, (wanted, fits) in wanted_here.items():
         if key not in metadata:
             return f"its metadata have no {key!r}"
         if not fits(metadata[key]):

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
@@ -222,8 +223,10 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
     metadata = {
         "format": store.FORMAT,
         "step": 0,
-        "config": {"task": {"name": "classify"}},
+        "config": {},
+        "task": task_of_model({"name": published.model, "kwargs": kwargs}),
         "model": {"name": published.model, "kwargs": kwargs},
+        "fields": None,
         "preprocess": preprocess.to_json(),
         "labels": list(published.labels or label_names_for(kwargs.get("num_classes", 0))),
         "image_size": list(preprocess.image_size),

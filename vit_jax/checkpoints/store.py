@@ -20,6 +20,7 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from vit_jax.checkpoints.description import upgraded
 from vit_jax.checkpoints.digests import differing, digests_of, named_leaves, text_digest
 from vit_jax.checkpoints.metadata import problem_with
 from vit_jax.checkpoints.remote import forget_listings
@@ -27,10 +28,12 @@ from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count
 
-# Metadata of format 1: "format", "step", "config", "model" ({"name", "kwargs"} or null), "preprocess", "labels",
-# "image_size", "product" ('params' or 'ema'), "frozen" (patterns), "versions"; since checksums are written also
-# "checksums" (see `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest).
-FORMAT = 1
+# Metadata of format 2: "format", "step", "config", "task" ({"name", "kwargs"} or null; the config's model section is
+# among its kwargs), "model" (the same of the module that the task has), "fields" (a section, or null for an image and a
+# label), "preprocess", "labels", "image_size", "product" ('params' or 'ema'), "versions", "checksums" (see
+# `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest).
+# Format 1 has no "task", and "fields" only where the config names them: see `vit_jax.checkpoints.description`.
+FORMAT = 2
 _STATE = "state"
 _MEASURED = "measured.json"  # in a step's directory: the metric that `Policy.best` names, once it is known
 _DAMAGED = ".damaged"
@@ -277,14 +280,15 @@ def is_step(path: epath.PathLike) -> bool:
 
 
 def read_metadata(step_path: epath.Path) -> dict[str, Any]:
-    """The metadata of one step directory, without checksums.
+    """The metadata of one step directory as the newest format has them, without checksums.
 
     Raises:
         DamagedCheckpoint: not written by this project, incomplete, not what was saved, or of another step than its name
             says.
         UserError: of a newer format.
     """
-    return {key: value for key, value in _read_metadata(step_path).items() if key not in ("checksums", "digest")}
+    metadata = upgraded(_read_metadata(step_path))
+    return {key: value for key, value in metadata.items() if key not in ("checksums", "digest")}
 
 
 def _read_metadata(step_path: epath.Path) -> dict[str, Any]:

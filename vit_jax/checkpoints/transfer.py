@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 
+from vit_jax.checkpoints.description import rebuilt
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
@@ -129,7 +130,9 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     metadata = opened.metadata
     if metadata["model"] is None or metadata["preprocess"] is None:
         raise UserError(f"{opened.path} names no image model", "Give a checkpoint of an image model")
-    name, kwargs = metadata["model"]["name"], metadata["model"]["kwargs"]
+    task, _ = rebuilt(metadata, opened.path)
+    spec = task.downstream or metadata["model"]
+    name, kwargs = spec["name"], spec["kwargs"]
     module = named_module("model", name)
     # Some models are an encoder with what only their pretraining needs.
     name, kwargs = module.downstream(kwargs) if hasattr(module, "downstream") else (name, kwargs)

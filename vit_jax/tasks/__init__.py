@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
@@ -38,6 +39,27 @@ class DataInfo:
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """An answer that is one of several classes.
+
+    Args:
+        names: of the classes.
+        probabilities: theirs.
+    """
+
+    names: Sequence[str]
+    probabilities: Float[np.ndarray, " K"]
+
+    def best(self, most: int) -> list[tuple[str, float]]:
+        """The most probable ones, of equals the first ones first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:most]
+        return [(self.names[i], float(self.probabilities[i])) for i in order]
+
+
+Answer = Ranked | str | UInt8[np.ndarray, "h w 3"]  # classes, a text, or a picture
+
+
 class Task:
     """What a training objective gives to the loop: a frozen dataclass that holds its modules, with pure functions.
 
@@ -61,6 +83,8 @@ class Task:
     """The image model, with "encoder" in its parameters; None for a task of other networks."""
     model_spec: Mapping[str, Any] | None = None
     """`{"name": ..., "kwargs": ...}`, what rebuilds `model` from a checkpoint."""
+    downstream: Mapping[str, Any] | None = None
+    """The same of the model that goes on from these parameters, where that is another one."""
     static: Callable[[int], Hashable] | None = None
     """`static(step)`: a static argument of the jitted step, passed to `loss` as `static=` (one compilation per value);
     None for a loss that takes none."""
@@ -106,6 +130,17 @@ class Task:
         """
         raise NotImplementedError
 
+    def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list["Answer"]:
+        """What `predict` writes for a person, one for each example.
+
+        Args:
+            outputs: those of `answered_by`.
+            fields: of the data.
+        """
+        raise UserError(
+            "This task gives no answers that could be written", "Use evaluate, or vit_jax.load(path).outputs(...)"
+        )
+
     def flops(self, image_size: tuple[int, int]) -> float | None:
         """Floating point operations of one example in the train step, counted on paper, for the utilisation that logs
         and `plan` show; None where nobody counts them. By default three times the forward pass of `model`."""
@@ -128,6 +163,14 @@ def chosen(names: Collection[str], given: Mapping[str, Array | Callable[[], Arra
         if name not in given:
             raise UserError(f"This task does not give {name!r}", f"It gives {', '.join(sorted(given))}")
     return {name: value() if callable(value) else value for name, value in given.items() if name in names}
+
+
+def model_outputs(
+    model: nn.Module, variables: Variables, images: Float[Array, "B H W 3"], names: Collection[str]
+) -> dict[str, Array]:
+    """What an image model gives in evaluation; feature maps, of which there are several, only where they are named."""
+    collections = {"params": variables["params"], **variables["model_state"]}
+    return model.apply(collections, images, train=False, **({"maps": True} if "maps" in names else {}))
 
 
 def example_keys(seed: int | UInt32[Array, ""], batch: Batch) -> PRNGKeyArray:

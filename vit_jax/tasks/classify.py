@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
-from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses
+from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
 from vit_jax.ranges import Decay, NonNegative, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
+from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, model_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +102,12 @@ class Classify(Task):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
-        collections = {"params": variables["params"], **variables["model_state"]}
-        return chosen(names, self.model.apply(collections, batch["image"], train=False))
+        return chosen(names, model_outputs(self.model, variables, batch["image"], names))
+
+    def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list[Answer]:
+        rows = np.asarray(probabilities(outputs["logits"], self.objective))
+        names = fields["label"].names or tuple(map(str, range(rows.shape[1])))
+        return [Ranked(names, row) for row in rows]
 
 
 def build(

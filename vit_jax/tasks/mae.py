@@ -18,7 +18,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.patch import patchify
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
 
 
 def targets(
@@ -82,7 +82,7 @@ class MAE(Task):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
-        return chosen(names, self.model.apply({"params": variables["params"]}, batch["image"], train=False))
+        return chosen(names, model_outputs(self.model, variables, batch["image"], names))
 
     def flops(self, image_size: tuple[int, int]) -> float:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""

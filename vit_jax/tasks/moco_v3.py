@@ -25,7 +25,7 @@ from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -105,7 +105,7 @@ class MoCoV3(Task):
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
         params, state = variables["params"], variables["model_state"]
-        found = self.model.apply({"params": params, **state}, batch["image"], train=False)
+        found = model_outputs(self.model, variables, batch["image"], names)
         head = {"params": params["projector"], "batch_stats": state["batch_stats"]["projector"]}
         projections = lambda: self.projector.apply(head, found["features"], train=False)  # noqa: E731
         return chosen(names, {**found, "projections": projections})

@@ -23,7 +23,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.ranges import Count, Natural, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
 from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
 
 
@@ -50,11 +50,12 @@ class SimCLR(Task):
 
     Args:
         model: the trunk, called as `model(images, train=...)`, returns a dict with `features` [B, D].
-        model_spec: what rebuilds it from a checkpoint, with the layers of the head that stay.
+        model_spec: what rebuilds it from a checkpoint.
         projector: the head.
         temperature: of the similarities.
         representation: how many layers of the head the features have gone through.
         loss_per: "view" or "image".
+        downstream: what version 2 fine-tunes: the trunk with the layers of the head that stay.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class SimCLR(Task):
     temperature: float
     representation: int
     loss_per: str = "view"
+    downstream: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
     whole_batch: ClassVar[str] = "every other view of the batch is a negative"
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
@@ -85,7 +87,7 @@ class SimCLR(Task):
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
         params, state = variables["params"], variables["model_state"]
-        found = self.model.apply({"params": params, **state}, batch["image"], train=False)
+        found = model_outputs(self.model, variables, batch["image"], names)
         head = {"params": params["projector"], "batch_stats": state["batch_stats"]["projector"]}
 
         def projected(until: int | None = None) -> Array:
@@ -133,9 +135,9 @@ def build(
             "Count the hidden layers from 1; 0 is the trunk",
         )
     module, spec = build_model(model, num_classes=0)
+    downstream = None
     if representation:
-        # The number of classes is that of the whole model.
-        kwargs = {"trunk": dict(model), "layers": representation, "hidden": head_hidden, "num_classes": 0}
-        spec = {"name": "projected", "kwargs": kwargs}
+        kept = {"projection": representation, "hidden": head_hidden, "norm": "none", "frozen": False}
+        downstream = {"name": "probed", "kwargs": {"trunk": dict(model), **kept}}
     projector = ProjectionHead(head_layers, head_out, head_hidden)
-    return SimCLR(module, spec, projector, temperature, representation, loss_per)
+    return SimCLR(module, spec, projector, temperature, representation, loss_per, downstream)

@@ -19,7 +19,7 @@ from vit_jax.evaluators import Answers, Apply, Evaluator, Keep, features
 from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_axis import batch_split_like
-from vit_jax.tasks import Batch, Variables, chosen, example_keys
+from vit_jax.tasks import Batch, Variables, example_keys
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, place, put, replicated
@@ -258,24 +258,18 @@ def evaluate_loaded(
     if loaded.preprocess is not None:
         preprocess = loaded.preprocess.to_json()
         data |= {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
-    if loaded.metadata.get("fields") is not None:
-        data["fields"] = loaded.metadata["fields"]
+    data["fields"] = loaded.metadata["fields"]
     inputs = build_inputs(data)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
-    # The objective is that of the checkpoint, whatever config names the data; published files do not say one.
-    task = (loaded.metadata.get("config") or {}).get("task") or {}
-    evaluators = judging(Answers(loaded.labels, task.get("objective", "softmax")), evaluators)
-
-    def outputs(variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> Mapping[str, Array]:
-        del rng
-        return chosen(names, loaded.model.apply(variables, batch["image"], train=False))
-
-    mesh = make_mesh(config.mesh)
-    prepare = inputs.prepare_eval()
-    variables = {"params": loaded.params, **loaded.model_state}
+    # The objective is that of the checkpoint, whatever config names the data.
+    evaluators = judging(Answers(loaded.labels, loaded.task.objective), evaluators)
     kept = None
     if cache is not None and jax.process_count() == 1:
-        kept = FeatureCache(cache, features.digest(variables, loaded.metadata["model"]))
-    evaluation = Evaluation(evaluators, outputs, prepare, mesh, cache=kept, keep=keep, seed=config.seed)
+        described = [loaded.metadata["task"], loaded.metadata["model"]]
+        kept = FeatureCache(cache, features.digest(loaded.variables, described))
+    mesh = make_mesh(config.mesh)
+    evaluation = Evaluation(
+        evaluators, loaded.task.outputs, inputs.prepare_eval(), mesh, cache=kept, keep=keep, seed=config.seed
+    )
     everywhere = replicated(mesh)
-    return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), variables))
+    return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), loaded.variables))

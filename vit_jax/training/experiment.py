@@ -10,7 +10,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Evaluator
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo, Task
-from vit_jax.training.config import RunConfig, run_config
+from vit_jax.training.config import RunConfig, plain, run_config
 from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.step import Prepare
@@ -36,7 +36,8 @@ class Experiment:
         prepare: runs on the device on whole batches before the loss: normalising and mixing.
         prepare_eval: the same for evaluation, without randomness.
         evaluators: by the name under which they log.
-        metadata: what a checkpoint must carry beside config and model: preprocessing, labels, image size.
+        metadata: what a checkpoint must carry beside config and model: what rebuilds the task, fields, preprocessing,
+            labels, image size.
     """
 
     config: RunConfig
@@ -67,6 +68,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
             "Remove mixup and cutmix from config.data.mix",
         )
+    own = {key: value for key, value in config.task.items() if key != "name"}
     return Experiment(
         config=config,
         values=values,
@@ -79,6 +81,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),
             "image_size": data.image_size and list(data.image_size),
-            **({"fields": data.fields.to_json()} if data.fields.explicit else {}),
+            "fields": data.fields.to_json(),
+            "task": {"name": config.task["name"], "kwargs": plain({"model": config.model, **own})},
         },
     )

@@ -207,6 +207,8 @@ def _metadata(experiment: Experiment, product: str, length: Extensions) -> dict[
     return {
         "config": plain(experiment.values),
         "model": plain(experiment.task.model_spec),
+        "task": None,
+        "fields": None,
         "product": product,
         "length": {"steps": experiment.config.steps, "extensions": [list(e) for e in length]},
         "versions": {p: importlib.metadata.version(p) for p in packages},

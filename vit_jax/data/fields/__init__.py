@@ -156,7 +156,7 @@ def build_fields(section: Mapping[str, Any] | None, data: Context, where: str = 
             there.
     """
     if section is None:
-        return Fields({"image": image.Image(data.preprocess), "label": classes.Classes(len(data.label_names))}, False)
+        return Fields({"image": image.Image(data.preprocess), "label": classes.build(data=data)}, False)
     if not isinstance(section, Mapping) or not section:
         raise UserError(f"{where} is {section!r}", "Give a section for each field, with the name of its kind")
     kinds = {}

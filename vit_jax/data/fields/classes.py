@@ -19,10 +19,12 @@ class Classes(Field):
     Args:
         count: of the classes; 0 for not known.
         multi: whether an example has any number of them.
+        names: of the classes, where they are known; of the field "label" they are stored beside the fields.
     """
 
     count: int = 0
     multi: bool = False
+    names: tuple[str, ...] = ()
 
     def spec(self, name: str) -> dict[str, Spec]:
         return {name: Spec((self.count,), "float32", 2) if self.multi else Spec((), "int32", max(self.count, 1))}
@@ -55,4 +57,5 @@ def build(*, data: Context, count: Count | None = None, multi: bool = False) -> 
         count: how many there are; by default as many as the source has names for.
         multi: whether an example has any number of them.
     """
-    return Classes(len(data.label_names) if count is None else count, multi)
+    known = count in (None, len(data.label_names))
+    return Classes(len(data.label_names) if count is None else count, multi, data.label_names if known else ())
