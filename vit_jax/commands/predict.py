@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -74,7 +73,7 @@ class _Output:
     def __init__(self, arguments: argparse.Namespace):
         name, self._top = arguments.output, arguments.top
         self._file = self._folder = None
-        if name is not None and (os.path.isdir(name) or name.endswith("/")):
+        if name is not None and name.endswith("/"):
             self._folder = output_folder(name)
         elif name is not None:
             self._file = output_file(name, ours=None if arguments.overwrite else _is_ours)
