@@ -85,3 +85,12 @@ def test_what_was_called_projected(run):
             inner = task.model if section is projected else task.model.trunk
             assert isinstance(inner, Probed) and (inner.projection, inner.frozen) == (1, False)
             assert task.num_classes == 10
+
+
+def test_feature_maps_are_given_where_they_are_named(run):
+    name, workdir = run
+    loaded = vit_jax.load(workdir)
+    if name == "classify":
+        images = np.zeros((1, 8, 8, 3), np.float32)
+        assert {s: m.shape for s, m in loaded.outputs(images, ("maps",))["maps"].items()} == {4: (1, 2, 2, 8)}
+        assert "maps" not in loaded.outputs(images)
