@@ -100,7 +100,7 @@ from vit_jax.data.transforms import supervised
 
 
 def images_of(split, preprocess):
-    """Images of one split as the model wants them [N, H, W, 3], their labels [N], and the names of the classes."""
+    """Images of one split as the model needs them [N, H, W, 3], their labels [N], and the names of the classes."""
     if USE_REAL and FOLDER:
         source, view = folder.build(FOLDER, split), preprocess
     else:

@@ -129,7 +129,7 @@ else:
     model = vit_jax.load("runs/scenes")
     pictures = list(scenes[:4])
 
-images = np.stack([model.preprocess(picture) for picture in pictures])  # as the model wants them
+images = np.stack([model.preprocess(picture) for picture in pictures])  # as the model needs them
 shown = [model.preprocess.to_uint8(picture) for picture in pictures]  # the same for the eye
 logits = np.asarray(model.logits(images))
 print("the model says:", ", ".join(model.labels[i] for i in logits.argmax(axis=1)))

@@ -4,7 +4,7 @@
   vit_jax plan --config bench_b16:remat=full,scan --topology v5e:2x2
   vit_jax bench --config bench_b16:chips=1 --profile traces/b16
 
-It is no recipe and has no expected accuracy; what was measured and planned stands in docs/benchmarks.md. The data
+It is not a recipe and has no expected accuracy; what was measured and planned is in docs/benchmarks.md. The data
 is read by `vit_jax train` alone.
 
 Hardware and time: any.

@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if not arg.init:
         raise UserError("This config needs a checkpoint to start from", "Write --config linear_probe:init=PATH")
     if arg.method not in METHODS:
-        raise UserError(f"There is no method {arg.method!r} here", nearest(arg.method, METHODS))
+        raise UserError(f"Unknown method {arg.method!r}", nearest(arg.method, METHODS))
     trunk, data = starting_point(arg.init)
     if arg.pooling:
         trunk = dict(trunk, pooling=arg.pooling)

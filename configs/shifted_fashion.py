@@ -62,7 +62,7 @@ METHODS = {
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, method="simclr", seed=0, root=FASHION_MNIST, smoke=False)
     if arg.method not in METHODS:
-        raise UserError(f"There is no method {arg.method!r}", nearest(arg.method, METHODS))
+        raise UserError(f"Unknown method {arg.method!r}", nearest(arg.method, METHODS))
     method = METHODS[arg.method]
     data = dict(name="digits") if arg.smoke else dict(name="idx", root=arg.root, canvas=36)
     train, test = dict(data, split="train"), dict(data, split="test")

@@ -47,7 +47,7 @@ from vit_jax.training.config import parse_arg
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, model="50", width=64, version=1, epochs=100, batch=4096, smoke=False)
     if arg.version not in (1, 2):
-        raise UserError(f"There is no version {arg.version} of SimCLR", "Give 1 or 2")
+        raise UserError(f"Unknown version {arg.version} of SimCLR", "Give 1 or 2")
     is_vit = "/" in arg.model
     if is_vit:
         parse_variant(arg.model)
@@ -55,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     elif arg.model in resnet.VARIANTS:
         model = dict(name="resnet", variant=arg.model, width=arg.width)
     else:
-        raise UserError(f"There is no model {arg.model!r}", nearest(arg.model, (*resnet.VARIANTS, "S/16", "B/16")))
+        raise UserError(f"Unknown model {arg.model!r}", nearest(arg.model, (*resnet.VARIANTS, "S/16", "B/16")))
     imagenet = dict(name="tfds", dataset="imagenet2012")
 
     config = ConfigDict()

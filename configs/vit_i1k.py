@@ -11,7 +11,7 @@ a TPU v3-8, by the authors.
 
 recipe=augreg (the default of the others): "How to train your ViT?" (arXiv:2106.10270) as big_vision's config has it:
 class token, learned positions, tanh layer, sigmoid loss with head bias -6.9, batch 4096, 300 epochs, and augmentation
-by size: light1 for Ti/16, medium1 for S/32, medium2 for S/16, B/32, B/16 and L/16; other sizes want `aug`. Dropout and
+by size: light1 for Ti/16, medium1 for S/32, medium2 for S/16, B/32, B/16 and L/16; other sizes need `aug`. Dropout and
 stochastic depth, which helped B and L in the paper's figure 4, are off: `--config.model.dropout_rate=0.1
 --config.model.drop_path_rate=0.1`.
 Expected: about 79% for B/16, by an author in big_vision's issue 7. Hardware and time: TPU; the time is not known.
@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = variant_name(arg.variant)
     recipe = arg.recipe or ("plain" if variant == "S/16" else "augreg")
     if recipe not in ("plain", "augreg"):
-        raise UserError(f"There is no recipe {recipe!r}", nearest(recipe, ("plain", "augreg")))
+        raise UserError(f"Unknown recipe {recipe!r}", nearest(recipe, ("plain", "augreg")))
     plain = recipe == "plain"
     width = parse_variant(variant)[0].width
     aug = arg.aug or ("light2" if plain else AUGREG_DEFAULTS.get(variant))
@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"Choose one with aug=, such as aug=medium2, or one of {', '.join(AUGREG_DEFAULTS)}",
         )
     if aug not in AUGMENTATIONS:
-        raise UserError(f"There is no augmentation {aug!r}", nearest(aug, AUGMENTATIONS))
+        raise UserError(f"Unknown augmentation {aug!r}", nearest(aug, AUGMENTATIONS))
     magnitude, mixup = AUGMENTATIONS[aug]
     # TensorFlow's crop and resizing, with its default bounds on the aspect.
     transform = dict(

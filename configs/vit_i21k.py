@@ -6,7 +6,7 @@
 recipe=augreg (the default): "How to train your ViT?" (arXiv:2106.10270) as big_vision's config has it: mean pooling,
 learned positions, sigmoid loss with head bias -10, AdamW with learning rate 1e-3 and decay 0.1, batch 4096, 10k steps
 of warmup, cosine, 300 epochs, and augmentation by size: none for Ti/16 and S/32, light1 for S/16, light2 for B/32 and
-B/16, medium2 for L/16; other sizes want `aug`.
+B/16, medium2 for L/16; other sizes need `aug`.
 Expected: after fine-tuning on ImageNet-1k at 384, the paper's best checkpoints give 85.49% (B/16), 85.59% (L/16) and
 83.73% (S/16), with settings chosen for each of them.
 
@@ -17,8 +17,8 @@ Expected: 47.88% (B/16), 44.04% (B/32), 49.90% (L/16) on held-out images, by the
 
 Hardware and time: TPU v3 pods; the ViT paper gives 0.23k TPUv3-core-days for L/16.
 
-The data set has 21,843 classes and is no public TFDS data set: `dataset` names one that you have built with TFDS. Its
-first 51,200 images are held out, of which the second half is `val`, as in big_vision.
+The data set has 21,843 classes and is not a public TFDS data set: `dataset` names one that you have built with TFDS.
+Its first 51,200 images are held out, of which the second half is `val`, as in big_vision.
 
 Where this differs, without a known effect:
 - levels: a resized crop is rounded to whole levels of grey, where big_vision drops fractions.
@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         arg, variant="B/16", recipe="augreg", epochs=0, aug="", dataset="imagenet21k", microbatch=0, smoke=False
     )
     if arg.recipe not in ("augreg", "paper"):
-        raise UserError(f"There is no recipe {arg.recipe!r}", nearest(arg.recipe, ("augreg", "paper")))
+        raise UserError(f"Unknown recipe {arg.recipe!r}", nearest(arg.recipe, ("augreg", "paper")))
     paper = arg.recipe == "paper"
     variant = variant_name(arg.variant)
     width = parse_variant(variant)[0].width
@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"Choose one with aug=, such as aug=medium2, or recipe=paper, or one of {', '.join(AUGREG_DEFAULTS)}",
         )
     if aug not in AUGMENTATIONS:
-        raise UserError(f"There is no augmentation {aug!r}", nearest(aug, AUGMENTATIONS))
+        raise UserError(f"Unknown augmentation {aug!r}", nearest(aug, AUGMENTATIONS))
     magnitude, mixup = AUGMENTATIONS[aug]
     # TensorFlow's crop and resizing, with its default bounds on the aspect.
     transform = dict(

@@ -7,7 +7,7 @@ examples:
   vit_jax train --config finetune --help
 
 Arguments stand after a colon, separated by commas: --config finetune:init=runs/mine,data=photos,res=384. A value with
-a comma in it stands in quotes, which the shell must not take: --config 'finetune:init=runs/mine,data="a, b"'. Any value
+a comma in it is put in quotes, which the shell must not take: --config 'finetune:init=runs/mine,data="a, b"'. Any value
 of the config itself is replaced with --config.KEY=VALUE; 'vit_jax train --config ... --print-config' shows them all.
 """
 

@@ -143,7 +143,7 @@ def _of_weights(loaded: Loaded) -> list[Picture]:
         pictures.append(Picture(
             "patch_filters",
             figures.filters_figure(components),
-            "What the embedding of a patch measures, the strongest component first: mid-grey is no weight, and a patch "
+            "What the embedding of a patch measures, the strongest component first: mid-grey is zero, and a patch "
             "that looks like the tile gets a large value. A well trained model shows colours, edges and waves that get "
             "finer from tile to tile; noise says that it was trained little or on few images.",
         ))  # fmt: skip
