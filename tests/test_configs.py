@@ -14,6 +14,7 @@ from tests.tiny import tiny_config, untrained
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
+from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.source import Source
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.naming import build_named
@@ -261,6 +262,15 @@ def test_mae_is_fine_tuned_by_its_size(variant, rate, layer_decay, drop_path, ep
     )
 
 
+def described(name, kwargs, size):
+    """Metadata of a checkpoint of such a model."""
+    model = {"name": name, "kwargs": kwargs}
+    return {
+        "model": model, "task": task_of_model(model), "fields": None, "labels": [], "image_size": [size, size],
+        "preprocess": {"image_size": [size, size]},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
@@ -271,10 +281,10 @@ def test_mae_is_fine_tuned_by_its_size(variant, rate, layer_decay, drop_path, ep
 )
 def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
     trunk = {"variant": "mu/4", "posemb": "sincos2d_mae", "gelu": "exact", **model}
-    metadata = {"model": {"name": "vit", "kwargs": trunk}, "preprocess": {"image_size": [8, 8]}}
+    metadata = described("vit", trunk, 8)
     monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
     assert load_config("mae_finetune:init=x")["model"] == {"name": "vit", **trunk, **expected, "drop_path_rate": 0.1}
-    metadata["model"] = {"name": "resnet", "kwargs": {"variant": "50"}}
+    metadata |= described("resnet", {"variant": "50"}, 8)
     with pytest.raises(UserError, match="x holds a resnet, and MAE fine-tunes Vision Transformers"):
         load_config("mae_finetune:init=x")
     probe = load_config("linear_probe:init=x,method=moco_v3")
@@ -285,8 +295,7 @@ def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
 @pytest.mark.parametrize("name", ["mae", "probed"])
 def test_recipes_take_the_trunk_out_of_its_wrapping(name, monkeypatch):
     trunk = {"name": "vit", "variant": "L/16", "pooling": "token", "posemb": "sincos2d_mae", "gelu": "exact"}
-    metadata = {"model": {"name": name, "kwargs": {"trunk": trunk, "num_classes": 0}}}
-    metadata["preprocess"] = {"image_size": [224, 224]}
+    metadata = described(name, {"trunk": trunk, "num_classes": 0}, 224)
     monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
     assert load_config("linear_probe:init=x")["model"] == {"name": "probed", "norm": "batch", "trunk": trunk}
     tuned = load_config("mae_finetune:init=x")
@@ -311,7 +320,7 @@ def test_linear_probes_train_the_head_alone(method, rate, batch, norm, checkpoin
 
 
 def test_a_probe_of_a_folder_has_a_small_batch(monkeypatch):
-    metadata = {"model": {"name": "vit", "kwargs": {"variant": "mu/4"}}, "preprocess": {"image_size": [8, 8]}}
+    metadata = described("vit", {"variant": "mu/4"}, 8)
     monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
     values = load_config("linear_probe:init=x,data=photos")
     assert (values["batch_size"], values["optim"]["learning_rate"]) == (256, 0.1)
@@ -321,7 +330,7 @@ def test_a_probe_of_a_folder_has_a_small_batch(monkeypatch):
 
 @pytest.mark.parametrize("name", ["digits", "digits_finetune:init=x", "fashion_mnist", "own_images:root=x"])
 def test_small_configs_save_on_the_way(name, monkeypatch):
-    metadata = {"model": {"name": "vit", "kwargs": {"variant": "mu/4"}}, "preprocess": {"image_size": [8, 8]}}
+    metadata = described("vit", {"variant": "mu/4"}, 8)
     monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
     values = load_config(name)
     assert values["checkpoint"]["every"] <= values["steps"] // 4
@@ -341,8 +350,8 @@ def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
 
 
 def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
-    metadata = {"model": {"name": "vit", "kwargs": {}},
-                "preprocess": {"image_size": [224, 224], "resize": "short_side", "resize_to": 256}}  # fmt: skip
+    metadata = described("vit", {"variant": "mu/4"}, 224)
+    metadata["preprocess"] |= {"resize": "short_side", "resize_to": 256}
     monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
     data = transfer.starting_point(checkpoint, 384)[1]
     assert (data["image_size"], data["preprocess"]["resize_to"]) == ([384, 384], 439)
@@ -364,7 +373,7 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
         ("vit_i21k:variant=B16", "There is no ViT 'B16'"),
         ("simclr_i1k:model=51", "Unknown model '51'. Did you mean '50'"),
         ("simclr_i1k:model=S16/", "There is no ViT 'S16/'"),
-        ("simclr_i1k:version=3", "no version 3 of SimCLR"),
+        ("simclr_i1k:version=3", "Unknown version 3 of SimCLR"),
         ("moco_v3_i1k:varaint=S/16", "Did you mean 'variant'"),
         ("shifted_fashion:method=moco_v2", "Unknown method 'moco_v2'. Did you mean 'moco_v3'"),
     ],
