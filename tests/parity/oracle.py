@@ -48,7 +48,8 @@ class Ours:
             grid = shapes_of(model, x.shape[1:3])[positions][:2]
             method = (self.kwargs | overrides).get("posemb_resize", "align_corners")
             params[positions] = interpolate_posemb(params[positions], grid, method)
-        return jax.tree.map(np.asarray, jax.jit(model.apply)({"params": nested(params)}, x))
+        state = nested({name: params.pop(name) for name in list(params) if name.startswith("batch_stats/")})
+        return jax.tree.map(np.asarray, jax.jit(model.apply)({"params": nested(params), **state}, x))
 
     def metadata(self, labels: Any = None) -> dict[str, Any]:
         """What our checkpoints say about such a model."""
@@ -92,7 +93,8 @@ def build(name: str, kwargs: Mapping[str, Any]) -> Any:
 
 def shapes_of(model: Any, image_size: Any) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
-    return flat_shapes(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return flat_shapes(variables.pop("params")) | flat_shapes(variables)
 
 
 def metadata(

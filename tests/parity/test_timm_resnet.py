@@ -1,4 +1,4 @@
-"""ResNets against timm's: features in evaluation and training, running statistics, and gradients."""
+"""ResNets against timm's: features in evaluation and training, running statistics, gradients, and files."""
 
 import re
 
@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vit_jax
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.source import open_source
 from vit_jax.models.resnet import build
 
 torch = pytest.importorskip("torch", reason="compares with torch")
 pytest.importorskip("timm", reason="compares with timm")
 
+import timm  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet  # noqa: E402
+
+from tests.parity import oracle  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 CASES = {"18": (BasicBlock, [1, 1, 1, 1]), "50": (Bottleneck, [1, 2, 1, 1])}
@@ -90,3 +97,36 @@ def test_the_same_network(variant):
             n = counts[name.removesuffix(".running_var")]
             expected = 0.9 * old[name] + (expected - 0.9 * old[name]) * (n - 1) / n
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def random_statistics(model):
+    """Every parameter and every statistic drawn anew."""
+    generator = torch.Generator().manual_seed(0)
+    norms = ("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")
+    for name, tensor in model.state_dict().items():
+        if name.endswith(norms):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        elif tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * max(tensor[0].numel(), 4) ** -0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_files_there_and_back(name, tmp_path):
+    """A file of timm is loaded, gives timm's numbers at two sizes, and timm loads what is written of it."""
+    theirs = random_statistics(timm.create_model(name, num_classes=5))
+    (tmp_path / "theirs").mkdir()
+    save_file(theirs.state_dict(), tmp_path / "theirs" / "model.safetensors")
+    loaded = vit_jax.load(tmp_path / "theirs")
+    assert loaded.model_state["batch_stats"]["encoder"]["norm1"]["var"].shape == (64,)
+    export(open_source(tmp_path / "theirs"), tmp_path / "ours", "timm")
+    back = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
+    for size in ((64, 64), (96, 40)):
+        images = oracle.images(*size)
+        pixels = oracle.to_torch(images)
+        with torch.no_grad():
+            features = theirs.forward_head(theirs.forward_features(pixels), pre_logits=True).numpy()
+            logits, again = theirs(pixels).numpy(), back(pixels).numpy()
+        oracle.assert_close(np.asarray(loaded.features(images)), features, f"{name} features {size}")
+        oracle.assert_close(np.asarray(loaded.logits(images)), logits, f"{name} logits {size}")
+        np.testing.assert_array_equal(again, logits)

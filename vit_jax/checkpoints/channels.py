@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vit_jax.errors import UserError
 
 # Where an image trunk first sees pixels, the stem of a hybrid before its embedding.
-_FIRST = ("encoder/stem/root_conv/kernel", "encoder/root_conv/kernel", "encoder/embedding/kernel")
+_FIRST = tuple(f"encoder/{name}/kernel" for name in ("stem/root_conv", "root_conv", "conv1", "embedding"))
 
 
 def channels_of(params: dict[str, Any]) -> int | None:

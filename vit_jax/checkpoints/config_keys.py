@@ -141,6 +141,22 @@ TIMM_MIXER = Keys(
     {"in_chans": 3, "act_layer": "gelu", "stem_norm": False, "global_pool": "avg"},
     _TIMM_HARMLESS | _words("nlhb"),
 )
+TIMM_RESNET = Keys(
+    frozenset(),
+    {
+        "in_chans": 3,
+        "global_pool": "avg",
+        "output_stride": 32,
+        "stem_width": 64,
+        "stem_type": "",
+        "avg_down": False,
+        "cardinality": 1,
+        "base_width": 64,
+        "replace_stem_pool": False,
+        "act_layer": "relu",
+    },
+    _TIMM_HARMLESS | _words("zero_init_last drop_block_rate"),
+)
 TIMM_RESNETV2 = Keys(
     _words("layers channels width_factor stem_chs"),
     {

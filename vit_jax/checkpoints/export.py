@@ -22,7 +22,7 @@ FORMATS = ("orbax", "npz", "timm", "transformers")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "head_bias_init",
-    "posemb_stddev", "posemb_resize", "layer_scale_init", "name", "parent",
+    "posemb_stddev", "layer_scale_init", "zero_init", "name", "parent",
 }  # fmt: skip
 _RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic"}
 
@@ -64,10 +64,9 @@ def export(source: Source, target: Path, to: str) -> list[Path]:
     file = target if target.suffix in (".npz", ".safetensors") else target / "model.safetensors"
     family, sidecar = _family_for(source, to)
     params, state = source.read()
-    if state:
-        raise UserError(f"{spec['name']} keeps a state beside its parameters", "Convert to orbax")
     layout = {"image_size": list(source.metadata["image_size"])}
-    tensors = family.name_map(spec["kwargs"], layout).write({n: np.asarray(x) for n, x in flat_arrays(params).items()})
+    arrays = {name: np.asarray(x) for name, x in (flat_arrays(params) | flat_arrays(state)).items()}
+    tensors = family.name_map(spec["kwargs"], layout).write(arrays)
     _check_return(family, spec, tensors, sidecar, to)
     # An .npz has no folder of its own, so what lies beside it has its name.
     prefix = file.name + "." if to == "npz" else ""

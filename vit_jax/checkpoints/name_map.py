@@ -121,6 +121,9 @@ def fused(ours: Sequence[str], theirs: str, parts: Sequence[Entry] | None = None
 class NameMap:
     """All entries of one model; a bijection between its parameters and the file's tensors.
 
+    What a model keeps beside its parameters goes by names that begin with its collection:
+    'batch_stats/encoder/norm1/mean'.
+
     Args:
         entries: each parameter and each tensor in exactly one of them.
         ignored: patterns of tensors that hold no parameter, such as '*.num_batches_tracked'.

@@ -110,7 +110,10 @@ def families_of(library: str | None = None) -> list[ModuleType]:
 
 
 def model_shapes(model: str, kwargs: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict, dict]:
-    """Flat name -> shape of the parameters of a model and of its other collections, for images of `size` [h, w]."""
+    """Flat name -> shape of the parameters of a model and of its other collections, for images of `size` [h, w].
+
+    The names of the latter begin with their collection: 'batch_stats/encoder/norm1/mean'.
+    """
     module = construct(named_module("model", model).build, kwargs, "model")
     variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, *size, 3)), train=False), jax.random.key(0))
     state = {name: tree for name, tree in variables.items() if name != "params"}
@@ -246,11 +249,9 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
 
     def read() -> tuple[dict, dict]:
         params, state = model_shapes(published.model, kwargs, preprocess.image_size)
-        if state:
-            raise UserError(f"{published.model} keeps a state beside its parameters", "Load another model")
-        name_map.check_sizes(shapes, params, path)
-        arrays = _to_device(name_map.read(tensor, params, path), path, allow_nonfinite)
-        return nested(dict(arrays)), {}
+        name_map.check_sizes(shapes, params | state, path)
+        arrays = dict(_to_device(name_map.read(tensor, params | state, path), path, allow_nonfinite))
+        return nested({n: arrays[n] for n in params}), nested({n: arrays[n] for n in state})
 
     return Source(epath.Path(path), metadata, read)
 
