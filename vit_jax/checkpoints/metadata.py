@@ -1,5 +1,6 @@
 """What the metadata of a step must be, before anything is built from it."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,10 @@ def _is_section(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _is_folder(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch("frozen-[0-9a-f]{8}", value) is not None)
+
+
 # Keys that are not here belong to later versions of a format, or to a task.
 _WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "format": ("a whole number", _is_step),
@@ -53,4 +58,6 @@ def problem_with(metadata: Mapping[str, Any]) -> str:
             return f"its metadata have no {key!r}"
         if not fits(metadata[key]):
             return f"{key!r} of its metadata is not {wanted}"
+    if not _is_folder(metadata.get("frozen_in")):
+        return "'frozen_in' of its metadata is not the name of a folder"
     return ""

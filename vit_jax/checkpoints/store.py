@@ -1,42 +1,48 @@
 """Checkpoints on disk: the only module that knows Orbax.
 
 A run keeps `workdir/checkpoints/<step>`; the step's metadata (see `FORMAT`) is all that is needed to rebuild the
-model, so a step directory can be copied away and still be loaded.
+model, so a step directory can be copied away and still be loaded. Frozen parameters are the same in every step: they
+are in `workdir/checkpoints/frozen-<digest>`, which the metadata name, and which has to be copied with a step.
 """
 
 import contextlib
-import dataclasses
 import errno
 import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from vit_jax.checkpoints.description import upgraded
 from vit_jax.checkpoints.digests import differing, digests_of, named_leaves, text_digest
 from vit_jax.checkpoints.metadata import problem_with
+from vit_jax.checkpoints.policy import Kept, Policy
 from vit_jax.checkpoints.remote import forget_listings
+from vit_jax.checkpoints.subtrees import mask_of, merge, split
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
-from vit_jax.ranges import Count
 
 # Metadata of format 2: "format", "step", "config", "task" ({"name", "kwargs"} or null; the config's model section is
 # among its kwargs), "model" (the same of the module that the task has), "fields" (a section, or null for an image and a
-# label), "preprocess", "labels", "image_size", "product" ('params' or 'ema'), "versions", "checksums" (see
+# label), "preprocess", "labels", "image_size", "product" ('params' or 'ema'), "versions", "frozen_in" (the folder
+# beside the step that has its frozen parameters, null where they are in the step), "checksums" (see
 # `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest).
-# Format 1 has no "task", and "fields" only where the config names them: see `vit_jax.checkpoints.description`.
+# Format 1 has no "task" and no "frozen_in", and "fields" only where the config names them: see
+# `vit_jax.checkpoints.description`.
 FORMAT = 2
 _STATE = "state"
 _MEASURED = "measured.json"  # in a step's directory: the metric that `Policy.best` names, once it is known
 _DAMAGED = ".damaged"
+_FROZEN = "frozen-"  # begins the name of the folder with the frozen parameters; the digest of their checksums follows
 _MIN_SLICE_BYTES = 2**20
 
 
@@ -44,46 +50,19 @@ class DamagedCheckpoint(UserError):
     """A checkpoint that is not what was saved; an older one may be whole."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """Which steps are saved and which of them are kept.
-
-    Args:
-        every: save each time so many steps are done; None saves at the end only.
-        keep: the newest so many stay.
-        best: the name of an evaluation metric ('val/accuracy') whose best checkpoint stays too.
-        best_mode: 'max' or 'min'.
-        checksums: write a checksum of every array with it, by which damage is noticed when it is loaded.
-    """
-
-    every: Count | None = None
-    keep: Count = 2
-    best: str | None = None
-    best_mode: str = "max"
-    checksums: bool = True
-
-    def __post_init__(self):
-        if self.best_mode not in ("max", "min"):
-            raise UserError(f"config.checkpoint.best_mode is {self.best_mode!r}", "It must be 'max' or 'min'")
-        if not isinstance(self.checksums, bool):
-            raise UserError(f"config.checkpoint.checksums is {self.checksums!r}", "It must be true or false")
-        for key in ("every", "keep"):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"config.checkpoint.{key} is {value!r}", "It must be a whole number of at least 1")
-
-    def due(self, step: int) -> bool:
-        return self.every is not None and step % self.every == 0
-
-
 class Store:
     """The checkpoints of one run.
+
+    Args:
+        frozen: mask over `state["params"]`; its leaves never change and are written once. None: all are in every step.
+        frozen_in: the folder that has them already, as the metadata of the step say that the run goes on from.
 
     Raises:
         UserError: the directory of the checkpoints cannot be written.
     """
 
-    def __init__(self, workdir: epath.Path, policy: Policy):
+    def __init__(self, workdir: epath.Path, policy: Policy, frozen: PyTree | None = None, frozen_in: str | None = None):
+        self._frozen, self._frozen_in = frozen, frozen_in
         self.directory = absolute(workdir) / "checkpoints"
         self._policy = policy
         self._steps = set(steps_in(workdir))
@@ -91,26 +70,47 @@ class Store:
         self._saving: Any = None
         _check_writable(self.directory)
         _quiet()
-        context = ocp.Context()
+        self._context = context = ocp.Context()
         # A directory that cannot be made is an error at once; in the background all that wait for it wait for minutes.
         context.async_options.create_directories_asynchronously = False
         # Devices with the same array share its writing by slices, each of which is a program to compile.
         context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory, context=context, preservation_policy=_Kept(policy, self._measured),
+            self.directory, context=context, preservation_policy=Kept(policy, self._measured),
             cleanup_tmp_directories=True,
         )  # fmt: skip
 
     def save(self, step: int, state: PyTree, metadata: Mapping[str, Any]) -> None:
         """Starts to write a step; returns while the writing goes on. Errors of the previous one surface here."""
         self.wait()
-        complete = {"format": FORMAT, **metadata, "step": step}
+        complete = {"format": FORMAT, **metadata, "step": step, "frozen_in": None}
+        if self._frozen is not None and any(jax.tree.leaves(self._frozen)):
+            trained, fixed = split(state["params"], self._frozen)
+            complete["frozen_in"], state = self._keep_frozen(fixed), {**state, "params": trained}
         complete["checksums"] = digests_of(state) if self._policy.checksums else None
         complete["digest"] = text_digest(complete)
         self._saving = self._checkpointer.save_async(
             step, state, checkpointable_name=_STATE, force=True, custom_metadata=complete
         )
         self._steps.add(step)
+
+    def _keep_frozen(self, params: PyTree) -> str:
+        """The folder of the frozen parameters, which is on disk before the first step that names it.
+
+        It is written again if somebody removes it while the run goes on.
+        """
+        there = self._frozen_in is not None and _is_whole(self.directory / self._frozen_in)
+        if jax.process_count() > 1:
+            there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
+        if not there:
+            checksums = digests_of(params)
+            self._frozen_in = f"{_FROZEN}{text_digest(checksums):08x}"
+            with self._context:
+                ocp.save(
+                    self.directory / self._frozen_in, params, checkpointable_name=_STATE, overwrite=True,
+                    custom_metadata={"checksums": checksums},
+                )  # fmt: skip
+        return self._frozen_in
 
     def record(self, step: int, metrics: Mapping[str, float], failed: Collection[str] = ()) -> None:
         """Notes what was measured after `step`, by which `Policy.best` chooses.
@@ -163,23 +163,6 @@ class Store:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """Orbax asks it, at each save, which steps stay; `measured` grows meanwhile."""
-
-    policy: Policy
-    measured: Mapping[int, float] = dataclasses.field(hash=False)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(sorted(steps)[-self.policy.keep :])
-        if known := [step for step in steps if step in self.measured]:
-            sign = 1 if self.policy.best_mode == "max" else -1
-            kept.add(max(known, key=lambda step: (sign * self.measured[step], step)))
-        return [step in kept for step in steps]
-
-
 def restore(
     step_path: epath.Path, abstract: PyTree, optional: Collection[str] = (), checksums: bool = True
 ) -> tuple[PyTree, dict[str, Any]]:
@@ -191,10 +174,14 @@ def restore(
 
     Raises:
         DamagedCheckpoint: incomplete, not what was saved, or with another structure.
+        UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
     metadata = _read_metadata(step_path)
+    folder = _frozen_folder(step_path, metadata)
     with _readable(step_path):
         on_disk = ocp.metadata(step_path, checkpointable_name=_STATE).metadata
+    fixed = _frozen_metadata(folder)
+    on_disk = {**on_disk, "params": merge(on_disk.get("params", {}), fixed)}
     abstract = {key: value for key, value in abstract.items() if key in on_disk or key not in optional}
     there, here = _shapes(on_disk), _shapes(abstract)
     stray = there.items() ^ here.items()
@@ -206,10 +193,11 @@ def restore(
             _remedy(step_path),
         )
     with _readable(step_path):
-        state = ocp.load(step_path, abstract, checkpointable_name=_STATE)
+        trained, fixed = split(abstract["params"], mask_of(abstract["params"], fixed))
+        state = ocp.load(step_path, {**abstract, "params": trained}, checkpointable_name=_STATE)
     if checksums:
         _verify(step_path, state, metadata)
-    return state, metadata
+    return {**state, "params": merge(state["params"], _read_frozen(folder, fixed, checksums))}, metadata
 
 
 def set_aside(step_path: epath.Path) -> epath.Path:
@@ -257,6 +245,8 @@ def _is_whole(step_path: epath.Path) -> bool:
 def find(path: epath.PathLike) -> epath.Path:
     """The step directory that `path` means: itself, or the newest step of a workdir."""
     path = absolute(path)
+    if path.name.startswith(_FROZEN):
+        raise UserError(f"{path} holds the frozen parameters of a run alone", "Give a directory checkpoints/<step>")
     if not path.exists():
         raise UserError(f"There is no checkpoint at {path}", "Give a workdir, or a directory checkpoints/<step> in one")
     if is_step(path):
@@ -287,8 +277,8 @@ def read_metadata(step_path: epath.Path) -> dict[str, Any]:
             says.
         UserError: of a newer format.
     """
-    metadata = upgraded(_read_metadata(step_path))
-    return {key: value for key, value in metadata.items() if key not in ("checksums", "digest")}
+    metadata, hidden = upgraded(_read_metadata(step_path)), ("checksums", "digest", "frozen_in")
+    return {key: value for key, value in metadata.items() if key not in hidden}
 
 
 def _read_metadata(step_path: epath.Path) -> dict[str, Any]:
@@ -329,8 +319,10 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
 
     Raises:
         DamagedCheckpoint: incomplete, or not what was saved.
+        UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
     metadata = _read_metadata(step_path)
+    folder = _frozen_folder(step_path, metadata)
     product = product or metadata["product"]
     with _readable(step_path):
         on_disk = ocp.metadata(step_path, checkpointable_name=_STATE).metadata
@@ -341,8 +333,7 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         for key in ("model_state", *(("ema_model_state",) if product == "ema" else ())):
             if key in on_disk:
                 wanted[key] = on_disk[key]
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
+        wanted = _on_one_device(wanted)
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
@@ -354,13 +345,57 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         )
     if checksums:
         _verify(step_path, loaded, metadata)
-    params = _overlay(loaded["params"], loaded["ema"]) if product == "ema" else loaded["params"]
-    return params, _overlay(loaded.get("model_state", {}), loaded.get("ema_model_state", {}))
+    fixed = _read_frozen(folder, _on_one_device(_frozen_metadata(folder)), checksums)
+    # Not all that is trained needs to have a moving average.
+    params = merge(merge(loaded["params"], fixed), loaded.get("ema", {}))
+    return params, merge(loaded.get("model_state", {}), loaded.get("ema_model_state", {}))
 
 
-def _overlay(params: dict, ema: dict) -> dict:
-    """`params` with the leaves that `ema` has: not all need to have a moving average."""
-    return {k: (_overlay(v, ema[k]) if isinstance(v, dict) else ema[k]) if k in ema else v for k, v in params.items()}
+def _on_one_device(on_disk: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), on_disk)
+
+
+def _frozen_folder(step_path: epath.Path, metadata: Mapping[str, Any]) -> epath.Path | None:
+    """The folder beside a step that has its frozen parameters; None where it has none, or has them itself."""
+    name = metadata.get("frozen_in")
+    if name is None:
+        return None
+    folder = step_path.parent / name
+    forget_listings(folder.parent)
+    if not _is_whole(folder):
+        raise UserError(
+            f"The checkpoint {step_path} lacks its frozen parameters, which a run saves once: there is no {folder}",
+            f"Copy {name} there from the checkpoints of the run that saved it",
+        )
+    return folder
+
+
+def _frozen_metadata(folder: epath.Path | None) -> dict[str, Any]:
+    """Shapes and types of the frozen parameters."""
+    if folder is None:
+        return {}
+    with _readable(folder, lambda: _damaged_frozen(folder)):
+        return ocp.metadata(folder, checkpointable_name=_STATE).metadata
+
+
+def _read_frozen(folder: epath.Path | None, abstract: PyTree[jax.ShapeDtypeStruct], checksums: bool) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    with _readable(folder, lambda: _damaged_frozen(folder)):
+        recorded = ocp.metadata(folder, checkpointable_name=_STATE).custom_metadata["checksums"]
+        params = ocp.load(folder, abstract, checkpointable_name=_STATE)
+    # The folder is named by what it holds, so that a step cannot be read with those of another run.
+    if checksums and (folder.name != f"{_FROZEN}{text_digest(recorded):08x}" or differing(params, recorded)):
+        raise _damaged_frozen(folder)
+    return params
+
+
+def _damaged_frozen(folder: epath.Path) -> UserError:
+    return UserError(
+        f"The frozen parameters in {folder} are damaged, and all steps of the run need them",
+        "Copy the folder from where it is whole, or start again in a new workdir",
+    )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
@@ -384,8 +419,12 @@ def _check_writable(directory: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def _readable(step_path: epath.Path) -> Iterator[None]:
-    """Turns Orbax's many ways to fail on a damaged directory into one sentence, without its logs and stray tasks."""
+def _readable(step_path: epath.Path, problem: Callable[[], UserError] | None = None) -> Iterator[None]:
+    """Turns Orbax's many ways to fail on a damaged directory into one sentence, without its logs and stray tasks.
+
+    Args:
+        problem: makes the error; by default that of a damaged step.
+    """
     if not step_path.is_dir():
         raise UserError(f"There is no checkpoint at {step_path}", "Give a workdir, or a directory checkpoints/<step>")
     disabled = logging.root.manager.disable
@@ -398,6 +437,8 @@ def _readable(step_path: epath.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Orbax raises ValueError, KeyError, OSError and plain Exception for damaged files
+        if problem is not None:
+            raise problem() from error
         raise DamagedCheckpoint(f"The checkpoint {step_path} is incomplete or damaged", _remedy(step_path)) from error
     finally:
         logging.disable(disabled)

@@ -117,12 +117,12 @@ def prepare(
         # Only now: a run that was in the workdir until now may have saved.
         start = from_lead(agreed(lambda: start_step(workdir, experiment.values, last)))
         length: Extensions = ()
-        monitor = program.fresh_monitor()
+        monitor, frozen_in = program.fresh_monitor(), None
         if start:
             abstract = jax.tree.map(_placed, program.state, program.shardings)
             resumed = resume(workdir, start, abstract, program.fresh_average, policy.checksums)
             start, state = resumed.step, resumed.state
-            monitor = with_sums(monitor, resumed.metadata.get("log", {}))
+            monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
                 program = build_program(config, task, experiment.prepare, raw, mesh, length)
@@ -131,7 +131,7 @@ def prepare(
             if config.init_from:
                 state = _transfer(state, program, config.init_from)
         agreed(lambda: write_config(workdir, experiment.values) if lead else None)
-        store = agreed(lambda: Store(workdir, policy))
+        store = agreed(lambda: Store(workdir, policy, program.frozen, frozen_in))
         held.callback(store.close)
         everywhere = replicated(mesh)
         if lead:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree, UInt32
 
+from vit_jax.checkpoints.subtrees import split
 from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.attention import computing_on
 from vit_jax.nn.batch_axis import batch_split_like
@@ -18,7 +19,7 @@ from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
-from vit_jax.training.state import PREPARE, State, fresh_average, init_state, random_key, split
+from vit_jax.training.state import PREPARE, State, fresh_average, init_state, random_key
 from vit_jax.training.step import Monitor, Prepare, make_step
 
 

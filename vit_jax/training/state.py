@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
+from vit_jax.checkpoints.subtrees import merge, split
 from vit_jax.data.batch import NotedBatch
 from vit_jax.tasks import Batch, Task, Variables
 from vit_jax.training.parameters import first_match, path_name
@@ -79,27 +80,6 @@ def averaged(average: dict, new: dict, weights: Mapping[str, Float[Array, ""]]) 
         key: averaged(old, new[key], weights) if isinstance(old, dict) else update(old, new[key])
         for key, old in average.items()
     }
-
-
-def split(tree: dict, mask: PyTree) -> tuple[dict, dict]:
-    """A nested dict as (leaves whose mask is False, leaves whose mask is True), without empty branches."""
-    kept, masked = {}, {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            parts = split(value, mask[key])
-            kept |= {key: parts[0]} if parts[0] else {}
-            masked |= {key: parts[1]} if parts[1] else {}
-        else:
-            (masked if mask[key] else kept)[key] = value
-    return kept, masked
-
-
-def merge(first: dict, second: dict) -> dict:
-    """The inverse of `split`; of a leaf that both have, that of `second`."""
-    merged = dict(first)
-    for key, value in second.items():
-        merged[key] = merge(merged[key], value) if key in merged and isinstance(value, dict) else value
-    return merged
 
 
 def variables_of(state: State, product: str = "params") -> Variables:

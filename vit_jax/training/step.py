@@ -10,13 +10,14 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from optax.microbatching import AccumulationType
 
+from vit_jax.checkpoints.subtrees import merge, split
 from vit_jax.data.batch import NotedBatch
 from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.scalars import Scalars
 from vit_jax.training.sharding import place
-from vit_jax.training.state import LOSS, PREPARE, State, averaged, merge, random_key, split
+from vit_jax.training.state import LOSS, PREPARE, State, averaged, random_key
 
 # Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.
 Prepare = Callable[[Batch, PRNGKeyArray], Batch]

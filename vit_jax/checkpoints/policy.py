@@ -1,0 +1,57 @@
+"""Which steps of a run are saved, and which of them stay."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.ranges import Count
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Which steps are saved and which of them are kept.
+
+    Args:
+        every: save each time so many steps are done; None saves at the end only.
+        keep: the newest so many stay.
+        best: the name of an evaluation metric ('val/accuracy') whose best checkpoint stays too.
+        best_mode: 'max' or 'min'.
+        checksums: write a checksum of every array with it, by which damage is noticed when it is loaded.
+    """
+
+    every: Count | None = None
+    keep: Count = 2
+    best: str | None = None
+    best_mode: str = "max"
+    checksums: bool = True
+
+    def __post_init__(self):
+        if self.best_mode not in ("max", "min"):
+            raise UserError(f"config.checkpoint.best_mode is {self.best_mode!r}", "It must be 'max' or 'min'")
+        if not isinstance(self.checksums, bool):
+            raise UserError(f"config.checkpoint.checksums is {self.checksums!r}", "It must be true or false")
+        for key in ("every", "keep"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"config.checkpoint.{key} is {value!r}", "It must be a whole number of at least 1")
+
+    def due(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Orbax asks it, at each save, which steps stay; `measured` grows meanwhile."""
+
+    policy: Policy
+    measured: Mapping[int, float] = dataclasses.field(hash=False)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = set(sorted(steps)[-self.policy.keep :])
+        if known := [step for step in steps if step in self.measured]:
+            sign = 1 if self.policy.best_mode == "max" else -1
+            kept.add(max(known, key=lambda step: (sign * self.measured[step], step)))
+        return [step in kept for step in steps]
