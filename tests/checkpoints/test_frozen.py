@@ -18,7 +18,16 @@ from vit_jax.checkpoints.store import Policy, Store, find, read_params, restore,
 from vit_jax.training.sharding import make_mesh
 
 RUN = {"optim__frozen": "['encoder/.*']", "ema_decay": 0.9, "checkpoint__every": 2, "checkpoint__keep": 3}
-METADATA = {"config": {}, "model": None, "preprocess": None, "labels": [], "image_size": None, "product": "params"}
+METADATA = {
+    "config": {},
+    "task": None,
+    "model": None,
+    "fields": None,
+    "preprocess": None,
+    "labels": [],
+    "image_size": None,
+    "product": "params",
+}
 
 
 @pytest.fixture(scope="module")
