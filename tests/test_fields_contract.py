@@ -8,14 +8,17 @@ import jax
 import numpy as np
 import pytest
 
+import vit_jax
 import vit_jax.evaluators
 import vit_jax.tasks
 from vit_jax import UserError
 from vit_jax.commands import contact_sheet
+from vit_jax.commands.main import main
 from vit_jax.data.decode import decode
 from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.metrics import round_off
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
@@ -29,14 +32,46 @@ def toys(monkeypatch):
 
 
 def run(values, workdir):
+    """The first and the last values of the log of a run."""
     train(build_experiment(values), workdir, jax.devices()[:1])
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return rows[0], {key: value for row in rows for key, value in row.items()}
 
 
+def through_every_command(values, workdir, logged, images, output):
+    """Sends a trained toy through resuming, evaluate, load, plan and predict; what predict wrote."""
+    folder = workdir.parent
+    for steps in (values["steps"] // 2, None):
+        train(build_experiment(values | {"stop_at": steps}), folder / "resumed", jax.devices()[:1])
+    jax.tree.map(np.testing.assert_array_equal, *(vit_jax.load(path).params for path in (workdir, folder / "resumed")))
+
+    assert main(["evaluate", "--checkpoint", str(workdir), "--output", str(folder / "scores.json")]) == 0
+    scores = json.loads((folder / "scores.json").read_text())
+    del scores["checkpoint"]
+    assert scores and {name: round_off(value) for name, value in scores.items()} == {
+        name: logged[name] for name in scores
+    }
+
+    (folder / "config.py").write_text(f"def get_config(arg=''):\n    return {values!r}\n")
+    assert main(["plan", "--config", str(folder / "config.py"), "--topology", "cpu:8", "--no-cache"]) == 0
+    assert (
+        main(["predict", "--checkpoint", str(workdir), *map(str, images), "--output", str(folder) + "/" + output]) == 0
+    )
+    found = folder / output
+    return sorted(found.iterdir()) if found.is_dir() else list(map(json.loads, found.read_text().splitlines()))
+
+
+def written(folder, images):
+    """Images as PNG files."""
+    paths = [folder / f"{name}.png" for name in "abc"[: len(images)]]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), image[..., ::-1])
+    return paths
+
+
 def plain(task, data, **more):
     return {
-        "seed": 0, "steps": 20, "batch_size": 12, "log_every": 10, "task": {"name": task}, "data": data,
+        "seed": 0, "steps": 20, "batch_size": 16, "log_every": 10, "task": {"name": task}, "data": data,
         "optim": {"name": "adamw", "learning_rate": 0.03}, **more,
     }  # fmt: skip
 
@@ -68,10 +103,24 @@ def two_towers(folder):
     return plain("toy_two_towers", data, evals=evals)
 
 
+@pytest.mark.long
 def test_two_towers_with_a_text_only_evaluation(tmp_path):
-    first, last = run(two_towers(tmp_path), tmp_path / "run")
-    assert last["train/loss"] < first["train/loss"] - 0.3  # at least log 4, since four of a batch are alike
+    values, workdir = two_towers(tmp_path), tmp_path / "run"
+    first, last = run(values, workdir)
+    assert last["train/loss"] < first["train/loss"] - 0.3  # at least log 5, since five of a batch are alike
     assert last["images/accuracy"] == 1 and last["texts/accuracy"] > 0.9
+
+    images = np.stack([np.full((12, 12, 3), colour, np.uint8) for colour in COLOURS.values()])
+    rows = through_every_command(values, workdir, last, written(tmp_path, images), "answers.jsonl")
+    loaded = vit_jax.load(workdir)
+    features = loaded.outputs({"image": loaded.preprocess.to_uint8(images[0])[None]}, ("features",))["features"]
+    assert rows[0] == {"path": f"{tmp_path}/a.png", "text": f"mostly feature {features[0].argmax()}"}
+    tokens = loaded.fields["tokens"].read("some red thing, number 7", "a text", None)[None]
+    found = loaded.outputs({"tokens": tokens}, ("text_features",))["text_features"]
+    wanted = loaded.task.text.apply({"params": loaded.params["text"]}, tokens)
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), rtol=1e-5)
+    with pytest.raises(UserError, match="There is no field 'image' in this data, which has tokens"):
+        loaded.outputs({"tokens": tokens}, ("features",))
 
 
 def segmented(folder, **transform):
@@ -104,9 +153,13 @@ def segmented(folder, **transform):
     return plain("toy_segment", data, evals={"val": {"name": "toy_fits"}})
 
 
-@pytest.mark.parametrize("transform", [{"area": [0.4, 1.0]}, {"area": [0.4, 1.0], "rotate": 40, "shift": 0.1}])
+@pytest.mark.parametrize(
+    "transform",
+    [{"area": [0.4, 1.0]}, pytest.param({"area": [0.4, 1.0], "rotate": 40, "shift": 0.1}, marks=pytest.mark.long)],
+)
 def test_labels_points_and_boxes_follow_the_image(tmp_path, transform):
-    _, last = run(segmented(tmp_path, border="constant", **transform), tmp_path / "run")
+    values, workdir = segmented(tmp_path, border="constant", **transform), tmp_path / "run"
+    _, last = run(values, workdir)
     for of in ("train", "val"):
         # Where colours meet, an interpolated pixel is of neither.
         assert last[f"{of}/pixels_fit"] > 0.97
@@ -114,6 +167,41 @@ def test_labels_points_and_boxes_follow_the_image(tmp_path, transform):
         assert last[f"{of}/boxes_fit"] > 0.99
     assert last["val/accuracy"] > 0.9
     assert last["train/points_dropped"] == 1 and last["train/boxes_dropped"] == 0
+    if "rotate" in transform:
+        image = np.full((32, 48, 3), (20, 90, 90), np.uint8)
+        image[8:20, 10:30] = (220, 20, 20)
+        [picture] = through_every_command(values, workdir, last, written(tmp_path, [image]), "masks/")
+        mask = decode(picture.read_bytes())[..., 0] > 127
+        assert picture.name == "000000_a.png" and mask.shape == (32, 48)
+        assert mask[8:20, 10:30].mean() > 0.9 and mask.mean() < 0.5  # seen 52 / 32 times as large
+
+
+@pytest.mark.long
+def test_a_sampler_is_asked_for_samples(tmp_path, capsys):
+    images = np.random.default_rng(0).normal(160, 40, (24, 8, 8, 3)).clip(0, 255).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(24) % 3)
+    source = {"name": "arrays", "path": str(tmp_path / "images.npz")}
+    data = {
+        "image_size": 8, "train": source, "eval": source, "num_threads": 0,
+        "transform": {"name": "supervised", "crop": "none", "flip": False},
+    }  # fmt: skip
+    evals = {"samples": {"name": "toy_moments", "of": "samples"}, "loss": {"name": "toy_moments", "of": "loss"}}
+    values, workdir = plain("toy_sampler", data, evals=evals, steps=60), tmp_path / "run"
+    first, last = run(values, workdir)
+    assert last["train/loss"] < first["train/loss"] - 0.2
+    wanted = (images / 127.5 - 1).mean()
+    assert abs(last["samples/mean"] - wanted) < 0.1 and last["loss/mean"] == pytest.approx(last["train/loss"], abs=0.2)
+
+    pictures = through_every_command(values, workdir, last, written(tmp_path, images[:3]), "samples/")
+    pictures = np.stack([decode(path.read_bytes()) for path in pictures])
+    assert len(np.unique(pictures, axis=0)) == 3 and abs(pictures.mean() - images.mean()) < 20
+    # Sample 2 is the same in a batch of its own.
+    batch = {"image": images[2:3], "index": np.array([2])}
+    loaded = vit_jax.load(workdir)
+    [alone] = loaded.task.answers(loaded.outputs(batch, ("samples",)), loaded.fields)
+    np.testing.assert_array_equal(alone, pictures[2])
+    assert main(["predict", "--checkpoint", str(workdir), str(tmp_path / "a.png")]) == 2
+    assert "This task answers with pictures. Name a directory" in capsys.readouterr().err
 
 
 def test_plan_and_bench_make_batches_from_the_specs(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from vit_jax.tasks import Task, chosen
@@ -12,6 +13,7 @@ from vit_jax.tasks import Task, chosen
 @dataclasses.dataclass(frozen=True)
 class Segment(Task):
     model: nn.Module = nn.Dense(2)
+    answered_by: tuple[str, ...] = ("mask_logits",)
 
     def init(self, rng, batch):
         return {"params": {"encoder": self.model.init(rng, batch["image"])["params"]}, "model_state": {}}
@@ -26,6 +28,10 @@ class Segment(Task):
 
     def outputs(self, variables, batch, names, rng):
         return chosen(names, {"mask_logits": lambda: self._logits(variables, batch)})
+
+    def answers(self, outputs, fields):
+        labels = np.asarray(outputs["mask_logits"]).argmax(-1)
+        return [np.repeat(label[..., None] * 255, 3, axis=2).astype(np.uint8) for label in labels]
 
     def _logits(self, variables, batch):
         return self.model.apply({"params": variables["params"]["encoder"]}, batch["image"])

@@ -1,0 +1,23 @@
+"""Mean and deviation over an evaluation set of what a task gives for each example."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    pipeline: Any = dataclasses.field(hash=False)
+    of: str
+
+    def measure(self, apply, batch):
+        return {"x": apply(batch, (self.of,))[self.of], "valid": batch["valid"]}
+
+    def metrics(self, run):
+        x = np.concatenate([part["x"][part["valid"] > 0] for part in run(self.pipeline)])
+        return {"mean": x.mean(dtype=np.float64), "deviation": x.std(dtype=np.float64)}
+
+
+def build(pipeline, of):
+    return Moments(pipeline(), of)
