@@ -132,7 +132,7 @@ def test_sha256(server, url, tmp_path):
         ("huge/x.npz", "has 1000000000000000 bytes, more than the"),
         ("whole/", "names no file"),
         ("whole/x.pth", "names no file that vit_jax reads"),
-        ("whole/a b.npz", "is no address: URL can't contain control characters"),
+        ("whole/a b.npz", "is not an address: URL can't contain control characters"),
         ("whole/..%2f..%2fx.npz", "names no file"),
     ],
 )

@@ -101,11 +101,11 @@ def test_other_writers(tmp_path):
         (member(shape="__import__('os')"), "its header is"),
         (member(header="(" * 5000), "its header is"),
         (member(header="\xff"), "its header is"),
-        (member(version=4), "it is no array of NumPy"),
+        (member(version=4), "it is not a NumPy array"),
         (member(version=2)[:12], "header is cut short"),
         (b"\x93NUMPY\x02\0\xff\xff\xff\xff", "claims a header of 4294967295 bytes"),
-        (b"\x93NUMPY", "it is no array of NumPy"),
-        (b"", "it is no array of NumPy"),
+        (b"\x93NUMPY", "it is not a NumPy array"),
+        (b"", "it is not a NumPy array"),
     ],
 )
 def test_members_that_lie(tmp_path, data, message):
@@ -144,5 +144,5 @@ def test_twice_encrypted_or_oddly_compressed(tmp_path):
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "_SLACK", 1 << 20)
     member_of_zeros = member(shape=f"({1 << 22},)", data=b"\0" * (1 << 24))
-    with pytest.raises(UserError, match="says that it unpacks to 167772.* these are no trained weights"):
+    with pytest.raises(UserError, match="says that it unpacks to 167772.* these are not trained weights"):
         NpzFile(archive(tmp_path / "x.npz", ("a.npy", member_of_zeros), compression=zipfile.ZIP_DEFLATED))

@@ -31,7 +31,7 @@ def fit_channels(params: dict[str, Any], channels: int) -> dict[str, Any]:
     if name is None or "decoder" in params:
         raise UserError("This model is not an image trunk whose channels can be changed", "Leave in_channels out")
     if channels < 1:
-        raise UserError(f"in_channels={channels} is no number of channels", "Give 1 or more")
+        raise UserError(f"in_channels={channels} is not a number of channels", "Give 1 or more")
     kernel = _get(params, name)
     old = kernel.shape[2]
     if channels == old:

@@ -33,8 +33,8 @@ def file_name(url: str) -> str:
     """
     try:
         name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
-    except ValueError as error:  # brackets that are no address
-        raise UserError(f"{shown(url)} is no address: {error}", "Check it") from error
+    except ValueError as error:  # brackets that are not an address
+        raise UserError(f"{shown(url)} is not an address: {error}", "Check it") from error
     if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 200:
         raise UserError(f"{shown(url)} names no file", "Give the address of a .safetensors or .npz file")
     return name
@@ -54,7 +54,8 @@ def download(url: str, target: Path, *, limit: int = LIMIT, optional: bool = Fal
         optional: returns False where there is nothing, instead of raising.
 
     Raises:
-        UserError: no answer, an answer that is no file, too long, cut short, or no room for it; nothing is left behind.
+        UserError: no answer, an answer that is not a file, too long, cut short, or no room for it; nothing is left
+            behind.
     """
     from tqdm import tqdm
 
@@ -82,7 +83,7 @@ def download(url: str, target: Path, *, limit: int = LIMIT, optional: bool = Fal
                         return True
                     problem = f"the connection ended after {position} of {total} bytes"
                 except http.client.InvalidURL as error:
-                    raise UserError(f"{shown(url)} is no address: {_line(error)}", "Check it") from error
+                    raise UserError(f"{shown(url)} is not an address: {_line(error)}", "Check it") from error
                 except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
                     position, problem = file.tell(), f"the connection broke after {file.tell()} bytes: {_line(error)}"
     except urllib.error.HTTPError as error:
@@ -94,7 +95,7 @@ def download(url: str, target: Path, *, limit: int = LIMIT, optional: bool = Fal
     except OSError as error:
         raise UserError(f"{url} could not be stored at {target.parent}: {_line(error)}", "Make room for it") from error
     except ValueError as error:
-        raise UserError(f"{shown(url)} is no address: {_line(error)}", "Check it") from error
+        raise UserError(f"{shown(url)} is not an address: {_line(error)}", "Check it") from error
     raise UserError(f"{url} could not be fetched: {problem}", _REACH)
 
 

@@ -90,7 +90,7 @@ class NpzFile:
         size, unpacked = self.path.stat().st_size, sum(member.file_size for member in members)
         if unpacked > _MOST_UNPACKED * size + _SLACK:
             raise UserError(
-                f"{self.path} has {size} bytes and says that it unpacks to {unpacked}: these are no trained weights",
+                f"{self.path} has {size} bytes and says that it unpacks to {unpacked}: these are not trained weights",
                 "Do not trust it",
             )
 
@@ -141,7 +141,7 @@ def _header_text(stream: BinaryIO) -> tuple[int, str]:
     """Where a member's data begins, and its header."""
     start = stream.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-        raise ValueError("it is no array of NumPy")
+        raise ValueError("it is not a NumPy array")
     form = "<H" if start[6] == 1 else "<I"
     (length,) = struct.unpack(form, stream.read(struct.calcsize(form)))
     if length > _HEADER_LIMIT:

@@ -123,7 +123,7 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
         image_size: side of the square that the model is to see; by default what the checkpoint was trained on.
 
     Returns:
-        The model's name and arguments but for those of the head (`num_classes`, `representation_size`,
+        The model's name and arguments except for those of the head (`num_classes`, `representation_size`,
         `head_bias_init`); and `image_size` and `preprocess` as stored, with `resize_to` in the same proportion.
     """
     opened = open_source(source)
@@ -182,7 +182,7 @@ def flat_arrays(params: PyTree) -> dict[str, Any]:
 
 
 def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
-    """Flat parameters and state, and how the positions among them want to be interpolated."""
+    """Flat parameters and state, and how the positions among them have to be interpolated."""
     opened = open_source(source)
     params, model_state = opened.read()
     flat = {name: np.asarray(leaf) for name, leaf in flat_arrays({"params": params, **model_state}).items()}
@@ -190,7 +190,7 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def resize_method(spec: Mapping[str, Any] | None) -> str:
-    """How the positions of the model that the metadata describes want to be interpolated."""
+    """How the positions of the model that the metadata describes have to be interpolated."""
     kwargs = (spec or {}).get("kwargs", {})
     return kwargs.get("trunk", kwargs).get("posemb_resize", "align_corners")
 

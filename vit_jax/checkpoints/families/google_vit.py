@@ -68,7 +68,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         grid = next((grid for count in rows if (grid := parts.grid_of(count, own_size, patch[0]))), None)
         if grid is None:
             raise UserError(
-                f"The tensor {prefix + _TABLES[table]!r} has {positions} positions, which are no square of patches",
+                f"The tensor {prefix + _TABLES[table]!r} has {positions} positions, which are not a square of patches",
                 "Only models of square images can be read from such a file",
             )
         class_posemb = grid[0] * grid[1] < positions

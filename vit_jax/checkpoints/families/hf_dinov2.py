@@ -93,7 +93,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     if kwargs["num_classes"]:
         entries += dense("head", "classifier")
     if kwargs.get("num_registers") and "prefix" not in layout:
-        # To be written: transformers wants a mask token there, which only pre-training reads.
+        # To be written: transformers needs a mask token there, which only pre-training reads.
         zeros = np.zeros((1, parts.size_of(kwargs)[0].width), np.float32)
         entries.append(Entry((), (f"{embeddings}mask_token",), lambda mask_token: [], lambda: [zeros]))
     return NameMap(entries, (f"{embeddings}mask_token",))

@@ -20,12 +20,12 @@ COMPARED = "tokens and logits of transformers' own models at two resolutions; fi
 
 _LAYER = hf_parts.VIT_LAYER
 _PREFIXES = ("vit.", "deit.", "")
-# Parts that are no encoder: the mask token of masked image modelling, and the decoder of SimMIM.
+# Parts that are not the encoder: the mask token of masked image modelling, and the decoder of SimMIM.
 _IGNORED = ("{}embeddings.mask_token", "decoder.0.*")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar, assumed: str = "vit") -> Published | None:
-    """See `Family`; by its tensors an MAE without its decoder is a ViT, so is it to us.
+    """See `Family`; an MAE without its decoder has the tensors of a ViT and is read as one.
 
     Args:
         assumed: the `model_type` where config.json does not say, or there is none.

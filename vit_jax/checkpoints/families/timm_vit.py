@@ -230,7 +230,7 @@ def _prefix(
     prefix = said[0] if said else min(fits, default=None)
     if prefix is None or prefix > int(class_token) + int(distilled) or (distilled and prefix != 2):
         raise UserError(
-            f"The tensor 'pos_embed' has {positions} positions, which are no grid of patches with a class token",
+            f"The tensor 'pos_embed' has {positions} positions, which are not a grid of patches with a class token",
             "Registers cannot have positions, and an image that is not square needs the config.json of its model",
         )
     return prefix, fits[prefix]

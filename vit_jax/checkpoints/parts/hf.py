@@ -70,13 +70,13 @@ def grid(config: JsonObject, positions: int, patch: int, name: str) -> list[int]
     """Rows and columns of the positions.
 
     Raises:
-        UserError: they are no grid, or another one than that of the image size in config.json; it names the tensor.
+        UserError: they are not a grid, or another one than that of the image size in config.json; it names the tensor.
     """
     image_hw = config.sides("image_size")
     found = parts.grid_of(positions, image_hw, patch)
     if found is None or (image_hw and found != [side // patch for side in image_hw]):
         raise UserError(
-            f"The tensor {name!r} has {positions} positions of patches, which are no square or not the grid of the "
+            f"The tensor {name!r} has {positions} positions of patches, which are not a square or not the grid of the "
             "image size in config.json",
             "Check that the file and its config belong together",
         )

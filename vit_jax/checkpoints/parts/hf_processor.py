@@ -141,7 +141,7 @@ def processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(processor: JsonObject, kind: str) -> tuple[JsonObject, bool]:
-    """The processor with what its class does besides, and whether one number is both sides to it."""
+    """The processor with what else its class does, and whether one number is both sides to it."""
     keys = ("image_processor_type", "feature_extractor_type")
     key, name = next(((k, name) for k in keys if (name := processor.text(k))), (keys[0], f"{kind}ImageProcessor"))
     known = re.fullmatch(r"(\w+?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?", name, re.ASCII)

@@ -73,7 +73,7 @@ def preprocess(
 
     Args:
         image_size: [h, w] that the model sees.
-        crop_pct: what timm's models of this family have, for a file without a config.json; likewise `interpolation`
+        crop_pct: what timm's models of this family have, for a file without a config.json; the same for `interpolation`
             and `stats`.
         made: [h, w] that timm makes, where patches do not divide it; `image_size` by default.
 
@@ -135,7 +135,7 @@ def config(
         architecture: a name in timm's registry.
         metadata: of our checkpoint, see `vit_jax.checkpoints.published.Family.sidecar`.
         model_args: arguments of the architecture's function that differ from its own.
-        pretrained: what else timm wants to know: `first_conv`, `classifier`, `fixed_input_size`.
+        pretrained: what else timm needs to know: `first_conv`, `classifier`, `fixed_input_size`.
         more: further keys at the top.
     """
     preprocess, num_classes = metadata["preprocess"], metadata["model"]["kwargs"]["num_classes"]

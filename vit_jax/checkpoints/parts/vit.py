@@ -29,7 +29,7 @@ def gelu_of(activation: str) -> str:
     """The `gelu` that another library's name of an activation stands for.
 
     Raises:
-        UserError: the activation is none of the two.
+        UserError: the activation is neither of them.
     """
     if activation not in _GELUS:
         raise UserError(f"The model's activation is {shown(activation)}", f"Known: {', '.join(_GELUS)}")
@@ -48,7 +48,7 @@ def depth_of(names: Iterable[str], block: str) -> int:
 
 
 def heads_of(width: int) -> int:
-    """Heads of a model whose config is not there: 64 wide, but for the published sizes that have 16 all the same."""
+    """Heads of a model without a config: each 64 wide, except in the published sizes that have 16 in any width."""
     return 16 if width in {1152, 1280, 1408, 1536, 1664} else max(width // 64, 1)
 
 
@@ -252,7 +252,7 @@ def fixed_table(
 
 
 def is_same_table(table: NDArray, wanted: NDArray) -> bool:
-    """Whether a table of sines and cosines is the other one but for 1e-5, or for what its own dtype rounds away."""
+    """Whether a table of sines and cosines is the other one up to 1e-5, or up to what its own dtype rounds away."""
     if table.shape != wanted.shape:
         return False
     tolerance = max(1e-5, float(jnp.finfo(table.dtype).eps))
