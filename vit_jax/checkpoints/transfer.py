@@ -135,8 +135,7 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     name, kwargs = spec["name"], spec["kwargs"]
     module = named_module("model", name)
     # Some models are an encoder with what only their pretraining needs.
-    name, kwargs = module.downstream(kwargs) if hasattr(module, "downstream") else (name, kwargs)
-    model = {"name": name, **kwargs}
+    model = dict(module.downstream(kwargs) if hasattr(module, "downstream") else {"name": name, **kwargs})
     for key in ("num_classes", "representation_size", "head_bias_init"):
         model.pop(key, None)
     stored = Preprocess.from_json(metadata["preprocess"])

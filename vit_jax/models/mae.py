@@ -226,7 +226,6 @@ def build(
     return MaskedAutoencoder(encoder.clone(parent=None), decoder, vit.pooling, mask_ratio, normalize_pixels)
 
 
-def downstream(kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of the model that goes on from this one's encoder."""
-    trunk = dict(kwargs["trunk"])
-    return trunk.pop("name"), trunk
+def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the model that goes on from this one's encoder."""
+    return kwargs["trunk"]

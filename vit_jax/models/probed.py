@@ -92,9 +92,6 @@ def build(
     return Probed(module, norm, num_classes, frozen, projection, hidden)
 
 
-def downstream(kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of what goes on from a probe: its trunk, no longer frozen."""
-    if kwargs.get("projection"):
-        return "probed", {**kwargs, "frozen": False}
-    trunk = dict(kwargs["trunk"])
-    return trunk.pop("name"), trunk
+def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of what goes on from a probe: its trunk, no longer frozen."""
+    return {"name": "probed", **kwargs, "frozen": False} if kwargs.get("projection") else kwargs["trunk"]

@@ -15,14 +15,13 @@ from vit_jax.nn import mask as masks
 from vit_jax.nn.attention import attention, chosen
 from vit_jax.nn.mask import Band, Mask
 from vit_jax.nn.norm import NORMS
-from vit_jax.nn.recomputed_attention import SAVED as SAVED_WITHIN
-from vit_jax.nn.recomputed_attention import recomputed_self_attention
+from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS, recomputed_self_attention
 from vit_jax.nn.rotary import rotate
 from vit_jax.nn.style import BlockStyle, Execution
 
 # Under these names a rematerialisation policy finds what a layer's backward pass reads.
-_INPUTS, _OUTPUT = "attention_inputs", SAVED_WITHIN[0]
-SAVED = (_INPUTS, *SAVED_WITHIN)
+_INPUTS = "attention_inputs"
+SAVED = (_INPUTS, OUTPUT, STATISTICS)
 
 
 class Cache(NamedTuple):
@@ -148,7 +147,7 @@ class MultiHeadAttention(nn.Module):
         if execution.sow_attention:
             out, weights = out
             self.sow("intermediates", "attention_weights", weights)
-        return dense("out", width, (-2, -1))(checkpoint_name(out, _OUTPUT)), cache
+        return dense("out", width, (-2, -1))(checkpoint_name(out, OUTPUT)), cache
 
     def _check(self, memory: Array | None, cache: Cache | None, angles: Array | None, at: Array | int | None) -> None:
         if cache is not None and memory is not None:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from vit_jax.nn.mask import Band, dense
 
 # Under these names a rematerialisation policy finds what the backward pass reads beside q, k and v.
-OUTPUT, STATISTICS = SAVED = ("attention_output", "attention_statistics")
+OUTPUT, STATISTICS = "attention_output", "attention_statistics"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

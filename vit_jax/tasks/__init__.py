@@ -165,6 +165,26 @@ def chosen(names: Collection[str], given: Mapping[str, Array | Callable[[], Arra
     return {name: value() if callable(value) else value for name, value in given.items() if name in names}
 
 
+def in_training(
+    model: nn.Module,
+    params: Any,
+    state: Mapping[str, Any],
+    keys: PRNGKeyArray,
+    *inputs: Array,
+    method: str | None = None,
+) -> tuple[Any, Any]:
+    """What a model gives in training, and its new state.
+
+    Args:
+        state: its collections beside the parameters.
+        keys: two, for dropout and for stochastic depth.
+        inputs: of the call, or of the model's `method`.
+    """
+    rngs = dict(zip(("dropout", "drop_path"), keys, strict=True))
+    variables = {"params": params, **state}
+    return model.apply(variables, *inputs, train=True, rngs=rngs, mutable=list(state), method=method)
+
+
 def model_outputs(
     model: nn.Module, variables: Variables, images: Float[Array, "B H W 3"], names: Collection[str]
 ) -> dict[str, Array]:

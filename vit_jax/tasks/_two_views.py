@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.tasks import Batch, Variables
+from vit_jax.tasks import Batch, Variables, in_training
 
 
 def views_of(batch: Batch) -> Float[Array, "b 2 h w c"]:
@@ -61,14 +61,7 @@ def embed(
     rng: PRNGKeyArray,
 ) -> tuple[Float[Array, "b d"], dict[str, Any]]:
     """Features in training through all heads, and the new state of model and heads."""
-    dropout, drop_path = jax.random.split(rng)
-    outputs, state = model.apply(
-        {"params": params, **state},
-        images,
-        train=True,
-        rngs={"dropout": dropout, "drop_path": drop_path},
-        mutable=list(state),
-    )
+    outputs, state = in_training(model, params, state, jax.random.split(rng), images)
     x, state = outputs["features"], dict(state)
     for name, head in heads.items():
         own = {collection: tree[name] for collection, tree in state.items() if name in tree}

@@ -20,7 +20,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
 from vit_jax.ranges import Decay, NonNegative, Positive
-from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, model_outputs
+from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, in_training, model_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,9 @@ class Classify(Task):
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         del step
-        dropout, drop_path = jax.random.split(rng)
-        state = variables["model_state"]
-        outputs, new_state = self.model.apply(
-            {"params": variables["params"], **state},
-            batch["image"],
-            train=True,
-            rngs={"dropout": dropout, "drop_path": drop_path},
-            mutable=list(state),
+        keys = jax.random.split(rng)
+        outputs, new_state = in_training(
+            self.model, variables["params"], variables["model_state"], keys, batch["image"]
         )
         logits = outputs["logits"]
         targets = self._targets(batch["label"])

@@ -18,7 +18,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.patch import patchify
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, in_training, model_outputs
 
 
 def targets(
@@ -65,20 +65,15 @@ class MAE(Task):
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         del step
-        masking, dropout, drop_path = jax.random.split(rng, 3)
+        masking, *keys = jax.random.split(rng, 3)
         images = batch["image"]
         wanted = targets(images, self.model.encoder.patch_size, self.model.normalize_pixels)
         order = random_orders(masking, *wanted.shape[:2])
-        predictions = self.model.apply(
-            {"params": variables["params"]},
-            images,
-            order,
-            train=True,
-            rngs={"dropout": dropout, "drop_path": drop_path},
-            method="reconstruct",
+        predictions, state = in_training(
+            self.model, variables["params"], variables["model_state"], keys, images, order, method="reconstruct"
         )
         losses = masked_error(predictions, wanted, order, self.model.visible(images.shape[1:3]))
-        return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, variables["model_state"])
+        return losses.mean(), ({"loss": (losses.sum(), jnp.float32(losses.size))}, state)
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
