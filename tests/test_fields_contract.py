@@ -236,6 +236,20 @@ def changed(values, **data):
     return {**values, "data": {**values["data"], **data}}
 
 
+def test_a_field_that_nobody_reads(tmp_path):
+    values = segmented(tmp_path)
+    values["data"]["train"]["columns"]["label"] = "label"
+    extra = changed(values, fields={**values["data"]["fields"], "label": {"name": "classes", "count": 1}})
+    with pytest.raises(
+        UserError, match="Neither the task nor an evaluator reads the field 'label'. Remove config.data"
+    ):
+        train(build_experiment(extra), tmp_path / "run", jax.devices()[:1])
+    assert not (tmp_path / "run").exists()
+    # An evaluator is a reader too.
+    evals = {"val": {"name": "toy_moments", "of": "mask_logits", "field": "label"}}
+    train(build_experiment({**extra, "evals": evals, "steps": 1}), tmp_path / "run", jax.devices()[:1])
+
+
 def test_what_does_not_fit_is_one_sentence(tmp_path):
     values = segmented(tmp_path)
     fields = values["data"]["fields"]

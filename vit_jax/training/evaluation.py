@@ -83,7 +83,13 @@ class Evaluation:
         self._cache = cache
         self._keep = keep
         self._seed = np.uint32(seed)
+        self._read: set[str] = set()
         self._compiled: dict[str, OfBatch] = {}
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Names of the arrays of batches that evaluators read, or what they ask the task for; known after `check`."""
+        return frozenset(self._read)
 
     def due(self, step: int, last: bool) -> list[str]:
         """Names of the evaluators that run after `step`; all of them after the last."""
@@ -185,7 +191,7 @@ class Evaluation:
                     with batch_split_like(batch_sharding(self._mesh)):
                         return self._outputs(variables, examples, frozenset(names), keys)
 
-                return measure(apply, NotedBatch(self._prepare(batch)))
+                return measure(apply, NotedBatch(self._prepare(batch), self._read))
 
             self._compiled[key] = jax.jit(of_batch, out_shardings=replicated(self._mesh))
         return self._compiled[key]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Evaluator
 from vit_jax.naming import build_named
@@ -38,6 +39,7 @@ class Experiment:
         evaluators: by the name under which they log.
         metadata: what a checkpoint must carry beside config and model: what rebuilds the task, fields, preprocessing,
             labels, image size.
+        fields: what an example has.
     """
 
     config: RunConfig
@@ -50,6 +52,7 @@ class Experiment:
     metadata: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {"preprocess": None, "labels": [], "image_size": None}
     )
+    fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
 
 
 def build_experiment(values: Mapping[str, Any]) -> Experiment:
@@ -77,6 +80,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         prepare=prepare,
         prepare_eval=inputs.prepare_eval(),
         evaluators=evaluators,
+        fields=data.fields,
         metadata={
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),

@@ -111,6 +111,7 @@ def prepare(
         experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config), seed=config.seed
     )
     agreed(lambda: evaluation.check(variables_of(program.state, product)))
+    experiment.fields.check_read(program.read | evaluation.read)
 
     with contextlib.ExitStack() as held:
         agreed(lambda: held.enter_context(taken(workdir, active=lead)))

@@ -30,6 +30,7 @@ class Program:
     Args:
         params: shapes of the parameters.
         frozen: mask over the parameters.
+        read: names of the arrays of a batch that the loss reads.
         scalars: what the update after `step` of them takes beside its batch, on the host; see `scalars_at`.
         state: shapes of the state, with `shardings` beside it.
         batch: shapes of a batch as the host sends it.
@@ -44,6 +45,7 @@ class Program:
 
     params: PyTree
     frozen: PyTree
+    read: frozenset[str]
     scalars: Callable[[int], Scalars]
     state: PyTree
     shardings: PyTree
@@ -107,9 +109,11 @@ def build_program(
     platform = mesh.devices.flat[0].platform
     state = jax.eval_shape(initialise, jax.ShapeDtypeStruct((), jnp.uint32))
     shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
+    read: set[str] = set()
     plain_step = make_step(
-        task, tx, prepare=prepare, frozen=frozen, microbatch=config.microbatch, gradient_norms=config.gradient_norms
-    )
+        task, tx, prepare=prepare, frozen=frozen, microbatch=config.microbatch, gradient_norms=config.gradient_norms,
+        read=read,
+    )  # fmt: skip
 
     names = scalars(0)
 
@@ -135,6 +139,7 @@ def build_program(
     return Program(
         params=params,
         frozen=frozen,
+        read=frozenset(read),
         scalars=scalars,
         state=state,
         shardings=shardings,

@@ -34,12 +34,14 @@ def make_step(
     frozen: PyTree,
     microbatch: int | None = None,
     gradient_norms: bool = False,
+    read: set[str] | None = None,
 ) -> Callable[[State, Monitor, Batch, Scalars, Hashable], tuple[State, Monitor]]:
     """Builds the step; the last argument is the task's static one.
 
     Args:
         frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
         microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
+        read: receives the names of the arrays of a batch that the loss reads, while the step is traced.
         gradient_norms: also log the norm of each layer's gradient.
     """
     if microbatch and task.whole_batch:
@@ -62,7 +64,7 @@ def make_step(
         def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
             examples, keys = rows
             variables = {"params": merge(trained, fixed), "model_state": state["model_state"], **average}
-            return task.loss(variables, NotedBatch(examples), keys[0], count, **extra)
+            return task.loss(variables, NotedBatch(examples, read), keys[0], count, **extra)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if microbatch and microbatch < size:

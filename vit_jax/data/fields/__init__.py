@@ -1,6 +1,6 @@
 """The kinds of fields that an example has: one module each, with `build(*, data, **kwargs) -> Field`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,6 +105,18 @@ class Fields(Mapping[str, Field]):
     def moves(self) -> dict[str, Move]:
         """How each field moves that lies in the image's plane."""
         return {name: kind.move for name, kind in self.kinds.items() if kind.in_plane}
+
+    def check_read(self, read: Set[str]) -> None:
+        """Refuses a field of the config that nobody reads: it would be decoded and sent for nothing.
+
+        Args:
+            read: names of the arrays of a batch that a task and evaluators read.
+        """
+        for name, kind in self.kinds.items() if self.explicit else ():
+            if read.isdisjoint(kind.spec(name)) and not (name == "image" and self.lie_on_image):
+                raise UserError(
+                    f"Neither the task nor an evaluator reads the field {name!r}", f"Remove config.data.fields.{name}"
+                )
 
     def check_placed(self, transform: Any, where: str) -> None:
         """Refuses a transform that moves the image alone where other fields lie in its plane."""
