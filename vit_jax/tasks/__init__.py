@@ -150,7 +150,8 @@ class Task:
     def layers(self) -> Layers:
         """The order of the parameters for layer-wise learning rates, see `vit_jax.nn.trunk.Trunk.layers`, by default
         that of `model`; () where it says none."""
-        return self.model.layers() if hasattr(self.model, "layers") else ()
+        said = getattr(self.model, "layers", None)
+        return said() if callable(said) else ()  # `nn.Sequential` calls its list of modules so
 
 
 def chosen(names: Collection[str], given: Mapping[str, Array | Callable[[], Array]]) -> dict[str, Array]:
