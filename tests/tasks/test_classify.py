@@ -105,7 +105,7 @@ def test_weights_by_name():
     assert build(model=model, data=data, class_weights=[1.0, 2.0, 3.0]).class_weights == (1.0, 2.0, 3.0)
     assert build(model=model, data=data).class_weights is None
     for wrong, message in (
-        ({"eell": 2.0}, "'eell', which is no class. Did you mean 'eel'"),
+        ({"eell": 2.0}, "'eell', which is not a class. Did you mean 'eel'"),
         ([1.0], "1 weights for 3"),
     ):
         with pytest.raises(UserError, match=message):

@@ -248,5 +248,5 @@ def test_mistakes(kwargs, model, message):
 
 
 def test_a_model_that_is_no_trunk():
-    with pytest.raises(UserError, match="'resnet' is no trunk for a masked autoencoder. Use config.model.name=vit"):
+    with pytest.raises(UserError, match="'resnet' is not a trunk for a masked autoencoder. Use config.model.name=vit"):
         task_of({"name": "resnet", "variant": "18"})

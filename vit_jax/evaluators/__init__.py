@@ -15,7 +15,7 @@ PipelineFactory = Callable[..., EvalPipeline]
 # What a task gives for a batch, by name: `apply(batch, ("logits",))["logits"]`.
 Apply = Callable[[Mapping[str, Array], Collection[str]], Mapping[str, Array]]
 
-# Takes the name of a file and what makes its bytes, which is called only if somebody wants files.
+# Takes the name of a file and what makes its bytes, which is called only if files are asked for.
 Keep = Callable[[str, Callable[[], bytes]], None]
 
 

@@ -124,5 +124,5 @@ def build(
 ) -> Classification:
     """Evaluates on `source`, or on the config's `data.eval`; `objective` is that of the model's training by default."""
     if objective is not None and objective not in OBJECTIVES:
-        raise UserError(f"There is no classification objective named {objective!r}", nearest(objective, OBJECTIVES))
+        raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
     return Classification(pipeline(source=source), objective)

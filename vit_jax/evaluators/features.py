@@ -48,7 +48,7 @@ class FeatureCache:
     """A directory of features, one .npz file (without pickle) for each model, output and set of images.
 
     Images are known by the config that names them and by their number: files that are exchanged in place are not
-    noticed, and want another directory.
+    noticed, and need another directory.
 
     Args:
         directory: made when something is first kept.

@@ -104,7 +104,7 @@ class BiT(Classifier):
                 False, the padding "same" with the pool's padding "lowest", a `weight_epsilon` of 1e-5 in the
                 deviation, and a `group_norm_epsilon` of 1e-6.
             padding: see `ConvStyle`, like all that follow. timm and transformers have a `weight_epsilon` of 1e-8.
-            dtype: compute dtype by name; parameters are float32 in any case.
+            dtype: compute dtype by name; parameters are always float32.
 
         Raises:
             UserError: for an unknown variant or value.

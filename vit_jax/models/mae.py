@@ -187,7 +187,7 @@ def build(
         decoder_width: see `Decoder`, like `decoder_depth` and `decoder_heads`.
 
     Raises:
-        UserError: when the trunk is no plain ViT, or has something behind its encoder; for a mask_ratio outside of
+        UserError: when the trunk is not a plain ViT, or has something behind its encoder; for a mask_ratio outside of
             (0, 1), and a width that heads do not divide.
     """
     vit = build_named("model", trunk, "config.model", num_classes=0)
@@ -197,7 +197,7 @@ def build(
         raise UserError("A masked autoencoder has no head", "Fine-tune its encoder as a vit, with config.init_from")
     if not isinstance(vit, ViT) or vit.encoder.stem is not None:
         raise UserError(
-            f"The model '{trunk.get('name')}' is no trunk for a masked autoencoder", "Use config.model.name=vit"
+            f"The model '{trunk.get('name')}' is not a trunk for a masked autoencoder", "Use config.model.name=vit"
         )
     if vit.pooling not in ("token", "mean") or vit.representation_size is not None or vit.fc_norm:
         raise UserError(

@@ -87,7 +87,7 @@ def build(
         UserError: for an unknown trunk or norm.
     """
     if norm not in get_args(HeadNorm):
-        raise UserError(f"There is no norm {norm!r} before a linear probe", nearest(norm, get_args(HeadNorm)))
+        raise UserError(f"Unknown norm {norm!r} before a linear probe", nearest(norm, get_args(HeadNorm)))
     module = build_named("model", trunk, "config.model.trunk", num_classes=0)
     return Probed(module, norm, num_classes, frozen, projection, hidden)
 

@@ -136,14 +136,14 @@ class ResNet(Classifier):
             depths: units in each stage, instead of the variant's.
             width: channels of the first stage's units, see `ResNetEncoder`; SimCLR's 2x and 4x have 128 and 256.
             stem: see `ResNetEncoder`, like `zero_init`.
-            dtype: compute dtype by name; parameters and statistics are float32 in any case.
+            dtype: compute dtype by name; parameters and statistics are always float32.
 
         Raises:
             UserError: for an unknown variant or value.
         """
-        for what, name, known in (("is no ResNet", str(variant), VARIANTS), ("is no stem", stem, _STEMS)):
+        for what, name, known in (("ResNet", str(variant), VARIANTS), ("stem", stem, _STEMS)):
             if name not in known:
-                raise UserError(f"There {what} named {name!r}", nearest(name, known))
+                raise UserError(f"There is no {what} named {name!r}", nearest(name, known))
         of_variant, bottleneck = VARIANTS[str(variant)]
         depths = tuple(of_variant if depths is None else depths)
         if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):

@@ -17,7 +17,7 @@ def quick_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return x * nn.sigmoid(1.702 * x)
 
 
-# The two GELUs differ by up to 5e-4: weights want the one that they were trained with. The original ViT has the tanh
+# The two GELUs differ by up to 5e-4: weights need the one that they were trained with. The original ViT has the tanh
 # approximation, most PyTorch code the exact one.
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),

@@ -35,7 +35,7 @@ def pads(size: Sequence[int], kernel: int, stride: int, padding: Padding) -> lis
         UserError: for an unknown padding.
     """
     if padding not in _PADDINGS:
-        raise UserError(f"There is no padding '{padding}'", nearest(padding, _PADDINGS))
+        raise UserError(f"Unknown padding '{padding}'", nearest(padding, _PADDINGS))
     if padding == "fixed":
         return [((kernel - 1) // 2, kernel // 2)] * len(size)
     totals = [max((-(-s // stride) - 1) * stride + kernel - s, 0) for s in size]
@@ -51,13 +51,13 @@ def standardize_weights(
         epsilon: keeps the division safe.
         epsilon_in: "deviation" divides by std + epsilon (the hybrids of the ViT paper, 1e-5), "variance" by
             sqrt(variance + epsilon) (BiT, 1e-10; timm and transformers, 1e-8). Filters with a deviation of 0.01 come
-            out 0.1 % apart: weights want the form that they were trained with.
+            out 0.1 % apart: weights need the form that they were trained with.
 
     Raises:
         UserError: for an unknown `epsilon_in`.
     """
     if epsilon_in not in _EPSILONS_IN:
-        raise UserError(f"There is no weight_epsilon_in '{epsilon_in}'", nearest(epsilon_in, _EPSILONS_IN))
+        raise UserError(f"Unknown weight_epsilon_in '{epsilon_in}'", nearest(epsilon_in, _EPSILONS_IN))
     kernel = kernel.astype(jnp.float32)
     centred = kernel - kernel.mean(axis=(0, 1, 2))
     variance = jnp.square(centred).mean(axis=(0, 1, 2))
@@ -144,14 +144,15 @@ def max_pool(x: Float[Array, "b h w c"], padding: Padding, pad_with: PoolPadding
 
     Args:
         padding: see `pads`.
-        pad_with: "zeros" is what BiT, timm and transformers do, "lowest" (as good as minus infinity) what big_vision
-            and the hybrids of the ViT paper do. They differ at the borders, where everything in sight is negative.
+        pad_with: "zeros" is what BiT, timm and transformers do, "lowest" (the most negative finite number) what
+            big_vision and the hybrids of the ViT paper do. They differ at the borders, where everything in sight is
+            negative.
 
     Raises:
         UserError: for an unknown padding.
     """
     if pad_with not in _POOL_PADDINGS:
-        raise UserError(f"There is no stem_pool_padding '{pad_with}'", nearest(pad_with, _POOL_PADDINGS))
+        raise UserError(f"Unknown stem_pool_padding '{pad_with}'", nearest(pad_with, _POOL_PADDINGS))
     around = pads(x.shape[1:3], 3, 2, padding)
     if pad_with == "zeros":
         x, around = jnp.pad(x, [(0, 0), *around, (0, 0)]), [(0, 0), (0, 0)]

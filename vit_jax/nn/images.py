@@ -7,7 +7,7 @@ from vit_jax.errors import UserError
 
 
 def check_images(images: Float[Array, "b h w c"]) -> None:
-    """Refuses what is no batch of normalised images.
+    """Refuses what is not a batch of normalised images.
 
     Raises:
         UserError: for bytes, which would be computed with as if they were normalised and give nonsense without a word,

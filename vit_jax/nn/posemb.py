@@ -87,7 +87,7 @@ def interpolate_posemb(
         UserError: for an unknown method.
     """
     if method not in RESIZES:
-        raise UserError(f"There is no way '{method}' to resize position embeddings", nearest(method, RESIZES))
+        raise UserError(f"Unknown way '{method}' to resize position embeddings", nearest(method, RESIZES))
     if posemb.shape[:2] == tuple(new_hw):
         return posemb
     if method in ("bicubic", "bicubic_antialias"):

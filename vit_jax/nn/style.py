@@ -93,7 +93,7 @@ class BlockStyle:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How blocks are run. It changes no result but by rounding, and is no part of the architecture.
+    """How blocks are run. It changes results only by rounding, and is not part of the architecture.
 
     Args:
         dtype: of the computation and of the residual stream; parameters are float32.

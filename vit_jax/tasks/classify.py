@@ -123,7 +123,7 @@ def build(
         UserError: for an unknown objective, or weights that are not those of the classes.
     """
     if objective not in OBJECTIVES:
-        raise UserError(f"There is no classification objective named {objective!r}", nearest(objective, OBJECTIVES))
+        raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
     num_classes = len(data.label_names)
     module, spec = build_model(model, num_classes=num_classes)
     weights = _weights(class_weights, data.label_names) if class_weights else None
@@ -140,5 +140,5 @@ def _weights(given: Mapping[str, float] | Sequence[float], names: Sequence[str])
         return tuple(given)
     for name in given:
         if name not in names:
-            raise UserError(f"config.task.class_weights names {name!r}, which is no class", nearest(name, names))
+            raise UserError(f"config.task.class_weights names {name!r}, which is not a class", nearest(name, names))
     return tuple(given.get(name, 1.0) for name in names)

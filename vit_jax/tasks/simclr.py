@@ -131,7 +131,7 @@ def build(
         raise UserError(f"config.task.temperature is {temperature}", "Use a positive one, usually 0.1")
     if head_layers < 1 or not 0 <= representation < head_layers:
         raise UserError(
-            f"config.task.representation={representation} is no layer inside a head of {head_layers}",
+            f"config.task.representation={representation} is not a layer inside a head of {head_layers}",
             "Count the hidden layers from 1; 0 is the trunk",
         )
     module, spec = build_model(model, num_classes=0)
