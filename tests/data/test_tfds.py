@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from vit_jax.commands.main import main
 from vit_jax.data import slices
@@ -24,6 +27,7 @@ from vit_jax.data.sources import digits, folder, tfds
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.transforms import supervised
 from vit_jax.errors import UserError
+from vit_jax.training.inputs import build_inputs
 
 # The stock data sets that the documentation names, with the features that this package reads of them.
 STOCK = ("cifar10", "cifar100", "imagenet2012", "oxford_iiit_pet", "oxford_flowers102", "fashion_mnist")
@@ -341,3 +345,95 @@ def test_mock_data_of_tfds():
     with tensorflow_datasets.testing.mock_data(num_examples=2):
         record = tensorflow_datasets.data_source("cifar10", split="train")[0]
     assert record["image"].shape == (32, 32, 3) and 0 <= record["label"] < 10
+
+
+def example(**features):
+    """A `tf.train.Example` in protocol buffers' wire format: bytes, whole numbers or floats by name."""
+
+    def framed(number, content):
+        size, encoded = len(content), b""
+        while size >= 128:
+            encoded, size = encoded + bytes([size % 128 + 128]), size // 128
+        return bytes([number << 3 | 2]) + encoded + bytes([size]) + content
+
+    entries = b""
+    for name, values in features.items():
+        if isinstance(values[0], bytes):
+            feature = framed(1, b"".join(framed(1, value) for value in values))
+        elif isinstance(values[0], float):
+            feature = framed(2, framed(1, struct.pack(f"<{len(values)}f", *values)))
+        else:
+            feature = framed(3, framed(1, bytes(values)))  # each below 128
+        entries += framed(1, framed(1, name.encode()) + framed(2, feature))
+    return framed(1, entries)
+
+
+@pytest.fixture(scope="module")
+def street(data_dir, tmp_path_factory):
+    """A data set with masks, captions, and boxes with classes: two records in the layout of TFDS."""
+    root = tmp_path_factory.mktemp("street")
+    shutil.copytree(f"{data_dir}/my_digits/1.0.0", root / "street" / "1.0.0")
+    folder = root / "street" / "1.0.0"
+    core = "tensorflow_datasets.core.features."
+    members = {
+        "image": {"pythonClassName": core + "image_feature.Image"},
+        "mask": {"pythonClassName": core + "image_feature.Image"},
+        "caption": {"pythonClassName": core + "text_feature.Text"},
+        "objects": {"pythonClassName": core + "sequence_feature.Sequence", "sequence": {"feature": {
+            "pythonClassName": core + "features_dict.FeaturesDict", "featuresDict": {"features": {
+                "bbox": {"pythonClassName": core + "bbox_feature.BBoxFeature"},
+                "kind": {"pythonClassName": core + "scalar.Scalar"}}}}}},
+    }  # fmt: skip
+    old = json.loads((folder / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps({**old, "featuresDict": {"features": members}}))
+    info = json.loads((folder / "dataset_info.json").read_text().replace("my_digits", "street"))
+    info["splits"] = [{**split, "shardLengths": ["2"]} for split in info["splits"] if split["name"] == "train"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    for file in folder.glob("*array_record*"):
+        file.unlink()
+    writer = ArrayRecordWriter(str(folder / "street-train.array_record-00000-of-00001"), "group_size:1")
+    png = cv2.imencode(".png", np.full((4, 6, 3), 7, np.uint8))[1].tobytes()
+    mask = cv2.imencode(".png", np.full((4, 6), 3, np.uint8))[1].tobytes()
+    boxes = {"objects/bbox": [0.0, 0.5, 0.5, 1.0, 0.25, 0.0, 1.0, 0.5], "objects/kind": [2, 0]}
+    writer.write(example(image=[png], mask=[mask], caption=[b"a cat"], **boxes))
+    writer.write(example(image=[png], mask=[mask], caption=[b"a", b"b"], **boxes | {"objects/kind": [1]}))
+    writer.close()
+    return str(root)
+
+
+def test_any_feature_is_a_field(street):
+    fields = {"mask": "mask", "text": "caption", "boxes": ["objects/bbox", "objects/kind"]}
+    source = tfds.build("street", "train", street, label_key=None, fields=fields)
+    assert source.field_names == {"image", "mask", "text", "boxes"} and source.label_names == ()
+    found = pickle.loads(pickle.dumps(source))[0]
+    assert found["text"] == b"a cat" and decode(found["image"]).shape == (4, 6, 3)
+    np.testing.assert_array_equal(found["boxes"], [[0, 0.5, 0.5, 1, 2], [0.25, 0, 1, 0.5, 0]])
+    kinds = {"image": {"name": "image"}, "mask": {"name": "dense", "count": 5}, "text": {"name": "tokens", "length": 8, "tokenizer": "bytes"},
+             "boxes": {"name": "boxes", "count": 3, "classes": 4, "format": "yxyx", "unit": "fraction"}}  # fmt: skip
+    section = {"name": "tfds", "dataset": "street", "split": "train[:1]", "data_dir": street, "label_key": None}
+    data = {"image_size": [4, 6], "fields": kinds, "transform": {"name": "supervised"}, "train": section}
+    pipeline = build_inputs(data).eval_pipeline(1, "config.evals.val", {**section, "fields": fields})
+    batch = next(iter(pipeline.iterate()))
+    np.testing.assert_array_equal(batch["boxes"][0], [[3, 0, 6, 2], [0, 1, 3, 4], [0, 0, 0, 0]])
+    assert (batch["mask"] == 3).all() and batch["boxes_class"][0].tolist() == [2, 0, 0] and batch["text"][0, 0] != 0
+    # A record that does not hold what is asked for is damaged, not guessed at.
+    for fields, what in (({"x": "caption"}, "2 texts"), ({"x": ["objects/bbox", "objects/kind"]}, "of 2, 1 objects")):
+        with pytest.raises(UnreadableImage, match=f"record 1, field 'x', has .*{what}"):
+            tfds.build("street", "train", street, label_key=None, fields=fields)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"fields": {"boxes": "objects/bbx"}, "label_key": None},
+            "no feature 'objects/bbx'. Did you mean 'objects/bbox'",
+        ),
+        ({"label_key": "kind"}, "no label_key 'kind'"),
+        ({"label_key": None, "fields": {"image": "mask"}}, "gives 'image' twice. Set image_key to None"),
+        ({"label_key": None, "image_key": None}, "Nothing is taken of 'street'"),
+    ],
+)
+def test_features_that_are_not_there(street, options, message):
+    with pytest.raises(UserError, match=message):
+        tfds.build("street", "train", street, **options)

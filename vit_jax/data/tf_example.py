@@ -2,22 +2,26 @@
 
 The format is protocol buffers' wire format (protobuf.dev/programming-guides/encoding) of tensorflow/core/example:
 `Example {1: Features {1: map of name and Feature}}`, a Feature being one of a BytesList (1), FloatList (2) and
-Int64List (3). Floats are not read: no field that a source gives is one.
+Int64List (3).
 """
 
+import struct
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EMPTY = memoryview(b"")
 
 
-def read_example(record: bytes) -> dict[str, list[bytes] | list[int]]:
-    """The values of each feature that holds bytes or whole numbers.
+Values = list[bytes] | list[float] | list[int]
+
+
+def read_example(record: bytes) -> dict[str, Values]:
+    """The values of each feature.
 
     Raises:
         ValueError: with a reason that completes "the record ...", when it is not such a message.
     """
-    values: dict[str, list[bytes] | list[int]] = {}
+    values: dict[str, Values] = {}
     for features in _messages(memoryview(record), 1):  # a view: an image is copied once, not at every level
         for entry in _messages(features, 1):
             fields = dict(_fields(entry))
@@ -29,12 +33,20 @@ def read_example(record: bytes) -> dict[str, list[bytes] | list[int]]:
     return values
 
 
-def _feature(message: memoryview) -> list[bytes] | list[int] | None:
+def _feature(message: memoryview) -> Values | None:
     for kind, content in _fields(message):
         if isinstance(content, int):
             raise ValueError("is damaged: a feature is not a list")
         if kind == 1:
             return [bytes(value) for value in _messages(content, 1)]
+        if kind == 2:
+            floats: list[float] = []
+            for number, value in _fields(content):
+                if number == 1 and not isinstance(value, int):  # packed, or one at a time
+                    if len(value) % 4:
+                        raise ValueError("is damaged: a list of floats is cut short")
+                    floats += struct.unpack(f"<{len(value) // 4}f", value)
+            return floats
         if kind == 3:
             numbers: list[int] = []
             for number, value in _fields(content):

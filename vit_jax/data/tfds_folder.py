@@ -46,6 +46,7 @@ class Prepared:
         splits: by name.
         images: features that are encoded images.
         labels: features that are class labels, with the names of their classes.
+        kinds: the name that every feature has in a record, such as "objects/bbox", with TFDS's class of it.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Prepared:
     splits: Mapping[str, Split]
     images: tuple[str, ...]
     labels: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, str]
 
 
 def data_folder(data_dir: str | None) -> str:
@@ -126,7 +128,24 @@ def read(path: str) -> Prepared:
             images.append(key)
         elif kind == "ClassLabel":
             labels[key] = _class_names(folder, key, feature)
-    return Prepared(path, file_format, splits, tuple(images), labels)
+    return Prepared(path, file_format, splits, tuple(images), labels, dict(_kinds(features, "")))
+
+
+def _kinds(feature: Any, name: str) -> Iterator[tuple[str, str]]:
+    """What the leaves of a feature are called in a record: a dictionary's behind a slash, a sequence's as itself."""
+    waiting = [(feature, name)]
+    while waiting:
+        feature, name = waiting.pop()
+        if not isinstance(feature, dict):
+            continue
+        if isinstance(members := (feature.get("featuresDict") or {}), dict) and members:
+            inside = members.get("features")
+            inside = inside.items() if isinstance(inside, dict) else ()
+            waiting += [(member, f"{name}/{key}".lstrip("/")) for key, member in inside]
+        elif isinstance(sequence := feature.get("sequence"), dict):
+            waiting.append((sequence.get("feature"), name))
+        elif isinstance(kind := feature.get("pythonClassName"), str):
+            yield name, kind.rpartition(".")[2]
 
 
 def refuse_foreign_classes(path: epath.PathLike, features: Any = None) -> None:

@@ -6,14 +6,16 @@ import difflib
 import itertools
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vit_jax.data import slices, tfds_folder
 from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.files import from_here, is_remote
-from vit_jax.data.tf_example import read_example
+from vit_jax.data.tf_example import Values, read_example
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -31,8 +33,16 @@ class _Part:
 class TfdsSource:
     """Encoded images of one split, read when they are asked for; see `build` for the arguments."""
 
-    def __init__(self, dataset: str, split: str, data_dir: str | None, image_key: str, label_key: str):
-        self._arguments = (dataset, split, data_dir, image_key, label_key)
+    def __init__(
+        self,
+        dataset: str,
+        split: str,
+        data_dir: str | None,
+        image_key: str | None,
+        label_key: str | None,
+        fields: Mapping[str, tuple[str, ...]],
+    ):
+        self._arguments = (dataset, split, data_dir, image_key, label_key, fields)
         path = tfds_folder.find(dataset, data_dir)
         if path is None:
             raise _not_prepared(dataset, data_dir)
@@ -40,8 +50,19 @@ class TfdsSource:
         if prepared.file_format != "array_record":
             raise other_format(prepared)
         for name, key, known in (("image_key", image_key, prepared.images), ("label_key", label_key, prepared.labels)):
-            if key not in known:
+            if key is not None and key not in known:
                 raise UserError(f"{dataset!r} has no {name} {key!r}", nearest(key, known))
+        for name, key in (("image", image_key), ("label", label_key)):
+            if key is not None and name in fields:
+                raise UserError(
+                    f"{dataset!r} gives {name!r} twice", f"Set {name}_key to None, or leave it out of fields"
+                )
+        for key in itertools.chain(*fields.values()):
+            if key not in prepared.kinds:
+                raise UserError(f"{dataset!r} has no feature {key!r}", nearest(key, sorted(prepared.kinds)))
+        self.field_names = frozenset(fields) | {n for n, k in (("image", image_key), ("label", label_key)) if k}
+        if not self.field_names:
+            raise UserError(f"Nothing is taken of {dataset!r}", "Name features in `fields`")
         sizes = {name: split.size for name, split in prepared.splits.items()}
         chosen = slices.parse(split, sizes, repr(dataset))
         self._parts = [part for name, of in chosen for part in _parts(prepared.splits[name], of)]
@@ -49,7 +70,8 @@ class TfdsSource:
         _check_files(self._parts)
         self._records = ArrayRecordDataSource(self._parts)
         self._image_key, self._label_key = image_key, label_key
-        self.label_names = prepared.labels[label_key]
+        self._fields = {name: [(key, prepared.kinds[key]) for key in keys] for name, keys in fields.items()}
+        self.label_names = prepared.labels[label_key] if label_key is not None else ()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -62,10 +84,19 @@ class TfdsSource:
             raise UnreadableImage(
                 f"{name} could not be read: {str(error)[:200]}", "Fetch or prepare it again"
             ) from error
-        image, label = (values.get(key, []) for key in (self._image_key, self._label_key))
-        if len(image) != 1 or not isinstance(image[0], bytes) or len(label) != 1 or not isinstance(label[0], int):
-            raise UnreadableImage(f"{name} has no image or no label", "Fetch or prepare it again")
-        return {"image": image[0], "label": label[0], "path": name}
+        found: dict[str, Any] = {"path": name}
+        for field, key, kind in (("image", self._image_key, bytes), ("label", self._label_key, int)):
+            if key is not None:
+                value = values.get(key, [])
+                if len(value) != 1 or not isinstance(value[0], kind):
+                    raise UnreadableImage(f"{name} has no {field}", "Fetch or prepare it again")
+                found[field] = value[0]
+        for field, keys in self._fields.items():
+            try:
+                found[field] = _value([(values.get(key, []), kind) for key, kind in keys])
+            except ValueError as error:
+                raise UnreadableImage(f"{name}, field {field!r}, {error}", "Fetch or prepare it again") from error
+        return found
 
     def _name(self, index: int) -> str:
         k = bisect.bisect_right(self._ends, index)
@@ -77,8 +108,37 @@ class TfdsSource:
         return TfdsSource, self._arguments
 
 
+def _value(features: Sequence[tuple[Values, str]]) -> Any:
+    """What a field is read from: bytes, a number, numbers in a row, or rows of what the features have for each object.
+
+    Raises:
+        ValueError: with a reason that completes "the field ...".
+    """
+    columns = []
+    for values, kind in features:
+        if any(isinstance(value, bytes) for value in values):
+            if len(values) != 1 or len(features) != 1:
+                raise ValueError(f"has {len(values)} texts or images where one is taken")
+            return values[0]
+        numbers = np.array(values, np.float64 if any(isinstance(v, float) for v in values) else np.int64)
+        if kind == "BBoxFeature" and len(numbers) % 4:
+            raise ValueError("has boxes of other than four numbers")
+        columns.append(numbers.reshape(-1, 4) if kind == "BBoxFeature" else numbers)
+    if len(columns) > 1:
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError(f"has features of {', '.join(str(len(c)) for c in columns)} objects")
+        return np.column_stack(columns)
+    (numbers,), (_, kind) = columns, features[0]
+    return numbers[0] if kind in ("Scalar", "ClassLabel") and numbers.shape == (1,) else numbers
+
+
 def build(
-    dataset: str, split: str, data_dir: str | None = None, image_key: str = "image", label_key: str = "label"
+    dataset: str,
+    split: str,
+    data_dir: str | None = None,
+    image_key: str | None = "image",
+    label_key: str | None = "label",
+    fields: Mapping[str, str | Sequence[str]] | None = None,
 ) -> TfdsSource:
     """Opens one split of a prepared data set. Nothing that its files name is imported.
 
@@ -87,15 +147,20 @@ def build(
             of your own that `vit_jax prepare` wrote.
         split: "train", a part such as "train[:90%]" or "train[100:200]", or a sum such as "train+test".
         data_dir: where TFDS keeps prepared data sets, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        image_key, label_key: the features to take.
+        image_key, label_key: the features to take as "image" and "label"; None takes none.
+        fields: further fields of an example, each with the feature that it is: {"segmentation": "segmentation_mask"}.
+            Members of a dictionary are named with a slash; several features give a row for each object, as
+            {"boxes": ["objects/bbox", "objects/label"]}.
 
     Raises:
         UserError: for a data set that TFDS does not know, one that is not prepared (with the command that prepares
             it) or not as ArrayRecord, damaged metadata, a class in it that is not TFDS's own, an unknown or empty
-            split, or features that are neither an image nor a class label. While reading: `UnreadableImage` for a
-            damaged record.
+            split, or features that are not there or neither an image nor a class label. While reading:
+            `UnreadableImage` for a damaged record.
     """
-    return TfdsSource(dataset, split, os.path.expanduser(data_dir) if data_dir else None, image_key, label_key)
+    named = {name: (keys,) if isinstance(keys, str) else tuple(keys) for name, keys in (fields or {}).items()}
+    folder = os.path.expanduser(data_dir) if data_dir else None
+    return TfdsSource(dataset, split, folder, image_key, label_key, named)
 
 
 def other_format(prepared: tfds_folder.Prepared) -> UserError:
