@@ -285,3 +285,26 @@ def test_missing_root_and_bad_share(tmp_path, monkeypatch):
         folder.build("nowhere", "train")
     with pytest.raises(UserError, match="holdout"):
         folder.build(str(tmp_path), "train", holdout=1.0)
+
+
+def test_files_beside_the_images_are_further_fields(tmp_path):
+    for k, name in enumerate(("cat/1.jpg", "cat/deep/2.png", "dog/3.jpg")):
+        put(tmp_path / "photos" / "train" / name, k)
+        put(tmp_path / "masks" / "train" / name, 100 + k, ".png")
+        (tmp_path / "masks" / "train" / name).rename((tmp_path / "masks" / "train" / name).with_suffix(".PNG"))
+    beside = {"segmentation": str(tmp_path / "masks")}
+    source = folder.build(str(tmp_path / "photos"), "train", beside=beside)
+    assert source.field_names == {"image", "label", "segmentation"}
+    assert [decode(pickle.loads(pickle.dumps(source))[k]["segmentation"])[0, 0, 0] for k in range(3)] == [100, 101, 102]
+    put(tmp_path / "masks" / "train" / "dog" / "3.webp")
+    with pytest.raises(UserError, match=r"masks has 2 files \(3.PNG, 3.webp\) for train/dog/3.jpg, the first of 1"):
+        folder.build(str(tmp_path / "photos"), "train", beside=beside)
+    put(tmp_path / "photos" / "train" / "cat" / "4.jpg")
+    with pytest.raises(UserError, match="masks has no file for train/cat/4.jpg, the first of 2 such images"):
+        folder.build(str(tmp_path / "photos"), "train", beside=beside)
+    for wrong, message in (
+        ({"label": "x"}, "'label', which the folder itself gives"),
+        ({"a": "gone"}, "no folder gone .*for 'a'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            folder.build(str(tmp_path / "photos"), "train", beside=wrong)

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,21 @@ class FolderSource:
         labels: class index of each.
         label_names: names of the classes.
         remarks: what whoever starts a run may want to know, a sentence each.
+        files: further fields, by name the file of each example.
     """
 
     def __init__(
         self,
         root: str,
         paths: list[str],
-        labels: list[int],
+        labels: Sequence[int] | np.ndarray,
         label_names: tuple[str, ...],
         remarks: tuple[str, ...] = (),
+        files: Mapping[str, list[str]] = MappingProxyType({}),
     ):
         self.root = root
+        self._files = dict(files)
+        self.field_names = frozenset({"image", "label", *files})
         self.remarks = remarks
         self.paths = paths
         self.labels = np.array(labels, np.int32)
@@ -53,10 +58,13 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = os.path.join(self.root, self.paths[index])
-        return {"image": read_file(path), "label": int(self.labels[index]), "path": path}
+        found = {name: read_file(files[index]) for name, files in self._files.items()}
+        return {**found, "image": read_file(path), "label": int(self.labels[index]), "path": path}
 
 
-def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> FolderSource:
+def build(
+    root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0, beside: Mapping[str, str] | None = None
+) -> FolderSource:
     """Finds the images of one split; the classes are the folder names in alphabetical order.
 
     If root/split/ holds class folders, they are the split, and all splits under the root must have the same classes. A
@@ -72,11 +80,51 @@ def build(root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0) -> Fol
         split: a folder name such as "train" or "val"; "train" or "test" where the split is made here.
         holdout: the share that is held out, where the split is made here.
         seed: varies which images are held out.
+        beside: further fields, each with a folder that holds a file for every image, under the image's path whatever
+            the suffix: with {"segmentation": "masks"} that of root/train/cat/1.jpg is masks/train/cat/1.png.
 
     Raises:
         UserError: when the root, the split, the classes or the images of a class are missing or cannot be listed, when
-            the splits disagree about the classes, and when a link leads to another class, to the root or above it.
+            the splits disagree about the classes, when a link leads to another class, to the root or above it, and
+            when an image has no file, or several, in a folder of `beside`.
     """
+    source = _of_classes(root, split, holdout, seed)
+    files = {name: _beside(source, name, os.path.expanduser(other)) for name, other in (beside or {}).items()}
+    return FolderSource(source.root, source.paths, source.labels, source.label_names, source.remarks, files)
+
+
+def _beside(source: FolderSource, name: str, other: str) -> list[str]:
+    """The file of each image in another folder."""
+    if name in source.field_names:
+        raise UserError(f"beside has {name!r}, which the folder itself gives", "Give it another name")
+    if not os.path.isdir(other):
+        raise UserError(f"There is no folder {from_here(other)} for {name!r}", "Check the path")
+    listed: dict[str, dict[str, list[str]]] = {}
+    found, without = [], []
+    for path in source.paths:
+        folder, file = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = {}
+            there = os.path.join(other, folder)
+            for entry in sorted(os.listdir(there)) if os.path.isdir(there) else ():
+                if not entry.startswith("."):
+                    listed[folder].setdefault(os.path.splitext(normalised(entry))[0], []).append(entry)
+        files = listed[folder].get(os.path.splitext(normalised(file))[0], [])
+        if len(files) != 1:
+            without.append((path, files))
+        else:
+            found.append(os.path.join(other, folder, files[0]))
+    if without:
+        path, files = without[0]
+        what = f"{len(files)} files ({', '.join(files[:3])})" if files else "no file"
+        raise UserError(
+            f"{from_here(other)} has {what} for {path}, the first of {len(without)} such images",
+            f"Give {name!r} one file for each image, of the image's name",
+        )
+    return found
+
+
+def _of_classes(root: str, split: str, holdout: float, seed: int) -> FolderSource:
     if not 0 < holdout < 1:
         raise UserError(f"holdout={holdout} is not a share", "Give a number between 0 and 1, such as 0.1")
     root = os.path.expanduser(root)
