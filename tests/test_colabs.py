@@ -104,6 +104,7 @@ def test_every_notebook_has_both_files():
     assert sorted(FIGURES) == NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
+@pytest.mark.long
 def test_runs_with_few_steps(tmp_path):
     """One of them in every run of the tests; all of them as they are among the slow tests, which CI runs."""
     name = "look_inside"

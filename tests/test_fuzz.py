@@ -8,7 +8,11 @@ import pytest
 from tests.fuzz import harness
 
 
-@pytest.mark.parametrize("kind", harness.kinds())
+# Whole workdirs are gone on with, which takes training.
+KINDS = [pytest.param(kind, marks=pytest.mark.long if kind == "workdirs" else ()) for kind in harness.kinds()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused(kind):
     # The limit is for cases that never end; a busy machine may be slow, and `make fuzz` is stricter.
     tally = harness.last(harness.run(kind, harness.seeds_of(0, 60), limit_s=60))

@@ -80,7 +80,11 @@ def test_the_moving_average_is_the_product(tmp_path):
     assert not np.array_equal(ema["head"]["kernel"], params["head"]["kernel"])
 
 
-@pytest.mark.parametrize("lost", ["_CHECKPOINT_METADATA", "state", "state/_METADATA", "state/ocdbt.process_0"])
+@pytest.mark.parametrize(
+    "lost",
+    ["_CHECKPOINT_METADATA", "state/_METADATA",
+     *(pytest.param(name, marks=pytest.mark.long) for name in ("state", "state/ocdbt.process_0"))],
+)  # fmt: skip
 def test_a_half_written_checkpoint(workdir, tmp_path, lost, capfd):
     shutil.copytree(workdir, tmp_path / "run")
     step = tmp_path / "run" / "checkpoints" / "6"

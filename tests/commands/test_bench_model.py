@@ -31,6 +31,7 @@ def test_a_variant_is_timed(capsys):
     assert results["train"]["flops_per_image"] == 3 * results["inference"]["flops_per_image"]
 
 
+@pytest.mark.long
 def test_a_config_is_timed_without_its_data(capsys):
     assert main(["bench", "--config", "digits:smoke", *TINY, ONE_BLOCK, "--config.data.train.name=gone", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

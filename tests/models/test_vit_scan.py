@@ -10,8 +10,9 @@ from vit_jax.errors import UserError
 from vit_jax.models.vit import build
 
 KEY = jax.random.key(0, impl="rbg")
-WAYS = [(True, "none"), (True, "full"), (True, "dots"), (False, "full"), (False, "dots")]
-WAYS += [(True, "elementwise"), (False, "elementwise")]
+WAYS = [(True, "none"), (True, "dots"), (False, "full")]
+REST = [(True, "full"), (False, "dots"), (True, "elementwise"), (False, "elementwise")]
+WAYS += [pytest.param(*way, marks=pytest.mark.long) for way in REST]
 
 
 def encoder(**kwargs):
@@ -60,7 +61,7 @@ def test_half_precision_equals_the_loop_and_gradients_are_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(scan[1])} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "full"), (False, "dots")])
+@pytest.mark.parametrize(("scan", "remat"), [(True, "full"), pytest.param(False, "dots", marks=pytest.mark.long)])
 def test_parameters_are_those_of_the_loop(scan, remat):
     options = {"drop_path_rate": 0.1, "dropout_rate": 0.1}
     ways = ({}, {"scan": scan, "remat": remat})

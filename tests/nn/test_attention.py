@@ -174,8 +174,7 @@ def test_where_cudnn_fails_its_probe_it_is_said_once(capsys):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize(("cross", "qkv_bias"), [(False, True), (True, False)])
 def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias):
     """In float32 with large logits, so that a softmax without its maximum would overflow."""
     rng = np.random.default_rng(0)

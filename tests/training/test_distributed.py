@@ -90,7 +90,7 @@ print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
 """
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_processes": 1}], ids=str)
+@pytest.mark.parametrize("arguments", [{}, pytest.param({"num_processes": 1}, marks=pytest.mark.long)], ids=str)
 def test_one_process_has_no_coordinator_and_notes_sigterm_from_the_start(arguments):
     """A coordinator would end the process after a suspension of 100 s or a step of the clock."""
     moments = {"early": "pass", "late": "pass"} | {

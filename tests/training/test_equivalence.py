@@ -65,7 +65,7 @@ def uninterrupted(tmp_path_factory):
     return _params(workdir)
 
 
-@pytest.mark.parametrize("stops", [(3,), (1, 4, 5)], ids=str)
+@pytest.mark.parametrize("stops", [(3,), pytest.param((1, 4, 5), marks=pytest.mark.long)], ids=str)
 def test_resuming_is_bitwise(uninterrupted, tmp_path, stops):
     for stop in stops:
         tiny_run(tmp_path, stop_at=stop)

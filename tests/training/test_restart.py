@@ -165,6 +165,7 @@ def test_killed_between_the_last_save_and_the_summary(finished, tmp_path):
     same_as_uninterrupted(tmp_path / "run", finished)
 
 
+@pytest.mark.long
 def test_killed_while_an_old_checkpoint_was_removed(finished, tmp_path):
     """A half-removed step of before is in nobody's way."""
     run = tmp_path / "run"
