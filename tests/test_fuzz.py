@@ -7,7 +7,6 @@ import pytest
 
 from tests.fuzz import harness
 
-
 # Whole workdirs are gone on with, which takes training.
 KINDS = [pytest.param(kind, marks=pytest.mark.long if kind == "workdirs" else ()) for kind in harness.kinds()]
 
