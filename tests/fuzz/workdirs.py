@@ -20,7 +20,8 @@ from vit_jax.training.workdir import start_step
 
 
 def build(folder: Path) -> Target:
-    changes = {"steps": 2, "log_every": 1, "optim__schedule__warmup_steps": 1, "checkpoint__every": 1}
+    changes = {"steps": 2, "log_every": 1, "optim__schedule__warmup_steps": 1, "checkpoint__every": 1,
+               "optim__frozen": "['encoder/embedding/.*']"}  # fmt: skip
     # The compiler must not run under the harness's limit of memory.
     jax.block_until_ready(jax.numpy.zeros(()))
     whole, values = folder / "whole", tiny_config(**changes)
@@ -32,8 +33,9 @@ def build(folder: Path) -> Target:
     ]
     parts += [
         p.relative_to(whole)
-        for p in sorted((whole / "checkpoints/2").rglob("*"))
-        if p.name in ("_METADATA", "_sharding")
+        for folder in ("2", "frozen-*")
+        for p in sorted((whole / "checkpoints").glob(f"{folder}/**/*"))
+        if p.name in ("_METADATA", "_sharding") or p.match("frozen-*/_CHECKPOINT_METADATA")
     ]
 
     def mutate(rng: np.random.Generator, folder: Path) -> tuple[Path, Path]:
