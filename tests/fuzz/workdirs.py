@@ -26,6 +26,7 @@ def build(folder: Path) -> Target:
     jax.block_until_ready(jax.numpy.zeros(()))
     whole, values = folder / "whole", tiny_config(**changes)
     tiny_run(whole, **changes)
+    load(whole)  # nor must the threads that read start under it
     config, metrics, *_ = parts = [
         Path("config.json"),
         Path("metrics.jsonl"),
