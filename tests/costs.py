@@ -7,6 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+# The suite's time is the number of programs that it compiles. Run eagerly, a module compiles one for every operation:
+# jit it whole, or take shapes from jax.eval_shape and numbers from NumPy.
+MOST_PROGRAMS = 64
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
@@ -28,6 +31,16 @@ class Costs:
         if event in _STAGES:
             self.seconds[_STAGES[event]] += duration
             self.programs += event == _COMPILE
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        """Fails a test of the fast tier that compiles too many programs by itself."""
+        before = self.programs
+        result = yield
+        found = self.programs - before
+        if found > MOST_PROGRAMS and not any(map(item.get_closest_marker, ("long", "slow", "oracle"))):
+            pytest.fail(f"This test compiled {found} programs, of at most {MOST_PROGRAMS}: see tests/costs.py")
+        return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):

@@ -41,10 +41,10 @@ def named_module(kind: str, name: Any) -> ModuleType:
     """
     package = importlib.import_module(_ROOMS[kind])
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name) or name not in _modules(package):
-        raise UserError(f"There is no {kind} named {name!r}", nearest(name, _buildable(package)))
+        raise UserError(f"There is no {kind} named {name!r}", nearest(name, buildable(package)))
     module = importlib.import_module(f"{_ROOMS[kind]}.{name}")
     if not hasattr(module, "build"):
-        raise UserError(f"{name!r} is not a {kind}: it has no build function", nearest(name, _buildable(package)))
+        raise UserError(f"{name!r} is not a {kind}: it has no build function", nearest(name, buildable(package)))
     return module
 
 
@@ -52,7 +52,7 @@ def _modules(package: ModuleType) -> list[str]:
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
 
 
-def _buildable(package: ModuleType) -> list[str]:
+def buildable(package: ModuleType) -> list[str]:
     """The modules of a package that define `build`: read, not imported, since an error should not import them all."""
 
     def defines_build(name: str) -> bool:

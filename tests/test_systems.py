@@ -1,0 +1,98 @@
+"""Every task from its first step to an exported file, on the smallest config that it has.
+
+A new task brings a line of `SYSTEMS`, and with it everything that is promised for all of them. What a task computes is
+tested in `tests/tasks`; meshes, accumulation, scan and rematerialisation belong to the loop and are tested there.
+"""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import vit_jax
+from tests.tasks.test_mae import mae_config
+from tests.tiny import tiny_config
+from tests.tiny_contrastive import contrastive_config
+from vit_jax import naming, tasks
+from vit_jax.checkpoints.store import find, read_params, steps_in
+from vit_jax.commands.main import main
+from vit_jax.training.config import override
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+from vit_jax.training.metrics import round_off
+from vit_jax.training.program import build_program
+from vit_jax.training.sharding import make_mesh
+
+KNN = {"knn": {"name": "knn", "train": {"name": "digits", "split": "train", "per_class": 2}, "k": 1}}
+SYSTEMS = {
+    "classify": tiny_config(ema_decay=0.5),
+    "mae": mae_config(),
+    "moco_v3": contrastive_config("moco_v3"),
+    "simclr": contrastive_config("simclr"),
+}
+NOT_TRAINED = {"features"}
+
+
+def config(name):
+    values = override(SYSTEMS[name], {"steps": "4", "log_every": "1", "checkpoint.every": "2", "checkpoint.keep": "2"})
+    return values | {"evals": values["evals"] or KNN}
+
+
+def test_every_task_is_here():
+    assert set(naming.buildable(tasks)) == SYSTEMS.keys() | NOT_TRAINED
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_from_its_first_step_to_an_exported_file(name, tmp_path, capsys):
+    values, workdir, one = config(name), tmp_path / "run", jax.devices()[:1]
+    summary = train(build_experiment(values), workdir, one)
+    assert steps_in(workdir) == [2, 4]
+
+    # Interrupted after two steps, it ends with the same bits.
+    shutil.copytree(workdir, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "4")
+    (tmp_path / "again" / "summary.json").unlink()
+    again = train(build_experiment(values), tmp_path / "again", one)
+    products = ("params", "ema") if "ema_decay" in values else ("params",)
+    for product in products:
+        ours, theirs = (read_params(find(path), product) for path in (workdir, tmp_path / "again"))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    measured = {key: value for key, value in summary.items() if key.partition("/")[0] in values["evals"]}
+    assert measured and {key: again[key] for key in measured} == measured
+
+    # The path alone gives it back, and the command measures what training did.
+    loaded = vit_jax.load(workdir)
+    assert type(loaded.task) is type(build_experiment(values).task)
+    assert main(["evaluate", "--checkpoint", str(workdir), "--output", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {key: round_off(scores[key]) for key in measured} == measured
+
+    # Converted, it is still itself.
+    capsys.readouterr()
+    assert main(["convert", str(workdir), str(tmp_path / "there"), "--to", "orbax"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, vit_jax.load(tmp_path / "there").params, loaded.params)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_is_planned_for_eight_devices(name, monkeypatch):
+    """From shapes alone: what a device holds of its parameters, and a step that lowers."""
+    from vit_jax.training import sharding
+
+    monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 1)
+    experiment = build_experiment(config(name))
+    rows = experiment.pipeline.batch(0, slices=1, index=0)
+    batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in rows.items()}
+    program = build_program(
+        experiment.config, experiment.task, experiment.prepare, batch, make_mesh({"data": 4, "fsdp": 2})
+    )
+    whole = sum(leaf.size for leaf in jax.tree.leaves(program.params))
+    shardings = program.shardings["params"]
+    held = sum(
+        int(np.prod(sharding.shard_shape(leaf.shape)))
+        for leaf, sharding in zip(jax.tree.leaves(program.params), jax.tree.leaves(shardings), strict=True)
+    )
+    assert held < 0.6 * whole
+    text = program.lower(0).as_text()
+    assert "sdy.mesh" in text or "mhlo.sharding" in text
