@@ -39,8 +39,9 @@ def test_the_rule(decay_cap):
         tx, _ = optim.build(section, 10, PARAMS)
         params = jax.tree.map(jnp.asarray, PARAMS)
         state = tx.init(params)
+        update = jax.jit(lambda *arguments: tx.update(*arguments, rates={"learning_rate": 0.1}))
         for gradient in GRADIENTS:
-            updates, state = tx.update(jax.tree.map(jnp.asarray, gradient), state, params, rates={"learning_rate": 0.1})
+            updates, state = update(jax.tree.map(jnp.asarray, gradient), state, params)
             params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["fc1"]["kernel"], rule("kernel", decay_cap, 0.2), rtol=1e-6)
     np.testing.assert_allclose(params["fc1"]["bias"], rule("bias", decay_cap, 0.0), rtol=1e-6)

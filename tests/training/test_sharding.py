@@ -76,14 +76,15 @@ def test_nothing_to_split_and_what_does_not_divide():
 def test_two_devices_share_a_mixer():
     model = build_model(MIXER, num_classes=3)[0]
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-    variables = model.init(jax.random.key(1), images)
-    variables["params"]["head"]["kernel"] += 0.1 * jax.random.normal(jax.random.key(2), (16, 3))
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     _, shardings = split_axes(model.init)
     placed = {"params": jax.device_put(variables["params"], shardings)}
     everywhere = jax.tree.leaves(shardings)[0].mesh
     run = jax.jit(model.apply, out_shardings=jax.NamedSharding(everywhere, PartitionSpec()))
     lowered = run.lower(placed, images).compile()
     assert "all-reduce" in lowered.as_text()  # the halves of the hidden layers are added up
-    alone = model.apply(variables, images)
+    alone = jax.jit(model.apply)(variables, images)
     for name, value in lowered(placed, images).items():
         np.testing.assert_allclose(value, alone[name], atol=1e-5, err_msg=name)
