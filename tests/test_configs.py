@@ -15,7 +15,7 @@ from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.description import task_of_model
-from vit_jax.checkpoints.source import Source
+from vit_jax.checkpoints.source import StoredModel
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.naming import build_named
 from vit_jax.tasks import static_argument
@@ -119,7 +119,7 @@ def raw_batch(experiment, batch_size=8):
 
 def parameters(experiment):
     """Each parameter's shape and, on a mesh of four by two, how it is split; blocks that agree stand there once."""
-    batch = jax.eval_shape(experiment.prepare, raw_batch(experiment), jax.random.key(0))
+    batch = jax.eval_shape(experiment.on_device, raw_batch(experiment), jax.random.key(0))
     params = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)["params"]
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     shardings = jax.tree.leaves(state_sharding({"params": params}, make_mesh({"data": 2, "fsdp": 4}), {}))
@@ -146,7 +146,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     values = few_blocks(load(name, argument, checkpoint))
     experiment = build_experiment(values)
     config, task, raw = experiment.config, experiment.task, raw_batch(experiment)
-    program = build_program(config, task, experiment.prepare, raw, make_mesh({}, jax.devices()[:1]))
+    program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
     assert set(program.params) >= {"encoder", beside}
@@ -282,7 +282,7 @@ def described(name, kwargs, size):
 def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
     trunk = {"variant": "mu/4", "posemb": "sincos2d_mae", "gelu": "exact", **model}
     metadata = described("vit", trunk, 8)
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     assert load_config("mae_finetune:init=x")["model"] == {"name": "vit", **trunk, **expected, "drop_path_rate": 0.1}
     metadata |= described("resnet", {"variant": "50"}, 8)
     with pytest.raises(UserError, match="x holds a resnet, and MAE fine-tunes Vision Transformers"):
@@ -296,7 +296,7 @@ def test_mae_keeps_the_class_token_that_there_is(model, expected, monkeypatch):
 def test_recipes_take_the_trunk_out_of_its_wrapping(name, monkeypatch):
     trunk = {"name": "vit", "variant": "L/16", "pooling": "token", "posemb": "sincos2d_mae", "gelu": "exact"}
     metadata = described(name, {"trunk": trunk, "num_classes": 0}, 224)
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     assert load_config("linear_probe:init=x")["model"] == {"name": "probed", "norm": "batch", "trunk": trunk}
     tuned = load_config("mae_finetune:init=x")
     assert tuned["model"].items() >= {**trunk, "pooling": "mean", "fc_norm": True, "class_token": True}.items()
@@ -321,7 +321,7 @@ def test_linear_probes_train_the_head_alone(method, rate, batch, norm, checkpoin
 
 def test_a_probe_of_a_folder_has_a_small_batch(monkeypatch):
     metadata = described("vit", {"variant": "mu/4"}, 8)
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     values = load_config("linear_probe:init=x,data=photos")
     assert (values["batch_size"], values["optim"]["learning_rate"]) == (256, 0.1)
     assert values["checkpoint"]["every"] == {"epochs": 10}
@@ -331,7 +331,7 @@ def test_a_probe_of_a_folder_has_a_small_batch(monkeypatch):
 @pytest.mark.parametrize("name", ["digits", "digits_finetune:init=x", "fashion_mnist", "own_images:root=x"])
 def test_small_configs_save_on_the_way(name, monkeypatch):
     metadata = described("vit", {"variant": "mu/4"}, 8)
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     values = load_config(name)
     assert values["checkpoint"]["every"] <= values["steps"] // 4
 
@@ -352,7 +352,7 @@ def test_fine_tuning_takes_the_model_from_the_checkpoint(checkpoint):
 def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
     metadata = described("vit", {"variant": "mu/4"}, 224)
     metadata["preprocess"] |= {"resize": "short_side", "resize_to": 256}
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     data = transfer.starting_point(checkpoint, 384)[1]
     assert (data["image_size"], data["preprocess"]["resize_to"]) == ([384, 384], 439)
     assert transfer.starting_point(checkpoint)[1]["preprocess"]["resize_to"] == 256

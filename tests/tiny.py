@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints.store import Policy, Store
-from vit_jax.training import prepare
+from vit_jax.training import open_run
 from vit_jax.training.config import override
 from vit_jax.training.experiment import Experiment, build_experiment
 from vit_jax.training.loop import train
@@ -70,14 +70,14 @@ def untrained(workdir: Path, config: dict[str, Any], step: int = 1) -> Path:
     """A checkpoint of a config's model, whose parameters and statistics are random numbers, and of no optimizer."""
     experiment = build_experiment(config)
     rows = experiment.pipeline.batch(0, slices=1, index=0)
-    batch = jax.eval_shape(experiment.prepare, rows, jax.random.key(0))
+    batch = jax.eval_shape(experiment.on_device, rows, jax.random.key(0))
     shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
     rng = np.random.default_rng(0)
     # Positive, since some are variances; small, so that nothing saturates.
     state = jax.tree.map(lambda x: jax.numpy.asarray(rng.uniform(0.05, 0.2, x.shape).astype(x.dtype)), shapes)
     workdir.mkdir(parents=True, exist_ok=True)
     store = Store(epath.Path(workdir), Policy())
-    store.save(step, state, {**prepare._metadata(experiment, "params", ()), "log": {}})
+    store.save(step, state, {**open_run._metadata(experiment, "params", ()), "log": {}})
     store.close()
     write_config(epath.Path(workdir), experiment.values)
     return workdir

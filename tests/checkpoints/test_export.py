@@ -11,7 +11,7 @@ from etils import epath
 import vit_jax
 from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.export import FORMATS, default_format, export, notes
-from vit_jax.checkpoints.source import Source, flat_shapes, nested, open_source
+from vit_jax.checkpoints.source import StoredModel, flat_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
@@ -50,7 +50,7 @@ def source(model="vit", **kwargs):
         "frozen": [],
         "versions": {},
     }  # fmt: skip
-    return Source(epath.Path("memory"), metadata, lambda: (nested(params), {}))
+    return StoredModel(epath.Path("memory"), metadata, lambda: (nested(params), {}))
 
 
 def same_arrays(one, other):

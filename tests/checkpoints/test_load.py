@@ -36,7 +36,7 @@ def test_preprocessing_is_that_of_evaluation_bit_for_bit(workdir):
     experiment, loaded = tiny_experiment(), vit_jax.load(workdir)
     pipeline = experiment.evaluators["val"].pipeline
     batch = next(iter(pipeline.iterate()))
-    fed = jax.jit(experiment.prepare_eval)({k: jax.numpy.asarray(v) for k, v in batch.items()})["image"]
+    fed = jax.jit(experiment.on_device_eval)({k: jax.numpy.asarray(v) for k, v in batch.items()})["image"]
     for row, index in zip(np.asarray(fed), batch["index"], strict=True):
         np.testing.assert_array_equal(loaded.preprocess(pipeline.source[index]["image"]), row)
 

@@ -9,7 +9,7 @@ import vit_jax
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export, notes
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
-from vit_jax.checkpoints.source import Source, open_source
+from vit_jax.checkpoints.source import StoredModel, open_source
 from vit_jax.naming import build_named
 from vit_jax.nn.posemb import interpolate_posemb
 
@@ -29,7 +29,7 @@ def run_of_ours(**trunk):
     preprocess = {"image_size": [24, 24], "resize": "squash", "interpolation": "bicubic"}
     metadata = {"model": {"name": "mae", "kwargs": kwargs}, "preprocess": preprocess, "labels": [],
                 "image_size": [24, 24]}  # fmt: skip
-    return Source("run", metadata, lambda: (params, {})), params
+    return StoredModel("run", metadata, lambda: (params, {})), params
 
 
 @pytest.mark.parametrize("posemb", ["sincos2d_mae", "learn"])

@@ -13,7 +13,7 @@ from vit_jax.checkpoints.transfer import init_from
 from vit_jax.models import resnet, vit
 from vit_jax.nn.posemb import interpolate_posemb
 from vit_jax.training.experiment import build_experiment
-from vit_jax.training.prepare import prepare
+from vit_jax.training.open_run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_resnet_is_fine_tuned_from_the_statistics_of_its_source(convolutional,
     folder, params, state = convolutional
     source = str(folder) if isinstance(sources, str) else {"encoder": str(folder)}
     experiment = build_experiment(tiny_config() | {"model": RESNET, "init_from": source, "steps": 3, "evals": {}})
-    run = prepare(experiment, epath.Path(tmp_path), jax.devices()[:1])
+    run = open_run(experiment, epath.Path(tmp_path), jax.devices()[:1])
     try:
         jax.tree.map(np.testing.assert_array_equal, run.state["params"]["encoder"], params["encoder"])
         now, expected = run.state["model_state"]["batch_stats"], {"encoder": state["batch_stats"]["encoder"]}

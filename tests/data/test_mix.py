@@ -165,11 +165,11 @@ def test_a_task_without_labels_is_refused(monkeypatch):
     monkeypatch.setattr(Classify, "mixed_labels", False)
     with pytest.raises(UserError, match="'classify' has no labels that mixup or cutmix could mix"):
         tiny_experiment(data__mix__cutmix="1.0")
-    assert tiny_experiment(data__mix__erase="0.2").prepare
+    assert tiny_experiment(data__mix__erase="0.2").on_device
 
 
 def test_prepare_mixes_training_batches_only():
     experiment = tiny_experiment(data__mix__mixup="0.5")
     raw = jax.tree.map(jnp.asarray, experiment.pipeline.batch(0))
-    assert jax.eval_shape(experiment.prepare, raw, jax.random.key(0))["label"].shape == (16, 10)
-    assert experiment.prepare_eval(raw)["label"].shape == (16,)
+    assert jax.eval_shape(experiment.on_device, raw, jax.random.key(0))["label"].shape == (16, 10)
+    assert experiment.on_device_eval(raw)["label"].shape == (16,)

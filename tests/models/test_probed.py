@@ -88,7 +88,7 @@ def step_flops(model, **overrides):
     experiment = build_experiment(values | {"model": model, "batch_size": 16})
     raw = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in experiment.pipeline.batch(0).items()}
     mesh = make_mesh({}, jax.devices()[:1])
-    program = build_program(experiment.config, experiment.task, experiment.prepare, raw, mesh)
+    program = build_program(experiment.config, experiment.task, experiment.on_device, raw, mesh)
     return program.lower().compile().cost_analysis()["flops"]
 
 

@@ -19,7 +19,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_mae, hf_vit, timm_mae
 from vit_jax.checkpoints.parts.sidecars import IMAGENET
-from vit_jax.checkpoints.source import Source, open_source
+from vit_jax.checkpoints.source import StoredModel, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.inspection.reconstruction import can_reconstruct, reconstruct
 from vit_jax.naming import build_named
@@ -280,7 +280,7 @@ def run_of_ours(image_size=(40, 40), trunk=(), **more):
                        "interpolation": "bicubic", "mean": [120.0, 110.0, 100.0], "std": [60.0, 61.0, 62.0]},
         "labels": [], "image_size": list(image_size),
     }  # fmt: skip
-    return params, Source("run", metadata, lambda: (params, {}))
+    return params, StoredModel("run", metadata, lambda: (params, {}))
 
 
 @pytest.mark.parametrize("trunk", [{}, {"posemb": "learn"}, {"gelu": "tanh", "dtype": "bfloat16"}])

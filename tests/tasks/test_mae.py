@@ -170,9 +170,9 @@ def test_accumulation_is_the_mean_over_microbatches_with_masks_of_their_own(tmp_
     experiment = build_experiment(config)
     train(experiment, tmp_path / "run", jax.devices()[:1])
     task, batch = experiment.task, experiment.pipeline.batch(0, 1, 0)
-    images = experiment.prepare(dict(batch), jax.random.key(0))["image"]
+    images = experiment.on_device(dict(batch), jax.random.key(0))["image"]
     params = build_program(
-        experiment.config, task, experiment.prepare,
+        experiment.config, task, experiment.on_device,
         {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}, make_mesh({}, jax.devices()[:1]),
     ).fresh_state()["params"]  # fmt: skip
     keys = jax.random.split(random_key(3, jnp.int32(0), LOSS), 8)
@@ -196,7 +196,7 @@ def test_only_gradients_are_sent_between_devices():
     experiment, mesh = build_experiment(mae_config()), make_mesh({}, jax.devices())
     row = experiment.pipeline.batch(0, 8, 0)
     raw = {name: jax.ShapeDtypeStruct((8, *value.shape[1:]), value.dtype) for name, value in row.items()}
-    program = build_program(experiment.config, experiment.task, experiment.prepare, raw, mesh)
+    program = build_program(experiment.config, experiment.task, experiment.on_device, raw, mesh)
     found = collectives(program.lower().compile().as_text(), mesh)
     assert {c["kind"] for c in found} == {"all-reduce"}
 

@@ -129,7 +129,7 @@ def test_a_batch_of_one_and_a_single_view(tmp_path):
     ("wrong", "message"),
     [
         ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"representation": 2}, "no layer inside a head of 2"),
+        ({"representation": 2}, "not a layer inside a head of 2"),
         ({"head_layers": 0}, "head_layers is 0"),
         ({"tempreature": 1.0}, "Did you mean 'temperature'"),
     ],

@@ -28,7 +28,7 @@ def test_only_projections_are_sent(task, model, extra):
     experiment, mesh = build_experiment(contrastive_config(task, model)), make_mesh({}, jax.devices())
     row = experiment.pipeline.batch(0, 8, 0)
     raw = {name: jax.ShapeDtypeStruct((8, *value.shape[1:]), value.dtype) for name, value in row.items()}
-    program = build_program(experiment.config, experiment.task, experiment.prepare, raw, mesh)
+    program = build_program(experiment.config, experiment.task, experiment.on_device, raw, mesh)
     found = collectives(program.lower().compile().as_text(), mesh)
     assert {c["kind"] for c in found} == {"all-reduce"} | extra
     for collective in found:

@@ -65,7 +65,7 @@ def test_no_share_without_the_flag(tmp_path):
     tx = optax.with_extra_args_support(optax.sgd(0.1))
     params = {"w": jax.numpy.ones(())}
     state = {"step": jax.numpy.int32(0), "params": params, "model_state": {}, "opt_state": tx.init(params)}
-    step = make_step(Mean(), tx, prepare=lambda batch, rng: batch, frozen={"w": False})
+    step = make_step(Mean(), tx, on_device=lambda batch, rng: batch, frozen={"w": False})
     empty, scalars = {"first_bad": jax.numpy.int32(-1), "sums": {}}, {"seed": jax.numpy.uint32(0), "rates": {}}
     _, monitor = step(state, empty, {"x": jax.numpy.ones(4)}, scalars, None)
     assert set(monitor["sums"]) == {"loss", "gradient_norm"}

@@ -60,7 +60,7 @@ def test_what_has_no_average_stands_in_it_without_a_gradient():
     trained = {"a": params["a"], "b": params["b"]}
     state = {"step": jnp.int32(0), "params": params, "model_state": {}, "opt_state": tx.init(trained)}
     state["ema"] = {"a": {"w": jnp.float32(1.0)}}
-    step = make_step(Distance(), tx, prepare=lambda batch, rng: batch, frozen=frozen)
+    step = make_step(Distance(), tx, on_device=lambda batch, rng: batch, frozen=frozen)
     scalars = {"seed": jnp.uint32(0), "rates": {}, "ema": {"old": jnp.float32(0.75), "new": jnp.float32(0.25)}}
     new, _ = step(state, {"first_bad": jnp.int32(-1), "sums": {}}, {"x": jnp.ones(2)}, scalars, None)
     w = 3 - 0.1 * 2 * (3 - 1 * 2 * 5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_experiment, tiny_run
-from vit_jax.training import prepare
+from vit_jax.training import open_run
 from vit_jax.training.metrics import Throughput, read_metrics
 
 
@@ -42,10 +42,10 @@ def test_a_window(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "has_mfu"), [("bfloat16", True), ("float32", False)])
 def test_a_run_in_bfloat16_logs_its_share_of_the_peak(monkeypatch, dtype, has_mfu):
-    monkeypatch.setattr(prepare, "peak_flops", lambda kind: 1e12)
+    monkeypatch.setattr(open_run, "peak_flops", lambda kind: 1e12)
     batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8)}
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    throughput = prepare._throughput(tiny_experiment(model__dtype=dtype), batch, mesh, began=0.0)
+    throughput = open_run._throughput(tiny_experiment(model__dtype=dtype), batch, mesh, began=0.0)
     assert ("mfu" in throughput.window(1)) == has_mfu
 
 

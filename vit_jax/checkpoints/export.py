@@ -13,7 +13,7 @@ from vit_jax.checkpoints import store
 from vit_jax.checkpoints.npz import write_npz
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import write_safetensors
-from vit_jax.checkpoints.source import Source, families_of
+from vit_jax.checkpoints.source import StoredModel, families_of
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
@@ -36,7 +36,7 @@ def default_format(target: Path, model: str) -> str:
     return "orbax"
 
 
-def export(source: Source, target: Path, to: str) -> list[Path]:
+def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     """Writes a checkpoint in another format.
 
     Args:
@@ -84,7 +84,7 @@ def export(source: Source, target: Path, to: str) -> list[Path]:
     return [file, *beside]
 
 
-def _export_orbax(source: Source, workdir: Path) -> Path:
+def _export_orbax(source: StoredModel, workdir: Path) -> Path:
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty", "Choose another place")
     params, model_state = source.read()
@@ -99,7 +99,7 @@ def _families(to: str, model: str) -> list[ModuleType]:
     return [f for f in families_of("google" if to == "npz" else to) if model in f.WRITES]
 
 
-def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
+def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
     model = source.metadata["model"]["name"]
     metadata = {**source.metadata, "preprocess": _preprocess_for(source.metadata["preprocess"], to)}
     for family in _families(to, model):
@@ -113,7 +113,7 @@ def _family_for(source: Source, to: str) -> tuple[ModuleType, dict[str, dict[str
     )
 
 
-def notes(source: Source, to: str) -> list[str]:
+def notes(source: StoredModel, to: str) -> list[str]:
     """Sentences on what the other library would do otherwise with this model."""
     metadata, said = source.metadata, []
     kwargs = metadata["model"]["kwargs"]

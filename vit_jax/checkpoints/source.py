@@ -37,7 +37,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class StoredModel:
     """A checkpoint that was found and understood, before its parameters are read.
 
     Args:
@@ -58,7 +58,7 @@ def open_source(
     sha256: str | None = None,
     allow_nonfinite: bool = False,
     checksums: bool = True,
-) -> Source:
+) -> StoredModel:
     """Finds out what lies at `path`.
 
     Args:
@@ -94,7 +94,7 @@ def open_source(
                     _check_finite(np.asarray(leaf), name, step)
             return params, model_state
 
-        return Source(step, metadata, read)
+        return StoredModel(step, metadata, read)
     if sha256:
         if file.name.endswith(_INDEX):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
@@ -189,7 +189,7 @@ def _pickle(path: Path) -> UserError:
     )
 
 
-def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) -> Source:
+def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) -> StoredModel:
     file = _open(path)
     sidecar = _sidecar(path)
     wrapper = _wrapper(file.shapes)
@@ -253,7 +253,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         arrays = dict(_to_device(name_map.read(tensor, params | state, path), path, allow_nonfinite))
         return nested({n: arrays[n] for n in params}), nested({n: arrays[n] for n in state})
 
-    return Source(epath.Path(path), metadata, read)
+    return StoredModel(epath.Path(path), metadata, read)
 
 
 @functools.cache

@@ -236,7 +236,11 @@ def steps_in(workdir: epath.PathLike) -> list[int]:
 
 
 def _is_whole(step_path: epath.Path) -> bool:
-    """Locally a step gets its name when it is complete; on an object store, which renames nothing, a last file."""
+    """Whether a save of it was completed, by how Orbax commits one.
+
+    On a file system the folder is written under another name and renamed at the end, so that its name alone says it. A
+    bucket cannot rename folders: there it is written in place, and the file commit_success.txt last.
+    """
     return step_path.is_dir() and (
         not os.fspath(step_path).startswith("gs://") or (step_path / "commit_success.txt").exists()
     )

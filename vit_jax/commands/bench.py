@@ -35,5 +35,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     module = bench_data if arguments.mode == "data" else bench_model
-    results = module.measure(arguments)
+    results = module.results(arguments)
     print(json.dumps(results, indent=2) if arguments.json else module.show(results))

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each kind (default 5)")
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def results(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second: median, lowest and highest over the rounds, and the medians of the rounds' ratios."""
     if arguments.images < _BATCH or arguments.rounds < 1:
         raise UserError(

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="DIR", help="write a trace of three train steps, which xprof reads")
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def results(arguments: argparse.Namespace) -> dict[str, Any]:
     """Checks the arguments and times the model that they name, see `measure_config`."""
     for name in ("rounds", "classes", "batch_size", "image_size"):
         value = getattr(arguments, name)
@@ -71,11 +71,11 @@ def measure_config(
 
     rehearsal = rehearse(values, classes)
     config, task, program, mesh = rehearsal.config, rehearsal.task, rehearsal.program, rehearsal.mesh
-    prepare_eval = rehearsal.inputs.prepare_eval()
+    on_device_eval = rehearsal.inputs.on_device_eval()
     names = frozenset(task.answered_by or ("features",))
 
     def infer(variables: Any, batch: Any) -> Any:
-        return task.outputs(variables, prepare_eval(batch), names, example_keys(config.seed, batch))
+        return task.outputs(variables, on_device_eval(batch), names, example_keys(config.seed, batch))
 
     inference = jax.jit(infer)
 

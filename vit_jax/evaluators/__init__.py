@@ -32,7 +32,7 @@ class Answers:
     objective: str = "softmax"
 
 
-class Run(Protocol):
+class EvaluationRun(Protocol):
     """One evaluation of one model, as an evaluator sees it."""
 
     def __call__(self, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
@@ -61,6 +61,6 @@ class Evaluator(Protocol):
     raises the UserError.
     """
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         """The numbers."""
         ...

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.ranges import Positive
 
 _BLOCK = 1024  # examples whose distances to all others are in memory at once
@@ -69,7 +69,7 @@ class AlignmentUniformity:
         if len(self.first.source) < 2:
             raise UserError("Uniformity is that of several examples, and there is one", "Evaluate on more images")
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         (first, _), (second, _) = (run.features(pipeline, self.features) for pipeline in (self.first, self.second))
         return {"alignment": alignment(first, second, self.alpha), "uniformity": uniformity(first, self.t)}
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Answers, Apply, PipelineFactory, Run
+from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
 from vit_jax.evaluators.classification_files import class_table, confusion_picture, confusion_table
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES
@@ -67,7 +67,7 @@ class Classification:
             "classes": jnp.int32(logits.shape[1]),
         }
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         names = self.pipeline.source.label_names
         total, top, loss, confusion, examples, correct, predicted = 0, 0, 0.0, None, None, None, None
         for part in run(self.pipeline):
@@ -102,7 +102,7 @@ class Classification:
 
     def _offer(
         self,
-        run: Run,
+        run: EvaluationRun,
         names: tuple[str, ...],
         examples: Int[np.ndarray, " K"],
         correct: Int[np.ndarray, " K"],

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
-from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.ranges import Count, Positive
 
 BIAS = 100.0  # the constant feature; so large that its weight is practically unregularised
@@ -72,7 +72,7 @@ class FewShot:
     seeds: int
     l2: float
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         metrics = {}
         for k in self.shots:

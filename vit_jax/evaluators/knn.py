@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.features import Labelled
 from vit_jax.ranges import Count, Positive
 
@@ -85,7 +85,7 @@ class KNN:
                 "Set the evaluator's k within them",
             )
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         return {"accuracy": knn_accuracy(train, test, self.k, self.temperature)}
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.features import Labelled, standardize
 from vit_jax.ranges import Count, Positive, Share
 
@@ -94,7 +94,7 @@ class LinearProbe:
     fraction: float
     seeds: int
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         features, test_features = standardize(train[0], test[0])
         chosen = [choose(train, self.penalties, self.fraction, seed) for seed in range(self.seeds)]

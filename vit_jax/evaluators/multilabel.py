@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Answers, Apply, PipelineFactory, Run
+from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
 from vit_jax.evaluators.classification_files import csv_bytes, share
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
@@ -74,7 +74,7 @@ class MultiLabel:
             "valid": batch["valid"],
         }
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         kept: dict[str, list[np.ndarray]] = {"scores": [], "answers": [], "labels": [], "loss": []}
         for part in run(self.pipeline):
             for key, parts in kept.items():

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
-from vit_jax.evaluators import PipelineFactory, Run
+from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.features import Labelled, standardize
 from vit_jax.ranges import Count, Decay, NonNegative
 
@@ -79,7 +79,7 @@ class SGDProbe:
     epochs: int
     seeds: int
 
-    def metrics(self, run: Run) -> dict[str, float]:
+    def metrics(self, run: EvaluationRun) -> dict[str, float]:
         train, test = (run.features(pipeline, self.features) for pipeline in (self.train, self.test))
         accuracies = [self.accuracy(train, test, seed) for seed in range(self.seeds)]
         return {"accuracy": float(np.mean(accuracies)), "accuracy_std": float(np.std(accuracies))}

@@ -86,7 +86,7 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
-    program = build_program(config, task, inputs.prepare(classes), shapes, mesh)
+    program = build_program(config, task, inputs.on_device(classes), shapes, mesh)
     return Rehearsal(config, inputs, task, classes, mesh, program, shapes)
 
 

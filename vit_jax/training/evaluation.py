@@ -56,8 +56,8 @@ class Evaluation:
 
     Args:
         evaluators: by name.
-        outputs: the task's `outputs`, for batches as `prepare` leaves them.
-        prepare: what turns a batch from the host into what the task expects.
+        outputs: the task's `outputs`, for batches as `on_device` leaves them.
+        on_device: what turns a batch from the host into what the task expects.
         every: steps between two runs of an evaluator, see `intervals`.
         cache: where frozen features are kept on disk; for a single model, in a single process.
         keep: see `evaluate_loaded`.
@@ -68,7 +68,7 @@ class Evaluation:
         self,
         evaluators: Mapping[str, Evaluator],
         outputs: OutputsFn,
-        prepare: Callable[[Batch], Batch],
+        on_device: Callable[[Batch], Batch],
         mesh: jax.sharding.Mesh,
         every: Mapping[str, int | None] | None = None,
         cache: FeatureCache | None = None,
@@ -77,7 +77,7 @@ class Evaluation:
     ):
         self._evaluators = dict(evaluators)
         self._outputs = outputs
-        self._prepare = prepare
+        self._on_device = on_device
         self._mesh = mesh
         self._every = every or {}
         self._cache = cache
@@ -112,7 +112,7 @@ class Evaluation:
             if names is not None and name not in names:
                 continue
             try:
-                metrics = evaluator.metrics(_Run(self, name, variables, shared))
+                metrics = evaluator.metrics(_EvaluationRun(self, name, variables, shared))
             except UserError as error:
                 named = UserError(f"The evaluator '{name}' failed: {error.what}", error.what_to_do)
                 if failed is None or jax.process_count() > 1:
@@ -191,7 +191,7 @@ class Evaluation:
                     with batch_split_like(batch_sharding(self._mesh)):
                         return self._outputs(variables, examples, frozenset(names), keys)
 
-                return measure(apply, NotedBatch(self._prepare(batch), self._read))
+                return measure(apply, NotedBatch(self._on_device(batch), self._read))
 
             self._compiled[key] = jax.jit(of_batch, out_shardings=replicated(self._mesh))
         return self._compiled[key]
@@ -211,8 +211,8 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    """See `vit_jax.evaluators.Run`; `shared` holds the features that an evaluator of this run has computed."""
+class _EvaluationRun:
+    """See `vit_jax.evaluators.EvaluationRun`; `shared` holds features that an evaluator of this run has computed."""
 
     evaluation: Evaluation
     name: str
@@ -275,7 +275,7 @@ def evaluate_loaded(
         kept = FeatureCache(cache, features.digest(loaded.variables, described))
     mesh = make_mesh(config.mesh)
     evaluation = Evaluation(
-        evaluators, loaded.task.outputs, inputs.prepare_eval(), mesh, cache=kept, keep=keep, seed=config.seed
+        evaluators, loaded.task.outputs, inputs.on_device_eval(), mesh, cache=kept, keep=keep, seed=config.seed
     )
     everywhere = replicated(mesh)
     return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), loaded.variables))

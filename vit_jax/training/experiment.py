@@ -14,7 +14,7 @@ from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, plain, run_config
 from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
-from vit_jax.training.step import Prepare
+from vit_jax.training.step import OnDevice
 
 
 class Pipeline(Protocol):
@@ -34,8 +34,8 @@ class Experiment:
         values: the same as plain values, as they are stored.
         task: the objective.
         pipeline: training batches.
-        prepare: runs on the device on whole batches before the loss: normalising and mixing.
-        prepare_eval: the same for evaluation, without randomness.
+        on_device: runs on the device on whole batches before the loss: normalising and mixing.
+        on_device_eval: the same for evaluation, without randomness.
         evaluators: by the name under which they log.
         metadata: what a checkpoint must carry beside config and model: what rebuilds the task, fields, preprocessing,
             labels, image size.
@@ -46,8 +46,8 @@ class Experiment:
     values: Mapping[str, Any]
     task: Task
     pipeline: Pipeline
-    prepare: Prepare = lambda batch, rng: batch
-    prepare_eval: Any = lambda batch: batch
+    on_device: OnDevice = lambda batch, rng: batch
+    on_device_eval: Any = lambda batch: batch
     evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {"preprocess": None, "labels": [], "image_size": None}
@@ -65,7 +65,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     answers = Answers(data.label_names, task.objective)
     evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
-    prepare = inputs.prepare(len(data.label_names))
+    on_device = inputs.on_device(len(data.label_names))
     if inputs.mixing.mixes_labels and not task.mixed_labels:
         raise UserError(
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
@@ -77,8 +77,8 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         values=values,
         task=task,
         pipeline=inputs.train_pipeline(source, config.batch_size, config.seed),
-        prepare=prepare,
-        prepare_eval=inputs.prepare_eval(),
+        on_device=on_device,
+        on_device_eval=inputs.on_device_eval(),
         evaluators=evaluators,
         fields=data.fields,
         metadata={

@@ -76,7 +76,7 @@ class Inputs:
         """The fields of an example; `label_names` are the classes of "label"."""
         return build_fields(self.fields, Context(self.preprocessing, tuple(label_names)))
 
-    def prepare(self, num_classes: int) -> Callable[[Batch, PRNGKeyArray], Batch]:
+    def on_device(self, num_classes: int) -> Callable[[Batch, PRNGKeyArray], Batch]:
         """What the device does to a training batch before the loss: normalising and mixing.
 
         Raises:
@@ -92,7 +92,7 @@ class Inputs:
             raise UserError("There is no image to mix or erase", "Remove config.data.mix")
         return lambda batch, rng: mix(kinds.on_device(batch), rng, num_classes)
 
-    def prepare_eval(self) -> Callable[[Batch], Batch]:
+    def on_device_eval(self) -> Callable[[Batch], Batch]:
         """What the device does to an evaluation batch before the model: normalising."""
         return self.kinds().on_device
 

@@ -16,7 +16,7 @@ from vit_jax.training.distributed import is_lead
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.interrupt import Interrupt
 from vit_jax.training.metrics import Progress, Writer, round_off
-from vit_jax.training.prepare import prepare
+from vit_jax.training.open_run import open_run
 from vit_jax.training.sharding import host_rows, put
 from vit_jax.training.state import State, variables_of
 from vit_jax.training.step import Monitor, sums_of
@@ -48,7 +48,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, likewise.
     """
     began, workdir, config = time.perf_counter(), epath.Path(workdir), experiment.config
-    run = prepare(experiment, workdir, devices, extend)
+    run = open_run(experiment, workdir, devices, extend)
     state, monitor, measured = run.state, run.monitor, {}
     failed: dict[str, UserError] = {}  # what ended an evaluator, the last time that it ran
     run.state = None  # the step donates its buffers

@@ -19,8 +19,8 @@ from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
-from vit_jax.training.state import PREPARE, State, fresh_average, init_state, random_key
-from vit_jax.training.step import Monitor, Prepare, make_step
+from vit_jax.training.state import ON_DEVICE, State, fresh_average, init_state, random_key
+from vit_jax.training.step import Monitor, OnDevice, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +78,14 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
 def build_program(
     config: RunConfig,
     task: Task,
-    prepare: Prepare,
+    on_device: OnDevice,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     extensions: Extensions = (),
 ) -> Program:
     """The program of a config whose durations are in steps, for batches of the given shapes."""
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
-    prepared = jax.eval_shape(prepare, batch, random_key(config.seed, 0, PREPARE))
+    prepared = jax.eval_shape(on_device, batch, random_key(config.seed, 0, ON_DEVICE))
     with tensor_axes() as axes:
         # By a function of its own: what was traced before, modules would not be called again for.
         params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
@@ -111,7 +111,8 @@ def build_program(
     shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
     read: set[str] = set()
     plain_step = make_step(
-        task, tx, prepare=prepare, frozen=frozen, microbatch=config.microbatch, gradient_norms=config.gradient_norms,
+        task, tx, on_device=on_device, frozen=frozen, microbatch=config.microbatch,
+        gradient_norms=config.gradient_norms,
         read=read,
     )  # fmt: skip
 
@@ -128,7 +129,8 @@ def build_program(
     _, monitor = jax.eval_shape(lambda s, b, x: step(s, empty, b, x, static_argument(task, 0)), state, batch, bits)
 
     def fresh_state() -> State:
-        # The CPU's compiler takes four times as long to optimise this program as the program takes to run once.
+        # It runs once, and the CPU's compiler takes four times as long to optimise it as it takes to run. Accelerators
+        # compile it as they do everything: the option is the CPU backend's, and nothing was measured for theirs.
         options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
         return jax.jit(initialise, out_shardings=shardings, compiler_options=options)(as_uint32(config.seed))
 

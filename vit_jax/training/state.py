@@ -19,7 +19,7 @@ from vit_jax.training.parameters import first_match, path_name
 State = dict[str, Any]
 
 # The purposes of random keys. No key is stored, so a resumed run draws what the uninterrupted one would have drawn.
-INIT, PREPARE, LOSS = range(3)
+INIT, ON_DEVICE, LOSS = range(3)
 
 
 def random_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""], purpose: int) -> PRNGKeyArray:

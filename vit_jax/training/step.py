@@ -17,10 +17,10 @@ from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.scalars import Scalars
 from vit_jax.training.sharding import place
-from vit_jax.training.state import LOSS, PREPARE, State, averaged, random_key
+from vit_jax.training.state import LOSS, ON_DEVICE, State, averaged, random_key
 
 # Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.
-Prepare = Callable[[Batch, PRNGKeyArray], Batch]
+OnDevice = Callable[[Batch, PRNGKeyArray], Batch]
 
 # {"first_bad": step of the first non-finite update or -1, "sums": (sum, weight) pairs since the last log line}
 Monitor = dict[str, Any]
@@ -30,7 +30,7 @@ def make_step(
     task: Task,
     tx: optax.GradientTransformationExtraArgs,
     *,
-    prepare: Prepare,
+    on_device: OnDevice,
     frozen: PyTree,
     microbatch: int | None = None,
     gradient_norms: bool = False,
@@ -53,8 +53,9 @@ def make_step(
         # The share of examples that stand in for unreadable ones, and what fields left out of each, whatever the task.
         counts = {k: v for k, v in batch.items() if k == "corrupt" or k.endswith("_dropped")}
         counted = {k: (v.sum(dtype=jnp.float32), jnp.float32(size)) for k, v in counts.items()}
-        batch = prepare(batch, random_key(seed, count, PREPARE))
-        # One key per example travels with the batch, so that every microbatch draws masks of its own.
+        batch = on_device(batch, random_key(seed, count, ON_DEVICE))
+        # One key per example travels with the batch, because optax.microbatch cuts whatever leads with the batch: each
+        # microbatch draws its own masks, from the key of its first example.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
         trained, fixed = split(state["params"], frozen)
         # Whatever has no average stands in it as it is, but outside of what is differentiated.
@@ -63,8 +64,9 @@ def make_step(
 
         def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
             examples, keys = rows
+            rng = keys[0]
             variables = {"params": merge(trained, fixed), "model_state": state["model_state"], **average}
-            return task.loss(variables, NotedBatch(examples, read), keys[0], count, **extra)
+            return task.loss(variables, NotedBatch(examples, read), rng, count, **extra)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if microbatch and microbatch < size:

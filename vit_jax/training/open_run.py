@@ -51,7 +51,7 @@ class Run:
         product: which tree evaluation uses.
         owed: evaluators that were to run after step `start` and of which the log has nothing.
         metadata: what every checkpoint carries.
-        throughput: counts images and seconds, from the beginning of `prepare` on.
+        throughput: counts images and seconds, from the beginning of `open_run` on.
         close: ends the saving and lets other runs into the workdir.
     """
 
@@ -75,7 +75,7 @@ class Run:
     close: Callable[[], None]
 
 
-def prepare(
+def open_run(
     experiment: Experiment,
     workdir: epath.Path,
     devices: Sequence[jax.Device] | None = None,
@@ -105,10 +105,10 @@ def prepare(
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
-    program = build_program(config, task, experiment.prepare, raw, mesh)
+    program = build_program(config, task, experiment.on_device, raw, mesh)
     product = task.product or ("params" if config.average is None else "ema")
     evaluation = Evaluation(
-        experiment.evaluators, task.outputs, experiment.prepare_eval, mesh, intervals(config), seed=config.seed
+        experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed
     )
     agreed(lambda: evaluation.check(variables_of(program.state, product)))
     experiment.fields.check_read(program.read | evaluation.read)
@@ -126,7 +126,7 @@ def prepare(
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
-                program = build_program(config, task, experiment.prepare, raw, mesh, length)
+                program = build_program(config, task, experiment.on_device, raw, mesh, length)
         else:
             state = program.fresh_state()
             if config.init_from:
