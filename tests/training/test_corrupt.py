@@ -53,9 +53,10 @@ def test_no_share_without_the_flag(tmp_path):
     """A pipeline of a task's own need not have it."""
     import jax
 
+    from vit_jax.tasks import Task
     from vit_jax.training.step import make_step
 
-    class Mean:
+    class Mean(Task):
         def loss(self, variables, batch, rng, step):
             value = (batch["x"] * variables["params"]["w"]).mean()
             return value, ({"loss": (value, jax.numpy.float32(1))}, {})
