@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -86,10 +87,12 @@ def test_a_workdir_of_another_config(tmp_path):
         tiny_run(tmp_path, stop_at=3)
 
 
-def test_a_finished_run_is_only_evaluated_again(tmp_path):
+def test_a_finished_run_is_only_evaluated_again(tmp_path, monkeypatch):
     first = tiny_run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
-    again = tiny_run(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    again = tiny_run(Path(tmp_path.name))  # as the command line is given it
+    read_params(Path(tmp_path.name) / "checkpoints" / "6")
     assert again["val/accuracy"] == first["val/accuracy"]
     assert (tmp_path / "metrics.jsonl").read_text() == before
 

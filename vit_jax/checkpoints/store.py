@@ -176,6 +176,7 @@ def restore(
         DamagedCheckpoint: incomplete, not what was saved, or with another structure.
         UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
+    step_path = absolute(step_path)  # of a relative path Orbax finds no arrays
     metadata = _read_metadata(step_path)
     folder = _frozen_folder(step_path, metadata)
     with _readable(step_path):
@@ -325,6 +326,7 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         DamagedCheckpoint: incomplete, or not what was saved.
         UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
+    step_path = absolute(step_path)
     metadata = _read_metadata(step_path)
     folder = _frozen_folder(step_path, metadata)
     product = product or metadata["product"]
