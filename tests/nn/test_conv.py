@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.nn.bottleneck import ConvStyle, PostActivationBottleneck, PreActivationBottleneck
+from vit_jax.nn.bottleneck import ConvStyle, PostActivationUnit, PreActivationBottleneck
 from vit_jax.nn.conv import GroupNorm, StdConv, max_pool, pads, standardize_weights
 
 KEY = jax.random.key(0, impl="rbg")
@@ -111,7 +111,7 @@ def test_max_pool_paddings(padding):
         assert (out.max() == 0.0) == (pad_with == "zeros")
 
 
-@pytest.mark.parametrize("unit", [PreActivationBottleneck, PostActivationBottleneck])
+@pytest.mark.parametrize("unit", [PreActivationBottleneck, PostActivationUnit])
 @pytest.mark.parametrize(("stride", "channels", "projects"), [(1, 16, False), (2, 16, True), (1, 8, True)])
 def test_bottlenecks(unit, stride, channels, projects):
     x, style = random(2, 6, 6, channels), ConvStyle(num_groups=2, padding="same", weight_epsilon=1e-3)
@@ -120,7 +120,7 @@ def test_bottlenecks(unit, stride, channels, projects):
     rng = np.random.default_rng(5)
     params = jax.tree.map(lambda leaf: rng.normal(0.5, 0.5, leaf.shape).astype(np.float32), shapes)
     assert ("proj_conv" in params) == projects
-    assert ("proj_norm" in params) == (projects and unit is PostActivationBottleneck)
+    assert ("proj_norm" in params) == (projects and unit is PostActivationUnit)
 
     def conv(name, x, stride=1):
         kernel = np.float64(params[name]["kernel"])
@@ -151,7 +151,7 @@ def test_bottlenecks(unit, stride, channels, projects):
 
 def test_a_post_activation_unit_starts_as_its_shortcut():
     x = np.abs(random(2, 4, 4, 16))
-    out, _ = PostActivationBottleneck(4, 1, ConvStyle(num_groups=2)).init_with_output(KEY, x)
+    out, _ = PostActivationUnit(4, 1, ConvStyle(num_groups=2)).init_with_output(KEY, x)
     np.testing.assert_array_equal(out, x)
 
 

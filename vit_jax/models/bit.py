@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.bottleneck import ConvStyle, PostActivationBottleneck, PreActivationBottleneck
+from vit_jax.nn.bottleneck import ConvStyle, PostActivationUnit, PreActivationBottleneck
 from vit_jax.nn.conv import EpsilonIn, Padding, PoolPadding, max_pool
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.residual import ResidualTrunk
@@ -66,8 +66,8 @@ class BiTEncoder(ResidualTrunk):
         return max_pool(x, self.style.padding, self.stem_pool_padding)
 
     def unit(self, x: Float[Array, "b h w c"], width: int, stride: int, train: bool, name: str) -> Array:
-        bottleneck = PreActivationBottleneck if self.preactivation else PostActivationBottleneck
-        return bottleneck(width, stride, self.style, name=name)(x)
+        unit = PreActivationBottleneck if self.preactivation else PostActivationUnit
+        return unit(width, stride, self.style, name=name)(x)
 
     def last(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return nn.relu(self.style.norm(name="norm")(x)) if self.preactivation else x

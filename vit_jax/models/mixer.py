@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
+from vit_jax.models.vit_variants import parse_size, resized
 from vit_jax.nn.block import MlpBlock, drop_path, drops
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
@@ -41,17 +41,8 @@ VARIANTS = {
 
 
 def parse_variant(variant: str) -> tuple[Variant, int]:
-    """The size and the patch size in pixels that a name such as "B/16" stands for.
-
-    Raises:
-        UserError: for a name that is not SIZE/PATCH with a known size; it names the nearest right one.
-    """
-    size, _, patch = str(variant).partition("/")
-    patch_is_valid = patch.isascii() and patch.isdigit() and int(patch) > 0
-    if size.upper() not in VARIANTS or not patch_is_valid:
-        known = [f"{name}/{patch if patch_is_valid else 16}" for name in VARIANTS]
-        raise UserError(f"There is no Mixer '{variant}'", nearest(variant, known))
-    return VARIANTS[size.upper()], int(patch)
+    """The size of a Mixer and its patch size, see `parse_size`."""
+    return parse_size(variant, VARIANTS, "Mixer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,13 +200,7 @@ class Mixer(Classifier):
             UserError: for an unknown variant or value.
         """
         size, patch = parse_variant(variant)
-        own = {
-            "width": width,
-            "depth": depth,
-            "tokens_mlp_dim": tokens_mlp_dim,
-            "channels_mlp_dim": channels_mlp_dim,
-        }
-        size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
+        size = resized(size, width=width, depth=depth, tokens_mlp_dim=tokens_mlp_dim, channels_mlp_dim=channels_mlp_dim)
         encoder = MixerEncoder(
             patch_size=(patch, patch),
             width=size.width,

@@ -1,10 +1,11 @@
 """Residual networks ("Deep residual learning for image recognition", arXiv:1512.03385) with batch normalisation.
 
-The stride of a bottleneck is that of its 3x3 convolution ("v1.5"), as in PyTorch and in SimCLR; each unit's last norm
-may start at zero, so that the unit starts as its shortcut (Goyal et al., arXiv:1706.02677).
+The stride of a bottleneck is that of its 3x3 convolution ("v1.5"), as in PyTorch and in SimCLR.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Self
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from jaxtyping import Array, DTypeLike, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
-from vit_jax.nn.bottleneck import TENSOR
+from vit_jax.nn.bottleneck import PostActivationUnit
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.residual import ResidualTrunk
 from vit_jax.nn.trunk import Classifier
@@ -32,46 +33,24 @@ _STEMS = ("imagenet", "cifar")
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 in a bottleneck, beside a shortcut; ReLU after the sum.
+@dataclasses.dataclass(frozen=True)
+class BatchStyle:
+    """Convolutions that pad as PyTorch does, since Flax's SAME pads strided ones unevenly, and batch normalisation."""
 
-    Parameters: `conv1`, `norm1`, `conv2`, `norm2` (and `conv3`, `norm3`); `proj_conv` and `proj_norm` where the
-    shape changes.
+    dtype: DTypeLike = jnp.float32
 
-    Attributes:
-        width: channels inside; a bottleneck gives four times as many.
-        stride: of the unit.
-        bottleneck: three convolutions instead of two.
-        zero_init: the last norm's scale starts at zero.
-        dtype: dtype of the computation.
-    """
+    def conv(self, width: int, kernel_size: int, stride: int = 1, *, name: str) -> nn.Conv:
+        """A convolution without a bias."""
+        return nn.Conv(
+            width, (kernel_size, kernel_size), (stride, stride), padding=kernel_size // 2, use_bias=False,
+            kernel_init=_HE, dtype=self.dtype, name=name,
+        )  # fmt: skip
 
-    TENSOR: ClassVar[dict[str, int]] = TENSOR
-
-    width: int
-    stride: int
-    bottleneck: bool
-    zero_init: bool
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow out"]:
-        width, stride, out = self.width, self.stride, self.width * (4 if self.bottleneck else 1)
-        # (channels, kernel, stride) of each convolution
-        convs = (
-            [(width, 1, 1), (width, 3, stride), (out, 1, 1)] if self.bottleneck else [(width, 3, stride), (out, 3, 1)]
-        )
-        shortcut = x
-        if stride != 1 or x.shape[-1] != out:
-            shortcut = conv(out, 1, stride, self.dtype, "proj_conv")(x)
-            shortcut = BatchNorm(dtype=self.dtype, name="proj_norm")(shortcut, train)
-        for i, (channels, kernel, step) in enumerate(convs, 1):
-            last = i == len(convs)
-            scale = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
-            x = conv(channels, kernel, step, self.dtype, f"conv{i}")(x)
-            x = BatchNorm(dtype=self.dtype, scale_init=scale, name=f"norm{i}")(x, train)
-            x = x if last else nn.relu(x)
-        return nn.relu(shortcut + x)
+    def norm(
+        self, *, name: str, train: bool, scale_init: nn.initializers.Initializer = nn.initializers.ones
+    ) -> Callable[[Array], Array]:
+        """By the statistics of the batch in training, by those that training saw otherwise."""
+        return functools.partial(BatchNorm(dtype=self.dtype, scale_init=scale_init, name=name), train=train)
 
 
 class ResNetEncoder(ResidualTrunk):
@@ -82,7 +61,8 @@ class ResNetEncoder(ResidualTrunk):
 
     Attributes:
         stage_sizes: see `ResidualTrunk`, like `width`.
-        bottleneck: see `ResidualUnit`, like `zero_init` and `dtype`.
+        bottleneck: see `vit_jax.nn.bottleneck.PostActivationUnit`, like `zero_init`.
+        dtype: dtype of the computation.
         stem: "imagenet" divides height and width by 4 (a 7x7 convolution and a max pooling), "cifar" keeps them (a 3x3
             convolution; SimCLR, section B.9).
     """
@@ -100,12 +80,14 @@ class ResNetEncoder(ResidualTrunk):
 
     def root(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow out"]:
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
-        x = conv(self.width, kernel, stride, self.dtype, "conv1")(images.astype(self.dtype))
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))
+        style = BatchStyle(self.dtype)
+        x = style.conv(self.width, kernel, stride, name="conv1")(images.astype(self.dtype))
+        x = nn.relu(style.norm(name="norm1", train=train)(x))
         return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
     def unit(self, x: Float[Array, "b h w c"], width: int, stride: int, train: bool, name: str) -> Array:
-        return ResidualUnit(width, stride, self.bottleneck, self.zero_init, self.dtype, name=name)(x, train)
+        style = BatchStyle(self.dtype)
+        return PostActivationUnit(width, stride, style, self.bottleneck, self.zero_init, name=name)(x, train)
 
     def convolutions(self, channels: int, width: int, before: int, after: int) -> list[tuple[int, int, int]]:
         if self.bottleneck:
@@ -153,14 +135,6 @@ class ResNet(Classifier):
             dtype=compute_dtype(dtype), parent=None,
         )  # fmt: skip
         return cls(encoder=encoder, num_classes=num_classes)
-
-
-def conv(width: int, kernel_size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
-    """A convolution without bias that pads as PyTorch does: Flax's SAME pads strided ones unevenly."""
-    return nn.Conv(
-        width, (kernel_size, kernel_size), (stride, stride), padding=kernel_size // 2, use_bias=False,
-        kernel_init=_HE, dtype=dtype, name=name,
-    )  # fmt: skip
 
 
 # What a config's model section calls, and what a checkpoint's metadata holds the arguments of.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant
+from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant, resized
 from vit_jax.naming import check_keys, construct
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import block_flops, product_flops
@@ -313,8 +313,7 @@ class ViT(Classifier):
         check_keys(block, _BLOCK_KEYS, "config.model", siblings=_NAMED_KEYS)
         check_choice("posemb_resize", posemb_resize, RESIZES)
         size, patch = parse_variant(variant)
-        own = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
-        size = dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
+        size = resized(size, width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads)
         class_token = pooling in ("token", "token_mean", "distilled") if class_token is None else class_token
         if class_token_posemb is None:
             class_token_posemb = class_token and block.get("posemb", "learn") == "learn"

@@ -1,9 +1,13 @@
 """The published sizes of the Vision Transformer and their names."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import TypeVar
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+
+Size = TypeVar("Size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +39,31 @@ VARIANTS = {
 }
 
 
-def parse_variant(variant: str) -> tuple[Variant, int]:
+def parse_size(variant: str, sizes: Mapping[str, Size], kind: str) -> tuple[Size, int]:
     """The size and the patch size in pixels that a name such as "B/16" stands for.
 
     Case matters only where two names differ by it ("g" and "G").
 
     Raises:
-        UserError: for a name that is not SIZE/PATCH with a known size; it names the nearest right one.
+        UserError: for a name that is not SIZE/PATCH with a size of `sizes`; it names the nearest right one.
     """
     size, _, patch = str(variant).partition("/")
-    matches = [size] if size in VARIANTS else [name for name in VARIANTS if name.lower() == size.lower()]
+    matches = [size] if size in sizes else [name for name in sizes if name.lower() == size.lower()]
     patch_is_valid = patch.isascii() and patch.isdigit() and int(patch) > 0
     if len(matches) != 1 or not patch_is_valid:
-        known = [f"{name}/{patch if patch_is_valid else 16}" for name in matches or VARIANTS]
-        raise UserError(f"There is no ViT '{variant}'", nearest(variant, known))
-    return VARIANTS[matches[0]], int(patch)
+        known = [f"{name}/{patch if patch_is_valid else 16}" for name in matches or sizes]
+        raise UserError(f"There is no {kind} '{variant}'", nearest(variant, known))
+    return sizes[matches[0]], int(patch)
+
+
+def parse_variant(variant: str) -> tuple[Variant, int]:
+    """The size of a ViT and its patch size, see `parse_size`."""
+    return parse_size(variant, VARIANTS, "ViT")
+
+
+def resized(size: Size, **own: int | None) -> Size:
+    """A size with the values that are given instead of its own."""
+    return dataclasses.replace(size, **{name: value for name, value in own.items() if value is not None})
 
 
 def variant_name(variant: str) -> str:

@@ -1,8 +1,8 @@
-"""Residual units of three convolutions, 1x1, 3x3 and 1x1, with group normalisation before or after each."""
+"""Residual units of convolutions with normalisation before or after each."""
 
 import dataclasses
-import functools
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -37,9 +37,11 @@ class ConvStyle:
         epsilon, where = self.weight_epsilon, self.weight_epsilon_in
         return StdConv(width, kernel_size, stride, self.padding, epsilon, where, self.dtype, name=name)
 
-    def norm(self, *, name: str, **kwargs: nn.initializers.Initializer) -> GroupNorm:
-        """A group norm in this style."""
-        return GroupNorm(self.num_groups, self.group_norm_epsilon, self.dtype, **kwargs, name=name)
+    def norm(
+        self, *, name: str, train: bool = False, scale_init: nn.initializers.Initializer = nn.initializers.ones
+    ) -> GroupNorm:
+        """A group norm in this style; it is the same in training."""
+        return GroupNorm(self.num_groups, self.group_norm_epsilon, self.dtype, scale_init, name=name)
 
 
 class PreActivationBottleneck(nn.Module):
@@ -65,7 +67,7 @@ class PreActivationBottleneck(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow out"]:
         style, shortcut = self.style, x
         y = nn.relu(style.norm(name="norm1")(x))
-        if _changes_shape(x, self.width, self.stride):
+        if self.stride != 1 or x.shape[-1] != 4 * self.width:
             shortcut = style.conv(4 * self.width, 1, self.stride, name="proj_conv")(y)
         y = style.conv(self.width, 1, name="conv1")(y)
         y = nn.relu(style.norm(name="norm2")(y))
@@ -74,36 +76,56 @@ class PreActivationBottleneck(nn.Module):
         return shortcut + style.conv(4 * self.width, 1, name="conv3")(y)
 
 
-class PostActivationBottleneck(nn.Module):
-    """Norm after each convolution, ReLU after the sum (ResNet, arXiv:1512.03385, as in the hybrids of the ViT paper).
+class Style(Protocol):
+    """Convolutions and norms of one network: `ConvStyle`, or another with its own."""
 
-    The stride is that of the 3x3 convolution. The last norm's scale starts at zero, so that the unit starts as its
-    shortcut.
-    Parameters, float32: `conv1`, `norm1`, `conv2`, `norm2`, `conv3`, `norm3`; `proj_conv` and `proj_norm` for a
-    projection.
+    def conv(self, width: int, kernel_size: int, stride: int = 1, *, name: str) -> nn.Module: ...
+
+    def norm(self, *, name: str, train: bool, scale_init: nn.initializers.Initializer) -> Callable[[Array], Array]: ...
+
+
+class PostActivationUnit(nn.Module):
+    """Norm after each convolution, ReLU after the sum with a shortcut (ResNet, arXiv:1512.03385).
+
+    1x1, 3x3 and 1x1 in a bottleneck, whose stride is that of the 3x3 convolution ("v1.5"); otherwise two 3x3.
+    Parameters, float32: `conv1`, `norm1`, `conv2`, `norm2` (and `conv3`, `norm3`); `proj_conv` and `proj_norm` for a
+    projection where the shape changes.
 
     Attributes:
-        width: channels inside; four times as many come out.
+        width: channels inside; a bottleneck gives four times as many.
         stride: of the unit.
         style: of its convolutions and norms.
+        bottleneck: three convolutions instead of two.
+        zero_init: the last norm's scale starts at zero, so that the unit starts as its shortcut (arXiv:1706.02677).
     """
 
     TENSOR: ClassVar[dict[str, int]] = TENSOR
 
     width: int
     stride: int
-    style: ConvStyle
+    style: Style
+    bottleneck: bool = True
+    zero_init: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow out"]:
-        style, shortcut = self.style, x
-        if _changes_shape(x, self.width, self.stride):
-            shortcut = style.norm(name="proj_norm")(style.conv(4 * self.width, 1, self.stride, name="proj_conv")(x))
-        y = nn.relu(style.norm(name="norm1")(style.conv(self.width, 1, name="conv1")(x)))
-        y = nn.relu(style.norm(name="norm2")(style.conv(self.width, 3, self.stride, name="conv2")(y)))
-        last_norm = functools.partial(style.norm, scale_init=nn.initializers.zeros)
-        return nn.relu(shortcut + last_norm(name="norm3")(style.conv(4 * self.width, 1, name="conv3")(y)))
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b oh ow out"]:
+        width, stride, out = self.width, self.stride, self.width * (4 if self.bottleneck else 1)
+        # (channels, kernel, stride) of each convolution
+        convs = (
+            [(width, 1, 1), (width, 3, stride), (out, 1, 1)] if self.bottleneck else [(width, 3, stride), (out, 3, 1)]
+        )
 
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
 
-def _changes_shape(x: Float[Array, "b h w c"], width: int, stride: int) -> bool:
-    return stride != 1 or x.shape[-1] != 4 * width
+        def normed(x: Array, conv: tuple[int, int, int], conv_name: str, norm_name: str, scale_init: Any) -> Array:
+            x = self.style.conv(*conv, name=conv_name)(x)
+            return self.style.norm(name=norm_name, train=train, scale_init=scale_init)(x)
+
+        shortcut = x
+        if stride != 1 or x.shape[-1] != out:
+            shortcut = normed(x, (out, 1, stride), "proj_conv", "proj_norm", ones)
+        for i, conv in enumerate(convs, 1):
+            last = i == len(convs)
+            x = normed(x, conv, f"conv{i}", f"norm{i}", zeros if last and self.zero_init else ones)
+            x = x if last else nn.relu(x)
+        return nn.relu(shortcut + x)
