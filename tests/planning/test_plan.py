@@ -1,12 +1,14 @@
 """Plans of tiny models: their figures against what is known, extension in depth, the cache, the sweep, the sentences."""
 
 import json
+import types
 
 import jax
 import pytest
 
 from vit_jax import UserError
 from vit_jax.commands.main import main
+from vit_jax.commands.plan import _show
 from vit_jax.planning import plan as module
 from vit_jax.planning.plan import KEYS, estimate, plan
 from vit_jax.planning.topology import Topology, topology
@@ -173,3 +175,14 @@ def test_a_plan_for_a_tpu():
     assert {c["kind"] for c in found["collectives"]} == {"all-reduce"}
     with pytest.raises(UserError, match="libtpu knows no topology 'v5e:3x3'"):
         topology("v5e:3x3")
+
+
+def test_a_model_that_does_not_count_itself_has_no_utilisation(cpu):
+    """The compiler's count is no substitute: it has what is computed twice, and a scanned block once."""
+    found = dict.fromkeys(KEYS, 0) | {"oom": False, "flops": 1e9, "bytes_accessed": 1e9, "collectives": []}
+    config = types.SimpleNamespace(batch_size=16, microbatch=None)
+    for flops, known in ((None, False), (1e6, True)):
+        rehearsal = types.SimpleNamespace(config=config, training_flops=lambda flops=flops: flops)
+        done = module._finished(found, rehearsal, cpu)
+        assert (done["mfu"] is not None) == known and done["images_per_second"] > 0
+        assert ("does not count" not in _show(done, TINY, cpu)) == known

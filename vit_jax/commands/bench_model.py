@@ -192,7 +192,7 @@ def _speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
 
 
 def _add_utilisation(results: dict[str, Any], counted: Mapping[str, float | None]) -> None:
-    """Adds "flops_per_image" for a ViT, and "mfu" in bfloat16 where the device's peak is known."""
+    """Adds "flops_per_image" where the model counts its own, and "mfu" in bfloat16 where the device's peak is known."""
     from vit_jax.training.chips import peak_flops
 
     peak = peak_flops(results["device"])

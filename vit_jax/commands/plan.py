@@ -103,7 +103,10 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
         rows += [
             ["step at the roofline", f"{1e3 * found['step_seconds']:.1f} ms, bound by {binding} ({each} ms)"],
             ["images/s", f"{found['images_per_second']:,.0f} ({found['images_per_second'] / chips:,.0f} a chip)"],
-            ["MFU", _number(found["mfu"], ".1%")],
+            [
+                "MFU",
+                "not known: the model does not count its operations" if found["mfu"] is None else f"{found['mfu']:.1%}",
+            ],
         ]
     fits = "It fits." if found["fits"] else f"It does not fit. {_advice(found, values)}"
     model = values.get("model") or {}

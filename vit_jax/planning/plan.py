@@ -190,7 +190,8 @@ def _finished(found: Mapping[str, Any], rehearsal: Rehearsal, target: Topology) 
         }
     seconds = max(resources.values()) if resources else None
     example = rehearsal.training_flops()
-    useful = example * config.batch_size / len(target.devices) if example else found["flops"]
+    # The compiler's count would not do: it has what is computed twice, and a loop's body once.
+    useful = example * config.batch_size / len(target.devices) if example else None
     found |= {
         "hbm_bytes": chip.hbm_bytes,
         "step_seconds": seconds,
