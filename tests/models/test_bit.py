@@ -1,5 +1,7 @@
 """BiT: published sizes, names, initial values, precision, errors; the numbers are in tests/parity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,10 @@ def test_names_and_shapes():
 
 def test_outputs():
     model = build(num_classes=3, head_bias_init=-2.0, **TINY)
-    out, variables = jax.jit(model.init_with_output)(KEY, images(40, 24))
+    out, variables = jax.jit(functools.partial(model.init_with_output, maps=True))(KEY, images(40, 24))
+    maps = out.pop("maps")
+    assert {stride: leaf.shape for stride, leaf in maps.items()} == {4: (2, 10, 6, 32), 8: (2, 5, 3, 64)}
+    np.testing.assert_array_equal(maps[8].reshape(out["tokens"].shape), out["tokens"])
     assert out["tokens"].shape == (2, 5 * 3, 64)
     np.testing.assert_allclose(out["features"], out["tokens"].mean(1), rtol=1e-5)
     # The head starts at zero.

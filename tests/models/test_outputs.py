@@ -1,5 +1,6 @@
 """What every model gives under which names: tokens, features, maps where they are asked for, and its own count."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def test_names_and_maps(name):
     assert {stride: leaf.shape for stride, leaf in asked.pop("maps").items()} == {
         stride: (2, 64 // stride, 96 // stride, width) for stride, width in channels.items()
     }
-    assert asked == plain and plain["tokens"].shape[::2] == (2, channels[max(channels)])
+    chex.assert_trees_all_equal_shapes_and_dtypes(asked, plain)
+    assert plain["tokens"].shape[::2] == (2, channels[max(channels)])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +81,7 @@ def test_statistics_are_those_of_the_global_batch():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
     one, eight = step(variables["params"], images), step(variables["params"], spread)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), eight, one)
+    chex.assert_trees_all_close(eight, one, rtol=2e-4, atol=1e-5)
     first = eight[0][1]["batch_stats"]["encoder"]["norm1"]
     kernel = variables["params"]["encoder"]["conv1"]["kernel"]
     x = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
