@@ -58,7 +58,7 @@ def test_a_comma_in_a_value_stands_in_quotes():
     for text in ('data="a,b=c/d",res=3', "res=3,data='a,b=c/d'"):
         assert parse_arg(text, **defaults).to_dict() == {"data": "a,b=c/d", "res": 3, "smoke": False}
     assert parse_arg("data=it's,smoke", **defaults).data == "it's"
-    with pytest.raises(UserError, match="'b'. A value with a comma in it stands in quotes"):
+    with pytest.raises(UserError, match="'b'. Put a value with a comma in it in quotes"):
         parse_arg("data=a,b", **defaults)
     with pytest.raises(UserError, match="Close the quotes"):
         parse_arg('data="a,b', **defaults)

@@ -162,7 +162,7 @@ def _weight_file(path: Path) -> Path | None:
     if not path.exists():
         return None
     if not path.is_file():  # a pipe would be waited for, a device read without end
-        raise UserError(f"{path} is no regular file", "Give .safetensors, .npz or a checkpoint of vit_jax")
+        raise UserError(f"{path} is not a regular file", "Give .safetensors, .npz or a checkpoint of vit_jax")
     if path.name.endswith((".safetensors", ".npz", _INDEX)):
         return path
     with path.open("rb") as file:
@@ -170,7 +170,7 @@ def _weight_file(path: Path) -> Path | None:
     if path.suffix in _PICKLES or start[:1] == b"\x80":
         raise _pickle(path)
     raise UserError(
-        f"{path} is no weight file that vit_jax reads", "Give .safetensors, .npz or a checkpoint of vit_jax"
+        f"{path} is not a weight file that vit_jax reads", "Give .safetensors, .npz or a checkpoint of vit_jax"
     )
 
 

@@ -76,7 +76,7 @@ class RunConfig:
             task says otherwise.
         ema_decay: the same for an average of all of them, `ema=dict(decay=ema_decay)`.
         evals: evaluators by the name under which their metrics are logged; one that is None is left out.
-        eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` goes before.
+        eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` takes precedence.
         log_every: steps between lines of metrics.
         gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
             metrics it is a mean since the last line, so `log_every=1` shows single spikes.

@@ -28,7 +28,7 @@ def load_config(spec: str) -> dict[str, Any]:
             `configs/digits.py`, `digits`, `digits:smoke`, `my/config.py:variant=b/16,res=384`.
 
     Raises:
-        UserError: for a file that is no config, and for whatever goes wrong in it, with the file's line.
+        UserError: for a file that is not a config, and for whatever goes wrong in it, with the file's line.
     """
     name, _, argument = spec.partition(":")
     path = config_path(name)
@@ -99,7 +99,7 @@ def config_path(name: str) -> Path:
     # Not by Path.is_file, which raises for a name of hundreds of characters.
     if os.path.isfile(name):
         if not name.endswith(".py"):
-            raise UserError(f"{name} is no config: configs are Python files", "Name a file that ends in .py")
+            raise UserError(f"{name} is not a config: configs are Python files", "Name a file that ends in .py")
         return Path(name)
     shipped = shipped_configs()
     stem = name.removeprefix("configs/").removesuffix(".py")
@@ -134,7 +134,7 @@ def parse_arg(argument: str, **defaults: Any) -> ml_collections.ConfigDict:
     """The typed argument string of a config: `parse_arg("res=384,smoke", res=224, smoke=False)`.
 
     Args:
-        argument: comma-separated `key=value`; a bare `key` means true. A value with a comma in it stands in quotes:
+        argument: comma-separated `key=value`; a bare `key` means true. A value with a comma in it is put in quotes:
             `data="photos, mine",res=384`.
         defaults: every known key with its default, whose type the value must have.
     """
@@ -142,7 +142,7 @@ def parse_arg(argument: str, **defaults: Any) -> ml_collections.ConfigDict:
     for item in filter(None, (part.strip() for part in _split(argument))):
         key, equals, text = item.partition("=")
         if key not in defaults:
-            hint = "" if equals else ". A value with a comma in it stands in quotes"
+            hint = "" if equals else ". Put a value with a comma in it in quotes"
             raise UserError(f"The config takes no argument {key!r}{hint}", nearest(key, defaults))
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         text = text[1:-1] if quoted else text

@@ -45,7 +45,7 @@ def train(
         UserError: anything that the caller can put right, before the first step where it can be known by then. After
             the last step: an evaluator that failed, when everything else is written.
         Preempted: after SIGTERM, when the state is saved.
-        KeyboardInterrupt: after Ctrl-C, likewise.
+        KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     began, workdir, config = time.perf_counter(), epath.Path(workdir), experiment.config
     run = open_run(experiment, workdir, devices, extend)

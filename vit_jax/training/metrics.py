@@ -152,7 +152,7 @@ class Throughput:
         batch_size: images of a step.
         chips: that share them.
         flops: of one image in training; None where they are not known.
-        peak: FLOP/s of one chip in the model's dtype, likewise.
+        peak: FLOP/s of one chip in the model's dtype; None where they are not known.
         began: when the run began (`time.perf_counter()`); now by default.
     """
 

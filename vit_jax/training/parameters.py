@@ -31,7 +31,7 @@ def first_match(patterns: Sequence[str], name: str) -> int:
 
 
 def check_patterns(patterns: Sequence[Any], names: Sequence[str], where: str) -> None:
-    """Refuses a pattern that is no regular expression, or that matches none of `names`."""
+    """Refuses a pattern that is not a regular expression, or that matches none of `names`."""
     for pattern in patterns:
         try:
             matches = any(re.fullmatch(pattern, name) for name in names)

@@ -70,7 +70,7 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`: `step` and numbers by name. A last line that was cut off by a kill is left out.
 
     Raises:
-        UserError: names the line that is no such row.
+        UserError: names the line that is not such a row.
     """
     path, rows = workdir / "metrics.jsonl", []
     lines = _bytes(path).split(b"\n")

@@ -48,7 +48,7 @@ def rsqrt(
     cooldown_steps: Natural = 0,
     timescale: Positive = 10_000,
 ) -> Schedule:
-    """`peak / sqrt(1 + t / timescale)`, t steps after the warmup: it does not depend on the run's length but for the
+    """`peak / sqrt(1 + t / timescale)`, t steps after the warmup: it depends on the run's length only in the
     cooldown, so one long run can be cooled down at several lengths (Zhai et al., arXiv:2106.04560, section 3.5).
 
     This is big_vision's form; the paper's text has the rate fall as 1 / sqrt(step) from the warmup's end on, which is
