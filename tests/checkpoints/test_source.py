@@ -42,7 +42,7 @@ def test_pickles_are_never_opened(tmp_path):
     (tmp_path / "disguised.npz").write_bytes(pickle.dumps(Bomb()))
     refused(tmp_path / "disguised.npz", "is not an .npz archive")
     (tmp_path / "notes.txt").write_text("hello")
-    refused(tmp_path / "notes.txt", "no weight file that vit_jax reads")
+    refused(tmp_path / "notes.txt", "not a weight file that vit_jax reads")
 
 
 def test_unknown_families_are_named_with_the_known_ones(tmp_path):
