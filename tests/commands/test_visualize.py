@@ -10,6 +10,7 @@ import pytest
 
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config, untrained
+from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
@@ -74,8 +75,10 @@ def write_checkpoint(workdir, name, **kwargs):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     spec = {"name": name, "kwargs": {"num_classes": 2, **kwargs}}
-    metadata = {"config": {}, "model": spec, "labels": [], "image_size": [32, 32], "product": "params", "frozen": [],
-                "preprocess": Preprocess((32, 32)).to_json(), "versions": {}}  # fmt: skip
+    metadata = {
+        "config": {}, "model": spec, "task": task_of_model(spec), "fields": None, "labels": [], "image_size": [32, 32],
+        "product": "params", "frozen": [], "preprocess": Preprocess((32, 32)).to_json(), "versions": {},
+    }  # fmt: skip
     store = Store(workdir, Policy())
     store.save(1, {"params": params, "model_state": {}}, metadata)
     store.close()
