@@ -230,6 +230,7 @@ def test_a_checkpoint_without_averaged_statistics_goes_on(tmp_path, monkeypatch,
                                 for p in ("params", "ema")))  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_run_of_the_first_format_goes_on_as_it_would_have(tmp_path):
     """Its checkpoint is of step 2 of 4; the figures of step 4 are what the version that wrote it went on to log."""
     with tarfile.open(Path(__file__).parents[1] / "checkpoints/format_1.tar.xz") as archive:
@@ -314,8 +315,12 @@ def test_a_directory_that_cannot_be_made_ends_the_process_at_once(tmp_path):
     [
         ({"evals__near__name": "knn", "evals__near__k": 61}, "'near' would fail: There are 60 training examples"),
         (
+            {"evals__few__name": "fewshot", "evals__few__features": "projections"},
+            "'few' would fail: This task does not give 'projections'",
+        ),
+        (
             {"evals__few__name": "fewshot", "evals__few__features": "maps"},
-            "'few' would fail: This task does not give 'maps'",
+            "'few' would fail: The output 'maps' is not one array. Choose another one",
         ),
         ({"checkpoint__best": "vall/loss", "checkpoint__every": 2, "eval_every": 2}, "and config.evals has val"),
     ],

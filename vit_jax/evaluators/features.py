@@ -22,8 +22,14 @@ Labelled = tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, " N"]]
 
 
 def measure(output: str, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """What is kept of a batch: one row an example, flattened, float32."""
+    """What is kept of a batch: one row an example, flattened, float32.
+
+    Raises:
+        UserError: the output is several arrays, such as a pyramid of maps.
+    """
     rows = batch["image"] if output == PIXELS else apply(batch, (output,))[output]
+    if not isinstance(rows, jax.Array):
+        raise UserError(f"The output {output!r} is not one array", "Choose another one, such as 'features'")
     features = rows.reshape(rows.shape[0], -1).astype(jnp.float32)
     return {"features": features, "label": batch["label"], "valid": batch["valid"]}
 
