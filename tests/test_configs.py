@@ -142,6 +142,7 @@ def test_every_config_is_what_it_was(name, argument, checkpoint, request):
 
 
 @pytest.mark.parametrize(("name", "argument"), PROGRAMS)
+@pytest.mark.long
 def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     values = few_blocks(load(name, argument, checkpoint))
     experiment = build_experiment(values)

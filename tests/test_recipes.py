@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
+from tests.test_configs import described
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
-from vit_jax.checkpoints.source import Source
+from vit_jax.checkpoints.source import StoredModel
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.training.config import load_config, shipped_configs
 
@@ -53,9 +54,9 @@ RECIPES = [
 @pytest.fixture
 def checkpoint(monkeypatch):
     """What the configs that go on from a checkpoint read of it, which a test may change."""
-    metadata = {"model": {"name": "vit", "kwargs": {"variant": "B/16", "pooling": "token"}},
-                "preprocess": {"image_size": [224, 224], "resize": "short_side", "resize_to": 256}}  # fmt: skip
-    monkeypatch.setattr(transfer, "open_source", lambda path: Source(path, metadata, dict))
+    metadata = described("vit", {"variant": "B/16", "pooling": "token"}, 224)
+    metadata["preprocess"] |= {"resize": "short_side", "resize_to": 256}
+    monkeypatch.setattr(transfer, "open_source", lambda path: StoredModel(path, metadata, dict))
     return metadata
 
 

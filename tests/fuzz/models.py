@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.source import Source, flat_shapes, nested
+from vit_jax.checkpoints.source import StoredModel, flat_shapes, nested
 from vit_jax.naming import build_named
 
 _VIT = {"name": "vit", "variant": "B/8", "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "num_classes": 3}
@@ -51,7 +51,7 @@ def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
         "labels": ["ant", "bee", "cow"] if model.get("num_classes") else [],
         "image_size": list(size),
     }
-    source = Source(epath.Path("memory"), metadata, lambda: (nested(params), {}))
+    source = StoredModel(epath.Path("memory"), metadata, lambda: (nested(params), {}))
     return export(source, folder / "model.npz" if to == "npz" else folder, to)[0]
 
 

@@ -53,6 +53,7 @@ def test_outputs_and_gradients_equal_the_loop(expected, scan, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), ours[1], gradients)
 
 
+@pytest.mark.long
 def test_half_precision_equals_the_loop_and_gradients_are_float32():
     params = random_params(encoder())
     loop, scan = (value_and_gradients(encoder(dtype="bfloat16", scan=s), params) for s in (False, True))

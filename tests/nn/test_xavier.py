@@ -10,7 +10,7 @@ from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo
 from vit_jax.training.parameters import leaf_names
 
-VIT = {"name": "vit", "variant": "mu/4", "width": 64, "num_heads": 4, "pooling": "token", "gelu": "exact"}
+VIT = {"name": "vit", "variant": "mu/4", "width": 64, "depth": 1, "num_heads": 4, "pooling": "token", "gelu": "exact"}
 HEAD = {"name": "moco_v3", "hidden": 24, "out": 8}
 TASKS = {
     "mae": ({"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}, "sincos2d_mae", (1, 16, 16, 3)),

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import vit_jax
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from, starting_point
@@ -148,6 +148,11 @@ def pretrained(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("stored") / "run", mae_config())
+
+
 @pytest.mark.long
 def test_devices_and_resuming(pretrained, tmp_path):
     expected = saved(pretrained)
@@ -201,28 +206,29 @@ def test_only_gradients_are_sent_between_devices():
     assert {c["kind"] for c in found} == {"all-reduce"}
 
 
-def test_the_checkpoint_is_an_encoder_for_others(pretrained):
-    loaded = vit_jax.load(pretrained)
+def test_the_checkpoint_is_an_encoder_for_others(stored):
+    loaded = vit_jax.load(stored)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     outputs = loaded.outputs(images)
     assert outputs["features"].shape == (2, 32) and outputs["tokens"].shape == (2, 17, 32)
     np.testing.assert_allclose(outputs["features"], outputs["tokens"][:, 0])
 
-    model, _ = starting_point(pretrained)
+    model, _ = starting_point(stored)
     assert model == {k: v for k, v in VIT.items()}
     module = build_named("model", model, "config.model", num_classes=3)
     fresh = jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"]
-    _, [report] = init_from({"params": fresh}, str(pretrained))
+    _, [report] = init_from({"params": fresh}, str(stored))
     assert set(report.missing) == {"head/kernel", "head/bias"}
     assert {name.split("/")[0] for name in report.unused} == {"decoder"}
 
 
-def test_mean_of_patches_as_features(pretrained):
+def test_mean_of_patches_as_features(stored):
     task = task_of({**VIT, "pooling": "mean", "class_token": True})
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
-    outputs = task.outputs(
-        {"params": saved(pretrained), "model_state": {}}, {"image": images}, frozenset({"features", "tokens"}), None
+    compute = jax.jit(
+        lambda p, b: task.outputs({"params": p, "model_state": {}}, b, frozenset({"features", "tokens"}), None)
     )
+    outputs = compute(saved(stored), {"image": images})
     np.testing.assert_allclose(outputs["features"], outputs["tokens"][:, 1:].mean(1), atol=1e-6)
 
 

@@ -83,6 +83,7 @@ def test_a_checkpoint_holds_its_own_step_although_training_went_on(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, saved, _params(tmp_path / "stopped"))
 
 
+@pytest.mark.long
 def test_lines_after_the_restored_step_are_dropped(tmp_path):
     tiny_run(tmp_path, stop_at=4)
     with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.tiny import tiny_run
 from vit_jax.training.metrics import read_metrics
@@ -14,6 +15,7 @@ def test_norms_by_layer():
     assert {k: float(v) for k, v in norms.items()} == {"encoder/block_00": 8.0, "encoder/cls": 3.0, "head/bias": 2.0}
 
 
+@pytest.mark.long
 def test_they_are_logged_and_may_be_switched_on_later(tmp_path, capsys):
     tiny_run(tmp_path, stop_at=2)
     tiny_run(tmp_path, gradient_norms="true", log_every=1)
