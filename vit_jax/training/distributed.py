@@ -99,8 +99,9 @@ def connected(
             if several and isinstance(error, (RuntimeError, ValueError)) and _PEER.search(str(error)):
                 # Its end is near, see `_lost_peers_explained`; what the operation said is only its first sign.
                 time.sleep(2 * SILENCE)
-            # The others lose their coordinator, which ends them: what failed in all of them they shall say themselves.
-            atexit.register(_end_at_once, error, 2.0 if several and is_lead() else 0.0)
+            if several:
+                # The others lose their coordinator, which ends them: what failed in all they shall say themselves.
+                atexit.register(_end_at_once, error, 2.0 if is_lead() else 0.0)
             raise
         jax.distributed.shutdown()
 
