@@ -70,6 +70,7 @@ def test_a_model_from_outside(workdir):
     assert calls == [{"variant": "mu/4", "pooling": "mean", "num_classes": 10}]
 
 
+@pytest.mark.long
 def test_the_moving_average_is_the_product(tmp_path):
     tiny_run(tmp_path, ema_decay=0.5)
     path = store.find(tmp_path)

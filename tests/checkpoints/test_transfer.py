@@ -61,6 +61,7 @@ def test_subtrees_from_sources(pretrained):
     assert not report.missing and not report.unused
 
 
+@pytest.mark.long
 def test_a_run_starts_from_it_with_a_zero_head(pretrained, tmp_path):
     folder, params = pretrained
     tiny_run(tmp_path, init_from=folder, steps=1, model__representation_size=16, ema_decay=0.9,

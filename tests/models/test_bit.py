@@ -86,6 +86,7 @@ def test_bfloat16_computes_and_float32_stays():
     assert 0 < error < 0.05 * float(exact["features"].max())
 
 
+@pytest.mark.long
 def test_every_argument_reaches_the_computation():
     small = {"num_classes": 0, "stage_sizes": [1], "width": 8, "num_groups": 4}
     params = random_params(build(**small), images())

@@ -215,7 +215,10 @@ def with_memory():
 
 @pytest.mark.parametrize(
     "execution",
-    [{"scan": True}, {"remat": "dots"}, {"scan": True, "remat": "full"}],
+    [
+        {"scan": True, "remat": "full"},
+        *(pytest.param(e, marks=pytest.mark.long) for e in ({"scan": True}, {"remat": "dots"})),
+    ],
     ids=lambda e: "+".join(map(str, e)),
 )
 def test_scan_and_remat_equal_the_loop_with_memory_and_mask(with_memory, execution):

@@ -109,6 +109,7 @@ def config(tmp_path):
     return str(path)
 
 
+@pytest.mark.long
 def test_the_command_prints_a_table_and_json(capsys, config):
     status, out, _ = run(capsys, "--config", config, "--topology", "cpu:8")
     assert status == 0

@@ -70,6 +70,7 @@ def test_a_non_finite_step_is_named_and_the_last_good_checkpoint_kept(tmp_path):
     assert steps_in(tmp_path) == [2, 4]
 
 
+@pytest.mark.long
 def test_exploding_updates_are_caught_before_the_loss_shows_them(tmp_path):
     with pytest.raises(UserError, match="not finite since step"):
         tiny_run(tmp_path, optim__name="sgd", optim__learning_rate=1e38, steps=3)
@@ -147,6 +148,7 @@ def test_ctrl_c_saves(tmp_path):
     assert tiny_run(tmp_path, steps=50, stop_at=step + 1)["step"] == step + 1
 
 
+@pytest.mark.long
 def test_frozen_parameters_stay(tmp_path):
     tiny_run(tmp_path, optim__frozen="['encoder/.*']", steps=4, stop_at=1, ema_decay=0.5)
     start, _ = read_params(find(tmp_path))

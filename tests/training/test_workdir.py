@@ -77,6 +77,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+@pytest.mark.long
 def test_a_full_disk_while_saving_keeps_the_last_checkpoint(small_disk, capfd):
     workdir, filler = small_disk / "run", small_disk / "filler"
     policy = {"checkpoint__keep": 1, "steps": 4}
