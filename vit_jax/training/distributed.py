@@ -69,7 +69,7 @@ def connected(
     if jax.distributed.is_initialized():
         yield
         return
-    several = False
+    several = alone = False
     with contextlib.ExitStack() as held:
         try:
             if not preemptible:
@@ -87,6 +87,7 @@ def connected(
                 several = True
             else:
                 several = _join_cluster(timeout)
+            alone = not several
             if several:
                 held.enter_context(_lost_peers_explained())
             elif preemptible:
@@ -99,9 +100,9 @@ def connected(
             if several and isinstance(error, (RuntimeError, ValueError)) and _PEER.search(str(error)):
                 # Its end is near, see `_lost_peers_explained`; what the operation said is only its first sign.
                 time.sleep(2 * SILENCE)
-            if several:
-                # The others lose their coordinator, which ends them: what failed in all they shall say themselves.
-                atexit.register(_end_at_once, error, 2.0 if is_lead() else 0.0)
+            if not alone:  # also where the others did not come
+                # They lose their coordinator, which ends them: what failed in all of them they shall say themselves.
+                atexit.register(_end_at_once, error, 2.0 if several and is_lead() else 0.0)
             raise
         jax.distributed.shutdown()
 
