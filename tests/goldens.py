@@ -22,3 +22,8 @@ def check(file: str, key: str, value: Any, update: bool) -> None:
         return
     assert key in known, f"{path} has nothing under {key!r}: run pytest with --update-goldens, and read what it writes"
     assert value == known[key], f"{path}, {key!r}: if the change is meant, renew it with --update-goldens"
+
+
+def keys() -> set[tuple[str, str]]:
+    """File and key of all that is kept."""
+    return {(path.stem, key) for path in FOLDER.glob("*.json") for key in json.loads(path.read_text())}

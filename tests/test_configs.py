@@ -141,6 +141,10 @@ def test_every_config_is_what_it_was(name, argument, checkpoint, request):
     goldens.check(name, argument, {"config": said, "parameters": found}, request.config.getoption("--update-goldens"))
 
 
+def test_no_golden_is_left_of_a_config_that_is_gone():
+    assert goldens.keys() == set(CASES)
+
+
 @pytest.mark.parametrize(("name", "argument"), PROGRAMS)
 @pytest.mark.long
 def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):

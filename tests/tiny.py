@@ -60,8 +60,14 @@ def trained(workdir: Path, **overrides: Any) -> Path:
 
 
 @functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    """Kept as long as the process."""
+    return tempfile.TemporaryDirectory(prefix="vit_jax-tiny-")
+
+
+@functools.cache
 def _run(overrides: tuple[tuple[str, Any], ...]) -> Path:
-    workdir = Path(tempfile.mkdtemp(prefix="vit_jax-tiny-")) / "run"
+    workdir = Path(tempfile.mkdtemp(dir=_folder().name)) / "run"
     tiny_run(workdir, **dict(overrides))
     return workdir
 

@@ -130,6 +130,7 @@ def _work(pipe: Connection, work: bytes, num_threads: int, beat: float) -> None:
     threading.Thread(target=_listen, args=(pipe, room.release), daemon=True).start()
     threading.Thread(target=_beat, args=(pipe, sending, beat), daemon=True).start()
     try:
+        # What the process that started this one made of its own objects; nothing that was read from outside.
         batches: grain.MapDataset = cloudpickle.loads(work)
         for batch in batches.to_iter_dataset(read_options(num_threads)):
             room.acquire()
