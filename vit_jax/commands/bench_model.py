@@ -52,9 +52,17 @@ def variant_config(variant: str | None) -> dict[str, Any]:
 
 
 def measure_config(
-    values: Mapping[str, Any], classes: int, rounds: int, warmup: int, profile: str | None = None
+    values: Mapping[str, Any],
+    classes: int,
+    rounds: int,
+    warmup: int,
+    profile: str | None = None,
+    inference: bool = True,
 ) -> dict[str, Any]:
     """Times the two steps of a plain config, and its data pipeline where its data is there.
+
+    Args:
+        inference: False to compile and time the train step alone.
 
     Returns:
         What `--json` writes: the machine, the model, "loader", and for "train" and "inference" the compile seconds,
@@ -77,8 +85,6 @@ def measure_config(
     def infer(variables: Any, batch: Any) -> Any:
         return task.outputs(variables, on_device_eval(batch), names, example_keys(config.seed, batch))
 
-    inference = jax.jit(infer)
-
     state, monitor = program.fresh_state(), program.fresh_monitor()
     batch, seen = (put(made, batch_sharding(mesh)) for made in (rehearsal.batch(), rehearsal.eval_batch()))
     variables = variables_of(state)
@@ -95,11 +101,12 @@ def measure_config(
         "loader": _loader(rehearsal, rounds),
     }
 
-    began = time.perf_counter()
-    compiled = inference.lower(variables, seen).compile()
-    seconds = time.perf_counter() - began
-    timed = _time(lambda: compiled(variables, seen), rounds, warmup)
-    results["inference"] = _speeds(timed, config.batch_size) | _costs(compiled, seconds)
+    if inference:
+        began = time.perf_counter()
+        compiled = jax.jit(infer).lower(variables, seen).compile()
+        seconds = time.perf_counter() - began
+        timed = seconds_of(lambda: compiled(variables, seen), rounds, warmup)
+        results["inference"] = speeds(timed, config.batch_size) | _costs(compiled, seconds)
 
     began = time.perf_counter()
     scalars = program.put_scalars(0)
@@ -112,8 +119,8 @@ def measure_config(
         state, metrics = step(state, monitor, batch, scalars)
         return state, metrics
 
-    timed = _time(once, rounds, warmup)
-    results["train"] = _speeds(timed, config.batch_size) | _costs(step, seconds)
+    timed = seconds_of(once, rounds, warmup)
+    results["train"] = speeds(timed, config.batch_size) | _costs(step, seconds)
     if profile:
         results["profile"] = _trace(once, profile)
     _add_utilisation(results, {"inference": rehearsal.forward_flops(), "train": rehearsal.training_flops()})
@@ -131,7 +138,7 @@ def _loader(rehearsal: Any, rounds: int) -> dict[str, Any]:
     batches = pipeline.iterate(0)
     try:
         next(batches)  # threads and processes start
-        seconds = _time(lambda: next(batches), max(rounds, 1), 0)
+        seconds = seconds_of(lambda: next(batches), max(rounds, 1), 0)
     finally:
         getattr(batches, "close", lambda: None)()
     return {"images_per_second": round(config.batch_size * len(seconds) / sum(seconds), 3)}
@@ -167,7 +174,7 @@ def _costs(compiled: Any, seconds: float) -> dict[str, Any]:
     }
 
 
-def _time(step: Callable[[], Any], rounds: int, warmup: int) -> list[float]:
+def seconds_of(step: Callable[[], Any], rounds: int, warmup: int) -> list[float]:
     """Seconds of each of `rounds` calls."""
     import jax
 
@@ -180,12 +187,12 @@ def _time(step: Callable[[], Any], rounds: int, warmup: int) -> list[float]:
     return seconds
 
 
-def _speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
-    speeds = [batch_size / s for s in seconds]
+def speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
+    rates = [batch_size / s for s in seconds]
     return {
-        "images_per_second": round(statistics.median(speeds), 3),
-        "images_per_second_min": round(min(speeds), 3),
-        "images_per_second_max": round(max(speeds), 3),
+        "images_per_second": round(statistics.median(rates), 3),
+        "images_per_second_min": round(min(rates), 3),
+        "images_per_second_max": round(max(rates), 3),
         "seconds_per_step": round(statistics.median(seconds), 6),
         "seconds_per_step_std": round(statistics.pstdev(seconds), 6),
     }
@@ -197,7 +204,7 @@ def _add_utilisation(results: dict[str, Any], counted: Mapping[str, float | None
 
     peak = peak_flops(results["device"])
     for name, flops in counted.items():
-        if flops is None:
+        if flops is None or name not in results:
             continue
         results[name]["flops_per_image"] = flops
         if peak and results["model"].get("dtype") == "bfloat16":
