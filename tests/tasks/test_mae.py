@@ -15,7 +15,7 @@ from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.models.mae import random_orders
 from vit_jax.naming import build_named
-from vit_jax.planning.hlo import collectives
+from vit_jax.planning.collectives import collectives
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.mae import masked_error, targets
 from vit_jax.training.config import override

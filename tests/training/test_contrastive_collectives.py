@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from tests.tiny_contrastive import RESNET, VIT, contrastive_config
-from vit_jax.planning.hlo import collectives
+from vit_jax.planning.collectives import collectives
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.program import build_program
 from vit_jax.training.sharding import make_mesh

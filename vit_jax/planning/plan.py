@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError
-from vit_jax.planning.hlo import collectives
+from vit_jax.planning.collectives import collectives
 from vit_jax.planning.rehearsal import Rehearsal, rehearse
 from vit_jax.planning.topology import Topology
 from vit_jax.tasks import static_argument

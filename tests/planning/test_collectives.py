@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.tiny import tiny_config
-from vit_jax.planning.hlo import collectives
+from vit_jax.planning.collectives import collectives
 from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training import sharding
 from vit_jax.training.sharding import make_mesh
@@ -89,6 +89,10 @@ def test_axes_and_loops():
             ("reduce-scatter", ["tensor"], 32),
         ),
         ("f32[4]{0} collective-permute(%x), source_target_pairs={{0,2},{2,0}}", ("collective-permute", ["fsdp"], 16)),
+        (
+            "f32[8]{0} all-reduce(%x), replica_groups=mesh['axis_0'=2,'axis_1'=2,'axis_2'=2] {'axis_0','axis_2'}",
+            ("all-reduce", ["data", "tensor"], 32),
+        ),
         (
             "(f32[2]{0}, f32[3]{0}) all-reduce(%x, %y), replica_groups={}",
             ("all-reduce", ["data", "fsdp", "tensor"], 20),
