@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 
+from benchmarks.gpu.kernels import top_kernels
 from vit_jax.commands.main import main
 from vit_jax.training import chips
 
@@ -66,6 +67,10 @@ def test_loader_and_trace(capsys, tmp_path):
     planes = jax.profiler.ProfileData.from_file(str(trace)).planes
     steps = {event.name for plane in planes for line in plane.lines for event in line.events}
     assert "train" in steps
+    # What benchmarks/gpu.sh makes of the same trace.
+    found = top_kernels(tmp_path, 5)
+    assert len(found["kernels"]) == 5 and 0 < sum(k["share"] for k in found["kernels"]) < 1
+    assert found["kernels"] == sorted(found["kernels"], key=lambda k: -k["seconds"]) and found["seconds"] > 0
 
 
 @pytest.mark.long
