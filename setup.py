@@ -82,6 +82,13 @@ setup(
         "k8s": [f"jax[k8s]{JAX_VERSIONS}"],
         # What `vit_jax plan` compiles for TPUs with, on a machine without one; the version that jax[tpu] asks for.
         "plan": ["libtpu==0.0.42.*"],
+        # And for GPUs: the plugin without CUDA's libraries, and the assembler ptxas. Without a GPU jax prints an error
+        # about CUDA whenever it starts, and goes on; JAX_PLATFORMS=cpu silences it.
+        "plan-gpu": [
+            f"jax-cuda13-plugin{JAX_VERSIONS}",
+            f"jax-cuda13-pjrt{JAX_VERSIONS}",
+            "nvidia-cuda-nvcc>=13,<14",
+        ],
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "hub": [HUB],

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from benchmarks.gpu.kernels import top_kernels
+from vit_jax.commands import bench_model
 from vit_jax.commands.main import main
 from vit_jax.training import chips
 
@@ -73,12 +74,25 @@ def test_loader_and_trace(capsys, tmp_path):
     assert found["kernels"] == sorted(found["kernels"], key=lambda k: -k["seconds"]) and found["seconds"] > 0
 
 
+def _check_plan(results):
+    """The plan's figures are of the step that was timed; no step is faster."""
+    planned = results["plan"]
+    assert planned["peak_bytes"] == results["train"]["peak_bytes"], "a CPU's peak is the compiler's too"
+    assert planned["step_seconds"] == pytest.approx(
+        sum(k["seconds"] for k in planned["kernels"] if k["kind"] != "collective")
+    )
+    assert 0 < planned["step_seconds"] < results["train"]["seconds_per_step"]
+
+
 @pytest.mark.long
 def test_mfu_is_of_the_bfloat16_peak(capsys, monkeypatch):
     monkeypatch.setattr(chips, "peak_flops", lambda kind: 1e12)
-    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.dtype=bfloat16", "--json"]
-    assert main(argv) == 0
+    monkeypatch.setattr(chips, "chip_of", lambda kind: chips.GPUS["h100"])
+    argv = ["bench", "--variant", "mu/8", "--image-size", "16", *TINY, "--config.model.dtype=bfloat16"]
+    assert main([*argv, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
+    _check_plan(results)
+    assert "planned" in bench_model.show(results)
     train = results["train"]
     expected = train["flops_per_image"] * train["images_per_second"] / (1e12 * results["devices"])
     assert train["mfu"] == pytest.approx(expected, abs=1e-4)

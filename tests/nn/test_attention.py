@@ -10,10 +10,12 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.nn import attention as module
+from vit_jax.nn import mask as masks
 from vit_jax.nn.attention import attention, chosen, computing_on, cudnn_works
 from vit_jax.nn.mask import Band, dense
 from vit_jax.nn.multi_head import MultiHeadAttention
 from vit_jax.nn.style import BlockStyle, Execution
+from vit_jax.planning.cuda import cudnn_of_the_target
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -148,10 +150,10 @@ def test_impossible_wishes_are_user_errors(options, what):
 def test_auto_chooses_by_machine(monkeypatch, backend, dtype, width, options, expected):
     chosen = []
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(module, "cudnn_works", lambda dtype, width: True)
+    monkeypatch.setattr(module, "cudnn_works", lambda dtype, width, here: True)
     monkeypatch.setattr(module, "recomputed_attention", lambda *_: chosen.append("recomputed"))
     monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda q, *_, implementation, **__: chosen.append(implementation)
+        jax.nn, "dot_product_attention", lambda q, *_, implementation, **__: chosen.append(implementation) or q
     )
     q, k, v, *_ = inputs(d=width)
     attention(*(jnp.asarray(x, dtype) for x in (q, k, v)), **options)
@@ -171,6 +173,50 @@ def test_where_cudnn_fails_its_probe_it_is_said_once(capsys):
     err = capsys.readouterr().err
     assert err.count("cuDNN's attention does not run here") == 1
     cudnn_works.cache_clear()
+
+
+def test_a_plan_for_a_gpu_asks_only_whether_it_can_be_traced(capsys):
+    """And an odd number of tokens can: in training jax refuses it, whatever cuDNN can do."""
+    cudnn_works.cache_clear()
+    x = jax.ShapeDtypeStruct((2, 7, 2, 64), jnp.bfloat16)
+
+    def lowered():
+        gradient = jax.grad(lambda q: attention(q, q, q).astype(jnp.float32).sum())
+        with computing_on("gpu"):
+            return jax.jit(gradient).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+
+    with cudnn_of_the_target():
+        assert lowered().count("custom_call @__cudnn$fmhaSoftmax") == 2
+    assert not capsys.readouterr().err
+    cudnn_works.cache_clear()
+
+
+@pytest.mark.parametrize(("band", "keys"), [(None, 4), pytest.param(Band(2, 0), 7, marks=pytest.mark.long)])
+def test_odd_lengths_get_a_token_that_nobody_sees(monkeypatch, band, keys):
+    """cuDNN itself is not here: the arguments that it would get go to XLA's implementation of the same function."""
+    library, lengths = jax.nn.dot_product_attention, []
+
+    def as_xla(q, k, v, *, implementation, **options):
+        assert implementation == "cudnn" and q.shape[1] % 2 == k.shape[1] % 2 == 0
+        lengths.append(options.get("key_value_seq_lengths"))
+        return library(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_xla)
+    rng = np.random.default_rng(0)
+    q, k, v, weight = (jnp.asarray(rng.normal(size=(2, t, 2, 8)), jnp.float32) for t in (7, keys, keys, 7))
+    mask = masks.as_mask(band)
+
+    def of(function):
+        def loss(*qkv):
+            out = function(*qkv)
+            return jnp.sum(out * weight), out
+
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+    padded = of(lambda q, k, v: module._cudnn(q, k, v, None, None, 8**-0.5, mask))
+    plain = of(lambda q, k, v: attention(q, k, v, mask=band, implementation="explicit"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), padded, plain)
+    assert (lengths[0] is None) == (band is not None)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

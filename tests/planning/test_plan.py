@@ -11,8 +11,10 @@ from vit_jax.commands.main import main
 from vit_jax.commands.plan import _show
 from vit_jax.planning import plan as module
 from vit_jax.planning.plan import KEYS, estimate, plan
+from vit_jax.planning.roofline import finished
 from vit_jax.planning.topology import Topology, topology
 from vit_jax.training.chips import TPUS
+from vit_jax.training.sharding import make_mesh
 
 # What `plan` needs of a config; the data is not there and is not looked for.
 TINY = {
@@ -85,7 +87,7 @@ def test_results_are_kept_by_program_and_versions(cpu, tmp_path, monkeypatch):
 def test_what_the_compiler_says_of_a_program_that_is_too_large(cpu, monkeypatch):
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.25G of 15.75G hbm. Exceeded by 4.50G."
 
-    def refuse(self):
+    def refuse(self, compiler_options):
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
@@ -128,13 +130,14 @@ def test_the_sweep_recommends_what_fits(capsys, config):
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_to_change(capsys, config, monkeypatch):
-    monkeypatch.setattr(module, "_read", lambda lowered, rehearsal: {
+    monkeypatch.setattr(module, "_read", lambda lowered, rehearsal, target: {
         "arguments_bytes": 2**30, "temporaries_bytes": 2**50, "peak_bytes": 2**50, "bytes_accessed": 1, "flops": 1,
-        "collectives": [], "compile_seconds": 1.0, "oom": False,
+        "counted_bytes": 1, "kernels": [], "collectives": [], "compile_seconds": 1.0, "oom": False,
     })  # fmt: skip
     status, out, _ = run(capsys, "--config", config, "--topology", "cpu:8")
     assert status == 0
-    assert "It does not fit." in out and "GiB a chip are missing. Recompute more with --config.model.remat=full" in out
+    assert "It does not fit." in out and "GiB a chip are missing: of 1,048,576.00 GiB of temporaries" in out
+    assert "ompute activations again with --config.model.remat=full; or take fewer images at a time" in out
 
 
 @pytest.mark.parametrize(
@@ -180,10 +183,18 @@ def test_a_plan_for_a_tpu():
 
 def test_a_model_that_does_not_count_itself_has_no_utilisation(cpu):
     """The compiler's count is no substitute: it has what is computed twice, and a scanned block once."""
-    found = dict.fromkeys(KEYS, 0) | {"oom": False, "flops": 1e9, "bytes_accessed": 1e9, "collectives": []}
+    found = dict.fromkeys(KEYS, 0) | {
+        "oom": False,
+        "flops": 1e9,
+        "bytes_accessed": 1e9,
+        "collectives": [],
+        "kernels": [],
+    }
     config = types.SimpleNamespace(batch_size=16, microbatch=None)
     for flops, known in ((None, False), (1e6, True)):
-        rehearsal = types.SimpleNamespace(config=config, training_flops=lambda flops=flops: flops)
-        done = module._finished(found, rehearsal, cpu)
+        rehearsal = types.SimpleNamespace(
+            config=config, training_flops=lambda flops=flops: flops, mesh=make_mesh({}, cpu.devices)
+        )
+        done = finished(found, KEYS, rehearsal, cpu.chip)
         assert (done["mfu"] is not None) == known and done["images_per_second"] > 0
         assert ("does not count" not in _show(done, TINY, cpu)) == known

@@ -67,13 +67,16 @@ def measure_config(
     Returns:
         What `--json` writes: the machine, the model, "loader", and for "train" and "inference" the compile seconds,
         peak bytes of a device, the median, minimum and maximum of images per second over `rounds` steps, the seconds of
-        a step with their standard deviation, and MFU in bfloat16 where the device's peak is known.
+        a step with their standard deviation, and MFU in bfloat16 where the device's peak is known; "plan" has what
+        `vit_jax plan` says of the same compiled step, where the device is in its table.
     """
     import jax
     import numpy as np
 
+    from vit_jax.planning.plan import figures
     from vit_jax.planning.rehearsal import rehearse
     from vit_jax.tasks import example_keys, static_argument
+    from vit_jax.training import chips
     from vit_jax.training.sharding import batch_sharding, put
     from vit_jax.training.state import variables_of
 
@@ -121,6 +124,9 @@ def measure_config(
 
     timed = seconds_of(once, rounds, warmup)
     results["train"] = speeds(timed, config.batch_size) | _costs(step, seconds)
+    if chip := chips.chip_of(results["device"]):
+        planned = figures(step, rehearsal, chip)
+        results["plan"] = {name: planned[name] for name in ("peak_bytes", "step_seconds", "mfu", "kernels")}
     if profile:
         results["profile"] = _trace(once, profile)
     _add_utilisation(results, {"inference": rehearsal.forward_flops(), "train": rehearsal.training_flops()})
@@ -224,6 +230,12 @@ def show(results: Mapping[str, Any]) -> str:
             f"{1e3 * found['seconds_per_step']:.1f} ± {1e3 * found['seconds_per_step_std']:.1f} ms",
             f"{found['peak_bytes'] / 2**20:,.0f} MiB", f"{found['compile_seconds']:.1f} s",
             "" if used is None else f"{used:.1%}",
+        ])  # fmt: skip
+    if plan := results.get("plan"):
+        seconds = plan["step_seconds"]
+        rows.append([
+            "planned", f"{results['batch_size'] / seconds:.1f}", "", f"{1e3 * seconds:.1f} ms",
+            f"{plan['peak_bytes'] / 2**20:,.0f} MiB", "", "" if plan["mfu"] is None else f"{plan['mfu']:.1%}",
         ])  # fmt: skip
     header = ["step", "images/s", "range", "a step", "peak", "compile", "MFU"]
     if not any(row[-1] for row in rows):

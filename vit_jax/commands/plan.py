@@ -1,18 +1,23 @@
-"""Say before a launch what a train step needs on a TPU slice: memory, time, and what limits it. No TPU is needed.
+"""Say before a launch what a train step needs on TPUs or GPUs: memory, time, and what limits it. None need be there.
 
 examples:
   vit_jax plan --config bench_b16 --topology v5e:2x2
+  vit_jax plan --config bench_b16:chips=8,per_chip=256 --topology h100:8
   vit_jax plan --config vit_i21k:variant=L/16 --topology v5e:16x16 --classes 21843 --config.model.scan=True
   vit_jax plan --config vit_i21k:variant=H/14,aug=medium2 --topology v4:4x4x4 --sweep
   vit_jax plan --config digits --topology cpu:8 --json
 
-The real train step is compiled by the TPU's own compiler (pip install 'vit_jax[plan]'); no data is read. Topologies are
-v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16 and the like, in chips, or cpu:N for this machine as N devices. A deep model
-compiles for minutes, with --config.model.scan=True for less; results are kept in ~/.cache/vit_jax/plan.
+The real train step is compiled by the device's own compiler (pip install 'vit_jax[plan]' for TPUs, 'vit_jax[plan-gpu]'
+for GPUs); no data is read. Topologies are v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16 and the like, in chips; a100:8,
+h100:64, h200:16, b200:8, in GPUs on hosts of eight; or cpu:N for this machine as N devices. A deep model compiles for
+minutes, with --config.model.scan=True for less; results are kept in ~/.cache/vit_jax/plan.
 
-The step time is a roofline: what the busiest of compute, memory and links takes at its peak rate. A real step takes
-longer than the first and usually less than the second, for XLA counts data that it moves into on-chip memory several
-times. --sweep tries batch, remat and mesh on shallow models and recommends one. Exit status 0 whether or not it fits.
+The step time is a roofline. On a TPU it is what the busiest of compute, memory and links takes at its peak rate: a real
+step takes longer than the first and usually less than the second, for XLA counts data that it moves into on-chip memory
+several times; "bytes counted" has each operand of each kernel once. A GPU runs one kernel after the other, each as long
+as the busier of compute and memory; a real step takes longer, since no kernel reaches both peaks.
+With the extra plan-gpu and no GPU, jax prints an error about CUDA whenever it starts; JAX_PLATFORMS=cpu silences it.
+--sweep tries batch, remat and mesh on shallow models and recommends one. Exit status 0 whether or not it fits.
 """
 
 import argparse
@@ -23,6 +28,13 @@ from typing import Any
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.commands.table import table
 from vit_jax.errors import UserError
+from vit_jax.training.chips import GPUS
+
+_KINDS = {
+    "product": "matrix products", "attention": "attention kernels", "elementwise": "elementwise fusions",
+    "copy": "copies and transposes", "collective": "collectives", "other": "other kernels", "prefetch": "prefetches",
+}  # fmt: skip
+_PREALLOCATED = 0.75  # of a GPU's memory, by default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +102,17 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
         ["arguments", _size(found["arguments_bytes"])],
         ["temporaries", _size(found["temporaries_bytes"])],
         ["peak", f"{_size(found['peak_bytes'])} of {_size(found['hbm_bytes'])}"],
-        ["bytes accessed", f"{_number(found['bytes_accessed'], ',.1f', 1e9)} GB"],
+    ]
+    if found["bytes_accessed"] is not None:
+        rows.append(["bytes accessed, as XLA counts", f"{found['bytes_accessed'] / 1e9:,.1f} GB"])
+    rows += [
+        ["bytes counted", f"{_number(found['counted_bytes'], ',.1f', 1e9)} GB"],
         ["operations", f"{_number(found['flops'], ',.3f', 1e12)} TFLOP"],
     ]
+    for each in found["kernels"]:
+        operations = f", {each['flops'] / 1e12:,.3f} TFLOP" if each["flops"] else ""
+        taken = f", {1e3 * each['seconds']:,.1f} ms" if each["kind"] not in ("collective", "prefetch") else ""
+        rows.append([f"{each['count']:,} {_KINDS[each['kind']]}", f"{each['bytes'] / 1e9:,.1f} GB{operations}{taken}"])
     for each in found["collectives"]:
         axes = ", ".join(each["axes"]) or "no axis"
         rows.append([f"{each['count']} {each['kind']} over {axes}", f"{each['bytes'] / 1e6:,.1f} MB"])
@@ -109,23 +129,49 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
             ],
         ]
     fits = "It fits." if found["fits"] else f"It does not fit. {_advice(found, values)}"
+    if target.chip.name.lower() in GPUS:
+        fits = f"{fits}\n\n{_unknown(found, values)}"
     model = values.get("model") or {}
     title = f"{model.get('variant', model.get('name', 'model'))}, batch {batch}, on {chips} {target.chip.name} chips"
     return f"{title}; each chip:\n\n{table(['', 'a step'], rows)}\n\n{fits}"
 
 
 def _advice(found: dict[str, Any], values: dict[str, Any]) -> str:
-    """By how much it does not fit, and what to change."""
-    over = found["peak_bytes"] - found["hbm_bytes"]
+    """By how much it does not fit, and which of fsdp, remat and batch would help, from what takes the memory."""
+    capacity, state = found["hbm_bytes"], found["arguments_bytes"]
+    over = found["peak_bytes"] - capacity
     model, mesh = values.get("model") or {}, values.get("mesh") or {}
-    if found["arguments_bytes"] > 0.6 * found["hbm_bytes"] and mesh.get("fsdp", 1) == 1:
-        change = "The state alone takes most of it: split it with --config.mesh.data=1 --config.mesh.fsdp=-1"
-    elif model.get("remat", "none") != "full":
-        change = "Recompute more with --config.model.remat=full"
+    part = (values.get("microbatch") or values["batch_size"]) // 2
+    helps = []
+    # The state is what fsdp divides; what comes and goes in a step is for remat and for the batch.
+    if mesh.get("fsdp", 1) == 1 and mesh.get("data", -1) != 1 and state > 0.2 * capacity:
+        helps.append(f"split the state of {_size(state)} with --config.mesh.data=1 --config.mesh.fsdp=-1")
+    if state < capacity:
+        if model.get("remat", "none") != "full":
+            helps.append("compute activations again with --config.model.remat=full")
+        if part:
+            helps.append(f"take fewer images at a time with --config.microbatch={part}")
+        rest = f"of {_size(found['temporaries_bytes'])} of temporaries {_size(max(capacity - state, 0))} have room"
     else:
-        part = (values.get("microbatch") or values["batch_size"]) // 2
-        change = f"Take fewer images at a time with --config.microbatch={part}, or more chips"
-    return f"{_size(over)} a chip are missing. {change}."
+        rest = "the state alone is too large: neither remat nor a smaller batch helps"
+    what = "; or ".join(helps) or "take more chips"
+    return f"{_size(over)} a chip are missing: {rest}. {what[0].upper()}{what[1:]}."
+
+
+def _unknown(found: dict[str, Any], values: dict[str, Any]) -> str:
+    """What a plan for GPUs leaves out."""
+    attention = any(each["kind"] == "attention" for each in found["kernels"])
+    half = (values.get("model") or {}).get("dtype") in ("bfloat16", "float16")
+    notes = [
+        "Not known without a GPU: which products Triton or other cuBLAS tiles would run faster (autotuning), and their"
+        " scratch memory.",
+        "cuDNN's attention is counted on paper: each operand once, two products forward and five backward."
+        if attention
+        else "No kernel is cuDNN's attention." + ("" if half else " It needs half precision."),
+    ]
+    if found["fits"] and found["peak_bytes"] > _PREALLOCATED * found["hbm_bytes"]:
+        notes.append("jax takes 75% of a GPU's memory at first; this needs XLA_PYTHON_CLIENT_MEM_FRACTION=0.95.")
+    return "\n".join(notes)
 
 
 def _size(size: float) -> str:

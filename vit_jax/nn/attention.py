@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.nn import mask as masks
+from vit_jax.nn.batch_axis import split_by_example
 from vit_jax.nn.mask import Band, Mask
 from vit_jax.nn.recomputed_attention import recomputed_attention
 from vit_jax.spelling import nearest
@@ -77,7 +78,8 @@ def chosen(
         # An arbitrary mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training. The
         # bands that it knows are causal.
         known = not biased and banded and (mask is None or mask.after == 0)
-        return "cudnn" if fits_cudnn and known and cudnn_works(str(jnp.dtype(dtype)), width) else "xla"
+        here = jax.default_backend() == "gpu"
+        return "cudnn" if fits_cudnn and known and cudnn_works(str(jnp.dtype(dtype)), width, here) else "xla"
     if implementation != "explicit" and needs_weights:
         raise UserError(
             f"The attention '{implementation}' cannot drop or return its weights", "Use 'explicit' or 'auto'"
@@ -146,9 +148,11 @@ def attention(
         )
     if implementation == "recomputed":
         return recomputed_attention(q, k, v, scale, band)
-    if implementation != "explicit":
+    if implementation == "cudnn":
+        return _cudnn(q, k, v, bias, array, scale, band)
+    if implementation == "xla":
         return jax.nn.dot_product_attention(
-            q, k, v, bias=bias, mask=array, scale=scale, implementation=implementation, **_library_band(band, shape)
+            q, k, v, bias=bias, mask=array, scale=scale, implementation="xla", **_library_band(band, shape)
         )
 
     # Heads first makes every product below a batch of plain matrix products; the scale costs less on q than on logits.
@@ -183,15 +187,51 @@ def _library_band(band: Band | None, shape: tuple[int, int, int, int]) -> dict[s
     return {"is_causal": band.after == 0, "local_window_size": window}
 
 
+def _cudnn(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s h d"],
+    v: Float[Array, "b s h d"],
+    bias: Float[Array, "#b #h #t #s"] | None,
+    mask: Bool[Array, "#b #h #t #s"] | None,
+    scale: float,
+    band: Band | None,
+) -> Float[Array, "b t h d"]:
+    """cuDNN's attention. Odd lengths get one more token, which no query sees, where nothing forbids it.
+
+    jax refuses odd lengths in training: it means to do so only with a bias, but always finds one (0.10.2,
+    `_dot_product_attention_fwd_rule`), and a ViT with a class token has 197 tokens.
+    """
+    queries, keys = q.shape[1], k.shape[1]
+    lengths = {}
+    if bias is None and mask is None and (queries % 2 or keys % 2):
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        # Of a causal band the last token is in nobody's sight anyway, where there are as many keys as queries.
+        if band is None or band.after > 0 or queries != keys:
+            full = {"query_seq_lengths": queries, "key_value_seq_lengths": keys}
+            lengths = {n: split_by_example(jnp.full(q.shape[:1], length, jnp.int32)) for n, length in full.items()}
+    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    out = jax.nn.dot_product_attention(
+        q, k, v, bias=bias, mask=mask, scale=scale, implementation="cudnn", **lengths, **_library_band(band, shape)
+    )
+    return out[:, :queries]
+
+
 @functools.cache
-def cudnn_works(dtype: str, width: int) -> bool:
-    """Whether cuDNN's attention runs here, forward and backward: tried once; where it does not, stderr says why."""
-    x = np.ones((1, 8, 2, width), dtype)
-    loss = lambda q: jax.nn.dot_product_attention(q, q, q, implementation="cudnn").astype(jnp.float32).sum()  # noqa: E731
+def cudnn_works(dtype: str, width: int, here: bool = True) -> bool:
+    """Whether cuDNN's attention runs, forward and backward: tried once; where it does not, stderr says why.
+
+    Args:
+        here: False where there is no GPU, for a step that is compiled for another machine's: whether jax takes it.
+    """
+    x = np.ones((1, 7, 2, width), dtype)
+    loss = lambda q: _cudnn(q, q, q, None, None, 1.0, None).astype(jnp.float32).sum()  # noqa: E731
     try:
         # Compiled ahead, because this may be asked for while something else is traced.
-        gradient = jax.jit(jax.grad(loss)).lower(jax.ShapeDtypeStruct(x.shape, x.dtype)).compile()(x)
-        if np.isfinite(np.asarray(gradient, np.float32)).all():
+        traced = jax.jit(jax.grad(loss)).trace(jax.ShapeDtypeStruct(x.shape, x.dtype))
+        if not here:
+            traced.lower(lowering_platforms=("cuda",))
+            return True
+        if np.isfinite(np.asarray(traced.lower().compile()(x), np.float32)).all():
             return True
         reason = "its gradient is not finite"
     except Exception as error:  # whatever it is that CUDA, cuDNN or their bindings lack

@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vit_jax.errors import UserError
 from vit_jax.planning.collectives import collectives
 from vit_jax.planning.rehearsal import Rehearsal, rehearse
+from vit_jax.planning.roofline import finished
 from vit_jax.planning.topology import Topology
+from vit_jax.planning.traffic import by_kind, counted_bytes, kernels
 from vit_jax.tasks import static_argument
+from vit_jax.training.chips import Chip
 
 # What `plan --json` gives, in this order.
 KEYS = (
-    "arguments_bytes", "temporaries_bytes", "peak_bytes", "hbm_bytes", "bytes_accessed", "flops", "collectives",
-    "compile_seconds", "step_seconds", "images_per_second", "mfu", "fits",
+    "arguments_bytes", "temporaries_bytes", "peak_bytes", "hbm_bytes", "bytes_accessed", "counted_bytes", "flops",
+    "kernels", "collectives", "compile_seconds", "step_seconds", "images_per_second", "mfu", "fits",
 )  # fmt: skip
+_FORM = 2  # of what is kept
 _DEPTHS = (2, 4)  # of the models from which the costs of a scanned one are extended
-_ADDITIVE = ("temporaries_bytes", "bytes_accessed", "flops")
-# How much of the data each device sends, as a share of the larger of operand and result, by a ring of n devices.
-_SENT = {
-    "all-reduce": lambda n: 2 * (n - 1) / n,
-    "collective-permute": lambda n: 1.0,
-}
+_ADDITIVE = ("temporaries_bytes", "bytes_accessed", "counted_bytes", "flops")
 
 
 def plan(values: Mapping[str, Any], classes: int, target: Topology, cache: Path | None = None) -> dict[str, Any]:
     """What one step of a config takes on each chip.
 
-    The peak is that of the real step. XLA counts what a loop computes once, so the costs of a model whose blocks are
-    scanned are those of the same model without scan at depths 2 and 4, extended linearly.
+    The peak is that of the real step. A TPU's compiler counts what a loop computes once, so the costs of a model whose
+    blocks are scanned are those of the same model without scan at depths 2 and 4, extended linearly. What is counted
+    from the program's text, which is all that there is for GPUs, counts each turn of a loop.
 
     Args:
         values: a plain config.
@@ -47,19 +48,27 @@ def plan(values: Mapping[str, Any], classes: int, target: Topology, cache: Path 
         `KEYS`, per chip except for `images_per_second`; what cannot be known is None. And "resources", the seconds that
         each resource alone would need.
     """
-    rehearsal = rehearse(values, classes, target.devices)
-    found = _compile(rehearsal, target, cache)
-    if (values.get("model") or {}).get("scan"):
-        costs = _extended(values, classes, target, cache, _depth(rehearsal))
-        found |= {k: costs[k] for k in ("bytes_accessed", "flops", "collectives")}
-        found["compile_seconds"] += costs["compile_seconds"]
-    return _finished(found, rehearsal, target)
+    with target.tracing():
+        rehearsal = rehearse(values, classes, target.devices)
+        found = _compile(rehearsal, target, cache)
+        if (values.get("model") or {}).get("scan") and found["bytes_accessed"] is not None:
+            costs = _extended(values, classes, target, cache, _depth(rehearsal))
+            found |= {k: costs[k] for k in ("bytes_accessed", "flops", "collectives")}
+            found["compile_seconds"] += costs["compile_seconds"]
+        return finished(found, KEYS, rehearsal, target.chip)
+
+
+def figures(compiled: jax.stages.Compiled, rehearsal: Rehearsal, chip: Chip) -> dict[str, Any]:
+    """What `plan` gives, of a step that is compiled already; scanned models by what is counted from its text alone."""
+    return finished(_costs(compiled, rehearsal.mesh, chip) | {"compile_seconds": 0.0}, KEYS, rehearsal, chip)
 
 
 def estimate(values: Mapping[str, Any], classes: int, target: Topology, cache: Path | None = None) -> dict[str, Any]:
     """The same as `plan`, memory too extended from shallow models: rougher, and for deep models many times faster."""
-    rehearsal = rehearse(values, classes, target.devices)
-    return _finished(_extended(values, classes, target, cache, _depth(rehearsal)), rehearsal, target)
+    with target.tracing():
+        rehearsal = rehearse(values, classes, target.devices)
+        found = _extended(values, classes, target, cache, _depth(rehearsal))
+        return finished(found, KEYS, rehearsal, target.chip)
 
 
 def cache_folder() -> Path:
@@ -87,33 +96,46 @@ def _extended(
     if depth in at or worst["oom"]:
         return worst
 
-    def line(first: float, second: float) -> float:
-        return max(0, round(first + (second - first) * (depth - low) / (high - low)))
+    def line(first: float | None, second: float | None) -> float | None:
+        if first is None or second is None:
+            return None
+        value = max(0, first + (second - first) * (depth - low) / (high - low))
+        return value if isinstance(first, float) else round(value)
+
+    def lines(name: str) -> list[dict[str, Any]]:
+        """Entries of both depths that differ in numbers alone; one that a depth lacks is nothing there."""
+        shallow, deep = ({_label(entry): entry for entry in at[d][name]} for d in _DEPTHS)
+        extended = []
+        for label in dict.fromkeys((*shallow, *deep)):
+            one, two = shallow.get(label), deep.get(label)
+            some = one or two
+            numbers = {k: (one[k] if one else 0, two[k] if two else 0) for k, v in some.items() if _is_number(v)}
+            extended.append(some | {k: line(*ends) for k, ends in numbers.items()})
+        return extended
 
     found = {k: line(at[low][k], at[high][k]) for k in (*_ADDITIVE, "arguments_bytes", "peak_bytes")}
-    sent = [{(c["kind"], tuple(c["axes"])): c for c in at[d]["collectives"]} for d in _DEPTHS]
-    none = {"count": 0, "bytes": 0}
-    found["collectives"] = [
-        {
-            "kind": kind,
-            "axes": list(axes),
-            **{k: line(*(each.get((kind, axes), none)[k] for each in sent)) for k in none},
-        }
-        for kind, axes in dict.fromkeys(key for each in sent for key in each)
-    ]
+    found |= {name: lines(name) for name in ("collectives", "kernels")}
     found["compile_seconds"] = sum(at[d]["compile_seconds"] for d in _DEPTHS)
     return found | {"oom": False}
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in entry.items() if not _is_number(v)})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _compile(rehearsal: Rehearsal, target: Topology, cache: Path | None) -> dict[str, Any]:
     """Compiles the step, or reads the result of an earlier compilation."""
     lowered = rehearsal.program.lower(static_argument(rehearsal.task, 0))
-    versions = f"{target.name} {target.compiler} jax {jax.__version__} {dict(rehearsal.mesh.shape)}"
+    versions = f"{target.name} {target.compiler} jax {jax.__version__} {dict(rehearsal.mesh.shape)} {_FORM}"
     key = hashlib.sha256(f"{versions}\n{lowered.as_text()}".encode()).hexdigest()[:32]
     kept = cache / f"{key}.json" if cache else None
     if kept and kept.exists():
         return json.loads(kept.read_text())["found"]
-    found = _read(lowered, rehearsal)
+    found = _read(lowered, rehearsal, target)
     if kept:
         cache.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
@@ -122,24 +144,33 @@ def _compile(rehearsal: Rehearsal, target: Topology, cache: Path | None) -> dict
     return found
 
 
-def _read(lowered: jax.stages.Lowered, rehearsal: Rehearsal) -> dict[str, Any]:
+def _read(lowered: jax.stages.Lowered, rehearsal: Rehearsal, target: Topology) -> dict[str, Any]:
     began = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(target.options))
     except jax.errors.JaxRuntimeError as error:
         return _too_large(str(error), rehearsal, time.perf_counter() - began)
     seconds = time.perf_counter() - began
+    return _costs(compiled, rehearsal.mesh, target.chip) | {"compile_seconds": seconds}
+
+
+def _costs(compiled: jax.stages.Compiled, mesh: Mesh, chip: Chip) -> dict[str, Any]:
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     together = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    text = compiled.as_text()
+    counted = kernels(text)
+    kinds = by_kind(counted, chip.hbm_bandwidth, chip.flops)
     return {
         "arguments_bytes": arguments,
         "temporaries_bytes": temporaries,
         "peak_bytes": getattr(memory, "peak_memory_in_bytes", 0) or together,
-        "bytes_accessed": round(costs["bytes accessed"]),
-        "flops": round(costs["flops"]),
-        "collectives": collectives(compiled.as_text(), rehearsal.mesh),
-        "compile_seconds": seconds,
+        # XLA's own count, which the compiler of GPUs does not make.
+        "bytes_accessed": round(costs["bytes accessed"]) if costs else None,
+        "counted_bytes": counted_bytes(kinds),
+        "flops": round(costs["flops"]) if costs else sum(entry["flops"] for entry in kinds),
+        "kernels": kinds,
+        "collectives": collectives(text, mesh),
         "oom": False,
     }
 
@@ -164,7 +195,9 @@ def _too_large(message: str, rehearsal: Rehearsal, seconds: float) -> dict[str, 
         "temporaries_bytes": whole - arguments,
         "peak_bytes": whole,
         "bytes_accessed": None,
+        "counted_bytes": None,
         "flops": None,
+        "kernels": [],
         "collectives": [],
         "compile_seconds": seconds,
         "oom": True,
@@ -176,51 +209,3 @@ def _shard_bytes(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedShardin
     for side in sharding.shard_shape(leaf.shape):
         size *= side
     return size
-
-
-def _finished(found: Mapping[str, Any], rehearsal: Rehearsal, target: Topology) -> dict[str, Any]:
-    """With the roofline: the step takes as long as the busiest resource at its peak rate."""
-    found, chip, config = _accumulated(found, rehearsal), target.chip, rehearsal.config
-    resources = None
-    if not found["oom"]:
-        resources = {
-            "compute": found["flops"] / chip.flops,
-            "memory": found["bytes_accessed"] / chip.hbm_bandwidth,
-            "links": sum(_seconds(c, rehearsal, chip.link_bandwidth / 2) for c in found["collectives"]),
-        }
-    seconds = max(resources.values()) if resources else None
-    example = rehearsal.training_flops()
-    # The compiler's count would not do: it has what is computed twice, and a loop's body once.
-    useful = example * config.batch_size / len(target.devices) if example else None
-    found |= {
-        "hbm_bytes": chip.hbm_bytes,
-        "step_seconds": seconds,
-        "images_per_second": config.batch_size / seconds if seconds else None,
-        "mfu": useful / (seconds * chip.flops) if seconds and useful else None,
-        "fits": not found["oom"] and found["peak_bytes"] <= chip.hbm_bytes,
-    }
-    return {k: found[k] for k in KEYS} | {"resources": resources}
-
-
-def _accumulated(found: Mapping[str, Any], rehearsal: Rehearsal) -> dict[str, Any]:
-    """With what the loop over microbatches does more often than the compiler counts.
-
-    It counts one microbatch and the update. The update is taken off as reading and writing all of the state once, and
-    an optimizer does ten operations a parameter; what is left is done once for each microbatch.
-    """
-    found, config = dict(found), rehearsal.config
-    times = config.batch_size // (config.microbatch or config.batch_size)
-    if times > 1 and not found["oom"]:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(rehearsal.program.params))
-        update = {"bytes_accessed": 2 * found["arguments_bytes"], "flops": 10 * parameters}
-        for key, once in update.items():
-            found[key] += (times - 1) * max(found[key] - once, 0)
-    return found
-
-
-def _seconds(collective: Mapping[str, Any], rehearsal: Rehearsal, bandwidth: float) -> float:
-    devices = 1
-    for axis in collective["axes"]:
-        devices *= rehearsal.mesh.shape[axis]
-    sent = _SENT.get(collective["kind"], lambda n: (n - 1) / n)(max(devices, 1))
-    return collective["bytes"] * sent / bandwidth

@@ -1,18 +1,22 @@
-"""Devices to compile for: those of a TPU slice that is not there, or those of this machine."""
+"""Devices to compile for: those of a TPU slice or of GPUs that are not there, or those of this machine."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
+from typing import Any
 
 import jax
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.training.chips import TPUS, Chip, parse_topology
+from vit_jax.planning import cuda
+from vit_jax.training.chips import GPUS, TPUS, Chip, parse_topology
 
 # libtpu looks for the metadata server of a TPU machine, for its hostnames, and for other processes with a TPU.
 _WITHOUT_TPU = {
@@ -33,23 +37,30 @@ class Topology:
         devices: one per chip; they may exist on paper only.
         chip: peak rates of each.
         compiler: name and version of what compiles, for caches and records.
+        options: of the compiler.
+        tracing: what is entered around tracing a program for them.
     """
 
     name: str
     devices: Sequence[jax.Device]
     chip: Chip
     compiler: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tracing: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
 
 def topology(name: str) -> Topology:
-    """The topology 'v5e:16x16', or 'cpu:8' for this machine with eight devices.
+    """The topology 'v5e:16x16', 'h100:16' for two hosts of GPUs, or 'cpu:8' for this machine with eight devices.
 
     Raises:
-        UserError: for an unknown topology, a missing libtpu, or more CPU devices than jax was started with.
+        UserError: for an unknown topology, a missing compiler, or more CPU devices than jax was started with.
     """
     kind, shape = parse_topology(name)
     if kind == "cpu":
         return Topology(name, _cpu_devices(shape[0]), _this_machine(shape[0]), f"jaxlib {version('jaxlib')}")
+    if kind in GPUS:
+        options, found = cuda.compiler_options(), cuda.devices(kind, shape[0])
+        return Topology(name, found, GPUS[kind], cuda.compiler(), options, cuda.cudnn_of_the_target)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "Compiling for a TPU needs the package libtpu, which is not installed", "pip install 'vit_jax[plan]'"

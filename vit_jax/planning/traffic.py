@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.planning.collectives import collective_kind
+from vit_jax.planning.gpu_calls import library_flops, library_kind, results_of
 from vit_jax.planning.hlo import Instruction, Module, Shape, parse
 
-KINDS = ("product", "elementwise", "copy", "collective", "other", "prefetch")
+KINDS = ("product", "attention", "elementwise", "copy", "collective", "other", "prefetch")
 
 # What moves nothing: names for what is there, and waiting.
 _FREE = frozenset(
@@ -67,15 +68,25 @@ def kernels(text: str) -> list[Kernel]:
     return found
 
 
-def by_kind(found: Iterable[Kernel]) -> list[dict[str, Any]]:
-    """For each of `KINDS` that there is: `kind`, `count`, `bytes`, `on_chip_bytes` and `flops`, of a whole step."""
-    sums = {kind: {"kind": kind, "count": 0, "bytes": 0, "on_chip_bytes": 0, "flops": 0} for kind in KINDS}
+def by_kind(found: Iterable[Kernel], bandwidth: float = math.inf, flops: float = math.inf) -> list[dict[str, Any]]:
+    """The sums of a whole step for each of `KINDS` that there is.
+
+    Args:
+        bandwidth: of main memory, bytes/s.
+        flops: peak FLOP/s.
+
+    Returns:
+        `kind`, `count`, `bytes`, `on_chip_bytes` and `flops`; `seconds` that they take one after the other, each as
+        long as the busier of memory and compute, and `compute_seconds`, of those for which compute is the busier.
+    """
+    names = ("count", "bytes", "on_chip_bytes", "flops", "seconds", "compute_seconds")
+    sums = {kind: {"kind": kind, **dict.fromkeys(names[:4], 0), **dict.fromkeys(names[4:], 0.0)} for kind in KINDS}
     for each in found:
-        entry = sums[each.kind]
-        entry["count"] += each.times
-        entry["bytes"] += each.times * each.bytes
-        entry["on_chip_bytes"] += each.times * each.on_chip
-        entry["flops"] += each.times * each.flops
+        moving, computing = (each.bytes - each.on_chip) / bandwidth, each.flops / flops
+        busy = computing if computing > moving else 0.0
+        numbers = (1, each.bytes, each.on_chip, each.flops, max(moving, computing), busy)
+        for name, number in zip(names, numbers, strict=True):
+            sums[each.kind][name] += each.times * number
     return [entry for entry in sums.values() if entry["count"]]
 
 
@@ -110,13 +121,15 @@ def _kernel(each: Instruction, computation: str, times: int, module: Module) -> 
         kind = "product" if products else "copy" if _only_moves(inner, module) else "elementwise"
         flops = sum(products)
     else:
-        reads, writes = [(x.bytes, x) for x in operands], [(shape.bytes, shape) for shape in each.shapes]
+        reads, writes = [(x.bytes, x) for x in operands], [(shape.bytes, shape) for shape in results_of(each)]
         kind, flops = _plain_kind(each), 0
         if each.operation in _SLICES:
             reads = [(each.bytes, operands[0]), *reads[1:]]
         elif each.operation == "dynamic-update-slice":
             update = operands[1]
             reads, writes = [(update.bytes, update)], [(update.bytes, each.shapes[0])]
+        elif library_kind(each):
+            flops = library_flops(each, operands_in_order(each, computation, module))
         elif kind == "product":
             flops = _flops(each, module.computations[computation])
         if kind == "collective" and each.operation.endswith("-start") and each.operation != "all-reduce-start":
@@ -150,6 +163,8 @@ def _destination(each: Instruction) -> Shape:
 def _plain_kind(each: Instruction) -> str:
     if collective_kind(each.operation):
         return "collective"
+    if library := library_kind(each):
+        return library
     if each.operation in ("dot", "convolution"):
         return "product"
     if each.operation in _MOVES:
