@@ -54,7 +54,7 @@ def test_no_share_without_the_flag(tmp_path):
     import jax
 
     from vit_jax.tasks import Task
-    from vit_jax.training.step import make_step
+    from vit_jax.training.step import make_update
 
     class Mean(Task):
         def loss(self, variables, batch, rng, step):
@@ -66,7 +66,7 @@ def test_no_share_without_the_flag(tmp_path):
     tx = optax.with_extra_args_support(optax.sgd(0.1))
     params = {"w": jax.numpy.ones(())}
     state = {"step": jax.numpy.int32(0), "params": params, "model_state": {}, "opt_state": tx.init(params)}
-    step = make_step(Mean(), tx, on_device=lambda batch, rng: batch, frozen={"w": False})
-    empty, scalars = {"first_bad": jax.numpy.int32(-1), "sums": {}}, {"seed": jax.numpy.uint32(0), "rates": {}}
-    _, monitor = step(state, empty, {"x": jax.numpy.ones(4)}, scalars, None)
-    assert set(monitor["sums"]) == {"loss", "gradient_norm"}
+    update = make_update(Mean(), tx, on_device=lambda batch, rng: batch, frozen={"w": False})
+    scalars = {"seed": jax.numpy.uint32(0), "rates": {}}
+    _, metrics, _ = update(state, {"x": jax.numpy.ones(4)}, scalars, None)
+    assert set(metrics) == {"loss", "gradient_norm"}

@@ -12,7 +12,7 @@ from vit_jax.checkpoints.store import find, read_params
 from vit_jax.tasks import Task
 from vit_jax.training.config import run_config
 from vit_jax.training.state import fresh_average, variables_of
-from vit_jax.training.step import make_step
+from vit_jax.training.step import make_update
 
 RUN = {"seed": 0, "steps": 2, "batch_size": 2, "task": {}, "data": {}, "optim": {}}
 
@@ -60,9 +60,9 @@ def test_what_has_no_average_stands_in_it_without_a_gradient():
     trained = {"a": params["a"], "b": params["b"]}
     state = {"step": jnp.int32(0), "params": params, "model_state": {}, "opt_state": tx.init(trained)}
     state["ema"] = {"a": {"w": jnp.float32(1.0)}}
-    step = make_step(Distance(), tx, on_device=lambda batch, rng: batch, frozen=frozen)
+    update = make_update(Distance(), tx, on_device=lambda batch, rng: batch, frozen=frozen)
     scalars = {"seed": jnp.uint32(0), "rates": {}, "ema": {"old": jnp.float32(0.75), "new": jnp.float32(0.25)}}
-    new, _ = step(state, {"first_bad": jnp.int32(-1), "sums": {}}, {"x": jnp.ones(2)}, scalars, None)
+    new, _, _ = update(state, {"x": jnp.ones(2)}, scalars, None)
     w = 3 - 0.1 * 2 * (3 - 1 * 2 * 5)
     assert {name: float(p["w"]) for name, p in new["params"].items()} == pytest.approx({"a": w, "b": 2.0, "c": 5.0})
     assert jax.tree.map(float, new["ema"]) == {"a": {"w": pytest.approx(0.75 + 0.25 * w)}}

@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import jax
     from etils import epath
 
     from vit_jax.commands.demo_report import result_rows, summarise, write_report
+    from vit_jax.training.compiling import keep_compiled
     from vit_jax.training.config import load_config
     from vit_jax.training.experiment import build_experiment
     from vit_jax.training.loop import train
@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_workdir(arguments.workdir)
     began, workdir = time.perf_counter(), Path(arguments.workdir)
-    # Fine-tuning and training from scratch are the same program, which needs compiling only once.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+    keep_compiled()  # fine-tuning and training from scratch are the same program
     smoke = "smoke" if arguments.smoke else ""
     # Part of the fine-tuning run's config, which must be the same when the demo is continued from another folder.
     pretrained = str((workdir / "pretrain").absolute())

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.training.compiling import keep_compiled
     from vit_jax.training.distributed import agreed, check_same, connected, is_lead
     from vit_jax.training.evaluation import evaluate_loaded
 
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{loaded.path} names no data to evaluate on", "Give --config")
         values = agreed(lambda: read_config(arguments, loaded.metadata["config"]))
         check_same({"config": values})
+        keep_compiled()
         keep = output.keep if output and is_lead() else None
         metrics = evaluate_loaded(loaded, values, arguments.cache, keep)
         if not is_lead():

@@ -47,12 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from vit_jax.training.compiling import keep_compiled
+
     for name in ("top", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}", "Ask for at least 1")
     output = _Output(arguments)
     paths = expand(arguments.images)
     loaded = open_loaded(arguments)
+    keep_compiled()
     unreadable: list[UserError] = []
     # On stderr, so that text can go to a file or a pipe; left out where nobody would see it move.
     bar = tqdm(total=len(paths), unit="image", leave=False, disable=not sys.stderr.isatty())

@@ -11,6 +11,10 @@ Started once on each host of a TPU slice, by srun, by mpirun or in a Kubernetes 
 elsewhere the three last flags say where they are. SIGTERM and Ctrl-C save first. Exit status: 0 done, 2 something to
 put right, 75 preempted (SIGTERM), or a data worker or another process of the run was lost: start the same command
 again, 130 interrupted by Ctrl-C, another: also start again.
+
+Compiled programs are kept in $XDG_CACHE_HOME/vit_jax/compiled (by default ~/.cache/vit_jax/compiled, the newest 2 GiB),
+so that a run that is started again begins in seconds. JAX_COMPILATION_CACHE_DIR=DIR names another folder (a run of
+several processes needs one that they share), JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
 
 import argparse
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.training.compiling import keep_compiled
     from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.experiment import build_experiment
     from vit_jax.training.loop import train
@@ -45,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     with connected(**cluster(arguments)):
         values = agreed(lambda: read_config(arguments))
         check_workdir(arguments.workdir)
+        keep_compiled()
         experiment = agreed(lambda: build_experiment(values))
         summary = train(experiment, arguments.workdir, extend=arguments.extend)
         if is_lead():

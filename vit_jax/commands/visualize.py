@@ -52,12 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands import page
     from vit_jax.commands.figures import png
+    from vit_jax.training.compiling import keep_compiled
 
     paths = expand(arguments.images)
     if len(paths) > _MOST:
         raise UserError(f"These are {len(paths)} images", f"Name at most {_MOST}")
     output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
+    keep_compiled()
     images, unreadable = _read(loaded, paths)
     if not images:
         raise left_out(unreadable, len(paths))

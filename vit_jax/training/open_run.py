@@ -20,7 +20,9 @@ from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct
+from vit_jax.tasks import static_argument
 from vit_jax.training.chips import peak_flops
+from vit_jax.training.compiling import compile_aloud
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
@@ -141,6 +143,10 @@ def open_run(
             size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(program.params))
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
             print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
+        if start < last:
+            said = compile_aloud(program.lower(static_argument(task, start)), "the step")
+            if lead:
+                print(printable(said), file=sys.stderr)
         return Run(
             mesh=mesh,
             rows=batch_sharding(mesh),

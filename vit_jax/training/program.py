@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array, Bool, PyTree, UInt32
 
 from vit_jax.checkpoints.subtrees import split
 from vit_jax.data.batch import NotedBatch
@@ -20,7 +21,7 @@ from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
 from vit_jax.training.state import ON_DEVICE, State, fresh_average, init_state, random_key
-from vit_jax.training.step import Monitor, OnDevice, make_step
+from vit_jax.training.step import Metrics, Monitor, OnDevice, make_update, noted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,10 @@ class Program:
 
     def lower(self, static: Hashable = None) -> jax.stages.Lowered:
         """The step lowered from shapes alone, for devices that need not be there."""
-        rows, everywhere = batch_sharding(self.mesh), replicated(self.mesh)
+        everywhere = replicated(self.mesh)
         state = jax.tree.map(_placed, self.state, self.shardings)
         monitor = jax.tree.map(lambda leaf: _placed(leaf, everywhere), self.monitor)
-        batch = {name: _placed(leaf, rows) for name, leaf in self.batch.items()}
-        scalars = jax.ShapeDtypeStruct((len(jax.tree.leaves(self.scalars(0))),), jnp.uint32, sharding=everywhere)
-        return self.step.lower(state, monitor, batch, scalars, static)
+        return self.step.lower(state, monitor, *_of_host(self.batch, self.scalars(0), self.mesh), static)
 
     def put_scalars(self, step: int) -> UInt32[Array, " n"]:
         """The scalars of the update after `step` of them, on the mesh."""
@@ -73,6 +72,15 @@ class Program:
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _of_host(
+    batch: Mapping[str, jax.ShapeDtypeStruct], scalars: Scalars, mesh: Mesh
+) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """What a step gets from the host, as it lies on the mesh."""
+    rows = batch_sharding(mesh)
+    bits = jax.ShapeDtypeStruct((len(jax.tree.leaves(scalars)),), jnp.uint32, sharding=replicated(mesh))
+    return {name: _placed(leaf, rows) for name, leaf in batch.items()}, bits
 
 
 def build_program(
@@ -85,7 +93,7 @@ def build_program(
 ) -> Program:
     """The program of a config whose durations are in steps, for batches of the given shapes."""
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
-    prepared = jax.eval_shape(on_device, batch, random_key(config.seed, 0, ON_DEVICE))
+    prepared = jax.eval_shape(lambda batch: on_device(batch, random_key(config.seed, 0, ON_DEVICE)), batch)
     with tensor_axes() as axes:
         # By a function of its own: what was traced before, modules would not be called again for.
         params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
@@ -110,7 +118,7 @@ def build_program(
     state = jax.eval_shape(initialise, jax.ShapeDtypeStruct((), jnp.uint32))
     shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
     read: set[str] = set()
-    plain_step = make_step(
+    plain_update = make_update(
         task, tx, on_device=on_device, frozen=frozen, microbatch=config.microbatch,
         gradient_norms=config.gradient_norms,
         read=read,
@@ -118,15 +126,26 @@ def build_program(
 
     names = scalars(0)
 
+    def update(
+        state: State, batch: Batch, bits: UInt32[Array, " n"], static: Hashable
+    ) -> tuple[State, Metrics, Bool[Array, ""]]:
+        with computing_on(platform), batch_split_like(batch_sharding(mesh)):
+            return plain_update(state, batch, unpacked(bits, names), static)
+
+    # Jitted by itself so that it is traced once: here for the shapes of what it measures, and read into the step then.
+    update = jax.jit(update, static_argnums=3, inline=True)
+
     def step(
         state: State, monitor: Monitor, batch: Batch, bits: UInt32[Array, " n"], static: Hashable
     ) -> tuple[State, Monitor]:
-        with computing_on(platform), batch_split_like(batch_sharding(mesh)):
-            return plain_step(state, monitor, batch, unpacked(bits, names), static)
+        new_state, metrics, finite = update(state, batch, bits, static)
+        return new_state, noted(monitor, metrics, finite, state["step"] + 1)
 
-    empty = {"first_bad": jnp.int32(-1), "sums": {}}
-    bits = jax.ShapeDtypeStruct((len(jax.tree.leaves(names)),), jnp.uint32)
-    _, monitor = jax.eval_shape(lambda s, b, x: step(s, empty, b, x, static_argument(task, 0)), state, batch, bits)
+    # As they lie on the mesh: what is traced for other arguments would be traced again for these.
+    arguments = jax.tree.map(_placed, state, shardings), *_of_host(batch, names, mesh)
+    _, sums, _ = update.eval_shape(*arguments, static_argument(task, 0))
+    sums = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sums)
+    monitor = {"first_bad": jax.ShapeDtypeStruct((), jnp.int32), "sums": sums}
 
     def fresh_state() -> State:
         # It runs once, and the CPU's compiler takes four times as long to optimise it as it takes to run. Accelerators
@@ -135,8 +154,8 @@ def build_program(
         return jax.jit(initialise, out_shardings=shardings, compiler_options=options)(as_uint32(config.seed))
 
     def fresh_monitor() -> Monitor:
-        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), monitor["sums"])
-        return jax.tree.map(lambda x: place(x, everywhere), empty | {"sums": sums})
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
+        return jax.tree.map(lambda x: place(x, everywhere), {"first_bad": np.int32(-1), "sums": zeros})
 
     return Program(
         params=params,

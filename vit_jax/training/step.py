@@ -1,4 +1,4 @@
-"""The train step: one traced function from (state, monitor, batch, scalars) to the next state."""
+"""The train step: one traced function from (state, batch, scalars) to the next state, and what is noted of it."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 from optax.microbatching import AccumulationType
 
 from vit_jax.checkpoints.subtrees import merge, split
@@ -25,8 +25,11 @@ OnDevice = Callable[[Batch, PRNGKeyArray], Batch]
 # {"first_bad": step of the first non-finite update or -1, "sums": (sum, weight) pairs since the last log line}
 Monitor = dict[str, Any]
 
+# (sum, weight) pairs of one update
+Metrics = dict[str, tuple[Array, Array]]
 
-def make_step(
+
+def make_update(
     task: Task,
     tx: optax.GradientTransformationExtraArgs,
     *,
@@ -35,19 +38,19 @@ def make_step(
     microbatch: int | None = None,
     gradient_norms: bool = False,
     read: set[str] | None = None,
-) -> Callable[[State, Monitor, Batch, Scalars, Hashable], tuple[State, Monitor]]:
-    """Builds the step; the last argument is the task's static one.
+) -> Callable[[State, Batch, Scalars, Hashable], tuple[State, Metrics, Bool[Array, ""]]]:
+    """Builds (state, batch, scalars, static) -> (next state, metrics, whether all is finite); traceable.
 
     Args:
         frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
         microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
-        read: receives the names of the arrays of a batch that the loss reads, while the step is traced.
+        read: receives the names of the arrays of a batch that the loss reads, while the update is traced.
         gradient_norms: also log the norm of each layer's gradient.
     """
     if microbatch and task.whole_batch:
         raise UserError(f"This task cannot accumulate gradients: {task.whole_batch}", "Set config.microbatch=None")
 
-    def step(state: State, monitor: Monitor, batch: Batch, scalars: Scalars, static: Hashable) -> tuple[State, Monitor]:
+    def update(state: State, batch: Batch, scalars: Scalars, static: Hashable) -> tuple[State, Metrics, Array]:
         count, seed = state["step"], scalars["seed"]
         size = jax.tree.leaves(batch)[0].shape[0]
         # The share of examples that stand in for unreadable ones, and what fields left out of each, whatever the task.
@@ -99,13 +102,17 @@ def make_step(
             metrics |= {f"gradient_norm/{name}": (norm, jnp.float32(1)) for name, norm in layers.items()}
         # A finite loss with non-finite updates would poison the parameters one step before the loss shows it.
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
-        return new_state, {
-            "first_bad": jnp.where((monitor["first_bad"] < 0) & ~finite, count + 1, monitor["first_bad"]),
-            # Empty only while the shapes of the sums are found out by tracing.
-            "sums": jax.tree.map(jnp.add, monitor["sums"], metrics) if monitor["sums"] else metrics,
-        }
+        return new_state, metrics, finite
 
-    return step
+    return update
+
+
+def noted(monitor: Monitor, metrics: Metrics, finite: Bool[Array, ""], step: Int[Array, ""]) -> Monitor:
+    """The monitor after an update, the `step`-th; traceable."""
+    return {
+        "first_bad": jnp.where((monitor["first_bad"] < 0) & ~finite, step, monitor["first_bad"]),
+        "sums": jax.tree.map(jnp.add, monitor["sums"], metrics),
+    }
 
 
 def sums_of(monitor: Monitor) -> dict[str, list[float]]:
