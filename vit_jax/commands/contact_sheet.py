@@ -12,16 +12,17 @@ fields, labels of pixels, points and boxes are drawn on their image, and texts w
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.commands.output import output_file
-from vit_jax.data.drawing import enlarged
-from vit_jax.data.fields import Fields
-from vit_jax.data.geometry import Image
 from vit_jax.errors import UserError, printable
+
+if TYPE_CHECKING:  # not for every command: images and their transforms take 0.7 s to import
+    from vit_jax.data.fields import Fields
+    from vit_jax.data.geometry import Image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +85,10 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
     return figures.contact_sheet(rows, together), together
 
 
-def _drawn(kinds: Fields, row: Mapping[str, Any]) -> Image:
+def _drawn(kinds: "Fields", row: Mapping[str, Any]) -> "Image":
     """The image of one example with all that lies on it."""
+    from vit_jax.data.drawing import enlarged
+
     if not kinds.lie_on_image:
         return row["image"]
     image, times = enlarged(row["image"])
@@ -94,7 +97,7 @@ def _drawn(kinds: Fields, row: Mapping[str, Any]) -> Image:
     return image
 
 
-def _caption(kinds: Fields, row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def _caption(kinds: "Fields", row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """Label and texts of one example."""
     texts = [_label(row["label"], names)] if "label" in row else []
     texts += [kind.caption(name, row) for name, kind in kinds.items() if name != "label"]

@@ -78,7 +78,8 @@ class Writer:
                 (self._events / file.name).write_bytes(copied.read())
 
     def _new_board(self, purge_step: int | None = None) -> "SummaryWriter":
-        from tensorboardX import SummaryWriter  # 0.3 s to import
+        with _torch_hidden():
+            from tensorboardX import SummaryWriter  # 0.3 s to import
 
         folder = self._scratch.name if self._scratch else os.fspath(self._events)
         return SummaryWriter(folder, purge_step=purge_step, flush_secs=30)
@@ -107,6 +108,19 @@ class Writer:
             for row in read_metrics(self._events.parent):
                 self._show(row.pop("step"), row)
             self._upkeep.say("tensorboard", "it is here again, with all that metrics.jsonl holds")
+
+
+@contextlib.contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """Around importing tensorboardX, which imports torch where that is installed: 3 s and 200 MB for a type's name."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # the import system's own sign for "not there"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def round_off(value: float) -> float:
