@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from vit_jax.data import decode as module
-from vit_jax.data.decode import UnreadableImage, decode
+from vit_jax.data.decode import EncodedImage, UnreadableImage, decode
 from vit_jax.data.image_header import read_header
 from vit_jax.errors import UserError
 
@@ -164,6 +164,99 @@ def test_cut_short(format, capfd):
     assert capfd.readouterr().err == ""
 
 
+def noisy(height, width):
+    """Colours that change from pixel to pixel, so that any other rounding or neighbour shows."""
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def assert_parts_are_those_of_the_whole(data, count=12):
+    whole, image, rng = decode(data), EncodedImage(data), np.random.default_rng(2)
+    assert image.shape == whole.shape
+    for _ in range(count):
+        (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in whole.shape[:2])
+        np.testing.assert_array_equal(image[top:bottom, left:right], whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "Gray"])
+def test_parts_of_a_jpeg_have_the_bits_of_the_whole(sampling):
+    for height, width in ((99, 70), (64, 48)):
+        pixels = noisy(height, width)
+        if sampling == "Gray":
+            data = simplejpeg.encode_jpeg(pixels[..., :1].copy(), 90, "GRAY", "Gray")
+        else:
+            data = simplejpeg.encode_jpeg(pixels, 90, "RGB", sampling)
+        assert_parts_are_those_of_the_whole(data)
+        stop = height // 3  # each line as the last one that is needed
+        whole, image = decode(data), EncodedImage(data)
+        for last in range(stop, stop + 17):
+            np.testing.assert_array_equal(image[last - 1 : last, :], whole[last - 1 : last])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_parts_have_the_bits_of_the_whole_in_any_orientation(format):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        assert_parts_are_those_of_the_whole(encoded(Image.fromarray(noisy(50, 40)), format, exif=exif), 6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 3}, {"mode": "CMYK"}]
+)
+def test_parts_of_other_jpegs(options):
+    options = dict(options)
+    image = Image.fromarray(noisy(90, 70)).convert(options.pop("mode", "RGB"))
+    data = encoded(image, "JPEG", **options)
+    assert_parts_are_those_of_the_whole(data)
+    assert_parts_are_those_of_the_whole(data + b"what cameras append", 4)
+
+
+def test_lines_below_a_part_are_not_decoded(monkeypatch):
+    decoded, decode_jpeg = [], simplejpeg.decode_jpeg
+
+    def count(data, *arguments, **options):
+        decoded.append(read_header(data).height)
+        return decode_jpeg(data, *arguments, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", count)
+    image = EncodedImage(encoded(Image.fromarray(noisy(200, 90)), "JPEG"))
+    assert image[30:50, 5:20].shape == (20, 15, 3) and image[:, :].shape == (200, 90, 3)
+    assert decoded == [52, 200]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_that_is_cut_short_below_the_part_is_found(options, capfd):
+    """The thumbnail in its EXIF has an end of its own, which is not the file's."""
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9 \xff\xda"
+    data = encoded(Image.fromarray(noisy(200, 90)), "JPEG", exif=exif, **options)
+    assert data.count(b"\xff\xd9") == 1
+    body = b"JFXX\0" + encoded(picture(8, 8), "JPEG")
+    data = data[:2] + b"\xff\xe0" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    assert data.count(b"\xff\xd9") == 2
+    np.testing.assert_array_equal(EncodedImage(data)[:8, :], decode(data)[:8])
+    for length in (len(data) - 1, len(data) - 2, len(data) * 9 // 10, len(data) * 2 // 3):
+        with pytest.raises(UnreadableImage, match=r"^holiday\.x is cut short"):
+            EncodedImage(data[:length], "holiday.x")[:8, :]
+    assert capfd.readouterr().err == ""
+
+
+def test_damage_above_the_end_of_a_part_is_judged_as_in_the_whole():
+    data = simplejpeg.encode_jpeg(noisy(200, 90), 90)
+    start = data.index(b"\xff\xda")
+    ends_early = data[: start + 1000] + b"\xff\xd9" + data[start + 1000 :]
+    for damaged in (ends_early, data[: start + 1000] + bytes(40) + data[start + 1000 :]):
+        try:
+            whole = decode(damaged)
+        except UnreadableImage:
+            with pytest.raises(UnreadableImage, match="is cut short"):
+                EncodedImage(damaged)[90:100, :]
+        else:
+            np.testing.assert_array_equal(EncodedImage(damaged)[90:100, :], whole[90:100])
+    with pytest.raises(UnreadableImage, match="is cut short"):
+        decode(ends_early)
+
+
 def test_damaged_png(capfd):
     data = bytearray(encoded(picture(), "PNG"))
     data[len(data) // 2] ^= 0xFF
@@ -181,6 +274,7 @@ def test_jpeg_with_stray_bytes_is_readable(mode):
         with pytest.raises(ValueError, match="extraneous bytes"):
             simplejpeg.decode_jpeg(stray)
         assert_same_pixels(decode(stray), Image.open(io.BytesIO(data)), tolerance=2 if mode == "CMYK" else 0)
+        assert_parts_are_those_of_the_whole(stray, 4)
 
 
 def test_bytes_after_a_jpeg_do_not_matter(capfd):

@@ -6,14 +6,15 @@ import time
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 
-from vit_jax.data import order
+from vit_jax.data import decode, order
 from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import digits, folder
 from vit_jax.data.sources.arrays import ArraySource
-from vit_jax.data.transforms import supervised
+from vit_jax.data.transforms import supervised, view
 from vit_jax.errors import UserError
 
 
@@ -163,6 +164,47 @@ def test_an_unreadable_image_is_replaced_and_counted(spoilt):
     assert any(whole.batch(epoch)["label"][-1] == 4 for epoch in range(40))
     for epoch in range(40):  # includes an epoch in which it is last, and is replaced by the first
         assert joined([train.batch(2 * epoch), train.batch(2 * epoch + 1)])["corrupt"].sum() == 1
+
+
+class Photos:
+    """Twelve JPEGs of which number 4 lacks its lower half and number 7, with its scans one after the other, its end."""
+
+    label_names = tuple(map(str, range(12)))
+
+    def __init__(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 80, 60, 3), np.uint8)
+        self.files = [simplejpeg.encode_jpeg(image, 90, "RGB", "420") for image in pixels]
+        progressive = cv2.imencode(".jpg", pixels[7], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+        self.files[4], self.files[7] = self.files[4][: len(self.files[4]) // 2], progressive[:-200]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return {"image": self.files[index], "label": index, "path": f"{index}.jpg"}
+
+
+@pytest.mark.parametrize("recipe", [supervised, view])
+def test_decoding_what_a_crop_needs_changes_nothing(recipe, monkeypatch):
+    """Also not which images are unreadable, nor the draws of those in whose place another is taken."""
+    crops = recipe.build(16, area=(0.05, 0.3))
+    parts = TrainPipeline(Photos(), crops, batch_size=12, seed=0)
+    whole = TrainPipeline(Photos(), lambda *arguments: crops(*arguments), batch_size=12, seed=0)
+    evaluations = [EvalPipeline(Photos(), transform, 4) for transform in (crops, lambda *of: crops(*of))]
+    lines, full = [], decode.EncodedImage._lines
+    monkeypatch.setattr(decode.EncodedImage, "_lines", lambda self, stop: lines.append(stop) or full(self, stop))
+    for step in range(3):
+        batch = parts.batch(step)
+        assert batch["corrupt"].sum() == 2 and not np.isin(batch["label"], [4, 7]).any()
+        assert min(lines) < 60
+        lines.clear()
+        assert_same(batch, whole.batch(step))
+        assert set(lines) == {80}
+        lines.clear()
+    for evaluation in evaluations:
+        with evaluation.iterate() as batches, pytest.raises(UnreadableImage, match="4.jpg is cut short"):
+            assert (next(batches)["label"] == np.arange(4)).all() and next(batches)
+    assert_same(*(next(evaluation.iterate()) for evaluation in evaluations))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])

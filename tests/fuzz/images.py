@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.fuzz.harness import Target
 from tests.fuzz.mutations import damaged_bytes
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import EncodedImage, decode
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.transforms import supervised
 
@@ -56,6 +56,8 @@ def build(folder: Path) -> Target:
 
     def use(data: bytes) -> list[np.ndarray]:
         image = decode(data)
+        top = EncodedImage(data)[: max(len(image) // 2, 1), :]
+        assert np.array_equal(top, image[: len(top)]), "a part is not what it is in the whole"
         view = train({"image": image}, np.random.default_rng(0))["image"]
         return [image, evaluate.to_uint8(image), view]
 

@@ -8,7 +8,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from vit_jax.data.files import read_bytes
-from vit_jax.data.image_header import read_header
+from vit_jax.data.image_header import Header, read_header
 from vit_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000
@@ -49,46 +49,84 @@ def read_file(path: str | os.PathLike) -> bytes:
         ) from error
 
 
-def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes a JPEG, PNG or WebP image, the first frame if it has several.
+class EncodedImage:
+    """A JPEG, PNG or WebP image, the first frame if it has several, that is decoded when pixels are asked for.
 
-    Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is put on white, and the EXIF orientation is
-    applied. The format is told by the content, not by the file's name.
+    `image[top:bottom, left:right]` are those of a part, as they are in the whole: uint8 [h, w, 3]. Grey, palette, CMYK
+    and 16-bit images become 8-bit RGB, transparency is put on white, and the EXIF orientation is applied. The format is
+    told by the content, not by the file's name.
 
     Args:
         image: a path or the encoded bytes.
         name: what to call the image in errors, the path by default.
 
     Raises:
-        UnreadableImage: when it cannot be read, is damaged or cut short, or has more than `MAX_PIXELS` pixels; the
-            size is read from the header before any memory is set aside for pixels; so are those of which one side is
-            more than `MAX_ASPECT` times the other.
+        UnreadableImage: when it cannot be read, or has more than `MAX_PIXELS` pixels; the size is read from the header
+            before any memory is set aside for pixels; so are those of which one side is more than `MAX_ASPECT` times
+            the other. While decoding: when it is damaged or cut short.
     """
-    if isinstance(image, bytes):
-        data, name = image, name or "The image"
-    else:
-        data, name = read_file(image), name or os.fspath(image)
-    try:
-        header = read_header(data)
+
+    def __init__(self, image: bytes | str | os.PathLike, name: str | None = None):
+        if isinstance(image, bytes):
+            self._data, self._name = image, name or "The image"
+        else:
+            self._data, self._name = read_file(image), name or os.fspath(image)
+        try:
+            header = read_header(self._data)
+        except ValueError as error:
+            raise UnreadableImage(f"{self._name} {error}", "Replace or remove it") from error
+        size = f"{self._name} is {header.width}x{header.height}"
         if header.height * header.width > MAX_PIXELS:
-            raise UnreadableImage(
-                f"{name} is {header.width}x{header.height}, more than {MAX_PIXELS // 10**6} megapixels",
-                "Scale it down first",
-            )
+            raise UnreadableImage(f"{size}, more than {MAX_PIXELS // 10**6} megapixels", "Scale it down first")
         if max(header.height, header.width) > MAX_ASPECT * min(header.height, header.width):
-            raise UnreadableImage(
-                f"{name} is {header.width}x{header.height}, one side more than {MAX_ASPECT} times the other", "Crop it"
-            )
-        pixels = _decode_jpeg(data) if header.format == "jpeg" else _decode_png_or_webp(data, header.transparent)
-    except ValueError as error:
-        raise UnreadableImage(f"{name} {error}", "Replace or remove it") from error
-    return upright(pixels, header.orientation)
+            raise UnreadableImage(f"{size}, one side more than {MAX_ASPECT} times the other", "Crop it")
+        self._header = header
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, 3), upright."""
+        height, width = self._header.height, self._header.width
+        return (width, height, 3) if _upright(self._header.orientation)[0] else (height, width, 3)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> UInt8[np.ndarray, "h w 3"]:
+        rows, columns = (range(*of.indices(side)) for of, side in zip(part, self.shape, strict=False))
+        transpose, *steps = _upright(self._header.orientation)
+        # From the upright image to the stored one: mirrored back first, and then transposed back.
+        rows, columns = (
+            of if step == 1 else range(side - of.stop, side - of.start)
+            for of, step, side in zip((rows, columns), steps, self.shape, strict=False)
+        )
+        if transpose:
+            rows, columns = columns, rows
+        try:
+            pixels = self._lines(rows.stop)
+        except ValueError as error:
+            raise UnreadableImage(f"{self._name} {error}", "Replace or remove it") from error
+        return upright(pixels[rows.start : rows.stop, columns.start : columns.stop], self._header.orientation)
+
+    def _lines(self, stop: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The stored image up to the line `stop`, or more of it."""
+        if self._header.format != "jpeg":
+            return _decode_png_or_webp(self._data, self._header.transparent)
+        pixels = _decode_jpeg_lines(self._data, self._header, stop)
+        return _decode_jpeg(self._data) if pixels is None else pixels
+
+
+def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """All pixels of an `EncodedImage`."""
+    return EncodedImage(image, name)[:, :]
 
 
 def upright(pixels: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The image turned and mirrored as an EXIF orientation from 1 to 8 asks for; any other leaves it as it is."""
-    transpose, rows, columns = _UPRIGHT.get(orientation, _UPRIGHT[1])
+    transpose, rows, columns = turn = _upright(orientation)
+    if turn == _UPRIGHT[1]:
+        return pixels
     return np.ascontiguousarray((pixels.transpose(1, 0, 2) if transpose else pixels)[::rows, ::columns])
+
+
+def _upright(orientation: int) -> tuple[bool, int, int]:
+    return _UPRIGHT.get(orientation, _UPRIGHT[1])
 
 
 def on_white(colours: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w 1"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -96,6 +134,30 @@ def on_white(colours: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w 
     alpha = alpha.astype(np.uint16)
     # Fits in 16 bits: the weights add up to 255. The 127 rounds to nearest.
     return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _decode_jpeg_lines(data: bytes, header: Header, stop: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The lines of a JPEG up to `stop` and a few more, with the bits that they have in the whole.
+
+    What lies below is left out by handing over a header that says that the image ends there. What lies above and beside
+    has to be read even so, to know where its code ends; libjpeg-turbo can spare it the steps after that, but simplejpeg
+    has no argument for it.
+
+    Returns:
+        None where only the decoding of the whole can tell what there is: also when the file is cut short, wherever.
+    """
+    lines = stop + 2  # the colours of a line are interpolated with those below
+    if header.lines_at is None or lines >= header.height:
+        return None
+    shorter = b"".join((data[: header.lines_at], lines.to_bytes(2, "big"), data[header.lines_at + 2 :]))
+    pixels = np.empty((lines, header.width, 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(shorter, "RGB", buffer=pixels, strict=True)
+    except ValueError as error:
+        # The first complaint is told. That other bytes come before the file's end (0xd9) was to be expected, and is
+        # said when all lines are there.
+        return pixels if "extraneous bytes before marker 0xd9" in str(error) else None
+    return pixels
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:

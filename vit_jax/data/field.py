@@ -62,6 +62,11 @@ class Field:
         """
         raise NotImplementedError
 
+    def open(self, raw: Any, where: str, plane: Plane | None) -> Any:
+        """As `read`, for a transform that says that it `takes_parts`: it asks `shape` and `[top:bottom, left:right]` of
+        an image and nothing else, so that no more of it need be decoded."""
+        return self.read(raw, where, plane)
+
     def move(self, value: Any, placement: Placement) -> Any:
         """The value in a view of the image, for what is `in_plane`."""
         raise NotImplementedError

@@ -17,6 +17,9 @@ class Header(NamedTuple):
         orientation: of EXIF (1..8, 1 is upright), still to be applied.
         transparent: for a grey PNG that calls one grey level transparent (its tRNS chunk), that level, in 8 bits, or
             in 16 where the image has so many; decoders pass over it. Otherwise None.
+        lines_at: for a JPEG that stores its lines from top to bottom and is decoded to RGB as it is (sequential, 8
+            bits, grey or three colours), where its number of lines stands, in two bytes: a decoder that finds less
+            there stops earlier. Otherwise None.
     """
 
     format: str
@@ -24,6 +27,7 @@ class Header(NamedTuple):
     width: int
     orientation: int
     transparent: int | None = None
+    lines_at: int | None = None
 
 
 # How other formats begin, where, and what they are: files that people take for images, and that are, elsewhere.
@@ -68,7 +72,8 @@ def _jpeg(data: bytes) -> Header:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = (int.from_bytes(data[at + k : at + k + 2], "big") for k in (5, 7))
-            return Header("jpeg", height, width, orientation)
+            plain = marker in (0xC0, 0xC1) and data[at + 4] == 8 and data[at + 9 : at + 10] in (b"\1", b"\3")
+            return Header("jpeg", height, width, orientation, lines_at=at + 5 if plain else None)
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             orientation = _exif_orientation(data[at + 10 : end])
         at = end

@@ -126,10 +126,13 @@ class TrainPipeline:
         self._num_workers = num_workers
         fields = build_fields(None, Context()) if fields is None else fields
         self._elements = _TrainElements(source, seed, on_corrupt == "replace", repeats, balance, fields)
-        elements, shared = self._elements, getattr(transform, "shared_draws", 0)
-        if shared:
-            elements = _SharedDraws(elements, shared, batch_size, derived_seed(seed, 2))
-        self._examples = _prepared(grain.MapDataset.source(elements), transform, fields, seed)
+        shared = _SharedDraws(getattr(transform, "shared_draws", 0), batch_size, derived_seed(seed, 2))
+        numbers = grain.MapDataset.range(_ENDLESS)
+        if transform is None:
+            self._examples = numbers.map(functools.partial(_train_plain, self._elements, fields))
+        else:
+            row = functools.partial(_train_row, self._elements, transform, fields, shared)
+            self._examples = numbers.random_map(row, seed=derived_seed(seed, 1))
 
     def batch(self, step: int, slices: int = 1, index: int = 0) -> Batch:
         """Slice `index` of `slices` of the batch of one step.
@@ -149,7 +152,7 @@ class TrainPipeline:
 
     def example(self, element: int) -> dict[str, Any]:
         """What row `element % batch_size` of batch `element // batch_size` shows, decoded but not yet augmented."""
-        return self._elements[element]
+        return self._elements.readable(element)
 
     def _from(self, step: int, slices: int, index: int) -> grain.MapDataset:
         _check_whole(step=(step, 0))
@@ -196,8 +199,14 @@ class EvalPipeline:
         preprocess = transform if isinstance(transform, Preprocess) else None
         if fields is None:
             fields = build_fields(None, Context(preprocess))
-        examples = grain.MapDataset.source(_EvalElements(source, len(self) * batch_size, fields))
-        self._examples = _prepared(examples, None if preprocess else transform, fields, seed)
+        transform = None if preprocess else transform
+        elements = _EvalElements(source, len(self) * batch_size, fields, _takes_parts(transform))
+        examples = grain.MapDataset.source(elements)
+        if transform is None:
+            self._examples = examples.map(functools.partial(_evaluated, fields))
+        else:
+            row = functools.partial(_transformed, transform, fields)
+            self._examples = examples.random_map(row, seed=derived_seed(seed, 1))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -237,14 +246,15 @@ class _TrainElements:
         self._repeats = repeats
         self._said = False
 
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, element: int) -> dict[str, Any]:
+    def readable(
+        self, element: int, then: Callable[[dict[str, Any]], Any] = lambda example: example, takes_parts: bool = False
+    ) -> Any:
+        """What `then` makes of an element, or of the first after it whose image can be read, by it or by `then`."""
         candidates = self._order.candidates(element // self._repeats)
         for tried, index in enumerate(itertools.islice(candidates, _MAX_REPLACEMENTS)):
             try:
-                return _read(self._source, index, self._fields, True) | {"corrupt": int(tried > 0)}
+                example = _read(self._source, index, self._fields, True, takes_parts)
+                return then(example | {"corrupt": int(tried > 0)})
             except UnreadableImage as error:
                 if not self._replace:
                     raise
@@ -256,55 +266,75 @@ class _TrainElements:
 
 
 class _SharedDraws:
-    """Elements with random numbers in [0, 1) in the field "shared_draws", the same for all of a global batch: for a
-    transform that says how many it needs in an attribute of that name, and takes them out."""
+    """Random numbers in [0, 1) in the field "shared_draws", the same for all of a global batch: for a transform that
+    says how many it needs in an attribute of that name, and takes them out."""
 
-    def __init__(self, elements: _TrainElements, count: int, batch_size: int, seed: int):
-        self._elements = elements
+    def __init__(self, count: int, batch_size: int, seed: int):
         self._count = count
         self._batch_size = batch_size
         self._seed = seed
 
-    def __len__(self) -> int:
-        return len(self._elements)
-
-    def __getitem__(self, element: int) -> dict[str, Any]:
+    def of(self, element: int) -> dict[str, Any]:
+        if not self._count:
+            return {}
         rng = np.random.default_rng((self._seed, element // self._batch_size))
-        return {**self._elements[element], "shared_draws": rng.random(self._count)}
+        return {"shared_draws": rng.random(self._count)}
 
 
 class _EvalElements:
     """The source in order, starting over after its end with valid 0, up to `length` elements."""
 
-    def __init__(self, source: Source, length: int, fields: Fields):
+    def __init__(self, source: Source, length: int, fields: Fields, takes_parts: bool):
         self._source = source
         self._fields = fields
         self._length = length
+        self._takes_parts = takes_parts
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, element: int) -> dict[str, Any]:
         repeat, index = divmod(element, len(self._source))
-        return _read(self._source, index, self._fields, False) | {"valid": np.float32(repeat == 0), "index": index}
+        example = _read(self._source, index, self._fields, False, self._takes_parts)
+        return example | {"valid": np.float32(repeat == 0), "index": index}
 
 
-def _read(source: Source, index: int, fields: Fields, training: bool) -> dict[str, Any]:
+def _read(source: Source, index: int, fields: Fields, training: bool, takes_parts: bool) -> dict[str, Any]:
     """The fields of one example, without its path."""
     raw = dict(source[index])
     where = raw.pop("path", None) or f"Example {index}"
-    example = fields.read(raw, where, training)
+    example = fields.read(raw, where, training, takes_parts)
     label, classes = example.get("label"), len(source.label_names)
     if isinstance(label, int) and classes and not 0 <= label < classes:
         raise UserError(f"{where} has label {label}, but there are {classes} classes", "Number them from 0")
     return example
 
 
-def _prepared(examples: grain.MapDataset, transform: Transform | None, fields: Fields, seed: int) -> grain.MapDataset:
-    """The examples as they go into batches: through the transform, or without one as evaluation sees them."""
-    if transform is None:
-        return examples.map(functools.partial(_evaluated, fields))
-    return examples.random_map(functools.partial(_transformed, transform, fields), seed=derived_seed(seed, 1))
+def _takes_parts(transform: Transform | None) -> bool:
+    """Whether a transform decodes images itself, as far as it needs them: see `vit_jax.data.field.Field.open`."""
+    return getattr(transform, "takes_parts", False)
+
+
+def _train_plain(elements: _TrainElements, fields: Fields, element: int) -> dict[str, Any]:
+    return elements.readable(element, functools.partial(_evaluated, fields))
+
+
+def _train_row(
+    elements: _TrainElements,
+    transform: Transform,
+    fields: Fields,
+    shared: _SharedDraws,
+    element: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    state = rng.bit_generator.state
+
+    def row(example: dict[str, Any]) -> dict[str, Any]:
+        if example["corrupt"]:  # the draws of the one in whose place it is, which may have found out while decoding
+            rng.bit_generator.state = state
+        return _transformed(transform, fields, example | shared.of(element), rng)
+
+    return elements.readable(element, row, _takes_parts(transform))
 
 
 def _evaluated(fields: Fields, example: dict[str, Any]) -> dict[str, Any]:

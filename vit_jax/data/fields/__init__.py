@@ -41,12 +41,13 @@ class Fields(Mapping[str, Field]):
     def __hash__(self) -> int:
         return hash((tuple(self.kinds), self.explicit))
 
-    def read(self, example: Mapping[str, Any], where: str, training: bool) -> dict[str, Any]:
+    def read(self, example: Mapping[str, Any], where: str, training: bool, takes_parts: bool = False) -> dict[str, Any]:
         """The fields of a source's example.
 
         Args:
             where: names the example in errors.
             training: whether each field has to be there. An evaluation source may have some of them.
+            takes_parts: whether the transform does, see `vit_jax.data.field.Field.open`.
 
         Raises:
             UserError: for a field that is missing or that its kind cannot read.
@@ -65,7 +66,7 @@ class Fields(Mapping[str, Field]):
                 continue
             # The image's errors name its file, those of others the field too.
             place = where if name in ("image", "label") else f"{where}, field {name!r},"
-            found[name] = kind.read(example[name], place, plane)
+            found[name] = (kind.open if takes_parts else kind.read)(example[name], place, plane)
             if name == "image":
                 plane = found[name].shape[:2]
         return found

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import EncodedImage
 from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
@@ -31,7 +31,10 @@ class Image(Field):
         return {name: Spec((*self.preprocess.image_size, 3), "uint8", 256)}
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> UInt8[np.ndarray, "H W 3"]:
-        image = raw if isinstance(raw, np.ndarray) else decode(raw, where)
+        return self.open(raw, where, plane)[:, :]
+
+    def open(self, raw: Any, where: str, plane: Plane | None) -> UInt8[np.ndarray, "H W 3"] | EncodedImage:
+        image = raw if isinstance(raw, np.ndarray) else EncodedImage(raw, where)
         if plane is not None and image.shape[:2] != plane:
             raise UserError(
                 f"{where} is {image.shape[1]}x{image.shape[0]} on an image of {plane[1]}x{plane[0]}",

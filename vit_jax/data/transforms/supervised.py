@@ -40,6 +40,11 @@ class Supervised:
         """Whether `draw` says all that happens to the image's geometry: RandAugment shears and shifts by itself."""
         return self.randaugment is None
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it asks for no more of an image than it shows, see `vit_jax.data.field.Field.open`."""
+        return True
+
     def __call__(
         self, example: dict[str, Any], rng: np.random.Generator, moves: Mapping[str, Move] = IMAGE
     ) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class View:
         """Whether the drawn placement says all that happens to the image's geometry."""
         return True
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it asks for no more of an image than it shows, see `vit_jax.data.field.Field.open`."""
+        return True
+
     def __call__(
         self, example: dict[str, Any], rng: np.random.Generator, moves: Mapping[str, Move] = IMAGE
     ) -> dict[str, Any]:
