@@ -76,7 +76,7 @@ def test_loader_and_trace(capsys, tmp_path):
 
 def _check_plan(results):
     """The plan's figures are of the step that was timed; no step is faster."""
-    planned = results["plan"]
+    planned = results["train"]["plan"]
     assert planned["peak_bytes"] == results["train"]["peak_bytes"], "a CPU's peak is the compiler's too"
     assert planned["step_seconds"] == pytest.approx(
         sum(k["seconds"] for k in planned["kernels"] if k["kind"] != "collective")

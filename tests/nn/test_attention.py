@@ -10,12 +10,15 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.nn import attention as module
+from vit_jax.nn import cudnn_attention
 from vit_jax.nn import mask as masks
-from vit_jax.nn.attention import attention, chosen, computing_on, cudnn_works
+from vit_jax.nn.attention import attention, chosen
+from vit_jax.nn.cudnn_attention import _direct_works, cudnn_works
 from vit_jax.nn.mask import Band, dense
 from vit_jax.nn.multi_head import MultiHeadAttention
+from vit_jax.nn.platform import computing_on, row_major
+from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS
 from vit_jax.nn.style import BlockStyle, Execution
-from vit_jax.planning.cuda import cudnn_of_the_target
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -151,6 +154,7 @@ def test_auto_chooses_by_machine(monkeypatch, backend, dtype, width, options, ex
     chosen = []
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(module, "cudnn_works", lambda dtype, width, here: True)
+    monkeypatch.setattr(cudnn_attention, "_direct_works", lambda dtype, width, here: False)
     monkeypatch.setattr(module, "recomputed_attention", lambda *_: chosen.append("recomputed"))
     monkeypatch.setattr(
         jax.nn, "dot_product_attention", lambda q, *_, implementation, **__: chosen.append(implementation) or q
@@ -166,18 +170,24 @@ def test_auto_follows_the_platform_that_is_traced_for():
     assert chosen("auto", jnp.bfloat16, 64) == "explicit"
 
 
-def test_where_cudnn_fails_its_probe_it_is_said_once(capsys):
-    cudnn_works.cache_clear()
-    with computing_on("gpu"):  # which this machine does not have
+def test_where_cudnn_fails_its_probe_it_is_said_once(capsys, monkeypatch):
+    probes = (cudnn_works, _direct_works)
+    for probe in probes:
+        probe.cache_clear()
+    with computing_on("gpu"):
+        assert chosen("auto", jnp.bfloat16, 64) == "cudnn", "for another machine's GPU"
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # this machine does not have one
         assert [chosen("auto", jnp.bfloat16, 64) for _ in range(2)] == ["xla", "xla"]
     err = capsys.readouterr().err
     assert err.count("cuDNN's attention does not run here") == 1
-    cudnn_works.cache_clear()
+    for probe in probes:
+        probe.cache_clear()
 
 
 def test_a_plan_for_a_gpu_asks_only_whether_it_can_be_traced(capsys):
-    """And an odd number of tokens can: in training jax refuses it, whatever cuDNN can do."""
-    cudnn_works.cache_clear()
+    """And an odd number of tokens can: in training jax refuses it, whatever cuDNN can do. None is padded."""
+    for probe in (cudnn_works, _direct_works):
+        probe.cache_clear()
     x = jax.ShapeDtypeStruct((2, 7, 2, 64), jnp.bfloat16)
 
     def lowered():
@@ -185,10 +195,36 @@ def test_a_plan_for_a_gpu_asks_only_whether_it_can_be_traced(capsys):
         with computing_on("gpu"):
             return jax.jit(gradient).trace(x).lower(lowering_platforms=("cuda",)).as_text()
 
-    with cudnn_of_the_target():
-        assert lowered().count("custom_call @__cudnn$fmhaSoftmax") == 2
+    text = lowered()
+    assert text.count("custom_call @__cudnn$fmhaSoftmax") == 2 and "stablehlo.pad" not in text
     assert not capsys.readouterr().err
-    cudnn_works.cache_clear()
+    for probe in (cudnn_works, _direct_works):
+        probe.cache_clear()
+
+
+def test_rematerialisation_keeps_what_cudnn_made():
+    """With the names saved the backward pass runs no second forward pass; full rematerialisation does."""
+
+    def calls(policy):
+        def loss(q):
+            return jnp.square(jax.checkpoint(lambda q: attention(q, q, q), policy=policy)(q).astype(jnp.float32)).sum()
+
+        with computing_on("gpu"):
+            traced = jax.jit(jax.grad(loss)).trace(jax.ShapeDtypeStruct((2, 7, 2, 64), jnp.bfloat16))
+        return traced.lower(lowering_platforms=("cuda",)).as_text().count("custom_call @__cudnn$fmhaSoftmax(")
+
+    _direct_works.cache_clear()
+    kept = jax.checkpoint_policies.save_only_these_names(OUTPUT, STATISTICS)
+    assert (calls(kept), calls(None)) == (1, 2)
+
+
+def test_activations_lie_as_their_axes_come_on_gpus():
+    x = jnp.ones((2, 3, 4))
+    text = {}
+    for name in ("gpu", "tpu"):
+        with computing_on(name):
+            text[name] = str(jax.make_jaxpr(jax.grad(lambda x: row_major(x).sum()))(x))
+    assert text["gpu"].count("layout_constraint") == 2 and "layout_constraint" not in text["tpu"]
 
 
 @pytest.mark.parametrize(("band", "keys"), [(None, 4), pytest.param(Band(2, 0), 7, marks=pytest.mark.long)])
@@ -213,7 +249,7 @@ def test_odd_lengths_get_a_token_that_nobody_sees(monkeypatch, band, keys):
 
         return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
 
-    padded = of(lambda q, k, v: module._cudnn(q, k, v, None, None, 8**-0.5, mask))
+    padded = of(lambda q, k, v: cudnn_attention._padded(q, k, v, 8**-0.5, mask))
     plain = of(lambda q, k, v: attention(q, k, v, mask=band, implementation="explicit"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), padded, plain)
     assert (lengths[0] is None) == (band is not None)

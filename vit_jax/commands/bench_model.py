@@ -67,8 +67,8 @@ def measure_config(
     Returns:
         What `--json` writes: the machine, the model, "loader", and for "train" and "inference" the compile seconds,
         peak bytes of a device, the median, minimum and maximum of images per second over `rounds` steps, the seconds of
-        a step with their standard deviation, and MFU in bfloat16 where the device's peak is known; "plan" has what
-        `vit_jax plan` says of the same compiled step, where the device is in its table.
+        a step with their standard deviation, and MFU in bfloat16 where the device's peak is known; "train" has
+        as "plan" what `vit_jax plan` says of the same compiled step, where the device is in its table.
     """
     import jax
     import numpy as np
@@ -126,7 +126,7 @@ def measure_config(
     results["train"] = speeds(timed, config.batch_size) | _costs(step, seconds)
     if chip := chips.chip_of(results["device"]):
         planned = figures(step, rehearsal, chip)
-        results["plan"] = {name: planned[name] for name in ("peak_bytes", "step_seconds", "mfu", "kernels")}
+        results["train"]["plan"] = {name: planned[name] for name in ("peak_bytes", "step_seconds", "mfu", "kernels")}
     if profile:
         results["profile"] = _trace(once, profile)
     _add_utilisation(results, {"inference": rehearsal.forward_flops(), "train": rehearsal.training_flops()})
@@ -231,7 +231,7 @@ def show(results: Mapping[str, Any]) -> str:
             f"{found['peak_bytes'] / 2**20:,.0f} MiB", f"{found['compile_seconds']:.1f} s",
             "" if used is None else f"{used:.1%}",
         ])  # fmt: skip
-    if plan := results.get("plan"):
+    if plan := results["train"].get("plan"):
         seconds = plan["step_seconds"]
         rows.append([
             "planned", f"{results['batch_size'] / seconds:.1f}", "", f"{1e3 * seconds:.1f} ms",

@@ -1,40 +1,22 @@
 """Scaled dot-product attention on one of four implementations."""
 
-import contextlib
-import contextvars
-import functools
-import sys
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.nn import mask as masks
-from vit_jax.nn.batch_axis import split_by_example
+from vit_jax.nn.cudnn_attention import cudnn_attention, cudnn_works
 from vit_jax.nn.mask import Band, Mask
+from vit_jax.nn.platform import platform as platform_traced_for
 from vit_jax.nn.recomputed_attention import recomputed_attention
 from vit_jax.spelling import nearest
 
 Implementation = Literal["auto", "explicit", "recomputed", "xla", "cudnn"]
 
-# The platform that is traced for, where that is not the one that runs the trace.
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
-
 _IMPLEMENTATIONS = get_args(Implementation)
-
-
-@contextlib.contextmanager
-def computing_on(platform: str) -> Iterator[None]:
-    """Around tracing: what is traced will run on this platform ("cpu", "gpu", "tpu"), wherever it is traced."""
-    token = _platform.set(platform)
-    try:
-        yield
-    finally:
-        _platform.reset(token)
 
 
 def check_implementation(implementation: str) -> None:
@@ -67,7 +49,7 @@ def chosen(
     check_implementation(implementation)
     mask = masks.as_mask(mask)
     banded = mask is None or isinstance(mask, Band)
-    platform = _platform.get() or jax.default_backend()
+    platform = platform_traced_for()
     half = dtype in (jnp.bfloat16, jnp.float16)
     fits_cudnn = platform == "gpu" and half and width % 8 == 0 and width <= 128
     if implementation == "auto":
@@ -149,10 +131,10 @@ def attention(
     if implementation == "recomputed":
         return recomputed_attention(q, k, v, scale, band)
     if implementation == "cudnn":
-        return _cudnn(q, k, v, bias, array, scale, band)
+        return cudnn_attention(q, k, v, bias, array, scale, band)
     if implementation == "xla":
         return jax.nn.dot_product_attention(
-            q, k, v, bias=bias, mask=array, scale=scale, implementation="xla", **_library_band(band, shape)
+            q, k, v, bias=bias, mask=array, scale=scale, implementation="xla", **masks.library_band(band, shape)
         )
 
     # Heads first makes every product below a batch of plain matrix products; the scale costs less on q than on logits.
@@ -174,67 +156,3 @@ def attention(
     out = jnp.matmul(used.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = out.astype(v.dtype).swapaxes(1, 2)
     return (out, weights / total) if return_weights else out
-
-
-def _library_band(band: Band | None, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    """A band in the words of `jax.nn.dot_product_attention`."""
-    if band is None:
-        return {}
-    if band.before is None and band.after == 0:
-        return {"is_causal": True}
-    furthest = max(shape[2:])
-    window = tuple(furthest if side is None else side for side in (band.before, band.after))
-    return {"is_causal": band.after == 0, "local_window_size": window}
-
-
-def _cudnn(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s h d"],
-    v: Float[Array, "b s h d"],
-    bias: Float[Array, "#b #h #t #s"] | None,
-    mask: Bool[Array, "#b #h #t #s"] | None,
-    scale: float,
-    band: Band | None,
-) -> Float[Array, "b t h d"]:
-    """cuDNN's attention. Odd lengths get one more token, which no query sees, where nothing forbids it.
-
-    jax refuses odd lengths in training: it means to do so only with a bias, but always finds one (0.10.2,
-    `_dot_product_attention_fwd_rule`), and a ViT with a class token has 197 tokens.
-    """
-    queries, keys = q.shape[1], k.shape[1]
-    lengths = {}
-    if bias is None and mask is None and (queries % 2 or keys % 2):
-        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-        # Of a causal band the last token is in nobody's sight anyway, where there are as many keys as queries.
-        if band is None or band.after > 0 or queries != keys:
-            full = {"query_seq_lengths": queries, "key_value_seq_lengths": keys}
-            lengths = {n: split_by_example(jnp.full(q.shape[:1], length, jnp.int32)) for n, length in full.items()}
-    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    out = jax.nn.dot_product_attention(
-        q, k, v, bias=bias, mask=mask, scale=scale, implementation="cudnn", **lengths, **_library_band(band, shape)
-    )
-    return out[:, :queries]
-
-
-@functools.cache
-def cudnn_works(dtype: str, width: int, here: bool = True) -> bool:
-    """Whether cuDNN's attention runs, forward and backward: tried once; where it does not, stderr says why.
-
-    Args:
-        here: False where there is no GPU, for a step that is compiled for another machine's: whether jax takes it.
-    """
-    x = np.ones((1, 7, 2, width), dtype)
-    loss = lambda q: _cudnn(q, q, q, None, None, 1.0, None).astype(jnp.float32).sum()  # noqa: E731
-    try:
-        # Compiled ahead, because this may be asked for while something else is traced.
-        traced = jax.jit(jax.grad(loss)).trace(jax.ShapeDtypeStruct(x.shape, x.dtype))
-        if not here:
-            traced.lower(lowering_platforms=("cuda",))
-            return True
-        if np.isfinite(np.asarray(traced.lower().compile()(x), np.float32)).all():
-            return True
-        reason = "its gradient is not finite"
-    except Exception as error:  # whatever it is that CUDA, cuDNN or their bindings lack
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    print(f"cuDNN's attention does not run here ({reason}); using XLA's, which is slower.", file=sys.stderr)
-    return False

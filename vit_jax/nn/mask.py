@@ -1,7 +1,7 @@
 """Which keys a query may attend to: a band that needs no array, or an array."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -74,3 +74,14 @@ def check_shape(mask: Array | None, bias: Array | None, shape: tuple[int, int, i
                 f"An attention {what} of shape {tuple(array.shape)} does not fit logits of shape {shape}",
                 "It needs the axes batch, heads, queries and keys, each in full or of size 1",
             )
+
+
+def library_band(band: Band | None, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    """A band in the words of `jax.nn.dot_product_attention`."""
+    if band is None:
+        return {}
+    if band.before is None and band.after == 0:
+        return {"is_causal": True}
+    furthest = max(shape[2:])
+    window = tuple(furthest if side is None else side for side in (band.before, band.after))
+    return {"is_causal": band.after == 0, "local_window_size": window}

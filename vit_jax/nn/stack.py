@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from vit_jax.errors import UserError
 from vit_jax.nn.batch_axis import split_by_example
 from vit_jax.nn.block import SAVED, Block
+from vit_jax.nn.platform import row_major
 from vit_jax.nn.style import Execution, check_rate
 from vit_jax.nn.trunk import Layers
 
@@ -37,6 +38,11 @@ def block_name(i: int) -> str:
 def block_layers(depth: int) -> Layers:
     """The layers of a stack, see `vit_jax.nn.trunk.Trunk.layers`."""
     return tuple((block_name(i),) for i in range(depth))
+
+
+def _placed(x: Float[Array, "b t width"]) -> Float[Array, "b t width"]:
+    """What goes from block to block: each device has its examples, one after the other."""
+    return row_major(split_by_example(x))
 
 
 class BlockStack(nn.Module):
@@ -98,9 +104,9 @@ class BlockStack(nn.Module):
             if self.execution.remat != "none":
                 run = nn.remat(run, policy=_REMAT_POLICIES[self.execution.remat])
             block = self.block(self.styles[i % len(self.styles)], self.execution, name=block_name(i))
-            x, kept = run(block, split_by_example(x), jax.tree.map(operator.itemgetter(i), cache))
+            x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
-        return split_by_example(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
+        return _placed(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
 
     def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
         """One step of the scan runs one block of each style."""
@@ -122,7 +128,7 @@ class BlockStack(nn.Module):
             for j, block in enumerate(blocks):
                 rate = layer["drop_path_rate"][j] if "drop_path_rate" in layer else 0.0
                 x, kept = block.apply(
-                    {"params": layer["params"][j]}, split_by_example(x), layer["cache"][j],
+                    {"params": layer["params"][j]}, _placed(x), layer["cache"][j],
                     drop_path_rate=rate, train=train, rngs=layer["rngs"][j], **shared,
                 )  # fmt: skip
                 caches.append(kept)
@@ -130,11 +136,11 @@ class BlockStack(nn.Module):
 
         if self.execution.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.execution.remat], prevent_cse=False)
-        x, caches = jax.lax.scan(body, split_by_example(x), layers)
+        x, caches = jax.lax.scan(body, _placed(x), layers)
         if cache is not None:
             # Back from groups of one style to the order of the layers.
             cache = jax.tree.map(lambda *c: jnp.stack(c, 1).reshape(-1, *c[0].shape[1:]), *caches)
-        return split_by_example(x), cache
+        return _placed(x), cache
 
     def _stacked_parameters(self, first: int) -> PyTree:
         """Parameters of the blocks of one style, the layers in front, matrices already in the compute dtype."""

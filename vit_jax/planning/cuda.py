@@ -3,16 +3,14 @@
 Source of the cards: OpenXLA's target configs, `xla/backends/gpu/target_config/specs/*.txtpb` (Apache-2.0).
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 
@@ -142,23 +140,6 @@ def toolkit(environment: Mapping[str, str] = os.environ) -> Path:
         "Compiling for a GPU needs NVIDIA's assembler ptxas, which was not found",
         f"The package nvidia-cuda-nvcc brings it: {EXTRA}; or name a CUDA toolkit in CUDA_HOME",
     )
-
-
-@contextlib.contextmanager
-def cudnn_of_the_target() -> Iterator[None]:
-    """Around tracing: jax asks the cuDNN of this machine for its version, where only that of the target matters.
-
-    There is no other way to tell it; where it asks in another way, attention is planned as on a GPU without cuDNN.
-    """
-    fused = "jax._src.cudnn.fused_attention_stablehlo"
-    asks = (
-        getattr(importlib.import_module(fused), "check_cudnn_version", None)
-        if importlib.util.find_spec(fused)
-        else None
-    )
-    answer = mock.patch(f"{fused}.check_cudnn_version", lambda: 10_000 * _CUDNN[0] + 100 * _CUDNN[1] + 1)
-    with answer if asks else contextlib.nullcontext():
-        yield
 
 
 def _plugin() -> str:

@@ -48,27 +48,25 @@ def plan(values: Mapping[str, Any], classes: int, target: Topology, cache: Path 
         `KEYS`, per chip except for `images_per_second`; what cannot be known is None. And "resources", the seconds that
         each resource alone would need.
     """
-    with target.tracing():
-        rehearsal = rehearse(values, classes, target.devices)
-        found = _compile(rehearsal, target, cache)
-        if (values.get("model") or {}).get("scan") and found["bytes_accessed"] is not None:
-            costs = _extended(values, classes, target, cache, _depth(rehearsal))
-            found |= {k: costs[k] for k in ("bytes_accessed", "flops", "collectives")}
-            found["compile_seconds"] += costs["compile_seconds"]
-        return finished(found, KEYS, rehearsal, target.chip)
+    rehearsal = rehearse(values, classes, target.devices)
+    found = _compile(rehearsal, target, cache)
+    if (values.get("model") or {}).get("scan") and found["bytes_accessed"] is not None:
+        costs = _extended(values, classes, target, cache, _depth(rehearsal))
+        found |= {k: costs[k] for k in ("bytes_accessed", "flops", "collectives")}
+        found["compile_seconds"] += costs["compile_seconds"]
+    return finished(found, KEYS, rehearsal, target.chip)
 
 
 def figures(compiled: jax.stages.Compiled, rehearsal: Rehearsal, chip: Chip) -> dict[str, Any]:
     """What `plan` gives, of a step that is compiled already; scanned models by what is counted from its text alone."""
-    return finished(_costs(compiled, rehearsal.mesh, chip) | {"compile_seconds": 0.0}, KEYS, rehearsal, chip)
+    return finished(costs_of(compiled, rehearsal.mesh, chip) | {"compile_seconds": 0.0}, KEYS, rehearsal, chip)
 
 
 def estimate(values: Mapping[str, Any], classes: int, target: Topology, cache: Path | None = None) -> dict[str, Any]:
     """The same as `plan`, memory too extended from shallow models: rougher, and for deep models many times faster."""
-    with target.tracing():
-        rehearsal = rehearse(values, classes, target.devices)
-        found = _extended(values, classes, target, cache, _depth(rehearsal))
-        return finished(found, KEYS, rehearsal, target.chip)
+    rehearsal = rehearse(values, classes, target.devices)
+    found = _extended(values, classes, target, cache, _depth(rehearsal))
+    return finished(found, KEYS, rehearsal, target.chip)
 
 
 def cache_folder() -> Path:
@@ -151,10 +149,11 @@ def _read(lowered: jax.stages.Lowered, rehearsal: Rehearsal, target: Topology) -
     except jax.errors.JaxRuntimeError as error:
         return _too_large(str(error), rehearsal, time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    return _costs(compiled, rehearsal.mesh, target.chip) | {"compile_seconds": seconds}
+    return costs_of(compiled, rehearsal.mesh, target.chip) | {"compile_seconds": seconds}
 
 
-def _costs(compiled: jax.stages.Compiled, mesh: Mesh, chip: Chip) -> dict[str, Any]:
+def costs_of(compiled: jax.stages.Compiled, mesh: Mesh, chip: Chip) -> dict[str, Any]:
+    """Memory, traffic and collectives of a compiled program: what `plan` gives before the roofline."""
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     together = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes

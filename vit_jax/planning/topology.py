@@ -1,13 +1,11 @@
 """Devices to compile for: those of a TPU slice or of GPUs that are not there, or those of this machine."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
 
@@ -38,7 +36,6 @@ class Topology:
         chip: peak rates of each.
         compiler: name and version of what compiles, for caches and records.
         options: of the compiler.
-        tracing: what is entered around tracing a program for them.
     """
 
     name: str
@@ -46,7 +43,6 @@ class Topology:
     chip: Chip
     compiler: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tracing: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
 
 def topology(name: str) -> Topology:
@@ -60,7 +56,7 @@ def topology(name: str) -> Topology:
         return Topology(name, _cpu_devices(shape[0]), _this_machine(shape[0]), f"jaxlib {version('jaxlib')}")
     if kind in GPUS:
         options, found = cuda.compiler_options(), cuda.devices(kind, shape[0])
-        return Topology(name, found, GPUS[kind], cuda.compiler(), options, cuda.cudnn_of_the_target)
+        return Topology(name, found, GPUS[kind], cuda.compiler(), options)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "Compiling for a TPU needs the package libtpu, which is not installed", "pip install 'vit_jax[plan]'"

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, PyTree, UInt32
 
 from vit_jax.checkpoints.subtrees import split
 from vit_jax.data.batch import NotedBatch
-from vit_jax.nn.attention import computing_on
 from vit_jax.nn.batch_axis import batch_split_like
+from vit_jax.nn.platform import computing_on
 from vit_jax.tasks import Batch, Task, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
