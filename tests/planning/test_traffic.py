@@ -50,6 +50,13 @@ LINES = """HloModule m
   ROOT %exp = f32[8,256]{1,0} exponential(%cut)
 }
 
+%late (p0.2: f32[64,256]) -> f32[8,256] {
+  %p0.2 = f32[64,256]{1,0} parameter(0)
+  %exp.1 = f32[64,256]{1,0} exponential(%p0.2)
+  %twice = f32[64,256]{1,0} multiply(%exp.1, %p0.2)
+  ROOT %cut.1 = f32[8,256]{1,0} slice(%twice), slice={[0:8], [0:256]}
+}
+
 ENTRY %main (x: f32[64,256], i: s32[], row: f32[1,256]) -> f32[64,256] {
   %x = f32[64,256]{1,0:T(8,128)} parameter(0)
   %i = s32[]{:T(128)} parameter(1)
@@ -65,6 +72,8 @@ ENTRY %main (x: f32[64,256], i: s32[], row: f32[1,256]) -> f32[64,256] {
     [
         ("f32[64,256]{1,0} fusion(%x, %i, %row), kind=kLoop, calls=%fused", "copy", 4 * (1 + 256 + 256), 0),
         ("f32[8,256]{1,0:T(8,128)S(1)} fusion(%x), kind=kLoop, calls=%rows", "elementwise", 4 * 2 * 2048, 4 * 2048),
+        # What is cut out in the end is all that is computed.
+        ("f32[8,256]{1,0} fusion(%x), kind=kLoop, calls=%late", "elementwise", 4 * 2 * 2048, 0),
         # Minor first: 197 is padded to 256, and 64 fits.
         (
             "bf16[2,64,197]{2,1,0:T(8,128)(2,1)} copy(%heads)",

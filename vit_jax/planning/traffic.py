@@ -29,6 +29,11 @@ _MOVES = frozenset(
     ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy", "transpose", "reshape", "slice", "pad",
      "concatenate", "broadcast", "dynamic-slice", "dynamic-update-slice", "reverse")
 )  # fmt: skip
+# Each element of the result needs the same element of each operand alone.
+_ARITHMETIC = frozenset(
+    ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "exponential", "log", "tanh", "logistic",
+     "rsqrt", "sqrt", "negate", "abs", "sign", "convert", "select", "compare", "and", "or", "not", "clamp")
+)  # fmt: skip
 _SLICES = ("slice", "dynamic-slice", "gather")
 _SAME_DATA = ("bitcast", "reshape", "get-tuple-element")
 _ON_CHIP = 1
@@ -181,27 +186,35 @@ def _parameter(inner: dict[str, Instruction], index: int) -> Instruction:
 def _touched(inner: dict[str, Instruction], index: int, module: Module) -> int:
     """Bytes of its index-th operand that a fused computation reads."""
     parameter = _parameter(inner, index)
-    return min(_used(parameter.name, inner, module), parameter.bytes)
+    return min(_used(parameter.name, inner, module, {}), parameter.bytes)
 
 
-def _used(name: str, inner: dict[str, Instruction], module: Module) -> int:
-    whole, total = inner[name].bytes, 0
+def _used(name: str, inner: dict[str, Instruction], module: Module, known: dict[str, int]) -> int:
+    """Bytes of a value that a fused computation needs: what is cut out of it, there or after arithmetic."""
+    if name in known:
+        return known[name]
+    whole, cut, computed = inner[name].bytes, 0, 0
     for user in inner.values():
         if name not in user.operands:
             continue
         if user.operation in _SLICES and user.operands[0] == name:
-            total += user.bytes
+            cut += user.bytes
         elif user.operation in _SAME_DATA:
-            total += _used(user.name, inner, module) if not user.root else whole
+            cut += _used(user.name, inner, module, known) if not user.root else whole
         elif user.operation == "dynamic-update-slice" and user.operands[0] == name and name not in user.operands[1:]:
             continue  # what is written into; the rest of it stays where it is
         elif user.operation == "fusion":
             deeper = module.computations[user.called()[0]]
             places = [i for i, operand in enumerate(user.operands) if operand == name]
-            total += max(_touched(deeper, i, module) for i in places)
+            cut += max(_touched(deeper, i, module) for i in places)
+        elif user.operation in _ARITHMETIC and not user.root:
+            # Several of these need the same part: that which is cut out in the end.
+            share = _used(user.name, inner, module, known) / max(user.bytes, 1)
+            computed = max(computed, math.ceil(share * whole))
         else:
-            return whole
-    return min(total, whole)
+            cut = whole
+    known[name] = min(cut + computed, whole)
+    return known[name]
 
 
 def _written(inner: dict[str, Instruction], module: Module) -> list[int]:
