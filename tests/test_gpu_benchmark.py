@@ -147,7 +147,7 @@ def test_the_table_has_every_figure():
     kernels = {"kernels": [{"name": "gemm|a", "times": 3, "seconds": 0.5, "share": 0.25}]}
     drawn = list(cells(FULL, {}))
     found = {
-        "train": {"train": step, "kernels": kernels},
+        "train": {"train": step, "plan": {"peak_bytes": 30.5e9, "step_seconds": 0.15}, "kernels": kernels},
         "inference": {"batches": {"256": step, "1": step}, "weights_bytes": 86e6, "features_error": 0.0123},
         "feed": {"images_per_second": 900.0, "data_wait": 0.2, "loader_images_per_second": 950.0, "cpus": 12},
     }

@@ -41,7 +41,7 @@ def _training(outcomes: Sequence[Mapping[str, Any]]) -> str:
             rows.append([outcome["cell"], _said(outcome)])
             continue
         found = outcome["found"]
-        step, plan = found["train"], found["train"].get("plan") or {}
+        step, plan = found["train"], found.get("plan") or {}
         low, high = step["images_per_second_min"], step["images_per_second_max"]
         name = f"**{outcome['cell']}**" if outcome["cell"] in best else outcome["cell"]
         rows.append([

@@ -1,5 +1,8 @@
 """The contrastive losses against the papers' formulas in float64 NumPy with loops, on one and on eight devices."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,3 +101,22 @@ def test_nt_xent_of_lightly():
     theirs = loss.NTXentLoss(temperature=0.3)(torch.tensor(FIRST), torch.tensor(SECOND))
     with jax.enable_x64(True):
         np.testing.assert_allclose(nt_xent(jnp.asarray(FIRST), jnp.asarray(SECOND), 0.3)[0].mean(), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [lambda a, b: nt_xent(a, b, 0.1), lambda a, b: contrast(a, b, 0.2)])
+def test_no_device_holds_similarities_of_more_than_its_own_examples(loss):
+    """Its own with those of the whole batch: memory that is linear in the global batch, not its square."""
+    local, width = 24, 4
+    for devices in (2, 8):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        rows = NamedSharding(mesh, PartitionSpec("data"))
+        views = jax.ShapeDtypeStruct((local * devices, 2, width), jnp.float32, sharding=rows)
+        gradient = jax.jit(
+            jax.grad(lambda views: loss(views[:, 0], views[:, 1])[0].mean()), in_shardings=rows, out_shardings=rows
+        )
+        compiled = gradient.lower(views).compile()
+        shapes = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", compiled.as_text())
+        largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+        losses, _ = jax.eval_shape(loss, *[jax.ShapeDtypeStruct((2, width), jnp.float32)] * 2)
+        compared = losses.size // 2  # SimCLR compares both views with both
+        assert largest == compared**2 * local * local * devices
