@@ -1,6 +1,7 @@
 """Batches as a pure function of (seed, step), and evaluation that sees each example exactly once."""
 
 import dataclasses
+import threading
 import time
 
 import cv2
@@ -83,6 +84,31 @@ def test_iterating_and_resuming_give_the_same_batches(threads):
         with train.iterate(start, slices, index) as batches:
             for step in range(start, start + 5):
                 assert_same(next(batches), train.batch(step, slices, index))
+
+
+def test_reads_of_several_threads_overlap():
+    """About as many are under way at once as there are threads: what hides the latency of a disk or a network."""
+    lock, reading, most, found = threading.Lock(), [0], [0], []
+
+    class Slow(ArraySource):
+        def __getitem__(self, index):
+            with lock:
+                reading[0] += 1
+                most[0] = max(most[0], reading[0])
+            time.sleep(0.01)
+            with lock:
+                reading[0] -= 1
+            return super().__getitem__(index)
+
+    images = numbered(30)
+    source = Slow(images.images, images.labels, images.label_names)
+    for threads in (1, 4):
+        most[0] = 0
+        with TrainPipeline(source, identity, batch_size=5, seed=0, num_threads=threads).iterate() as batches:
+            for _ in range(6):
+                next(batches)
+        found.append(most[0])
+    assert found[0] <= 2 < found[1]
 
 
 def test_a_closed_iterator_stays_closed(train):

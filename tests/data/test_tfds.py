@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import resource
 import shutil
 import struct
 import subprocess
@@ -72,6 +73,22 @@ def test_parts_and_sums_of_splits(data_dir):
     assert len(first) == 15 and sorted(first + rest) == train
     assert content(tfds.build("my_digits", "train+test", data_dir)) == sorted(train + test)
     assert len(tfds.build("my_digits", "train[7:9]", data_dir)) == 2
+
+
+def test_more_files_than_a_process_may_open_at_first(data_dir, monkeypatch):
+    """Otherwise the last ones' images would count as unreadable, and be replaced."""
+    parts = "+".join(f"train[{k}:{k + 1}]" for k in range(50))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/dev/fd")) + 10
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    try:
+        assert len(content(tfds.build("my_digits", parts, data_dir))) == 50
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (few + 50, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 300))
+    with pytest.raises(UserError, match=r"^'my_digits' is 50 files, and a process here may have 300 open\. Allow 306 "):
+        tfds.build("my_digits", parts, data_dir)
 
 
 def test_batches_for_threads_workers_and_slices(data_dir):

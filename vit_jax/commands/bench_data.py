@@ -91,7 +91,7 @@ def _pipeline_rate(train: Any, steps: int) -> float:
 
 
 def _bare_rate(source: Any, steps: int) -> float:
-    """The same work with nothing around it: read, decode, crop, resize, flip, stack."""
+    """By hand, with nothing around it: read, decode all of the image, crop, resize, flip, stack."""
     import cv2
     import numpy as np
     import simplejpeg

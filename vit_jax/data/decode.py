@@ -152,12 +152,12 @@ def _decode_jpeg_lines(data: bytes, header: Header, stop: int) -> UInt8[np.ndarr
     shorter = b"".join((data[: header.lines_at], lines.to_bytes(2, "big"), data[header.lines_at + 2 :]))
     pixels = np.empty((lines, header.width, 3), np.uint8)
     try:
-        simplejpeg.decode_jpeg(shorter, "RGB", buffer=pixels, strict=True)
+        found = simplejpeg.decode_jpeg(shorter, "RGB", buffer=pixels, strict=True)
     except ValueError as error:
         # The first complaint is told. That other bytes come before the file's end (0xd9) was to be expected, and is
         # said when all lines are there.
         return pixels if "extraneous bytes before marker 0xd9" in str(error) else None
-    return pixels
+    return found if found.shape == pixels.shape else None
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:

@@ -3,9 +3,14 @@
 import errno
 import os
 import re
+import resource
 import stat
 
 from etils import epath
+
+from vit_jax.errors import UserError
+
+_OTHER_FILES = 256  # what a process may have open besides: libraries, checkpoints, pipes
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -48,6 +53,31 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
             raise _too_large(most, path)
         # Some files of /proc say that they have no bytes and go on for ever.
         return _bounded(file.read(-1 if most is None else most + 1), most, path)
+
+
+def allow_open(count: int, what: str) -> None:
+    """Lets this process have `count` more files open at once than it might until now.
+
+    Many systems begin with 1024, and let a process raise that itself up to a limit which only an administrator raises.
+
+    Args:
+        what: what is made of them, for the error.
+
+    Raises:
+        UserError: when the system does not let it have so many.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == resource.RLIM_INFINITY:
+        return
+    if most != resource.RLIM_INFINITY and count + _OTHER_FILES > most:
+        raise UserError(
+            f"{what} is {count} files, and a process here may have {most} open",
+            f"Allow {count + _OTHER_FILES} ('ulimit -Hn', or the container's limit), or write it in fewer files",
+        )
+    wanted = now + count
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _bounded(data: bytes, most: int | None, path: str | os.PathLike) -> bytes:

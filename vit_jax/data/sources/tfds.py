@@ -14,7 +14,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vit_jax.data import slices, tfds_folder
 from vit_jax.data.decode import UnreadableImage
-from vit_jax.data.files import from_here, is_remote
+from vit_jax.data.files import allow_open, from_here, is_remote
 from vit_jax.data.tf_example import Values, read_example
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
@@ -68,6 +68,8 @@ class TfdsSource:
         self._parts = [part for name, of in chosen for part in _parts(prepared.splits[name], of)]
         self._ends = list(itertools.accumulate(part.take for part in self._parts))
         _check_files(self._parts)
+        # Each is opened when a record of it is first read, and stays open. Shuffled, that is soon all of them.
+        allow_open(len([part for part in self._parts if not is_remote(part.filename)]), f"{dataset!r}")
         self._records = ArrayRecordDataSource(self._parts)
         self._image_key, self._label_key = image_key, label_key
         self._fields = {name: [(key, prepared.kinds[key]) for key in keys] for name, keys in fields.items()}
