@@ -90,8 +90,7 @@ def rows(chips: list[str]) -> Iterator[Row]:
                 values["model"]["depth"] = _DEPTH
                 if parallel != "data":
                     values["mesh"] = {"data": 1 if size == -1 else -1, parallel: size}
-                with target.tracing():
-                    rehearsal = rehearse(values, _CLASSES, target.devices)
+                rehearsal = rehearse(values, _CLASSES, target.devices)
                 mesh = dict(rehearsal.mesh.shape)
                 found = plan(values, _CLASSES, target, cache_folder())
                 sent = sum(sent_bytes(each, mesh) for each in found["collectives"])

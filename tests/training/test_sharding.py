@@ -86,3 +86,18 @@ def test_two_devices_share_a_mixer():
     assert "all-reduce" in shared.as_text()  # the halves of the hidden layers are added up
     found = shared({"params": jax.device_put(params, shardings)}, images)
     chex.assert_trees_all_close(found, jax.jit(model.apply)({"params": params}, images), atol=1e-4)
+
+
+def test_a_size_of_fsdp_that_splits_nothing_is_refused_with_one_that_does():
+    """As 2048 does with a ViT-B's matrices: each device would hold all parameters."""
+    large = {"params": {"kernel": jax.ShapeDtypeStruct((1028, 1030), np.float32)}}
+    with pytest.raises(UserError, match=r"divides over fsdp=8. Set config.mesh.fsdp=4 and leave"):
+        state_sharding(large, make_mesh({"data": 1, "fsdp": 8}, jax.devices()), {})
+    found = state_sharding(large, make_mesh({"data": 2, "fsdp": 4}, jax.devices()), {})
+    assert found["params"]["kernel"].spec == PartitionSpec("fsdp", None)
+    # What is small lies everywhere: a gather would cost more than the copy saves.
+    small = {"params": {"kernel": jax.ShapeDtypeStruct((16, 16), np.float32)}}
+    assert (
+        "fsdp"
+        not in state_sharding(small, make_mesh({"data": 1, "fsdp": 8}, jax.devices()), {})["params"]["kernel"].spec
+    )

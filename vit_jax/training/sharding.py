@@ -1,6 +1,7 @@
 """The mesh, and where batches and state live on it: jit with NamedSharding, no per-device code."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -161,4 +162,17 @@ def state_sharding(abstract: PyTree, mesh: Mesh, axes: Mapping[str, int]) -> PyT
     shardings = jax.tree.map_with_path(spec, abstract)
     if ways > 1 and not any("tensor" in sharding.spec for sharding in jax.tree.leaves(shardings)):
         raise UserError("No parameter of this model can be split over config.mesh.tensor", "Use config.mesh.tensor=1")
+    _check_fsdp(abstract, shardings, mesh)
     return shardings
+
+
+def _check_fsdp(abstract: PyTree, shardings: PyTree, mesh: Mesh) -> None:
+    """Refuses a size of fsdp by which no large parameter divides: silently, each device would hold all of them."""
+    ways = mesh.shape["fsdp"]
+    large = [leaf.shape for leaf in jax.tree.leaves(abstract) if int(np.prod(leaf.shape)) >= _MIN_FSDP_ELEMENTS]
+    if ways > 1 and large and not any("fsdp" in sharding.spec for sharding in jax.tree.leaves(shardings)):
+        fitting = max(math.gcd(side, ways) for shape in large for side in shape)
+        raise UserError(
+            f"No parameter of this model divides over fsdp={ways}",
+            f"Set config.mesh.fsdp={fitting} and leave the other devices to config.mesh.data",
+        )
