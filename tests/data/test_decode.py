@@ -154,6 +154,17 @@ def test_first_frame_of_an_animation():
         assert_same_pixels(decode(data), frames[0])
 
 
+def test_a_damaged_animation_is_refused():
+    """Its header promises 65,535 columns; OpenCV 5.0 alone makes something up, or ends the process."""
+    frames = [Image.fromarray(noisy(290, 300)).rotate(90 * k) for k in range(2)]
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    header = b"IHDR" + struct.pack(">II", 65_535, 290) + data[24:29]
+    data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    assert read_header(data)[:3] == ("png", 290, 65_535)
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        decode(data)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_cut_short(format, capfd):
     data = encoded(picture(), format)

@@ -173,7 +173,7 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarray, "h w 3"]:
     # UNCHANGED keeps alpha and 16 bits, and leaves the orientation alone.
-    pixels = _opencv(data, cv2.IMREAD_UNCHANGED)
+    pixels = _opencv(_without_animation(data) if b"acTL" in data else data, cv2.IMREAD_UNCHANGED)
     if transparent is not None and pixels.ndim == 2:
         pixels[pixels == transparent] = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint16:
@@ -183,6 +183,19 @@ def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarra
     if pixels.shape[-1] == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return on_white(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3:])
+
+
+def _without_animation(data: bytes) -> bytes:
+    """An animated PNG as its first frame alone: OpenCV 5.0 crashes on damaged ones (segmentation fault)."""
+    if data[1:4] != b"PNG":
+        return data
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"acTL", b"fcTL", b"fdAT"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _opencv(data: bytes, flags: int) -> np.ndarray:
