@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
@@ -32,3 +33,21 @@ def check_activation(name: str) -> None:
     """Raises a UserError for an unknown activation."""
     if name not in ACTIVATIONS:
         raise UserError(f"Unknown activation {name!r}", nearest(name, ACTIVATIONS))
+
+
+def recomputed(activation: Activation) -> Activation:
+    """The activation, computed again in the backward pass, which is cheaper than keeping its steps in memory.
+
+    As `jax.checkpoint` does it, but the barrier that keeps the compiler from keeping them after all is around the input
+    alone, not around the gradient: that stays part of the product that makes it.
+    """
+
+    @jax.custom_vjp
+    def run(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return activation(x)
+
+    def backward(x: Float[Array, "*b"], gradient: Float[Array, "*b"]) -> tuple[Float[Array, "*b"]]:
+        return jax.vjp(activation, jax.lax.optimization_barrier(x))[1](gradient)
+
+    run.defvjp(lambda x: (activation(x), x), backward)
+    return run

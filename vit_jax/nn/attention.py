@@ -1,4 +1,4 @@
-"""Scaled dot-product attention on one of four implementations."""
+"""Scaled dot-product attention on one of five implementations."""
 
 from typing import Literal, get_args
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
+from vit_jax.nn import fused_attention
 from vit_jax.nn import mask as masks
 from vit_jax.nn.cudnn_attention import cudnn_attention, cudnn_works
 from vit_jax.nn.mask import Band, Mask
@@ -14,7 +15,7 @@ from vit_jax.nn.platform import platform as platform_traced_for
 from vit_jax.nn.recomputed_attention import recomputed_attention
 from vit_jax.spelling import nearest
 
-Implementation = Literal["auto", "explicit", "recomputed", "xla", "cudnn"]
+Implementation = Literal["auto", "explicit", "fused", "recomputed", "xla", "cudnn"]
 
 _IMPLEMENTATIONS = get_args(Implementation)
 
@@ -33,6 +34,7 @@ def chosen(
     biased: bool = False,
     mask: Mask | None = None,
     needs_weights: bool = False,
+    itself: tuple[int, int] | None = None,
 ) -> Implementation:
     """What "auto" comes to, or the implementation itself where it can do what is asked; see `attention`.
 
@@ -42,6 +44,7 @@ def chosen(
         biased: there is a bias.
         mask: as `attention` gets it.
         needs_weights: for dropping some of them, or to return them.
+        itself: tokens and heads, where there are as many queries as keys.
 
     Raises:
         UserError: when the implementation that was asked for cannot do what was asked.
@@ -51,12 +54,14 @@ def chosen(
     banded = mask is None or isinstance(mask, Band)
     platform = platform_traced_for()
     half = dtype in (jnp.bfloat16, jnp.float16)
+    fits_fused = itself is not None and half and fused_attention.fits(*itself, width) and banded and not biased
     fits_cudnn = platform == "gpu" and half and width % 8 == 0 and width <= 128
     if implementation == "auto":
         if needs_weights or platform == "cpu":
             return "explicit"
         if platform == "tpu" and banded and not biased:
-            return "recomputed"
+            works = fits_fused and fused_attention.works(itself[0], width, str(jnp.dtype(dtype)), mask)
+            return "fused" if works else "recomputed"
         # An arbitrary mask reaches cuDNN as a bias, and with a bias it demands even sequence lengths in training. The
         # bands that it knows are causal.
         known = not biased and banded and (mask is None or mask.after == 0)
@@ -65,6 +70,12 @@ def chosen(
     if implementation != "explicit" and needs_weights:
         raise UserError(
             f"The attention '{implementation}' cannot drop or return its weights", "Use 'explicit' or 'auto'"
+        )
+    if implementation == "fused" and not (fits_fused and platform == "tpu"):
+        raise UserError(
+            f"The attention 'fused' cannot run this on {platform}",
+            f"It needs a TPU, half precision, at most {fused_attention.MAX_TOKENS} tokens that attend to each other, "
+            "heads that fill 128 features side by side, and no mask but 'causal' and windows; 'auto' chooses for you",
         )
     if implementation == "recomputed" and (biased or not banded):
         raise UserError(
@@ -104,11 +115,12 @@ def attention(
         scale: of the logits; None for 1 / sqrt(d).
         dropout_rate: fraction of the attention weights that is dropped, 0 for none.
         dropout_rng: the key for dropping; needed when the rate is above 0.
-        implementation: "explicit" writes out the weights; "recomputed" computes them again in the backward pass, see
-            `recomputed_attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. "auto" is explicit on
-            a CPU and wherever dropout or the weights are asked for; otherwise, without bias and with at most a band as
-            the mask, cudnn where it can run (a GPU, half precision, a fitting head width, a causal band) and recomputed
-            on a TPU; and xla for the rest.
+        implementation: "explicit" writes out the weights; "fused" is one kernel for TPUs, see `fused_self_attention`;
+            "recomputed" computes the weights again in the backward pass, see `recomputed_attention`; "xla" and "cudnn"
+            are those of `jax.nn.dot_product_attention`. "auto" is explicit on a CPU and wherever dropout or the weights
+            are asked for; otherwise, without bias and with at most a band as the mask, cudnn where it can run (a GPU,
+            half precision, a fitting head width, a causal band), fused on a TPU where it can run and recomputed where
+            it cannot; and xla for the rest.
         return_weights: also return the float32 weights, before dropout.
 
     Raises:
@@ -119,8 +131,9 @@ def attention(
     masks.check_shape(mask, bias, shape)
     needs_weights = dropout_rate > 0 or return_weights
     implementation = chosen(
-        implementation, q.dtype, q.shape[-1], biased=bias is not None, mask=mask, needs_weights=needs_weights
-    )
+        implementation, q.dtype, q.shape[-1], biased=bias is not None, mask=mask, needs_weights=needs_weights,
+        itself=(q.shape[1], q.shape[2]) if q.shape == k.shape else None,
+    )  # fmt: skip
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     band, array = (mask, None) if isinstance(mask, Band) else (None, mask)
     if band is not None and band.before is not None and shape[2] > shape[3] + band.before:
@@ -128,6 +141,9 @@ def attention(
             f"A window of {band.before} keys leaves the last of {shape[2]} queries none of {shape[3]} keys",
             "Use a wider window",
         )
+    if implementation == "fused":
+        qkv = fused_attention.grouped(*(x.reshape(*x.shape[:2], -1) for x in (q, k, v)), shape[1])
+        return fused_attention.fused_self_attention(qkv, shape[1], scale, band).reshape(q.shape)
     if implementation == "recomputed":
         return recomputed_attention(q, k, v, scale, band)
     if implementation == "cudnn":

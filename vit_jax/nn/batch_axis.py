@@ -2,7 +2,8 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -32,3 +33,40 @@ def split_by_example(x: Shaped[Array, "b *rest"]) -> Shaped[Array, "b *rest"]:
         return x
     free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0], *free)))
+
+
+@contextlib.contextmanager
+def on_one_device() -> Iterator[None]:
+    """Around tracing: nothing is split."""
+    token = _split.set(None)
+    try:
+        yield
+    finally:
+        _split.reset(token)
+
+
+def feature_splits() -> int:
+    """Into how many parts features are split, by tensor parallelism; 1 for none."""
+    sharding = _split.get()
+    return 1 if sharding is None else math.prod(sharding.mesh.shape[name] for name in _others(sharding))
+
+
+def on_each_device(
+    function: Callable[..., Shaped[Array, "b t features"]], arguments: int
+) -> Callable[..., Shaped[Array, "b t features"]]:
+    """A function of so many arrays [B, T, F], called on each device with its own examples and its own features.
+
+    The compiler cannot split by itself what is no operation of its own, such as a kernel.
+    """
+    sharding = _split.get()
+    if sharding is None or sharding.mesh.size == 1:
+        return function
+    spec = PartitionSpec(sharding.spec[0], None, _others(sharding) or None)
+    return jax.shard_map(function, mesh=sharding.mesh, in_specs=(spec,) * arguments, out_specs=spec, check_vma=False)
+
+
+def _others(sharding: NamedSharding) -> tuple[str, ...]:
+    """The axes of the mesh over which examples are not split: tensor parallelism."""
+    first = sharding.spec[0]
+    examples = (first,) if isinstance(first, str) else tuple(first or ())
+    return tuple(name for name in sharding.mesh.axis_names if name not in examples)

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.nn import multi_head
-from vit_jax.nn.activation import ACTIVATIONS, check_activation
+from vit_jax.nn.activation import ACTIVATIONS, check_activation, recomputed
 from vit_jax.nn.mask import Mask
 from vit_jax.nn.multi_head import Cache, MultiHeadAttention, cross_style
 from vit_jax.nn.norm import NORMS
@@ -100,8 +100,7 @@ class MlpBlock(nn.Module):
             )
 
         width = x.shape[-1]
-        # Computed again in the backward pass, which is cheaper than keeping its steps in memory.
-        activate = jax.checkpoint(ACTIVATIONS[self.activation])
+        activate = recomputed(ACTIVATIONS[self.activation])
         hidden = checkpoint_name(dense("fc1", self.mlp_dim, self.biases[0])(x), _HIDDEN)
         if self.gated:
             hidden = activate(checkpoint_name(dense("gate", self.mlp_dim, self.biases[0])(x), _HIDDEN)) * hidden

@@ -51,12 +51,17 @@ def dense(band: Band, queries: int, keys: int, first: int | Int[Array, ""] = 0) 
         first: position of the first query among the keys (decoding with a cache); may be traced.
     """
     ahead = jnp.arange(keys)[None] - (first + jnp.arange(queries)[:, None])
-    seen = jnp.ones((queries, keys), bool)
+    return within(band, ahead)[None, None]
+
+
+def within(band: Band, ahead: Int[Array, "queries keys"]) -> Bool[Array, "queries keys"]:
+    """Whether keys that are so far ahead of their queries are seen."""
+    seen = jnp.ones(ahead.shape, bool)
     if band.before is not None:
         seen &= ahead >= -band.before
     if band.after is not None:
         seen &= ahead <= band.after
-    return seen[None, None]
+    return seen
 
 
 def check_shape(mask: Array | None, bias: Array | None, shape: tuple[int, int, int, int]) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 from vit_jax.errors import UserError
 from vit_jax.nn import mask as masks
 from vit_jax.nn.attention import attention, chosen
+from vit_jax.nn.fused_attention import fused_self_attention, grouped
 from vit_jax.nn.mask import Band, Mask
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS, recomputed_self_attention
@@ -113,10 +114,15 @@ class MultiHeadAttention(nn.Module):
         wanted = execution.attention_implementation if cache is None else "auto"
         masked = mask if cache is None else ()
         implementation = chosen(
-            wanted, execution.dtype, heads[1], biased=bias is not None, mask=masked, needs_weights=needs_weights
-        )
+            wanted, execution.dtype, heads[1], biased=bias is not None, mask=masked, needs_weights=needs_weights,
+            itself=None if memory is not None or cache is not None else (x.shape[1], heads[0]),
+        )  # fmt: skip
         alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
         plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and alike
+        if implementation == "fused" and plain:
+            qkv = checkpoint_name(self._grouped_projections(x, heads), _INPUTS)
+            out = fused_self_attention(qkv, heads[0], heads[1] ** -0.5, mask)
+            return self._output(checkpoint_name(out, OUTPUT), heads, width), None
         if implementation == "recomputed" and plain:
             qkv = checkpoint_name(self._projections(x, heads), _INPUTS)
             return dense("out", width, (-2, -1))(recomputed_self_attention(qkv, heads[1] ** -0.5, mask)), None
@@ -174,11 +180,33 @@ class MultiHeadAttention(nn.Module):
 
     def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
         """Queries, keys and values by one product, which reads `x` once instead of three times."""
-        dtype, has_bias = self.execution.dtype, self.style.has_bias("query")
-        three = [_Projection(heads, has_bias, name=name)(x.shape[-1]) for name in ("query", "key", "value")]
-        kernel = jnp.stack([kernel.astype(dtype) for kernel, _ in three], axis=1)
-        qkv = jnp.einsum("btw,wchd->btchd", x.astype(dtype), kernel)
-        return qkv + jnp.stack([bias.astype(dtype) for _, bias in three]) if has_bias else qkv
+        three = self._three(x.shape[-1], heads)
+        qkv = jnp.einsum("btw,wchd->btchd", x.astype(self.execution.dtype), jnp.stack([k for k, _ in three], axis=1))
+        return qkv + jnp.stack([bias for _, bias in three]) if self.style.has_bias("query") else qkv
+
+    def _grouped_projections(
+        self, x: Float[Array, "b t width"], heads: tuple[int, int]
+    ) -> Float[Array, "b t three_widths"]:
+        """The same as matrices, in the order in which the fused attention reads them."""
+        three = self._three(x.shape[-1], heads)
+        kernel = grouped(*(kernel.reshape(x.shape[-1], -1) for kernel, _ in three), heads[0])
+        qkv = x.astype(self.execution.dtype) @ kernel
+        return (
+            qkv + grouped(*(bias.reshape(-1) for _, bias in three), heads[0]) if self.style.has_bias("query") else qkv
+        )
+
+    def _three(self, width: int, heads: tuple[int, int]) -> list[tuple[Array, Array | None]]:
+        """Kernel [W, H, d] and bias [H, d] of queries, keys and values, in the dtype of the computation."""
+        has_bias = self.style.has_bias("query")
+        three = [_Projection(heads, has_bias, name=name)(width) for name in ("query", "key", "value")]
+        return jax.tree.map(lambda leaf: leaf.astype(self.execution.dtype), three)
+
+    def _output(self, x: Float[Array, "b t features"], heads: tuple[int, int], width: int) -> Float[Array, "b t width"]:
+        """The last product as one of matrices: heads as axes of their own would be transposed for it."""
+        dtype = self.execution.dtype
+        kernel, bias = _Output(heads, self.style.has_bias("out"), name="out")(width)
+        out = x @ kernel.astype(dtype).reshape(-1, width)
+        return out if bias is None else out + bias.astype(dtype)
 
 
 def _unit(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
@@ -210,6 +238,22 @@ class _Projection(nn.Module):
         # The kernel comes first: its key depends on how many parameters were made before.
         kernel = self.param("kernel", flat_init)
         return kernel, self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None
+
+
+class _Output(nn.Module):
+    """The parameters of a dense layer from heads, as `nn.DenseGeneral` makes them."""
+
+    heads: tuple[int, int]
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Float[Array, "h d width"], Float[Array, " width"] | None]:
+        def flat_init(rng: PRNGKeyArray) -> Float[Array, "h d width"]:
+            init = nn.initializers.xavier_uniform()
+            return init(rng, (self.heads[0] * self.heads[1], width)).reshape(*self.heads, width)
+
+        kernel = self.param("kernel", flat_init)
+        return kernel, self.param("bias", nn.initializers.zeros, (width,)) if self.use_bias else None
 
 
 def cross_style(style: BlockStyle) -> BlockStyle:

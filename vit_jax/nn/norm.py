@@ -3,6 +3,8 @@
 Blocks give their norms names that start with "norm": under such a name parameters stay float32 where others are cast.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,16 +31,52 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
-        if self.affine:
-            scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x.astype(jnp.float32)
-        shifted = x - x[..., :1]
-        mean = shifted.mean(axis=-1, keepdims=True)
-        variance = jnp.maximum(jnp.square(shifted).mean(axis=-1, keepdims=True) - jnp.square(mean), 0.0)
-        # Not shifted - mean: XLA would write out what is shifted.
-        normalised = (x - (mean + x[..., :1])) * jax.lax.rsqrt(variance + self.epsilon)
-        return (normalised * scale + bias if self.affine else normalised).astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]) if self.affine else None
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]) if self.affine else None
+        return _layer_norm(x, scale, bias, self.epsilon, self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(x: Array, scale: Array | None, bias: Array | None, epsilon: float, dtype: DTypeLike) -> Array:
+    return _forward(x, scale, bias, epsilon, dtype)[0]
+
+
+def _forward(
+    x: Array, scale: Array | None, bias: Array | None, epsilon: float, dtype: DTypeLike
+) -> tuple[Array, tuple[Array | None, ...]]:
+    wide = x.astype(jnp.float32)
+    shifted = wide - wide[..., :1]
+    mean = shifted.mean(axis=-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(shifted).mean(axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+    mean, inverse = mean + wide[..., :1], jax.lax.rsqrt(variance + epsilon)
+    # Not shifted - mean: XLA would write out what is shifted.
+    y = (_again(x) - mean) * inverse
+    if scale is not None:
+        y = y * scale + bias
+    return y.astype(dtype), (x, scale, mean, inverse)
+
+
+def _backward(
+    epsilon: float, dtype: DTypeLike, saved: tuple[Array | None, ...], gradient: Array
+) -> tuple[Array | None, ...]:
+    """What is normalised is computed again from `x`, which is kept anyway, and never written out in float32."""
+    x, scale, mean, inverse = saved
+    y, gradient = (_again(x) - mean) * inverse, gradient.astype(jnp.float32)
+    wide = gradient if scale is None else gradient * scale
+    along = jnp.mean(wide * y, axis=-1, keepdims=True)
+    of_x = inverse * (wide - wide.mean(axis=-1, keepdims=True) - y * along)
+    if scale is None:
+        return of_x.astype(x.dtype), None, None
+    rows = tuple(range(x.ndim - 1))
+    return of_x.astype(x.dtype), (gradient * y).sum(rows), gradient.sum(rows)
+
+
+def _again(x: Array) -> Array:
+    """`x` in float32 for one more use: the compiler would write it out in float32 where it sees several uses of it."""
+    return (x if x.dtype == jnp.float32 else jax.lax.optimization_barrier(x)).astype(jnp.float32)
+
+
+_layer_norm.defvjp(_forward, _backward)
 
 
 class RMSNorm(nn.Module):
