@@ -14,7 +14,7 @@ from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.commands.plan import _advice, _show
 from vit_jax.planning import cuda
-from vit_jax.planning.gpu_calls import library_flops
+from vit_jax.planning.calls import library_flops
 from vit_jax.planning.hlo import parse
 from vit_jax.planning.plan import KEYS, figures, plan
 from vit_jax.planning.roofline import seconds_of

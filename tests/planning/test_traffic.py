@@ -144,6 +144,15 @@ def test_operations_of_convolutions(shapes, line, flops):
     assert [k.flops for k in kernels(text)] == [flops]
 
 
+def test_a_kernel_says_itself_what_it_computes():
+    call = (
+        'bf16[2,197,64]{2,1,0} custom-call(%heads), custom_call_target="tpu_custom_call", backend_config='
+        '{"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"7630","transcendentals":"2"}}}'
+    )
+    (found,) = kernels(LINES.replace("LINE", f"%it = {call}"))
+    assert (found.kind, found.flops) == ("attention", 7630)
+
+
 def test_shapes_and_operands():
     tiled, scalar, nested = shapes_of("(bf16[3,5]{0,1:T(8,128)(2,1)S(1)}, (s32[], pred[7]{0}))")
     assert (tiled.bytes, tiled.unpadded, tiled.space) == (2 * 8 * 128, 2 * 15, 1)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vit_jax.planning.calls import library_flops, library_kind, results_of
 from vit_jax.planning.collectives import collective_kind
-from vit_jax.planning.gpu_calls import library_flops, library_kind, results_of
 from vit_jax.planning.hlo import Instruction, Module, Shape, parse
 
 KINDS = ("product", "attention", "elementwise", "copy", "collective", "other", "prefetch")

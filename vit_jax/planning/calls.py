@@ -1,7 +1,8 @@
-"""What a CUDA program's calls of NVIDIA's libraries compute, read from XLA's text form.
+"""What calls of libraries and of kernels compute, read from XLA's text form.
 
 cuBLAS is called as `__cublas$gemm` and `__cublas$lt$matmul` (bias and activation may be part of the product), cuDNN's
-convolutions as `__cudnn$conv...` and its attention as `__cudnn$fmha...`.
+convolutions as `__cudnn$conv...` and its attention as `__cudnn$fmha...`. On TPUs the one kernel of ours, attention, is
+a `tpu_custom_call`, which says itself what it computes.
 """
 
 import json
@@ -16,7 +17,7 @@ from vit_jax.planning.hlo import Instruction, Shape
 def library_kind(each: Instruction) -> str | None:
     """ "product" or "attention" for a call of a library, None for any other instruction."""
     target = _target(each)
-    if target.startswith("__cudnn$fmha"):
+    if target.startswith("__cudnn$fmha") or target == "tpu_custom_call":
         return "attention"
     return "product" if target.startswith(("__cublas$", "__cudnn$conv")) else None
 
@@ -32,8 +33,11 @@ def library_flops(each: Instruction, operands: Sequence[Instruction]) -> int:
     Attention computes two products forward and, as it keeps no weights, five backward; half of them under a causal
     mask, and those of the window under a window.
     """
-    left, right = operands[0].shapes[0], operands[1].shapes[0]
     target = _target(each)
+    if target == "tpu_custom_call":
+        said = re.search(r'"cost_estimate":\{"flops":"?(\d+)', each.rest)
+        return int(said[1]) if said else 0
+    left, right = operands[0].shapes[0], operands[1].shapes[0]
     if target.startswith("__cudnn$conv"):
         return _convolution(each, target, left, right)
     config = _backend_config(each)
