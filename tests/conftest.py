@@ -1,5 +1,6 @@
 """Every test runs on eight fake CPU devices; a test that wants one takes `jax.devices()[:1]`."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -39,3 +40,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     path = config.getoption("--costs")
     config.pluginmanager.register(Costs(path and path.absolute()), "costs")
+
+
+def pytest_collection_finish():
+    """Tracing makes millions of objects, and looking for garbage among all that was imported took a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -1,6 +1,7 @@
 """What a run compiles: the first state and the step, with all shapes known before anything runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping
 
 import jax
@@ -13,14 +14,14 @@ from vit_jax.checkpoints.subtrees import split
 from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.nn.platform import computing_on
-from vit_jax.tasks import Batch, Task, static_argument
+from vit_jax.tasks import Batch, Task, Variables, static_argument
 from vit_jax.training import optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
-from vit_jax.training.state import ON_DEVICE, State, fresh_average, init_state, random_key
+from vit_jax.training.state import INIT, ON_DEVICE, State, fresh_average, init_state, random_key
 from vit_jax.training.step import Metrics, Monitor, OnDevice, make_update, noted
 
 
@@ -94,9 +95,15 @@ def build_program(
     """The program of a config whose durations are in steps, for batches of the given shapes."""
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
     prepared = jax.eval_shape(lambda batch: on_device(batch, random_key(config.seed, 0, ON_DEVICE)), batch)
+
+    @functools.partial(jax.jit, inline=True)  # traced once: here for its shapes, and read into the first state then
+    def variables(seed: UInt32[Array, ""]) -> Variables:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
+        return task.init(random_key(seed, 0, INIT), NotedBatch(zeros))
+
     with tensor_axes() as axes:
-        # By a function of its own: what was traced before, modules would not be called again for.
-        params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), NotedBatch(batch)), prepared)["params"]
+        initial = variables.eval_shape(jax.ShapeDtypeStruct((), jnp.uint32))
+    params = initial["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions, task.layers())
@@ -111,11 +118,10 @@ def build_program(
         return scalars_at(step, config.seed, rates, ema_decay)
 
     def initialise(seed: UInt32[Array, ""]) -> State:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prepared)
-        return init_state(task, tx, zeros, seed, frozen, averaged)
+        return init_state(variables(seed), tx, frozen, averaged)
 
     platform = mesh.devices.flat[0].platform
-    state = jax.eval_shape(initialise, jax.ShapeDtypeStruct((), jnp.uint32))
+    state = jax.eval_shape(lambda found: init_state(found, tx, frozen, averaged), initial)
     shardings, everywhere = state_sharding(state, mesh, axes), replicated(mesh)
     read: set[str] = set()
     plain_update = make_update(

@@ -9,8 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from vit_jax.checkpoints.subtrees import merge, split
-from vit_jax.data.batch import NotedBatch
-from vit_jax.tasks import Batch, Task, Variables
+from vit_jax.tasks import Variables
 from vit_jax.training.parameters import first_match, path_name
 
 # {"step", "params", "model_state", "opt_state"} and "ema" where there is one, with "ema_model_state" where the model
@@ -27,15 +26,9 @@ def random_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""], purpos
 
 
 def init_state(
-    task: Task,
-    tx: optax.GradientTransformation,
-    batch: Batch,
-    seed: int | UInt32[Array, ""],
-    frozen: PyTree,
-    averaged: Sequence[str] | None,
+    variables: Variables, tx: optax.GradientTransformation, frozen: PyTree, averaged: Sequence[str] | None
 ) -> State:
-    """A fresh state; traceable, so that jit can place it on a mesh without ever holding it in one piece."""
-    variables = task.init(random_key(seed, 0, INIT), NotedBatch(batch))
+    """A fresh state of what a task initialised; traceable, so that jit places it without holding it in one piece."""
     trained, _ = split(variables["params"], frozen)
     state = {"step": jnp.int32(0), **variables, "opt_state": tx.init(trained)}
     if averaged is not None:
