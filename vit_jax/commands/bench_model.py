@@ -77,9 +77,11 @@ def measure_config(
     from vit_jax.planning.rehearsal import rehearse
     from vit_jax.tasks import example_keys, static_argument
     from vit_jax.training import chips
+    from vit_jax.training.cpu import keep_freed_memory
     from vit_jax.training.sharding import batch_sharding, put
     from vit_jax.training.state import variables_of
 
+    keep_freed_memory()
     rehearsal = rehearse(values, classes)
     config, task, program, mesh = rehearsal.config, rehearsal.task, rehearsal.program, rehearsal.mesh
     on_device_eval = rehearsal.inputs.on_device_eval()

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.compiling import keep_compiled
+    from vit_jax.training.cpu import keep_freed_memory
     from vit_jax.training.distributed import agreed, connected, is_lead
     from vit_jax.training.experiment import build_experiment
     from vit_jax.training.loop import train
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         values = agreed(lambda: read_config(arguments))
         check_workdir(arguments.workdir)
         keep_compiled()
+        keep_freed_memory()
         experiment = agreed(lambda: build_experiment(values))
         summary = train(experiment, arguments.workdir, extend=arguments.extend)
         if is_lead():

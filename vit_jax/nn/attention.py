@@ -155,7 +155,8 @@ def attention(
 
     # Heads first makes every product below a batch of plain matrix products; the scale costs less on q than on logits.
     q, k, v = (x.swapaxes(1, 2) for x in (q * scale, k, v))
-    logits = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    # Not q @ k^T: XLA would write k out transposed, which it can multiply with as it lies.
+    logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if mask is not None:

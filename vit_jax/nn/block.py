@@ -16,6 +16,7 @@ from vit_jax.nn.activation import ACTIVATIONS, check_activation, recomputed
 from vit_jax.nn.mask import Mask
 from vit_jax.nn.multi_head import Cache, MultiHeadAttention, cross_style
 from vit_jax.nn.norm import NORMS
+from vit_jax.nn.products import product
 from vit_jax.nn.style import BlockStyle, Execution
 
 # Under these names a rematerialisation policy finds a block's results of products with weight matrices; what the block
@@ -96,6 +97,7 @@ class MlpBlock(nn.Module):
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
+                dot_general=product,
                 name=name,
             )
 

@@ -16,6 +16,7 @@ from vit_jax.nn.attention import attention, chosen
 from vit_jax.nn.fused_attention import fused_self_attention, grouped
 from vit_jax.nn.mask import Band, Mask
 from vit_jax.nn.norm import NORMS
+from vit_jax.nn.products import product
 from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS, recomputed_self_attention
 from vit_jax.nn.rotary import rotate
 from vit_jax.nn.style import BlockStyle, Execution
@@ -104,6 +105,7 @@ class MultiHeadAttention(nn.Module):
                 use_bias=style.has_bias(name),
                 dtype=execution.dtype,
                 kernel_init=nn.initializers.xavier_uniform(),
+                dot_general=product,
                 name=name,
             )
 

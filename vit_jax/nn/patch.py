@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from vit_jax.errors import UserError
+from vit_jax.nn.products import product
 
 
 def patchify(images: Float[Array, "b h w c"], patch_size: tuple[int, int]) -> Float[Array, "b gh gw pixels"]:
@@ -68,4 +69,5 @@ class PatchEmbed(nn.Module):
             patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
         # Patches do not overlap, so the convolution is one matrix product, which runs faster on a CPU.
-        return patches @ kernel.astype(self.dtype).reshape(-1, self.width) + bias.astype(self.dtype)
+        kernel = kernel.astype(self.dtype).reshape(-1, self.width)
+        return product(patches, kernel, (((patches.ndim - 1,), (0,)), ((), ()))) + bias.astype(self.dtype)

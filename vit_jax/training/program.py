@@ -15,7 +15,7 @@ from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.nn.platform import computing_on
 from vit_jax.tasks import Batch, Task, Variables, static_argument
-from vit_jax.training import optim, schedules
+from vit_jax.training import cpu, optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
@@ -154,9 +154,8 @@ def build_program(
     monitor = {"first_bad": jax.ShapeDtypeStruct((), jnp.int32), "sums": sums}
 
     def fresh_state() -> State:
-        # It runs once, and the CPU's compiler takes four times as long to optimise it as it takes to run. Accelerators
-        # compile it as they do everything: the option is the CPU backend's, and nothing was measured for theirs.
-        options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+        # Accelerators compile it as they do everything: nothing was measured for them.
+        options = cpu.INITIALISATION if platform == "cpu" else None
         return jax.jit(initialise, out_shardings=shardings, compiler_options=options)(as_uint32(config.seed))
 
     def fresh_monitor() -> Monitor:
@@ -175,6 +174,12 @@ def build_program(
         fresh_state=fresh_state,
         monitor=monitor,
         fresh_monitor=fresh_monitor,
-        step=jax.jit(step, donate_argnums=0, static_argnums=4, out_shardings=(shardings, everywhere)),
+        step=jax.jit(
+            step,
+            donate_argnums=0,
+            static_argnums=4,
+            out_shardings=(shardings, everywhere),
+            compiler_options=cpu.step_options() if platform == "cpu" else None,
+        ),
         mesh=mesh,
     )
