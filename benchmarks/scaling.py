@@ -77,8 +77,7 @@ class Row:
 
 def rows(chips: list[str]) -> Iterator[Row]:
     """Compiles the cases one after the other."""
-    from vit_jax.planning.plan import cache_folder, plan
-    from vit_jax.planning.rehearsal import rehearse
+    from vit_jax.planning.plan import cache_folder
     from vit_jax.planning.topology import topology
     from vit_jax.training.config_file import load_config
 
@@ -90,11 +89,19 @@ def rows(chips: list[str]) -> Iterator[Row]:
                 values["model"]["depth"] = _DEPTH
                 if parallel != "data":
                     values["mesh"] = {"data": 1 if size == -1 else -1, parallel: size}
-                rehearsal = rehearse(values, _CLASSES, target.devices)
-                mesh = dict(rehearsal.mesh.shape)
-                found = plan(values, _CLASSES, target, cache_folder())
-                sent = sum(sent_bytes(each, mesh) for each in found["collectives"])
-                yield Row(shape, parallel, mesh, found["collectives"], round(sent), round(theory(rehearsal)))
+                yield row(values, target, parallel, cache_folder())
+
+
+def row(values: Mapping[str, Any], target: Any, parallel: str, cache: Path | None) -> Row:
+    """Compiles one config for some devices."""
+    from vit_jax.planning.plan import plan
+    from vit_jax.planning.rehearsal import rehearse
+
+    rehearsal = rehearse(values, _CLASSES, target.devices)
+    mesh = dict(rehearsal.mesh.shape)
+    collectives = plan(values, _CLASSES, target, cache)["collectives"]
+    sent = sum(sent_bytes(each, mesh) for each in collectives)
+    return Row(target.name, parallel, mesh, collectives, round(sent), round(theory(rehearsal)))
 
 
 def sent_bytes(collective: Mapping[str, Any], mesh: Mapping[str, int]) -> float:
@@ -154,9 +161,9 @@ def main() -> None:
     done = []
     print("| topology | mesh | sent by each chip | theory | ratio | collectives above 0.1 MB |", flush=True)
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
-    for row in rows(arguments.chips):
-        print(line(row), flush=True)
-        done.append(dataclasses.asdict(row))
+    for each in rows(arguments.chips):
+        print(line(each), flush=True)
+        done.append(dataclasses.asdict(each))
         if arguments.json:
             arguments.json.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
 
