@@ -13,12 +13,14 @@ from vit_jax.nn import attention as module
 from vit_jax.nn import cudnn_attention
 from vit_jax.nn import mask as masks
 from vit_jax.nn.attention import attention, chosen
+from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.nn.cudnn_attention import _direct_works, cudnn_works
 from vit_jax.nn.mask import Band, dense
 from vit_jax.nn.multi_head import MultiHeadAttention
 from vit_jax.nn.platform import computing_on, row_major
 from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS
 from vit_jax.nn.style import BlockStyle, Execution
+from vit_jax.training.sharding import batch_sharding, make_mesh
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -225,6 +227,18 @@ def test_activations_lie_as_their_axes_come_on_gpus():
         with computing_on(name):
             text[name] = str(jax.make_jaxpr(jax.grad(lambda x: row_major(x).sum()))(x))
     assert text["gpu"].count("layout_constraint") == 2 and "layout_constraint" not in text["tpu"]
+
+
+def test_no_device_gathers_the_others_examples_to_lay_out_its_own():
+    mesh = make_mesh({}, jax.devices())
+
+    def loss(x):
+        with computing_on("gpu"), batch_split_like(batch_sharding(mesh)):
+            return jnp.square(row_major(x)).sum()
+
+    x = jax.ShapeDtypeStruct((16, 3, 4), jnp.float32, sharding=batch_sharding(mesh))
+    text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
+    assert "f32[2,3,4]" in text and "all-gather" not in text and "f32[16,3,4]" not in text
 
 
 @pytest.mark.parametrize(("band", "keys"), [(None, 4), pytest.param(Band(2, 0), 7, marks=pytest.mark.long)])

@@ -52,17 +52,22 @@ def feature_splits() -> int:
 
 
 def on_each_device(
-    function: Callable[..., Shaped[Array, "b t features"]], arguments: int
+    function: Callable[..., Shaped[Array, "b t features"]], arguments: int, *, whole_features: bool = False
 ) -> Callable[..., Shaped[Array, "b t features"]]:
     """A function of so many arrays [B, T, F], called on each device with its own examples and its own features.
 
     The compiler cannot split by itself what is no operation of its own, such as a kernel.
+
+    Args:
+        whole_features: tensor parallelism leaves the features of these arrays on all its devices.
     """
     sharding = _split.get()
     if sharding is None or sharding.mesh.size == 1:
         return function
-    spec = PartitionSpec(sharding.spec[0], None, _others(sharding) or None)
-    return jax.shard_map(function, mesh=sharding.mesh, in_specs=(spec,) * arguments, out_specs=spec, check_vma=False)
+    spec = PartitionSpec(sharding.spec[0], None, None if whole_features else _others(sharding) or None)
+    return jax.shard_map(
+        function, mesh=sharding.mesh, in_specs=(spec,) * arguments, out_specs=spec, check_vma=whole_features
+    )
 
 
 def _others(sharding: NamedSharding) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Shaped
 
+from vit_jax.nn.batch_axis import on_each_device
+
 # Where that is not the one that runs the trace.
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
@@ -27,10 +29,13 @@ def platform() -> str:
     return _platform.get() or jax.default_backend()
 
 
-def row_major(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+def row_major(x: Shaped[Array, "b t width"]) -> Shaped[Array, "b t width"]:
     """`x` itself, and its gradient, which on GPUs are to lie in memory as their axes come.
 
     Left to itself XLA puts tokens before examples where a class token is put in front of the others, and then
     transposes what each block's products read, forward and backward.
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if platform() == "gpu" else x
+    if platform() != "gpu":
+        return x
+    # XLA does not split this constraint: each device would gather all examples for it.
+    return on_each_device(lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), 1, whole_features=True)(x)
