@@ -94,6 +94,11 @@ def test_axes_and_loops():
             ("all-reduce", ["data", "tensor"], 32),
         ),
         (
+            "((f32[4]{0}, f32[4]{0}), (f32[2]{0}, f32[2]{0})) reduce-scatter-start(%x, %y), replica_groups="
+            "mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}",
+            ("reduce-scatter", ["tensor"], 32),
+        ),
+        (
             "(f32[2]{0}, f32[3]{0}) all-reduce(%x, %y), replica_groups={}",
             ("all-reduce", ["data", "fsdp", "tensor"], 20),
         ),

@@ -61,10 +61,10 @@ def _walk(text: str) -> Iterator[tuple[str, int, list[list[int]] | None, int]]:
 def _groups(rest: str) -> list[list[int]] | None:
     """Devices that talk to each other, as positions in the mesh; None for all of them."""
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, source, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
-        numbers = np.arange(np.prod(source)).reshape(source)
-        return (numbers.transpose(order) if order else numbers).reshape(shape).tolist()
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", rest):
+        shape, source, order = found.groups()
+        return _counted(source, order).reshape([int(n) for n in shape.split(",")]).tolist()
+    mesh = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+    if found := re.search(mesh, rest):
         return _groups_of_mesh(*found.groups())
     if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}", rest):
         groups = [[int(n) for n in group.split(",") if n] for group in re.findall(r"\{([\d,]*)\}", found[1])]
@@ -72,15 +72,22 @@ def _groups(rest: str) -> list[list[int]] | None:
     return None
 
 
-def _groups_of_mesh(sizes: str, devices: str | None, along: str) -> list[list[int]]:
-    """mesh['a'=2,'b'=4] {'b'}: two groups of four."""
+def _groups_of_mesh(sizes: str, source: str | None, order: str | None, along: str) -> list[list[int]]:
+    """mesh['a'=2,'b'=4] {'b'}: two groups of four, of devices counted as `_counted` says or in their order."""
     axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
     within = re.findall(r"'(\w+)'", along)
-    numbers = np.array([int(n) for n in devices.split(",")]) if devices else np.arange(np.prod(list(axes.values())))
+    numbers = _counted(source or str(int(np.prod(list(axes.values())))), order)
     names = list(axes)
-    order = [names.index(n) for n in names if n not in within] + [names.index(n) for n in within]
-    groups = numbers.reshape(list(axes.values())).transpose(order)
+    places = [names.index(n) for n in names if n not in within] + [names.index(n) for n in within]
+    groups = numbers.reshape(list(axes.values())).transpose(places)
     return groups.reshape(-1, int(np.prod([axes[n] for n in within], dtype=int))).tolist()
+
+
+def _counted(source: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in an array of shape `source`, its axes then put in this order: "64,8" and "1,0"."""
+    shape = [int(n) for n in source.split(",")]
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    return numbers.transpose([int(n) for n in order.split(",")]) if order else numbers
 
 
 def _axes(groups: list[list[int]] | None, mesh: Mesh) -> tuple[str, ...]:
