@@ -44,11 +44,11 @@ def _layer_norm(x: Array, scale: Array | None, bias: Array | None, epsilon: floa
 def _forward(
     x: Array, scale: Array | None, bias: Array | None, epsilon: float, dtype: DTypeLike
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    wide = x.astype(jnp.float32)
-    shifted = wide - wide[..., :1]
+    first = _again(x[..., :1])
+    shifted = x.astype(jnp.float32) - first
     mean = shifted.mean(axis=-1, keepdims=True)
     variance = jnp.maximum(jnp.square(shifted).mean(axis=-1, keepdims=True) - jnp.square(mean), 0.0)
-    mean, inverse = mean + wide[..., :1], jax.lax.rsqrt(variance + epsilon)
+    mean, inverse = mean + first, jax.lax.rsqrt(variance + epsilon)
     # Not shifted - mean: XLA would write out what is shifted.
     y = (_again(x) - mean) * inverse
     if scale is not None:
@@ -61,14 +61,18 @@ def _backward(
 ) -> tuple[Array | None, ...]:
     """What is normalised is computed again from `x`, which is kept anyway, and never written out in float32."""
     x, scale, mean, inverse = saved
-    y, gradient = (_again(x) - mean) * inverse, gradient.astype(jnp.float32)
+
+    def normalised() -> Array:
+        return (_again(x) - mean) * inverse
+
+    gradient = gradient.astype(jnp.float32)
     wide = gradient if scale is None else gradient * scale
-    along = jnp.mean(wide * y, axis=-1, keepdims=True)
-    of_x = inverse * (wide - wide.mean(axis=-1, keepdims=True) - y * along)
+    along = jnp.mean(wide * normalised(), axis=-1, keepdims=True)
+    of_x = inverse * (wide - wide.mean(axis=-1, keepdims=True) - normalised() * along)
     if scale is None:
         return of_x.astype(x.dtype), None, None
     rows = tuple(range(x.ndim - 1))
-    return of_x.astype(x.dtype), (gradient * y).sum(rows), gradient.sum(rows)
+    return of_x.astype(x.dtype), (gradient * normalised()).sum(rows), gradient.sum(rows)
 
 
 def _again(x: Array) -> Array:
