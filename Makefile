@@ -23,13 +23,13 @@ demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits;
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests that take seconds each: eight minutes in all on two cores
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not long and not slow and not oracle" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not slow and not oracle" $(ARGS)
 
 test-long: $(VENV)/.installed-test ## run those of many devices, of several processes and of whole runs
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "long and not slow and not oracle" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long and not slow and not oracle" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "oracle and not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "oracle and not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run those that take minutes each; CI runs the notebooks of them
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

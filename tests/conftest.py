@@ -42,6 +42,14 @@ def pytest_configure(config):
     config.pluginmanager.register(Costs(path and path.absolute()), "costs")
 
 
+# Files of few and long tests. Two workers take file after file: begun last, one of these would be left to one of them.
+_FIRST = ("test_systems.py", "test_main.py", "test_finetune.py", "test_restart.py", "test_mixture.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _FIRST)
+
+
 def pytest_collection_finish():
     """Tracing makes millions of objects, and looking for garbage among all that was imported took a tenth of the time."""
     gc.freeze()
