@@ -34,9 +34,12 @@ def value_and_gradients(function, q, k, v, weight):
 
 
 def kernel(q, k, v, band=None):
+    """With the first token's part of queries, keys and values given as a bias."""
     heads = q.shape[2]
-    qkv = grouped(*(x.reshape(*x.shape[:2], -1) for x in (q, k, v)), heads)
-    return fused_self_attention(qkv, heads, q.shape[-1] ** -0.5, band, True).reshape(q.shape)
+    first = [x[0, 0] for x in (q, k, v)]
+    qkv = grouped(*((x - part).reshape(*x.shape[:2], -1) for x, part in zip((q, k, v), first, strict=True)), heads)
+    bias = grouped(*(part.reshape(-1) for part in first), heads)
+    return fused_self_attention(qkv, heads, q.shape[-1] ** -0.5, band, bias, True).reshape(q.shape)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,13 @@ def _together(width: int) -> int:
     return math.lcm(width, _LANES) // width
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def fused_self_attention(
-    qkv: Float[Array, "b t three_widths"], heads: int, scale: float, band: Band | None = None, interpret: bool = False
+    qkv: Float[Array, "b t three_widths"],
+    heads: int,
+    scale: float,
+    band: Band | None = None,
+    bias: Float[Array, " three_widths"] | None = None,
+    interpret: bool = False,
 ) -> Float[Array, "b t width"]:
     """softmax(scale q k^T) v with the softmax in float32, heads side by side in the last axis.
 
@@ -41,9 +45,24 @@ def fused_self_attention(
     Args:
         qkv: queries, keys and values of what `fits`, in the order of `grouped`: a kernel reads neighbours.
         band: which keys a query sees; each sees at least one.
+        bias: float32, in the same order, added to `qkv`: its gradient is summed where that of `qkv` is on the chip.
         interpret: run it as plain operations, on whatever device.
     """
-    return _forward(qkv, heads, scale, band, interpret)[0]
+    examples, features = qkv.shape[0], qkv.shape[-1]
+    bias = jnp.zeros(features) if bias is None else bias
+    return _attend(qkv, jnp.broadcast_to(bias, (examples, 1, features)), heads, scale, band, interpret)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _attend(
+    qkv: Float[Array, "b t three_widths"],
+    bias: Float[Array, "b 1 three_widths"],
+    heads: int,
+    scale: float,
+    band: Band | None,
+    interpret: bool,
+) -> Float[Array, "b t width"]:
+    return _forward(qkv, bias, heads, scale, band, interpret)[0]
 
 
 def grouped(q: Array, k: Array, v: Array, heads: int) -> Float[Array, "*b three_widths"]:
@@ -53,63 +72,69 @@ def grouped(q: Array, k: Array, v: Array, heads: int) -> Float[Array, "*b three_
     return jnp.stack(parts, axis=-2).reshape(*q.shape[:-1], 3 * q.shape[-1])
 
 
-def _forward(qkv: Array, heads: int, scale: float, band: Band | None, interpret: bool) -> tuple[Array, Array]:
-    def run(qkv: Float[Array, "b t three_widths"]) -> Float[Array, "b t width"]:
+def _forward(
+    qkv: Array, bias: Array, heads: int, scale: float, band: Band | None, interpret: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    def run(qkv: Float[Array, "b t three_widths"], bias: Float[Array, "b 1 three_widths"]) -> Float[Array, "b t width"]:
         out = jax.ShapeDtypeStruct((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
-        return _call(_forward_kernel, 2, (qkv,), out, width, scale, band, interpret)
+        return _call(_forward_kernel, 2, (qkv, bias), (out,), width, scale, band, interpret)[0]
 
     width = qkv.shape[-1] // 3 // heads
-    return on_each_device(run, 1)(qkv), qkv
+    return on_each_device(run, 2)(qkv, bias), (qkv, bias)
 
 
 def _backward(
-    heads: int, scale: float, band: Band | None, interpret: bool, qkv: Array, gradient: Array
-) -> tuple[Array]:
+    heads: int, scale: float, band: Band | None, interpret: bool, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     def run(
-        qkv: Float[Array, "b t three_widths"], gradient: Float[Array, "b t width"]
-    ) -> Float[Array, "b t three_widths"]:
-        return _call(_backward_kernel, 5, (qkv, gradient), qkv, width, scale, band, interpret)
+        qkv: Float[Array, "b t three_widths"],
+        bias: Float[Array, "b 1 three_widths"],
+        gradient: Float[Array, "b t width"],
+    ) -> tuple[Float[Array, "b t three_widths"], Float[Array, "b 1 three_widths"]]:
+        return _call(_backward_kernel, 5, (qkv, bias, gradient), (qkv, bias), width, scale, band, interpret)
 
-    width = qkv.shape[-1] // 3 // heads
-    return (on_each_device(run, 2)(qkv, gradient),)
+    width = saved[0].shape[-1] // 3 // heads
+    return on_each_device(run, 3)(*saved, gradient)
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def _call(
     kernel: Callable[..., None],
     products: int,
     arrays: tuple[Array, ...],
-    out: jax.ShapeDtypeStruct | Array,
+    out: tuple[jax.ShapeDtypeStruct | Array, ...],
     width: int,
     scale: float,
     band: Band | None,
     interpret: bool,
-) -> Array:
+) -> tuple[Array, ...]:
     """A program for each example and as many heads as fill whole lanes, each of which sees all tokens."""
     from jax.experimental import pallas as pl  # it takes most of a second
 
     batch, tokens, features = arrays[0].shape
     groups = features // 3 // math.lcm(width, _LANES)
     weights = batch * tokens**2 * (features // 3 // width)
-    whole = (*arrays, out)
-    blocks = [pl.BlockSpec((1, tokens, x.shape[-1] // groups), lambda b, h: (b, 0, h)) for x in whole]
-    return pl.pallas_call(
-        functools.partial(kernel, width=width, scale=scale, band=band),
-        grid=(batch, groups),
-        in_specs=blocks[:-1],
-        out_specs=blocks[-1],
-        out_shape=jax.ShapeDtypeStruct(out.shape, out.dtype),
-        # What the compiler is told of a kernel that it cannot look into.
-        cost_estimate=pl.CostEstimate(
-            flops=2 * products * weights * width,
-            transcendentals=weights,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in whole),
-        ),
-        interpret=interpret,
-        name=kernel.__name__.strip("_"),
-    )(*arrays)
-
-
-fused_self_attention.defvjp(_forward, _backward)
+    whole = (*arrays, *out)
+    blocks = [pl.BlockSpec((1, x.shape[1], x.shape[2] // groups), lambda b, h: (b, 0, h)) for x in whole]
+    return tuple(
+        pl.pallas_call(
+            functools.partial(kernel, width=width, scale=scale, band=band),
+            grid=(batch, groups),
+            in_specs=blocks[: len(arrays)],
+            out_specs=blocks[len(arrays) :],
+            out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out],
+            # What the compiler is told of a kernel that it cannot look into.
+            cost_estimate=pl.CostEstimate(
+                flops=2 * products * weights * width,
+                transcendentals=weights,
+                bytes_accessed=sum(x.size * x.dtype.itemsize for x in whole),
+            ),
+            interpret=interpret,
+            name=kernel.__name__.strip("_"),
+        )(*arrays)
+    )
 
 
 @functools.cache
@@ -123,7 +148,10 @@ def works(tokens: int, width: int, dtype: str, band: Band | None) -> bool:
     heads = _together(width)
     qkv = np.random.default_rng(0).normal(size=(1, tokens, 3 * heads * width)).astype(dtype)
 
-    def plain(qkv: Array) -> Array:
+    bias = np.linspace(-1, 1, qkv.shape[-1], dtype=np.float32)
+
+    def plain(qkv: Array, bias: Array) -> Array:
+        qkv = qkv + bias.astype(qkv.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(1, tokens, 3, heads, width).astype(jnp.float32), 2, 0)
         logits = jnp.einsum("bthd,bshd->bhts", q, k, precision="highest") * width**-0.5
         if band is not None:
@@ -131,17 +159,18 @@ def works(tokens: int, width: int, dtype: str, band: Band | None) -> bool:
         weights = jax.nn.softmax(logits)
         return jnp.einsum("bhts,bshd->bthd", weights, v, precision="highest").reshape(1, tokens, -1)
 
-    def both(qkv: Array) -> tuple[tuple[Array, Array], ...]:
+    def both(qkv: Array, bias: Array) -> tuple[tuple[Array, ...], ...]:
         results = []
-        for function in (lambda x: fused_self_attention(x, heads, width**-0.5, band), plain):
-            out, pull = jax.vjp(function, qkv)
-            results.append((out, pull(jnp.cos(out.astype(jnp.float32)).astype(out.dtype))[0]))
+        for function in (lambda x, bias: fused_self_attention(x, heads, width**-0.5, band, bias), plain):
+            out, pull = jax.vjp(function, qkv, bias)
+            results.append((out, *pull(jnp.cos(out.astype(jnp.float32)).astype(out.dtype))))
         return tuple(results)
 
     try:
         with on_one_device():
             # Compiled ahead, because this may be asked for while something else is traced.
-            found = jax.jit(both).lower(jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)).compile()(qkv)
+            shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (qkv, bias))
+            found = jax.jit(both).lower(*shapes).compile()(qkv, bias)
         ours, theirs = jax.tree.map(lambda x: np.asarray(x, np.float32), found)
         tolerance = 0.03  # of the largest: bfloat16 rounds by 0.004, and the gradient goes through three products
         if all(np.abs(a - b).max() <= tolerance * np.abs(b).max() for a, b in zip(ours, theirs, strict=True)):
@@ -170,24 +199,26 @@ def _weights(q: Array, k: Array, scale: float, band: Band | None) -> tuple[Array
     return weights, weights.sum(axis=-1, keepdims=True)
 
 
-def _heads(ref, width: int) -> Iterator[tuple[Array, Array, Array, slice, tuple[slice, ...]]]:
+def _heads(ref, bias_ref, width: int) -> Iterator[tuple[Array, Array, Array, slice, tuple[slice, ...]]]:
     """Of each head q, k and v, the columns of its result, and those of its q, k and v."""
     columns = ref.shape[-1] // 3
     for first in range(0, columns, width):
         three = tuple(slice(i * columns + first, i * columns + first + width) for i in range(3))
-        q, k, v = (ref[0, :, part] for part in three)
+        q, k, v = (ref[0, :, part] + bias_ref[0, :, part].astype(ref.dtype) for part in three)
         yield q, k, v, three[0], three
 
 
-def _forward_kernel(qkv_ref, out_ref, *, width: int, scale: float, band: Band | None) -> None:
-    for q, k, v, head, _ in _heads(qkv_ref, width):
+def _forward_kernel(qkv_ref, bias_ref, out_ref, *, width: int, scale: float, band: Band | None) -> None:
+    for q, k, v, head, _ in _heads(qkv_ref, bias_ref, width):
         weights, total = _weights(q, k, scale, band)
         out = _product(weights.astype(v.dtype), v, _PLAIN) / total
         out_ref[0, :, head] = out.astype(out_ref.dtype)
 
 
-def _backward_kernel(qkv_ref, gradient_ref, out_ref, *, width: int, scale: float, band: Band | None) -> None:
-    for q, k, v, head, three in _heads(qkv_ref, width):
+def _backward_kernel(
+    qkv_ref, bias_ref, gradient_ref, out_ref, of_bias_ref, *, width: int, scale: float, band: Band | None
+) -> None:
+    for q, k, v, head, three in _heads(qkv_ref, bias_ref, width):
         gradient = gradient_ref[0, :, head]
         weights, total = _weights(q, k, scale, band)
         weights = weights / total
@@ -199,3 +230,4 @@ def _backward_kernel(qkv_ref, gradient_ref, out_ref, *, width: int, scale: float
         dq, dk = _product(of_logits, k, _PLAIN), _product(of_logits, q, _LEFT)
         for part, of in zip(three, (dq, dk, dv), strict=True):
             out_ref[0, :, part] = of.astype(out_ref.dtype)
+            of_bias_ref[0, :, part] = of.sum(axis=0, keepdims=True)

@@ -122,8 +122,8 @@ class MultiHeadAttention(nn.Module):
         alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
         plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and alike
         if implementation == "fused" and plain:
-            qkv = checkpoint_name(self._grouped_projections(x, heads), _INPUTS)
-            out = fused_self_attention(qkv, heads[0], heads[1] ** -0.5, mask)
+            qkv, bias = self._grouped_projections(x, heads)
+            out = fused_self_attention(checkpoint_name(qkv, _INPUTS), heads[0], heads[1] ** -0.5, mask, bias)
             return self._output(checkpoint_name(out, OUTPUT), heads, width), None
         if implementation == "recomputed" and plain:
             qkv = checkpoint_name(self._projections(x, heads), _INPUTS)
@@ -182,26 +182,23 @@ class MultiHeadAttention(nn.Module):
 
     def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
         """Queries, keys and values by one product, which reads `x` once instead of three times."""
-        three = self._three(x.shape[-1], heads)
+        three = jax.tree.map(lambda leaf: leaf.astype(self.execution.dtype), self._three(x.shape[-1], heads))
         qkv = jnp.einsum("btw,wchd->btchd", x.astype(self.execution.dtype), jnp.stack([k for k, _ in three], axis=1))
         return qkv + jnp.stack([bias for _, bias in three]) if self.style.has_bias("query") else qkv
 
     def _grouped_projections(
         self, x: Float[Array, "b t width"], heads: tuple[int, int]
-    ) -> Float[Array, "b t three_widths"]:
-        """The same as matrices, in the order in which the fused attention reads them."""
-        three = self._three(x.shape[-1], heads)
-        kernel = grouped(*(kernel.reshape(x.shape[-1], -1) for kernel, _ in three), heads[0])
-        qkv = x.astype(self.execution.dtype) @ kernel
-        return (
-            qkv + grouped(*(bias.reshape(-1) for _, bias in three), heads[0]) if self.style.has_bias("query") else qkv
-        )
+    ) -> tuple[Float[Array, "b t three_widths"], Float[Array, " three_widths"] | None]:
+        """The same as matrices, in the order in which the fused attention reads them, and the bias to add to it."""
+        dtype, three = self.execution.dtype, self._three(x.shape[-1], heads)
+        kernel = grouped(*(kernel.astype(dtype).reshape(x.shape[-1], -1) for kernel, _ in three), heads[0])
+        has_bias = self.style.has_bias("query")
+        return x.astype(dtype) @ kernel, grouped(*(b.reshape(-1) for _, b in three), heads[0]) if has_bias else None
 
     def _three(self, width: int, heads: tuple[int, int]) -> list[tuple[Array, Array | None]]:
-        """Kernel [W, H, d] and bias [H, d] of queries, keys and values, in the dtype of the computation."""
+        """Kernel [W, H, d] and bias [H, d] of queries, keys and values."""
         has_bias = self.style.has_bias("query")
-        three = [_Projection(heads, has_bias, name=name)(width) for name in ("query", "key", "value")]
-        return jax.tree.map(lambda leaf: leaf.astype(self.execution.dtype), three)
+        return [_Projection(heads, has_bias, name=name)(width) for name in ("query", "key", "value")]
 
     def _output(self, x: Float[Array, "b t features"], heads: tuple[int, int], width: int) -> Float[Array, "b t width"]:
         """The last product as one of matrices: heads as axes of their own would be transposed for it."""
