@@ -198,12 +198,12 @@ class MultiHeadAttention(nn.Module):
     def _three(self, width: int, heads: tuple[int, int]) -> list[tuple[Array, Array | None]]:
         """Kernel [W, H, d] and bias [H, d] of queries, keys and values."""
         has_bias = self.style.has_bias("query")
-        return [_Projection(heads, has_bias, name=name)(width) for name in ("query", "key", "value")]
+        return [_Dense((width,), heads, has_bias, name=name)() for name in ("query", "key", "value")]
 
     def _output(self, x: Float[Array, "b t features"], heads: tuple[int, int], width: int) -> Float[Array, "b t width"]:
         """The last product as one of matrices: heads as axes of their own would be transposed for it."""
         dtype = self.execution.dtype
-        kernel, bias = _Output(heads, self.style.has_bias("out"), name="out")(width)
+        kernel, bias = _Dense(heads, (width,), self.style.has_bias("out"), name="out")()
         out = x @ kernel.astype(dtype).reshape(-1, width)
         return out if bias is None else out + bias.astype(dtype)
 
@@ -222,37 +222,22 @@ def _in_cache(mask: Band | Array | None, queries: int, keys: int, at: Array | in
     return filled if mask is None else mask & filled
 
 
-class _Projection(nn.Module):
-    """The parameters of a dense layer to heads, as `nn.DenseGeneral` makes them."""
+class _Dense(nn.Module):
+    """The parameters of a dense layer from axes to axes, as `nn.DenseGeneral` makes them."""
 
-    heads: tuple[int, int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
     use_bias: bool
 
     @nn.compact
-    def __call__(self, width: int) -> tuple[Float[Array, "width h d"], Float[Array, "h d"] | None]:
-        def flat_init(rng: PRNGKeyArray) -> Float[Array, "width h d"]:
-            init = nn.initializers.xavier_uniform()
-            return init(rng, (width, self.heads[0] * self.heads[1])).reshape(width, *self.heads)
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, "..."] | None]:
+        def flat_init(rng: PRNGKeyArray) -> Float[Array, "..."]:
+            matrix = nn.initializers.xavier_uniform()(rng, (math.prod(self.inputs), math.prod(self.outputs)))
+            return matrix.reshape(*self.inputs, *self.outputs)
 
         # The kernel comes first: its key depends on how many parameters were made before.
         kernel = self.param("kernel", flat_init)
-        return kernel, self.param("bias", nn.initializers.zeros, self.heads) if self.use_bias else None
-
-
-class _Output(nn.Module):
-    """The parameters of a dense layer from heads, as `nn.DenseGeneral` makes them."""
-
-    heads: tuple[int, int]
-    use_bias: bool
-
-    @nn.compact
-    def __call__(self, width: int) -> tuple[Float[Array, "h d width"], Float[Array, " width"] | None]:
-        def flat_init(rng: PRNGKeyArray) -> Float[Array, "h d width"]:
-            init = nn.initializers.xavier_uniform()
-            return init(rng, (self.heads[0] * self.heads[1], width)).reshape(*self.heads, width)
-
-        kernel = self.param("kernel", flat_init)
-        return kernel, self.param("bias", nn.initializers.zeros, (width,)) if self.use_bias else None
+        return kernel, self.param("bias", nn.initializers.zeros, self.outputs) if self.use_bias else None
 
 
 def cross_style(style: BlockStyle) -> BlockStyle:
