@@ -66,9 +66,9 @@ def test_each_device_has_its_own_examples_and_heads():
 
 
 def test_a_layer_gives_the_same_with_it(monkeypatch):
-    style = BlockStyle(num_heads=2, mlp_dim=8)
+    style = BlockStyle(num_heads=2, head_dim=64, mlp_dim=8)
     make = lambda how: MultiHeadAttention(style, Execution(jnp.bfloat16, attention_implementation=how))  # noqa: E731
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 128)), jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 96)), jnp.bfloat16)
     initial = params = make("explicit").init(jax.random.key(0), x, train=False)["params"]
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.1, leaf.dtype), params)
