@@ -99,6 +99,14 @@ def test_a_query_that_sees_nothing_is_not_nan():
     for implementation in ("explicit", "xla"):
         out = attention(q, k, v, mask=mask, implementation=implementation)
         np.testing.assert_allclose(out[0, 2], v[0].mean(0), atol=1e-5)
+        nothing = np.array(attention(q, k, v, mask=mask, implementation=implementation, empty="zero"))
+        assert not nothing[0, 2].any()
+        nothing[0, 2] = out[0, 2]
+        np.testing.assert_array_equal(nothing, out)
+    out, weights = attention(q, k, v, mask=mask, empty="zero", return_weights=True)
+    assert not np.asarray(weights)[0, :, 2].any()
+    with pytest.raises(UserError, match="Unknown empty 'nil'"):
+        attention(q, k, v, empty="nil")
 
 
 def test_dropout_drops_single_weights_and_rescales_the_rest():

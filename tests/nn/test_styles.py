@@ -14,7 +14,7 @@ import scipy.special
 from vit_jax.errors import UserError
 from vit_jax.nn.block import Block
 from vit_jax.nn.mask import CAUSAL, Band, dense
-from vit_jax.nn.multi_head import empty_cache
+from vit_jax.nn.multi_head import empty_cache, empty_cross_cache
 from vit_jax.nn.rotary import rotary_angles, rotary_angles_2d
 from vit_jax.nn.stack import BlockStack
 from vit_jax.nn.style import BlockStyle, Execution, block_style
@@ -267,6 +267,42 @@ def test_what_a_cache_does_not_hold_yet_is_not_seen_without_a_mask():
     stale = jax.tree.map(lambda c: c[0] + 7.0, empty_cache(1, B, T + 5, H, W // H))
     out, _ = jax.jit(lambda p: block.apply({"params": p}, X, stale, at=0))(params)
     np.testing.assert_allclose(out, reference(params, style, X), atol=2e-5)
+
+
+def test_rows_of_different_lengths_share_a_cache():
+    """Row 0 has two tokens where row 1 has four: each goes on from its own end, over what padding left there."""
+    model = stack((BlockStyle(H, 20, qk_norm="rms"),), 2)
+    params = random_params(model, X, mask="causal")
+    full = jax.jit(lambda p: model.apply({"params": p}, X, mask="causal")[0])(params)
+
+    @jax.jit
+    def step(x, cache, at):
+        return model.apply({"params": params}, x, cache, mask="causal", at=at)
+
+    first, lengths = 4, np.array([2, 4])
+    _, cache = step(X[:, :first], empty_cache(2, B, T, H, W // H), np.zeros(B, np.int32))
+    for ahead in range(2):
+        at = lengths + ahead
+        y, cache = step(X[np.arange(B), at][:, None], cache, at)
+        np.testing.assert_allclose(y[:, 0], full[np.arange(B), at], atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_cache_holds_the_memory_that_the_first_call_gave(scan):
+    styles = (BlockStyle(H, 20, cross="gated", norm_memory=True, qk_norm="l2"), BlockStyle(H, 20, cross="plain"))
+    model = stack(styles, 2, scan=scan)
+    params, call = random_params(model, X, memory=MEMORY), {"mask": "causal", "memory_mask": MEMORY_SEEN}
+    full = jax.jit(lambda p: model.apply({"params": p}, X, memory=MEMORY, **call)[0])(params)
+
+    @jax.jit
+    def step(x, cache, memory, at):
+        return model.apply({"params": params}, x, cache, memory=memory, at=at, **call)
+
+    cache, parts = empty_cross_cache(2, B, T, M, H, W // H), []
+    for at in range(3):
+        y, cache = step(X[:, at : at + 1], cache, MEMORY if at == 0 else None, at)
+        parts.append(y)
+    np.testing.assert_allclose(np.concatenate(parts, 1), full[:, :3], atol=1e-5)
 
 
 def test_norms_stay_in_float32_when_parameters_are_stacked():

@@ -16,6 +16,7 @@ from vit_jax.nn.recomputed_attention import recomputed_attention
 from vit_jax.spelling import nearest
 
 Implementation = Literal["auto", "explicit", "fused", "recomputed", "xla", "cudnn"]
+Empty = Literal["uniform", "zero"]
 
 _IMPLEMENTATIONS = get_args(Implementation)
 
@@ -102,6 +103,7 @@ def attention(
     dropout_rng: PRNGKeyArray | None = None,
     implementation: Implementation = "auto",
     return_weights: bool = False,
+    empty: Empty = "uniform",
 ) -> Float[Array, "b t h d"] | tuple[Float[Array, "b t h d"], Float[Array, "b h t s"]]:
     """softmax(scale q k^T + bias) v, with the softmax in float32 ("Attention is all you need", section 3.2.1).
 
@@ -110,8 +112,7 @@ def attention(
         k: keys.
         v: values.
         bias: added to the scaled logits.
-        mask: "causal", a window, or an array that is True where a query may attend to a key; a query that may attend
-            to nothing gets the mean of all values.
+        mask: "causal", a window, or an array that is True where a query may attend to a key.
         scale: of the logits; None for 1 / sqrt(d).
         dropout_rate: fraction of the attention weights that is dropped, 0 for none.
         dropout_rng: the key for dropping; needed when the rate is above 0.
@@ -122,6 +123,8 @@ def attention(
             half precision, a fitting head width, a causal band), fused on a TPU where it can run and recomputed where
             it cannot; and xla for the rest.
         return_weights: also return the float32 weights, before dropout.
+        empty: what a query gets that may attend to nothing: "uniform", the mean of all values (BERT's padding), or
+            "zero" (a text before its first image in Flamingo).
 
     Raises:
         UserError: when the implementation that was asked for cannot do what was asked, or a mask or bias does not fit.
@@ -129,6 +132,17 @@ def attention(
     shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     mask = masks.as_mask(mask)
     masks.check_shape(mask, bias, shape)
+    if empty not in get_args(Empty):
+        raise UserError(f"Unknown empty {empty!r}", nearest(empty, get_args(Empty)))
+    if empty == "zero" and mask is not None and not isinstance(mask, Band):
+        found = attention(
+            q, k, v, bias=bias, mask=mask, scale=scale, dropout_rate=dropout_rate, dropout_rng=dropout_rng,
+            implementation=implementation, return_weights=return_weights,
+        )  # fmt: skip
+        some = mask.any(axis=-1, keepdims=True)
+        out, *weights = found if return_weights else (found,)
+        out = jnp.where(some.swapaxes(1, 2), out, 0)
+        return (out, jnp.where(some, weights[0], 0.0)) if return_weights else out
     needs_weights = dropout_rate > 0 or return_weights
     implementation = chosen(
         implementation, q.dtype, q.shape[-1], biased=bias is not None, mask=mask, needs_weights=needs_weights,

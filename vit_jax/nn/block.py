@@ -14,7 +14,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn import multi_head
 from vit_jax.nn.activation import ACTIVATIONS, check_activation, recomputed
 from vit_jax.nn.mask import Mask
-from vit_jax.nn.multi_head import Cache, MultiHeadAttention, cross_style
+from vit_jax.nn.multi_head import Cache, CrossCache, Filled, MultiHeadAttention, cross_style
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.products import product
 from vit_jax.nn.style import BlockStyle, Execution
@@ -152,7 +152,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t width"],
-        cache: Cache | None = None,
+        cache: Cache | CrossCache | None = None,
         *,
         drop_path_rate: float | Float[Array, ""] = 0.0,
         train: bool = False,
@@ -162,33 +162,39 @@ class Block(nn.Module):
         memory: Float[Array, "b m memory_width"] | None = None,
         memory_mask: Mask | None = None,
         condition: Float[Array, "b c"] | Float[Array, "b t c"] | None = None,
-        at: Int[Array, ""] | int | None = None,
-    ) -> tuple[Float[Array, "b t width"], Cache | None]:
+        at: Int[Array, ""] | Int[Array, " b"] | int | None = None,
+    ) -> tuple[Float[Array, "b t width"], Cache | CrossCache | None]:
         """Applies the block.
 
         Args:
-            cache: keys and values of the tokens before, for decoding.
+            cache: keys and values of the tokens before, for decoding; where there is a memory also those of it, which a
+                call with `memory` fills in and a call without reads.
             drop_path_rate: of both branches, used in training (rng collection "drop_path"); may be traced.
             mask: which tokens a token sees.
             bias: added to the logits of the self-attention.
             angles: of rotary positions.
-            memory: what a style with cross-attention attends to.
+            memory: what a style with cross-attention attends to; left out where the cache holds it.
             memory_mask: which tokens of the memory a token sees.
             condition: what adaptive norms are computed from, of an example or of each token.
-            at: position of the first token in the cache.
+            at: position of the first token in the cache, of all rows or of each.
 
         Raises:
             UserError: where the style needs an argument that is not given, or cannot use one that is.
         """
         style, execution = self.style, self.execution
-        self._check(memory, condition)
+        cache, filled = cache if isinstance(cache, CrossCache) else (cache, None)
+        self._check(memory, filled, condition)
         parts = self._modulation(condition, x.shape[-1]) if style.norm == "adaptive" else [None] * 6
         adds = functools.partial(self._added, drop_path_rate=drop_path_rate, train=train)
 
         def cross(y: Array) -> Array:
-            known = memory if not style.norm_memory else _norm(style, execution, "norm_memory")(memory)
+            nonlocal filled
+            known = memory
+            if style.norm_memory and memory is not None:
+                known = _norm(style, execution, "norm_memory")(memory)
             layer = MultiHeadAttention(cross_style(style), execution, name="cross")
-            return dropout(layer(y, known, train=train, mask=memory_mask)[0])
+            y, filled = layer(y, known, filled, train=train, mask=memory_mask)
+            return dropout(y)
 
         def dropout(y: Array) -> Array:
             return nn.Dropout(style.dropout_rate)(y, deterministic=not train)
@@ -210,7 +216,7 @@ class Block(nn.Module):
             x = adds(x, cross, "norm_cross")
         mlp = functools.partial(mlp_of(style, execution, "mlp"), train=train)
         x = adds(x, mlp, "norm2", layer_scale="layer_scale2", modulation=parts[3:5], gate=parts[5])
-        return x, cache
+        return x, cache if filled is None else CrossCache(cache, filled)
 
     def _added(
         self,
@@ -250,11 +256,13 @@ class Block(nn.Module):
         parts = parts[:, None] if condition.ndim == 2 else parts
         return [parts[..., i, :] for i in range(6)]
 
-    def _check(self, memory: Array | None, condition: Array | None) -> None:
+    def _check(self, memory: Array | None, filled: Filled | None, condition: Array | None) -> None:
+        # A block without a memory hands on that of the stack's cache.
+        crosses = self.style.cross != "none"
         for what, needed, given in (
-            ("a memory", self.style.cross != "none", memory),
-            ("a condition", self.style.norm == "adaptive", condition),
+            ("a memory", crosses, memory is not None or (crosses and filled is not None)),
+            ("a condition", self.style.norm == "adaptive", condition is not None),
         ):
-            if needed != (given is not None):
+            if needed != given:
                 verb = "needs" if needed else "cannot use"
                 raise UserError(f"A block of this style {verb} {what}", "Change the style or the call")

@@ -44,17 +44,20 @@ def as_mask(mask: Mask | None) -> Band | Bool[Array, "#b #h #t #s"] | None:
     return None if isinstance(mask, Band) and mask == Band() else mask
 
 
-def dense(band: Band, queries: int, keys: int, first: int | Int[Array, ""] = 0) -> Bool[Array, "1 1 queries keys"]:
+def dense(
+    band: Band, queries: int, keys: int, first: int | Int[Array, ""] | Int[Array, " b"] = 0
+) -> Bool[Array, "#b 1 queries keys"]:
     """The band as an array.
 
     Args:
-        first: position of the first query among the keys (decoding with a cache); may be traced.
+        first: position of the first query among the keys (decoding with a cache), of all rows or of each; may be
+            traced.
     """
-    ahead = jnp.arange(keys)[None] - (first + jnp.arange(queries)[:, None])
-    return within(band, ahead)[None, None]
+    here = jnp.reshape(jnp.asarray(first), (-1, 1)) + jnp.arange(queries)
+    return within(band, jnp.arange(keys) - here[..., None])[:, None]
 
 
-def within(band: Band, ahead: Int[Array, "queries keys"]) -> Bool[Array, "queries keys"]:
+def within(band: Band, ahead: Int[Array, "*b queries keys"]) -> Bool[Array, "*b queries keys"]:
     """Whether keys that are so far ahead of their queries are seen."""
     seen = jnp.ones(ahead.shape, bool)
     if band.before is not None:

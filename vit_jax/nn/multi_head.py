@@ -38,12 +38,44 @@ class Cache(NamedTuple):
     values: Float[Array, "*l b s h d"]
 
 
+class Filled(NamedTuple):
+    """Keys and values of a whole memory, which every later token attends to.
+
+    Args:
+        keys: [B, M, H, D].
+        values: [B, M, H, D].
+    """
+
+    keys: Float[Array, "*l b m h d"]
+    values: Float[Array, "*l b m h d"]
+
+
+class CrossCache(NamedTuple):
+    """The cache of a block that attends to a memory too.
+
+    Args:
+        tokens: of the block's self-attention.
+        memory: of its attention to the memory: filled by a call with the memory, and read by calls without.
+    """
+
+    tokens: Cache
+    memory: Filled
+
+
 def empty_cache(
     layers: int, batch: int, length: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32
 ) -> Cache:
     """A cache of zeros for a stack of so many layers."""
     shape = (layers, batch, length, heads, head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def empty_cross_cache(
+    layers: int, batch: int, length: int, memory: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32
+) -> CrossCache:
+    """The same of blocks that attend to a memory of so many tokens, which the first call has to give."""
+    filled = empty_cache(layers, batch, memory, heads, head_dim, dtype)
+    return CrossCache(empty_cache(layers, batch, length, heads, head_dim, dtype), Filled(*filled))
 
 
 class MultiHeadAttention(nn.Module):
@@ -72,22 +104,24 @@ class MultiHeadAttention(nn.Module):
         self,
         x: Float[Array, "b t width"],
         memory: Float[Array, "b s memory_width"] | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Filled | None = None,
         *,
         train: bool,
         mask: Mask | None = None,
         bias: Float[Array, "#b #h #t #s"] | None = None,
         angles: Float[Array, "*b t half"] | None = None,
-        at: Int[Array, ""] | int | None = None,
-    ) -> tuple[Float[Array, "b t width"], Cache | None]:
+        at: Int[Array, ""] | Int[Array, " b"] | int | None = None,
+    ) -> tuple[Float[Array, "b t width"], Cache | Filled | None]:
         """Attends from `x` to itself, to `memory`, or to what a cache holds and itself.
 
         Args:
+            cache: of the tokens before; or a `Filled`, which a call with `memory` returns filled, and to which a call
+                without one attends.
             mask: which keys a query sees; with a cache the positions are those of the cache, and without a mask all
                 tokens so far are seen.
             bias: added to the logits.
             angles: of rotary positions, see `vit_jax.nn.rotary`; those of the tokens of `x`.
-            at: position of the first token of `x` in the cache.
+            at: position of the first token of `x` in the cache, of all rows or of each.
 
         Raises:
             UserError: when the width does not divide into the heads, or arguments contradict each other.
@@ -113,8 +147,9 @@ class MultiHeadAttention(nn.Module):
         needs_weights = dropout_rate > 0 or execution.sow_attention
         mask = masks.as_mask(mask)
         # What a cache holds so far is a mask that is not known while compiling.
-        wanted = execution.attention_implementation if cache is None else "auto"
-        masked = mask if cache is None else ()
+        grows = isinstance(cache, Cache)
+        wanted = "auto" if grows else execution.attention_implementation
+        masked = () if grows else mask
         implementation = chosen(
             wanted, execution.dtype, heads[1], biased=bias is not None, mask=masked, needs_weights=needs_weights,
             itself=None if memory is not None or cache is not None else (x.shape[1], heads[0]),
@@ -129,17 +164,24 @@ class MultiHeadAttention(nn.Module):
             qkv = checkpoint_name(self._projections(x, heads), _INPUTS)
             return dense("out", width, (-2, -1))(recomputed_self_attention(qkv, heads[1] ** -0.5, mask)), None
 
-        source = x if memory is None else memory
-        q, k, v = (dense(name, heads)(y) for name, y in (("query", x), ("key", source), ("value", source)))
-        q, k, scale = self._normalised(q, k)
+        q = dense("query", heads)(x)
+        if isinstance(cache, Filled) and memory is None:
+            # What is normalised, is so already.
+            q, _, scale = self._normalised(q, None)
+            k, v = (y.astype(q.dtype) for y in cache)
+        else:
+            source = x if memory is None else memory
+            k, v = (dense(name, heads)(source) for name in ("key", "value"))
+            q, k, scale = self._normalised(q, k)
         if style.rotary != "none":
             q, k = (rotate(y, angles, style.rotary) for y in (q, k))
         q, k, v = (checkpoint_name(y, _INPUTS) for y in (q, k, v))
-        if cache is not None:
-            cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 1)
-                            for old, new in zip(cache, (k, v), strict=True)))  # fmt: skip
+        if grows:
+            cache = Cache(*(_written(old, new, at) for old, new in zip(cache, (k, v), strict=True)))
             k, v = (y.astype(q.dtype) for y in cache)
             mask = _in_cache(mask, x.shape[1], k.shape[1], at)
+        elif cache is not None and memory is not None:
+            cache = Filled(*(new.astype(old.dtype) for old, new in zip(cache, (k, v), strict=True)))
         out = attention(
             q,
             k,
@@ -151,22 +193,25 @@ class MultiHeadAttention(nn.Module):
             dropout_rng=self.make_rng("dropout") if dropout_rate > 0 else None,
             implementation=implementation,
             return_weights=execution.sow_attention,
+            empty=style.empty,
         )
         if execution.sow_attention:
             out, weights = out
             self.sow("intermediates", "attention_weights", weights)
         return dense("out", width, (-2, -1))(checkpoint_name(out, OUTPUT)), cache
 
-    def _check(self, memory: Array | None, cache: Cache | None, angles: Array | None, at: Array | int | None) -> None:
-        if cache is not None and memory is not None:
-            raise UserError("Attention to a memory has no cache of its own", "Give one of the two")
-        if (cache is None) != (at is None):
+    def _check(
+        self, memory: Array | None, cache: Cache | Filled | None, angles: Array | None, at: Array | int | None
+    ) -> None:
+        if isinstance(cache, Cache) and memory is not None:
+            raise UserError("The cache of a memory is a Filled", "Give a Filled with the memory, or no memory")
+        if isinstance(cache, Cache) != (at is not None):
             raise UserError("A cache needs the position of the first token, and a position a cache", "Give both")
         if (self.style.rotary == "none") != (angles is None):
             raise UserError("Rotary positions need angles, and angles a style with rotary positions", "Give both")
 
-    def _normalised(self, q: Array, k: Array) -> tuple[Array, Array, float | None]:
-        """Queries and keys after their norm, and the scale of the logits."""
+    def _normalised(self, q: Array, k: Array | None) -> tuple[Array, Array | None, float | None]:
+        """Queries and keys after their norm, and the scale of the logits; no keys where a cache has them."""
         style, dtype = self.style, self.execution.dtype
         if style.qk_norm == "none":
             return q, k, None
@@ -174,11 +219,11 @@ class MultiHeadAttention(nn.Module):
             # Starts at 4 and is held below 100 (VAR).
             factor = self.param("norm_scale", nn.initializers.constant(math.log(4)), (style.num_heads,))
             factor = jnp.exp(jnp.minimum(factor, math.log(100)))[:, None]
-            q, k = (_unit(y) for y in (q, k))
-            return (q * factor).astype(dtype), k.astype(dtype), 1.0
+            q = (_unit(q) * factor).astype(dtype)
+            return q, None if k is None else _unit(k).astype(dtype), 1.0
         norm = NORMS[style.qk_norm]
-        q, k = (norm(style.norm_epsilon, dtype, name=f"norm_{n}")(y) for n, y in (("query", q), ("key", k)))
-        return q, k, None
+        q = norm(style.norm_epsilon, dtype, name="norm_query")(q)
+        return q, None if k is None else norm(style.norm_epsilon, dtype, name="norm_key")(k), None
 
     def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
         """Queries, keys and values by one product, which reads `x` once instead of three times."""
@@ -212,6 +257,16 @@ def _unit(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
     """Vectors of length one, float32; the floor is that of torch's `normalize`."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
+
+
+def _written(
+    old: Float[Array, "b s h d"], new: Float[Array, "b t h d"], at: Int[Array, ""] | Int[Array, " b"] | int
+) -> Float[Array, "b s h d"]:
+    """A cache with the keys or values of new tokens from position `at` on."""
+    new = new.astype(old.dtype)
+    if jnp.ndim(at) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, at, 1)
+    return jax.vmap(lambda o, n, first: jax.lax.dynamic_update_slice_in_dim(o, n, first, 0))(old, new, at)
 
 
 def _in_cache(mask: Band | Array | None, queries: int, keys: int, at: Array | int) -> Bool[Array, "#b #h t s"]:

@@ -10,7 +10,7 @@ from jaxtyping import DTypeLike
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.activation import check_activation
-from vit_jax.nn.attention import Implementation, check_implementation
+from vit_jax.nn.attention import Empty, Implementation, check_implementation
 from vit_jax.ranges import Count, Decay, Positive
 from vit_jax.spelling import nearest
 
@@ -21,7 +21,14 @@ Cross = Literal["none", "plain", "gated"]
 Rotary = Literal["none", "halves", "pairs"]
 Remat = Literal["none", "elementwise", "dots", "full"]
 
-_CHOICES = {"norm": NormOrder, "norm_kind": NormKind, "qk_norm": QKNorm, "rotary": Rotary, "cross": Cross}
+_CHOICES = {
+    "norm": NormOrder,
+    "norm_kind": NormKind,
+    "qk_norm": QKNorm,
+    "rotary": Rotary,
+    "cross": Cross,
+    "empty": Empty,
+}
 
 # Everything in a block that can have a bias.
 BIASES = ("query", "key", "value", "out", "fc1", "fc2")
@@ -49,6 +56,7 @@ class BlockStyle:
             an MLP of its own, before both, each times tanh of a gate that starts at zero (Flamingo).
         cross_head_dim: width of a head there; None for that of the other.
         norm_memory: a norm of its own for the memory (Perceiver, Flamingo).
+        empty: what a token gets that may attend to nothing, see `vit_jax.nn.attention.attention`.
         layer_scale_init: initial value of LayerScale ("Going deeper with image Transformers", arXiv:2103.17239, section
             2.1), None for none.
         dropout_rate: after the attention and inside the MLP.
@@ -72,6 +80,7 @@ class BlockStyle:
     cross: Cross = "none"
     cross_head_dim: Count | None = None
     norm_memory: bool = False
+    empty: Empty = "uniform"
     layer_scale_init: float | None = None
     dropout_rate: Decay = 0.0
     attention_dropout_rate: Decay = 0.0
