@@ -50,6 +50,8 @@ class BlockStack(nn.Module):
 
     Parameters, float32: `block_00`, `block_01`, ... They are unstacked however the blocks are run.
 
+    With the collection "hidden" mutable it holds what each block gives, `layers` [depth, B, T, D]; nobody else pays.
+
     Attributes:
         styles: block i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs, n for
             a model of which every n-th block attends to a memory.
@@ -95,7 +97,7 @@ class BlockStack(nn.Module):
         return (self._scan if scans else self._loop)(x, cache, train, shared)
 
     def _loop(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
-        caches = []
+        caches, hidden, shown = [], [], self._shows_hidden()
         for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
 
             def run(block: nn.Module, x: Array, cache: PyTree, rate: float = rate) -> tuple[Array, PyTree]:
@@ -106,6 +108,9 @@ class BlockStack(nn.Module):
             block = self.block(self.styles[i % len(self.styles)], self.execution, name=block_name(i))
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
+            hidden += [x] if shown else []
+        if hidden:
+            self.sow("hidden", "layers", jnp.stack(hidden))
         return _placed(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
 
     def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
@@ -123,8 +128,10 @@ class BlockStack(nn.Module):
         if train and self.drop_path_rate > 0:
             layers["drop_path_rate"] = groups(jnp.array(drop_path_rates(self.drop_path_rate, self.depth)))
 
-        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, list[PyTree]]:
-            caches = []
+        shown = self._shows_hidden()
+
+        def body(x: Array, layer: dict[str, Any]) -> tuple[Array, tuple[list[PyTree], list[Array]]]:
+            caches, hidden = [], []
             for j, block in enumerate(blocks):
                 rate = layer["drop_path_rate"][j] if "drop_path_rate" in layer else 0.0
                 x, kept = block.apply(
@@ -132,15 +139,25 @@ class BlockStack(nn.Module):
                     drop_path_rate=rate, train=train, rngs=layer["rngs"][j], **shared,
                 )  # fmt: skip
                 caches.append(kept)
-            return x, caches
+                hidden += [x] if shown else []
+            return x, (caches, hidden)
 
         if self.execution.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT_POLICIES[self.execution.remat], prevent_cse=False)
-        x, caches = jax.lax.scan(body, _placed(x), layers)
+        x, (caches, hidden) = jax.lax.scan(body, _placed(x), layers)
+
+        def in_order(*of_styles: Array) -> Array:
+            """Back from groups of one style to the order of the layers."""
+            return jnp.stack(of_styles, 1).reshape(-1, *of_styles[0].shape[1:])
+
+        if shown:
+            self.sow("hidden", "layers", in_order(*hidden))
         if cache is not None:
-            # Back from groups of one style to the order of the layers.
-            cache = jax.tree.map(lambda *c: jnp.stack(c, 1).reshape(-1, *c[0].shape[1:]), *caches)
+            cache = jax.tree.map(in_order, *caches)
         return _placed(x), cache
+
+    def _shows_hidden(self) -> bool:
+        return self.is_mutable_collection("hidden") and not self.is_initializing()
 
     def _stacked_parameters(self, first: int) -> PyTree:
         """Parameters of the blocks of one style, the layers in front, matrices already in the compute dtype."""
