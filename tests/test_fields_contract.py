@@ -115,7 +115,8 @@ def test_two_towers_with_a_text_only_evaluation(tmp_path):
     loaded = vit_jax.load(workdir)
     features = loaded.outputs({"image": loaded.preprocess.to_uint8(images[0])[None]}, ("features",))["features"]
     assert rows[0] == {"path": f"{tmp_path}/a.png", "text": f"mostly feature {features[0].argmax()}"}
-    tokens = loaded.fields["tokens"].read("some red thing, number 7", "a text", None)[None]
+    kind = loaded.fields["tokens"]
+    tokens = kind.batched("tokens", kind.read("some red thing, number 7", "a text", None))["tokens"][None]
     found = loaded.outputs({"tokens": tokens}, ("text_features",))["text_features"]
     wanted = loaded.task.text.apply({"params": loaded.params["text"]}, tokens)
     np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), rtol=1e-5)
@@ -206,7 +207,7 @@ def test_a_sampler_is_asked_for_samples(tmp_path, capsys):
 
 def test_plan_and_bench_make_batches_from_the_specs(tmp_path):
     for values, keys in (
-        (two_towers(tmp_path), {"image", "label", "tokens", "corrupt"}),
+        (two_towers(tmp_path), {"image", "label", "tokens", "tokens_mask", "corrupt"}),
         (segmented(tmp_path), {"image", "segmentation", "corrupt", *(
             f"{name}{end}" for name in ("points", "boxes") for end in ("", "_valid", "_dropped"))}),
     ):  # fmt: skip

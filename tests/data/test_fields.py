@@ -118,16 +118,6 @@ def test_wrong_sections_are_one_sentence(section, sentence):
         field(**section)
 
 
-def test_tokens_of_text_and_back():
-    tokens = field(name="tokens", length=10)
-    ids = tokens.read("añb", "x", None)
-    np.testing.assert_array_equal(ids, [1, 100, 198, 180, 101, 2, 0, 0, 0, 0])
-    assert ids.dtype == np.int32 and tokens.text(ids) == "añb"
-    cut = field(name="tokens", length=4, long="cut", bos=False)
-    np.testing.assert_array_equal(cut.read("abcdef", "x", None), [100, 101, 102, 2])
-    np.testing.assert_array_equal(cut.read([5, 6], "x", None), [5, 6, 2, 0])
-
-
 def test_more_boxes_than_the_field_holds_are_counted_and_the_largest_kept():
     boxes = field(name="boxes", count=2, classes=9, format="xywh")
     raw = [[0, 0, 2, 2, 1], [1, 1, 5, 5, 2], [3, 3, 0.5, 0.5, 3], [0, 0, 3, 4, 4], [0, 0, 1, 2, 5]]
@@ -196,7 +186,7 @@ def test_a_source_without_images_needs_fields():
         EvalPipeline(texts, None, 2, num_threads=0).iterate().__next__()
     fields = build_fields({"text": {"name": "tokens", "length": 5}, "y": {"name": "classes"}}, Context())
     batches = list(EvalPipeline(texts, None, 2, num_threads=0, fields=fields).iterate())
-    assert [sorted(batch) for batch in batches] == [["index", "text", "valid"]] * 2
+    assert [sorted(batch) for batch in batches] == [["index", "text", "text_mask", "valid"]] * 2
     with pytest.raises(UserError, match="gives no field 'y' but text"):
         TrainPipeline(texts, None, 2, 0, num_threads=0, fields=fields).batch(0)
     wrong = build_fields({"y": {"name": "classes"}}, Context())
@@ -224,7 +214,7 @@ def test_fields_beyond_the_configs_are_left_out_and_workers_agree():
         TrainPipeline(source, supervised.build((8, 12), rotate=10), 4, 3, num_threads=n, fields=fields) for n in (0, 2)
     ]
     batches = [pipeline.batch(5) for pipeline in made]
-    assert set(batches[0]) == {"image", "seg", "text", "corrupt"}
+    assert set(batches[0]) == {"image", "seg", "text", "text_mask", "corrupt"}
     assert {k: (v.shape[1:], str(v.dtype)) for k, v in batches[0].items() if k != "corrupt"} == {
         k: (s.shape, s.dtype) for k, s in fields.specs.items()
     }

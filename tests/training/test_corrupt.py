@@ -70,3 +70,7 @@ def test_no_share_without_the_flag(tmp_path):
     scalars = {"seed": jax.numpy.uint32(0), "rates": {}}
     _, metrics, _ = update(state, {"x": jax.numpy.ones(4)}, scalars, None)
     assert set(metrics) == {"loss", "gradient_norm"}
+    # Texts that were cut are counted over all fields of texts.
+    cut = {"source_cut": jax.numpy.array([1, 0, 0, 0]), "target_cut": jax.numpy.array([1, 1, 0, 0])}
+    _, metrics, _ = update(state, {"x": jax.numpy.ones(4), **cut}, scalars, None)
+    assert set(metrics) == {"loss", "gradient_norm", "cut"} and tuple(map(float, metrics["cut"])) == (3, 8)

@@ -62,6 +62,14 @@ class Field:
         """
         raise NotImplementedError
 
+    def choose(self, raw: Any, where: str, rng: np.random.Generator | None) -> Any:
+        """The raw value that is read, where a source gives several to choose from.
+
+        Args:
+            rng: of training's example alone, see `vit_jax.data.pipeline`; None in evaluation, which takes the first.
+        """
+        return raw
+
     def open(self, raw: Any, where: str, plane: Plane | None) -> Any:
         """As `read`, for a transform that says that it `takes_parts`: it asks `shape` and `[top:bottom, left:right]` of
         an image and nothing else, so that no more of it need be decoded."""

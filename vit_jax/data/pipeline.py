@@ -245,6 +245,7 @@ class _TrainElements:
         self._replace = replace
         self._repeats = repeats
         self._said = False
+        self._choices = derived_seed(seed, 3) if fields.choosing else None
 
     def readable(
         self, element: int, then: Callable[[dict[str, Any]], Any] = lambda example: example, takes_parts: bool = False
@@ -253,7 +254,7 @@ class _TrainElements:
         candidates = self._order.candidates(element // self._repeats)
         for tried, index in enumerate(itertools.islice(candidates, _MAX_REPLACEMENTS)):
             try:
-                example = _read(self._source, index, self._fields, True, takes_parts)
+                example = _read(self._source, index, self._fields, True, takes_parts, self._rng(element))
                 return then(example | {"corrupt": int(tried > 0)})
             except UnreadableImage as error:
                 if not self._replace:
@@ -263,6 +264,10 @@ class _TrainElements:
                     print(f"{error} Another is taken in its place; train/corrupt counts them.", file=sys.stderr)
                 last = error
         raise UserError(f"{tried + 1} images in a row are unreadable. The last: {last.what}", last.what_to_do)
+
+    def _rng(self, element: int) -> np.random.Generator | None:
+        """What an element's fields choose by, apart from what its transform draws."""
+        return None if self._choices is None else np.random.default_rng((self._choices, element))
 
 
 class _SharedDraws:
@@ -299,11 +304,18 @@ class _EvalElements:
         return example | {"valid": np.float32(repeat == 0), "index": index}
 
 
-def _read(source: Source, index: int, fields: Fields, training: bool, takes_parts: bool) -> dict[str, Any]:
+def _read(
+    source: Source,
+    index: int,
+    fields: Fields,
+    training: bool,
+    takes_parts: bool,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Any]:
     """The fields of one example, without its path."""
     raw = dict(source[index])
     where = raw.pop("path", None) or f"Example {index}"
-    example = fields.read(raw, where, training, takes_parts)
+    example = fields.read(raw, where, training, takes_parts, rng)
     label, classes = example.get("label"), len(source.label_names)
     if isinstance(label, int) and classes and not 0 <= label < classes:
         raise UserError(f"{where} has label {label}, but there are {classes} classes", "Number them from 0")

@@ -56,6 +56,9 @@ def make_update(
         # The share of examples that stand in for unreadable ones, and what fields left out of each, whatever the task.
         counts = {k: v for k, v in batch.items() if k == "corrupt" or k.endswith("_dropped")}
         counted = {k: (v.sum(dtype=jnp.float32), jnp.float32(size)) for k, v in counts.items()}
+        # Of all texts the share that was cut, whatever the fields' names.
+        if cut := [v.sum(dtype=jnp.float32) for k, v in batch.items() if k.endswith("_cut")]:
+            counted["cut"] = (jnp.stack(cut).sum(), jnp.float32(size * len(cut)))
         batch = on_device(batch, random_key(seed, count, ON_DEVICE))
         # One key per example travels with the batch, because optax.microbatch cuts whatever leads with the batch: each
         # microbatch draws its own masks, from the key of its first example.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data.field import Context, Field, Spec
 from vit_jax.data.fields import classes, image
 from vit_jax.data.placement import Move, moved
@@ -41,13 +43,21 @@ class Fields(Mapping[str, Field]):
     def __hash__(self) -> int:
         return hash((tuple(self.kinds), self.explicit))
 
-    def read(self, example: Mapping[str, Any], where: str, training: bool, takes_parts: bool = False) -> dict[str, Any]:
+    def read(
+        self,
+        example: Mapping[str, Any],
+        where: str,
+        training: bool,
+        takes_parts: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> dict[str, Any]:
         """The fields of a source's example.
 
         Args:
             where: names the example in errors.
             training: whether each field has to be there. An evaluation source may have some of them.
             takes_parts: whether the transform does, see `vit_jax.data.field.Field.open`.
+            rng: of a training example, for fields that choose.
 
         Raises:
             UserError: for a field that is missing or that its kind cannot read.
@@ -66,7 +76,8 @@ class Fields(Mapping[str, Field]):
                 continue
             # The image's errors name its file, those of others the field too.
             place = where if name in ("image", "label") else f"{where}, field {name!r},"
-            found[name] = (kind.open if takes_parts else kind.read)(example[name], place, plane)
+            raw = kind.choose(example[name], place, rng) if name in self.choosing else example[name]
+            found[name] = (kind.open if takes_parts else kind.read)(raw, place, plane)
             if name == "image":
                 plane = found[name].shape[:2]
         return found
@@ -96,6 +107,11 @@ class Fields(Mapping[str, Field]):
     def _sized(self) -> frozenset[str]:
         """Fields that are not in a batch what they are in an example."""
         return frozenset(name for name, kind in self.kinds.items() if type(kind).batched is not Field.batched)
+
+    @cached_property
+    def choosing(self) -> frozenset[str]:
+        """Fields that choose one of several values, in training at random."""
+        return frozenset(name for name, kind in self.kinds.items() if type(kind).choose is not Field.choose)
 
     @cached_property
     def lie_on_image(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Text, or numbers in a row, as tokens of a fixed length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,15 +8,18 @@ import numpy as np
 from jaxtyping import Int32
 
 from vit_jax.data.field import Context, Field, Plane, Spec
+from vit_jax.data.text import padded_ids, readable, several_texts, token_ids, tokenizer_of
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
-from vit_jax.naming import build_named
 from vit_jax.ranges import Count
 
 
 @dataclass(frozen=True)
 class Tokens(Field):
-    """int32 [length]: the start, the text, the end, and padding; see `build`."""
+    """int32 [length]: the start, the text, the end, and padding; bool NAME_mask [length] says which are not padding.
+
+    With long="cut", int32 NAME_cut [] is 1 where the text was longer: its end token is kept; see `build`.
+    """
 
     tokenizer: Tokenizer
     section: Mapping[str, Any] = field(hash=False)
@@ -26,42 +29,45 @@ class Tokens(Field):
     long: str
 
     def spec(self, name: str) -> dict[str, Spec]:
-        return {name: Spec((self.length,), "int32", self.tokenizer.vocab_size)}
+        found = {
+            name: Spec((self.length,), "int32", self.tokenizer.vocab_size),
+            f"{name}_mask": Spec((self.length,), "bool", 2),
+        }
+        return found | ({f"{name}_cut": Spec((), "int32")} if self.long == "cut" else {})
 
-    def read(self, raw: Any, where: str, plane: Plane | None) -> Int32[np.ndarray, " L"]:
-        """Tokens of text, UTF-8 bytes or a list of token ids, padded."""
-        ids = self._ids(raw, where)
+    def choose(self, raw: Any, where: str, rng: np.random.Generator | None) -> Any:
+        """One of several texts, as an image has several captions: in training any of them, in evaluation the first."""
+        if not several_texts(raw):
+            return raw
+        return raw[0 if rng is None else int(rng.integers(len(raw)))]
+
+    def read(self, raw: Any, where: str, plane: Plane | None) -> Int32[np.ndarray, " n"]:
+        """Tokens of text, UTF-8 bytes or a list of token ids, with the start and the end."""
+        ids = token_ids(self.tokenizer, raw, where)
         room = self.length - self.bos - self.eos
         if len(ids) > room and self.long == "fail":
             raise UserError(
                 f"{where} has {len(ids)} tokens, more than the {room} that the field holds",
                 "Raise its length, or set long='cut'",
             )
-        ids = [self.tokenizer.bos_id] * self.bos + list(ids[:room]) + [self.tokenizer.eos_id] * self.eos
-        return np.array(ids + [self.tokenizer.pad_id] * (self.length - len(ids)), np.int32)
+        if not len(ids) and not self.bos and not self.eos:
+            raise UserError(f"{where} is an empty text", "Leave it out, or set bos or eos")
+        start, end = [self.tokenizer.bos_id] * self.bos, [self.tokenizer.eos_id] * self.eos
+        return np.concatenate([start, ids, end]).astype(np.int32)
 
-    def _ids(self, raw: Any, where: str) -> Sequence[int]:
-        if isinstance(raw, bytes):
-            try:
-                raw = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where} has bytes that are not UTF-8", "Save it as UTF-8") from error
-        if isinstance(raw, str):
-            return self.tokenizer.encode(raw)
-        values = np.asarray(raw) if isinstance(raw, (list, tuple, np.ndarray)) else None
-        if values is None or values.ndim != 1 or (values.size and not np.issubdtype(values.dtype, np.integer)):
-            raise UserError(f"{where} is neither a text nor a list of tokens", "Give one of them")
-        if values.size and not 0 <= values.min() <= values.max() < self.tokenizer.vocab_size:
-            raise UserError(
-                f"{where} has tokens from {values.min()} to {values.max()}, of {self.tokenizer.vocab_size} that exist",
-                "Use the tokenizer that they were made with",
-            )
-        return values.tolist()
+    def batched(self, name: str, value: Int32[np.ndarray, " n"]) -> dict[str, Any]:
+        kept = value
+        if len(value) > self.length:
+            kept = np.concatenate([value[: self.length - self.eos], value[len(value) - self.eos :]])
+        found = {
+            name: padded_ids(kept, self.length, self.tokenizer.pad_id),
+            f"{name}_mask": np.arange(self.length) < len(kept),
+        }
+        return found | ({f"{name}_cut": int(len(value) > self.length)} if self.long == "cut" else {})
 
     def text(self, ids: Int32[np.ndarray, " L"]) -> str:
         """The text of one row of a batch."""
-        special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
-        return self.tokenizer.decode([i for i in np.asarray(ids).tolist() if i not in special])
+        return readable(self.tokenizer, ids)
 
     def caption(self, name: str, row: Mapping[str, Any]) -> str:
         return self.text(row[name])
@@ -80,15 +86,14 @@ def build(
     eos: bool = True,
     long: Literal["fail", "cut"] = "fail",
 ) -> Tokens:
-    """Tokens of a text.
+    """Tokens of a text, or of one of several.
 
     Args:
         length: of each row, with the tokens of start and end.
         tokenizer: the name of a module in `vit_jax.data.tokenizers`, or a section with it and its arguments.
         bos, eos: whether a token says where the text starts, and where it ends.
-        long: what happens to a longer text: "fail", or "cut" its end.
+        long: what happens to a longer text: "fail", or "cut" its end. The share of cut texts is logged as train/cut.
     """
-    section = {"name": tokenizer} if isinstance(tokenizer, str) else dict(tokenizer)
     if length <= bos + eos:
         raise UserError(f"A length of {length} leaves no room for a text", "Raise it")
-    return Tokens(build_named("tokenizer", section, "config.data.fields.tokenizer"), section, length, bos, eos, long)
+    return Tokens(*tokenizer_of(tokenizer), length, bos, eos, long)
