@@ -103,7 +103,10 @@ def served(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         program = infer.lower(params, state, some).compile()
         seconds = seconds_of(functools.partial(program, params, state, some), settings["rounds"], 2)
         memory = program.memory_analysis()
-        found["batches"][str(size)] = {**speeds(seconds, size), "temporaries_bytes": memory.temp_size_in_bytes}
+        found["batches"][str(size)] = {
+            **speeds(seconds, size, rehearsal.units()),
+            "temporaries_bytes": memory.temp_size_in_bytes,
+        }
     # Of the last, smallest batch.
     features, whole = (np.asarray(infer(p, state, some)["features"], np.float32) for p in (params, meant))
     return found | {"features_error": float(np.linalg.norm(features - whole) / np.linalg.norm(whole))}

@@ -8,10 +8,11 @@ examples:
   vit_jax bench data
   vit_jax bench data --kinds folder --images 1000 --rounds 9 --json > data.json
 
-Without `data`: images per second of the train and the inference step, MFU in bfloat16 where the device's peak is known,
-the most memory that a device held, and how long compiling took. Images are random. A train step is all that training
-does on the device: normalising, forward, backward, optimizer. Every step is timed alone, from the call until the device
-is done. The config's own data, where it is there, is read for its images per second alone.
+Without `data`: images per second of the train and the inference step (of data without images, examples and tokens), MFU
+in bfloat16 where the device's peak is known, the most memory that a device held, and how long compiling took. Batches
+are random. A train step is all that training does on the device: normalising, forward, backward, optimizer. Every step
+is timed alone, from the call until the device is done. The config's own data, where it is there, is read for its speed
+alone.
 
 `data` reads 500x375 JPEGs from a folder and from ArrayRecord, and the same pixels from an array in memory, through a
 random crop of 224x224 pixels with flip into batches: once in a bare loop over the same library calls, and through the

@@ -1,21 +1,24 @@
-"""Images per second of a model's train and inference step and of its data, memory, and how long it takes to compile."""
+"""Examples per second of a model's train and inference step and of its data, memory, and how long compiling takes."""
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.commands.table import table
 from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vit_jax.training.units import Units
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, False, "bench the model, task and optimizer of this config")
     parser.add_argument("--variant", metavar="SIZE/PATCH", help="without --config: a ViT, for example S/16, with AdamW")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels of a side (default: the config's, or 224)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the config's, or 16)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="examples a step (default: the config's, or 16)")
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="outputs of the head (default 1000)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed steps (default 10)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="steps before those (default 2)")
@@ -66,7 +69,8 @@ def measure_config(
 
     Returns:
         What `--json` writes: the machine, the model, "loader", and for "train" and "inference" the compile seconds,
-        peak bytes of a device, the median, minimum and maximum of images per second over `rounds` steps, the seconds of
+        peak bytes of a device, the median, minimum and maximum of images (or of data without them, examples, and where
+        there is text tokens) per second over `rounds` steps, the seconds of
         a step with their standard deviation, and MFU in bfloat16 where the device's peak is known; "train" has
         as "plan" what `vit_jax plan` says of the same compiled step, where the device is in its table.
     """
@@ -85,7 +89,7 @@ def measure_config(
     rehearsal = rehearse(values, classes)
     config, task, program, mesh = rehearsal.config, rehearsal.task, rehearsal.program, rehearsal.mesh
     on_device_eval = rehearsal.inputs.on_device_eval()
-    names = frozenset(task.answered_by or ("features",))
+    names, units = frozenset(task.answered_by or ("features",)), rehearsal.units()
 
     def infer(variables: Any, batch: Any) -> Any:
         return task.outputs(variables, on_device_eval(batch), names, example_keys(config.seed, batch))
@@ -111,7 +115,7 @@ def measure_config(
         compiled = jax.jit(infer).lower(variables, seen).compile()
         seconds = time.perf_counter() - began
         timed = seconds_of(lambda: compiled(variables, seen), rounds, warmup)
-        results["inference"] = speeds(timed, config.batch_size) | _costs(compiled, seconds)
+        results["inference"] = speeds(timed, config.batch_size, units) | _costs(compiled, seconds)
 
     began = time.perf_counter()
     scalars = program.put_scalars(0)
@@ -125,7 +129,7 @@ def measure_config(
         return state, metrics
 
     timed = seconds_of(once, rounds, warmup)
-    results["train"] = speeds(timed, config.batch_size) | _costs(step, seconds)
+    results["train"] = speeds(timed, config.batch_size, units) | _costs(step, seconds)
     if chip := chips.chip_of(results["device"]):
         planned = figures(step, rehearsal, chip)
         results["train"]["plan"] = {name: planned[name] for name in ("peak_bytes", "step_seconds", "mfu", "kernels")}
@@ -136,7 +140,7 @@ def measure_config(
 
 
 def _loader(rehearsal: Any, rounds: int) -> dict[str, Any]:
-    """Images per second of the training pipeline alone, or why there are none."""
+    """Examples per second of the training pipeline alone, or why there are none."""
     config = rehearsal.config
     try:
         source = rehearsal.inputs.train_source()
@@ -149,7 +153,7 @@ def _loader(rehearsal: Any, rounds: int) -> dict[str, Any]:
         seconds = seconds_of(lambda: next(batches), max(rounds, 1), 0)
     finally:
         getattr(batches, "close", lambda: None)()
-    return {"images_per_second": round(config.batch_size * len(seconds) / sum(seconds), 3)}
+    return _rounded(rehearsal.units().per_second(config.batch_size * len(seconds) / sum(seconds)))
 
 
 def _trace(step: Callable[[], Any], folder: str) -> str:
@@ -195,40 +199,51 @@ def seconds_of(step: Callable[[], Any], rounds: int, warmup: int) -> list[float]
     return seconds
 
 
-def speeds(seconds: list[float], batch_size: int) -> dict[str, float]:
+def _rounded(rates: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(rate, 3) for name, rate in rates.items()}
+
+
+def speeds(seconds: list[float], batch_size: int, units: "Units") -> dict[str, float]:
     rates = [batch_size / s for s in seconds]
     return {
-        "images_per_second": round(statistics.median(rates), 3),
-        "images_per_second_min": round(min(rates), 3),
-        "images_per_second_max": round(max(rates), 3),
+        **_rounded(units.per_second(statistics.median(rates))),
+        **_rounded(units.per_second(min(rates), "_min")),
+        **_rounded(units.per_second(max(rates), "_max")),
         "seconds_per_step": round(statistics.median(seconds), 6),
         "seconds_per_step_std": round(statistics.pstdev(seconds), 6),
     }
 
 
 def _add_utilisation(results: dict[str, Any], counted: Mapping[str, float | None]) -> None:
-    """Adds "flops_per_image" where the model counts its own, and "mfu" in bfloat16 where the device's peak is known."""
+    """Adds "flops_per_image" or "flops_per_example" where the model counts its own, and "mfu" in bfloat16 where the
+    device's peak is known."""
     from vit_jax.training.chips import peak_flops
+    from vit_jax.training.units import examples_of
 
     peak = peak_flops(results["device"])
     for name, flops in counted.items():
         if flops is None or name not in results:
             continue
-        results[name]["flops_per_image"] = flops
+        examples = examples_of(results[name])
+        results[name][f"flops_per_{examples.removesuffix('s')}"] = flops
         if peak and results["model"].get("dtype") == "bfloat16":
-            used = flops * results[name]["images_per_second"]
+            used = flops * results[name][f"{examples}_per_second"]
             results[name]["mfu"] = round(used / (peak * results["devices"]), 4)
 
 
 def show(results: Mapping[str, Any]) -> str:
     """The table of the terminal."""
-    rows = []
+    from vit_jax.training.units import examples_of
+
+    rows, examples = [], examples_of(results["train"])
+    tokens = "tokens_per_second" in results["train"]
     for name in ("train", "inference"):
         found = results[name]
-        low, high = found["images_per_second_min"], found["images_per_second_max"]
+        speed, low, high = (found[f"{examples}_per_second{end}"] for end in ("", "_min", "_max"))
         used = found.get("mfu")
         rows.append([
-            name, f"{found['images_per_second']:.1f}", f"{low:.1f} to {high:.1f}",
+            name, f"{speed:.1f}", f"{low:.1f} to {high:.1f}",
+            *([f"{found['tokens_per_second']:,.0f}"] if tokens else []),
             f"{1e3 * found['seconds_per_step']:.1f} ± {1e3 * found['seconds_per_step_std']:.1f} ms",
             f"{found['peak_bytes'] / 2**20:,.0f} MiB", f"{found['compile_seconds']:.1f} s",
             "" if used is None else f"{used:.1%}",
@@ -236,10 +251,11 @@ def show(results: Mapping[str, Any]) -> str:
     if plan := results["train"].get("plan"):
         seconds = plan["step_seconds"]
         rows.append([
-            "planned", f"{results['batch_size'] / seconds:.1f}", "", f"{1e3 * seconds:.1f} ms",
+            "planned", f"{results['batch_size'] / seconds:.1f}", "", *([""] if tokens else []),
+            f"{1e3 * seconds:.1f} ms",
             f"{plan['peak_bytes'] / 2**20:,.0f} MiB", "", "" if plan["mfu"] is None else f"{plan['mfu']:.1%}",
         ])  # fmt: skip
-    header = ["step", "images/s", "range", "a step", "peak", "compile", "MFU"]
+    header = ["step", f"{examples}/s", "range", *(["tokens/s"] if tokens else []), "a step", "peak", "compile", "MFU"]
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     devices = f"{results['devices']} {results['device']}"
@@ -247,6 +263,6 @@ def show(results: Mapping[str, Any]) -> str:
     model = results["model"].get("variant") or results["model"].get("name", "model")
     what = f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']}{size}, {devices}"
     loader = results["loader"]
-    speed = f"{loader['images_per_second']:.1f} images/s" if "images_per_second" in loader else loader["skipped"]
+    speed = loader.get("skipped") or f"{loader[f'{examples}_per_second']:.1f} {examples}/s"
     trace = f"\nTrace: {results['profile']} (xprof --logdir {results['profile']})" if "profile" in results else ""
     return f"{what}, median of {results['rounds']}\n\n{table(header, rows)}\n\nData: {speed}{trace}"

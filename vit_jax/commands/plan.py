@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
         return
     print(f"Compiling for {len(target.devices)} chips with {target.compiler} ...", file=sys.stderr)
     found = plan(values, arguments.classes, target, cache)
-    print(json.dumps({k: found[k] for k in KEYS}, indent=2) if arguments.json else _show(found, values, target))
+    print(
+        json.dumps({k: found[k] for k in KEYS if k in found}, indent=2)
+        if arguments.json
+        else _show(found, values, target)
+    )
 
 
 def _sweep(arguments: argparse.Namespace, values: dict[str, Any], target: Any, cache: Any) -> None:
@@ -72,24 +76,25 @@ def _sweep(arguments: argparse.Namespace, values: dict[str, Any], target: Any, c
     from vit_jax.planning.sweep import sweep
 
     def line(changes: dict[str, Any], found: dict[str, Any]) -> None:
-        speed = f"{found['images_per_second']:,.0f} images/s" if found["fits"] else "does not fit"
-        print("  ".join(f"{k}={v}" for k, v in changes.items()), " ", speed, file=sys.stderr, flush=True)
+        unit, speed = _speed(found)
+        said = f"{speed:,.0f} {unit}/s" if found["fits"] else "does not fit"
+        print("  ".join(f"{k}={v}" for k, v in changes.items()), " ", said, file=sys.stderr, flush=True)
 
     tried = sweep(values, arguments.classes, target, cache, line)
     recommended = tried[0][0] if tried[0][1]["fits"] else None
     if arguments.json:
-        rows = [{"changes": changes, **{k: found[k] for k in KEYS}} for changes, found in tried]
+        rows = [{"changes": changes, **{k: found[k] for k in KEYS if k in found}} for changes, found in tried]
         print(json.dumps({"tried": rows, "recommended": recommended}, indent=2))
         return
     rows = [
         [
             " ".join(f"{k}={v}" for k, v in changes.items()), _size(found["peak_bytes"]),
             "yes" if found["fits"] else "no",
-            _number(found["images_per_second"], ",.0f"), _number(found["mfu"], ".1%"),
+            _number(_speed(found)[1], ",.0f"), _number(found["mfu"], ".1%"),
         ]
         for changes, found in tried
     ]  # fmt: skip
-    print(table(["", "peak", "fits", "images/s", "MFU"], rows))
+    print(table(["", "peak", "fits", f"{_speed(tried[0][1])[0]}/s", "MFU"], rows))
     if recommended is None:
         print(f"\nNothing fits. {_advice(tried[0][1], values)}")
     else:
@@ -122,7 +127,11 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
         each = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in found["resources"].items())
         rows += [
             ["step at the roofline", f"{1e3 * found['step_seconds']:.1f} ms, bound by {binding} ({each} ms)"],
-            ["images/s", f"{found['images_per_second']:,.0f} ({found['images_per_second'] / chips:,.0f} a chip)"],
+            *(
+                [f"{unit}/s", f"{speed:,.0f} ({speed / chips:,.0f} a chip)"]
+                for unit in ("images", "examples", "tokens")
+                if (speed := found.get(f"{unit}_per_second"))
+            ),
             [
                 "MFU",
                 "not known: the model does not count its operations" if found["mfu"] is None else f"{found['mfu']:.1%}",
@@ -136,8 +145,18 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
     return f"{title}; each chip:\n\n{table(['', 'a step'], rows)}\n\n{fits}"
 
 
+def _speed(found: dict[str, Any]) -> tuple[str, float | None]:
+    """What examples are called, and how many a second."""
+    from vit_jax.training.units import examples_of
+
+    unit = examples_of(found)
+    return unit, found[f"{unit}_per_second"]
+
+
 def _advice(found: dict[str, Any], values: dict[str, Any]) -> str:
     """By how much it does not fit, and which of fsdp, remat and batch would help, from what takes the memory."""
+    from vit_jax.training.units import examples_of
+
     capacity, state = found["hbm_bytes"], found["arguments_bytes"]
     over = found["peak_bytes"] - capacity
     model, mesh = values.get("model") or {}, values.get("mesh") or {}
@@ -150,7 +169,7 @@ def _advice(found: dict[str, Any], values: dict[str, Any]) -> str:
         if model.get("remat", "none") != "full":
             helps.append("compute activations again with --config.model.remat=full")
         if part:
-            helps.append(f"take fewer images at a time with --config.microbatch={part}")
+            helps.append(f"take fewer {examples_of(found)} at a time with --config.microbatch={part}")
         rest = f"of {_size(found['temporaries_bytes'])} of temporaries {_size(max(capacity - state, 0))} have room"
     else:
         rest = "the state alone is too large: neither remat nor a smaller batch helps"

@@ -48,6 +48,9 @@ class Field:
     in_plane: ClassVar[bool] = False
     """Whether it lies in the image's plane, so that crops, flips and rotations move it."""
 
+    is_text: ClassVar[bool] = False
+    """Whether the array of the field's own name holds tokens, which are counted as a run's speed."""
+
     def spec(self, name: str) -> dict[str, Spec]:
         """What it gives to a batch under its name."""
         raise NotImplementedError

@@ -22,6 +22,11 @@ def side_by_side(*towers: Layers) -> Layers:
     return tuple(sum(layer, ()) for layer in zip(*padded, strict=True))
 
 
+def trunk_of(model: nn.Module | None) -> nn.Module | None:
+    """The network that most of a model is: the one of images or, in a model of text alone, the one of text."""
+    return next((found for name in ("encoder", "text") if (found := getattr(model, name, None)) is not None), None)
+
+
 class Trunk(nn.Module):
     """From normalised images to tokens and feature maps; the subtree `params["encoder"]`."""
 

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from vit_jax.errors import UserError
+from vit_jax.nn.trunk import trunk_of
 from vit_jax.planning.collectives import collectives
 from vit_jax.planning.rehearsal import Rehearsal, rehearse
 from vit_jax.planning.roofline import finished
@@ -21,10 +22,11 @@ from vit_jax.planning.traffic import by_kind, counted_bytes, kernels
 from vit_jax.tasks import static_argument
 from vit_jax.training.chips import Chip
 
-# What `plan --json` gives, in this order.
+# What `plan --json` gives, in this order: images a second or, without images, examples; tokens where there is text.
 KEYS = (
     "arguments_bytes", "temporaries_bytes", "peak_bytes", "hbm_bytes", "bytes_accessed", "counted_bytes", "flops",
-    "kernels", "collectives", "compile_seconds", "step_seconds", "images_per_second", "mfu", "fits",
+    "kernels", "collectives", "compile_seconds", "step_seconds", "images_per_second",
+    "examples_per_second", "tokens_per_second", "mfu", "fits",
 )  # fmt: skip
 _FORM = 3  # of what is kept
 _DEPTHS = (2, 4)  # of the models from which the costs of a scanned one are extended
@@ -45,7 +47,7 @@ def plan(values: Mapping[str, Any], classes: int, target: Topology, cache: Path 
         cache: where results are kept by program, topology and versions; None to always compile.
 
     Returns:
-        `KEYS`, per chip except for `images_per_second`; what cannot be known is None. And "resources", the seconds that
+        `KEYS`, per chip except for speeds; what cannot be known is None. And "resources", the seconds that
         each resource alone would need.
     """
     rehearsal = rehearse(values, classes, target.devices)
@@ -75,9 +77,9 @@ def cache_folder() -> Path:
 
 
 def _depth(rehearsal: Rehearsal) -> int:
-    depth = getattr(getattr(rehearsal.task.model, "encoder", None), "depth", None)
+    depth = getattr(trunk_of(rehearsal.task.model), "depth", None)
     if depth is None:
-        raise UserError("Only the costs of an encoder with a depth can be extended", "Set config.model.scan=False")
+        raise UserError("Only the costs of a trunk with a depth can be extended", "Set config.model.scan=False")
     return depth
 
 

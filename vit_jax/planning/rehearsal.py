@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named
-from vit_jax.nn.flops import forward_flops
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.sharding import check_batch, make_mesh
+from vit_jax.training.units import Units, units_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,14 @@ class Rehearsal:
 
     def eval_batch(self) -> dict[str, np.ndarray]:
         """A batch as evaluation sends it: each image once, however many views training makes of it."""
+        return self._random(self._eval_shapes, np.random.default_rng(1))
+
+    @property
+    def _eval_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         kinds, size = self.inputs.kinds(), self.config.batch_size
         # Of image classification the image is all that outputs depend on.
         specs = {name: spec for name, spec in kinds.specs.items() if kinds.explicit or name == "image"}
-        shapes = {name: jax.ShapeDtypeStruct((size, *spec.shape), spec.dtype) for name, spec in specs.items()}
-        return self._random(shapes, np.random.default_rng(1))
+        return {name: jax.ShapeDtypeStruct((size, *spec.shape), spec.dtype) for name, spec in specs.items()}
 
     def _random(self, shapes: Mapping[str, jax.ShapeDtypeStruct], rng: np.random.Generator) -> dict[str, np.ndarray]:
         specs = self.inputs.kinds(_names(self.classes)).specs
@@ -59,14 +62,16 @@ class Rehearsal:
         }
 
     def forward_flops(self) -> float | None:
-        """FLOP of one image through the encoder, counted on paper; None for a model that does not count itself."""
-        size = self.inputs.image_size
-        return size and forward_flops(self.task.model, size)
+        """FLOP of one example in evaluation, counted on paper; None where nobody counts them."""
+        return self.task.forward_flops(self._eval_shapes)
 
     def training_flops(self) -> float | None:
         """The same of one example in the train step."""
-        size = self.inputs.image_size
-        return size and self.task.flops(size)
+        return self.task.flops(self.shapes)
+
+    def units(self) -> Units:
+        """In what a step's speed is counted."""
+        return units_of(self.shapes, self.inputs.kinds())
 
 
 def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Device] | None = None) -> Rehearsal:

@@ -47,11 +47,11 @@ def finished(found: Mapping[str, Any], keys: Sequence[str], rehearsal: Rehearsal
     found |= {
         "hbm_bytes": chip.hbm_bytes,
         "step_seconds": seconds,
-        "images_per_second": config.batch_size / seconds if seconds else None,
+        **rehearsal.units().per_second(config.batch_size / seconds if seconds else None),
         "mfu": useful / (seconds * chip.flops) if seconds and useful else None,
         "fits": not found["oom"] and found["peak_bytes"] <= chip.hbm_bytes,
     }
-    return {k: found[k] for k in keys} | {"resources": resources}
+    return {k: found[k] for k in keys if k in found} | {"resources": resources}
 
 
 def _accumulated(found: Mapping[str, Any], rehearsal: Rehearsal) -> dict[str, Any]:

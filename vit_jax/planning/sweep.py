@@ -8,6 +8,7 @@ from typing import Any
 from vit_jax.errors import UserError
 from vit_jax.planning.plan import estimate
 from vit_jax.planning.topology import Topology
+from vit_jax.training.units import examples_of
 
 _REMATS = ("none", "elementwise", "full")
 _BATCHES = (0.5, 2, 4)
@@ -82,4 +83,8 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 def ranked(tried: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What fits before what does not; then by images per second; what does not fit by how much it needs."""
-    return sorted(tried, key=lambda t: (not t[1]["fits"], -(t[1]["images_per_second"] or 0), t[1]["peak_bytes"]))
+
+    def speed(found: Mapping[str, Any]) -> float:
+        return found[f"{examples_of(found)}_per_second"] or 0
+
+    return sorted(tried, key=lambda t: (not t[1]["fits"], -speed(t[1]), t[1]["peak_bytes"]))

@@ -141,10 +141,20 @@ class Task:
             "This task gives no answers that could be written", "Use evaluate, or vit_jax.load(path).outputs(...)"
         )
 
-    def flops(self, image_size: tuple[int, int]) -> float | None:
-        """Floating point operations of one example in the train step, counted on paper, for the utilisation that logs
-        and `plan` show; None where nobody counts them. By default three times the forward pass of `model`."""
-        forward = forward_flops(self.model, image_size)
+    def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
+        """Floating point operations of one example forward, counted on paper; None where nobody counts them. By default
+        those of one image through `model`.
+
+        Args:
+            batch: arrays of a batch as the host sends it, or their shapes [B, ...], "image" whatever its views.
+        """
+        # Height and width whatever is in front of them: some tasks get several views of an image.
+        return forward_flops(self.model, batch["image"].shape[-3:-1]) if "image" in batch else None
+
+    def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
+        """The same of one example in the train step, for the utilisation that logs and `plan` show. By default three
+        times the forward pass."""
+        forward = self.forward_flops(batch)
         return forward and 3 * forward
 
     def layers(self) -> Layers:

@@ -79,9 +79,9 @@ class MAE(Task):
         del rng
         return chosen(names, model_outputs(self.model, variables, batch["image"], names))
 
-    def flops(self, image_size: tuple[int, int]) -> float:
+    def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
         """See `Task`: the decoder and the visible part of the encoder, forward and twice that backward."""
-        return 3 * self.model.pretraining_flops(image_size)
+        return 3 * self.model.pretraining_flops(batch["image"].shape[-3:-1])
 
 
 def build(

@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
-from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Positive
@@ -110,9 +109,9 @@ class MoCoV3(Task):
         projections = lambda: self.projector.apply(head, found["features"], train=False)  # noqa: E731
         return chosen(names, {**found, "projections": projections})
 
-    def flops(self, image_size: tuple[int, int]) -> float | None:
+    def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
         """See `Task`: two views forward and backward, and two forward for the keys, through the trunk alone."""
-        forward = forward_flops(self.model, image_size)
+        forward = self.forward_flops(batch)
         return forward and 8 * forward
 
 

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
@@ -20,7 +21,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
-from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.ranges import Count, Natural, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
@@ -96,9 +96,9 @@ class SimCLR(Task):
         features = functools.partial(projected, self.representation) if self.representation else found["features"]
         return chosen(names, {**found, "features": features, "projections": projected})
 
-    def flops(self, image_size: tuple[int, int]) -> float | None:
+    def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
         """See `Task`: two views, forward and backward, through the trunk alone."""
-        forward = forward_flops(self.model, image_size)
+        forward = self.forward_flops(batch)
         return forward and 6 * forward
 
 

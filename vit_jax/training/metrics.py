@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vit_jax.data.files import is_remote
 from vit_jax.training.lines import Lines
 from vit_jax.training.run_files import read_metrics
+from vit_jax.training.units import IMAGES, Units
 from vit_jax.training.workdir import Upkeep
 
 if TYPE_CHECKING:
@@ -163,11 +164,12 @@ class Throughput:
     """How fast a run goes, and where its time goes, between two lines of the log.
 
     Args:
-        batch_size: images of a step.
+        batch_size: examples of a step.
         chips: that share them.
-        flops: of one image in training; None where they are not known.
+        flops: of one example in training; None where they are not known.
         peak: FLOP/s of one chip in the model's dtype; None where they are not known.
         began: when the run began (`time.perf_counter()`); now by default.
+        units: in what the speed is said.
     """
 
     def __init__(
@@ -177,8 +179,9 @@ class Throughput:
         flops: float | None = None,
         peak: float | None = None,
         began: float | None = None,
+        units: Units = IMAGES,
     ):
-        self._batch_size, self._chips = batch_size, chips
+        self._batch_size, self._chips, self._units = batch_size, chips, units
         self._share_of_peak = flops / peak if flops and peak else None
         self._born = time.perf_counter() if began is None else began
         self._productive = 0.0
@@ -211,9 +214,10 @@ class Throughput:
         """The numbers since the last window, when the result of `step` has just arrived.
 
         Returns:
-            `images_per_second`, the same `_per_chip`, `mfu` where it is known, `data_wait` (the share of time that the
-            devices waited for data), and `productive`: the share of all time since the run began in which devices
-            computed steps, and not compiled, evaluated, saved or waited.
+            `images_per_second`, of data without images `examples_per_second`, with texts `tokens_per_second` too, each
+            also `_per_chip`; `mfu` where it is known, `data_wait` (the share of time that the devices waited for data),
+            and `productive`: the share of all time since the run began in which devices computed steps, and not
+            compiled, evaluated, saved or waited.
         """
         now = time.perf_counter()
         done, seconds, waited = step - self._step, now - self._began, self._waited
@@ -224,8 +228,8 @@ class Throughput:
         speed = done * self._batch_size / seconds
         per_chip = speed / self._chips
         return {
-            "images_per_second": speed,
-            "images_per_second_per_chip": per_chip,
+            **self._units.per_second(speed),
+            **self._units.per_second(per_chip, "_per_chip"),
             **({} if self._share_of_peak is None else {"mfu": per_chip * self._share_of_peak}),
             "data_wait": min(waited / seconds, 1.0),
             "productive": min(self._productive / max(now - self._born, 1e-9), 1.0),

@@ -20,6 +20,7 @@ from vit_jax.checkpoints.store import Policy, Store, absolute
 from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct
+from vit_jax.nn.trunk import trunk_of
 from vit_jax.tasks import static_argument
 from vit_jax.training.chips import peak_flops
 from vit_jax.training.compiling import compile_aloud
@@ -37,6 +38,7 @@ from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, variables_of
 from vit_jax.training.step import Monitor, fresh_monitor, with_sums
+from vit_jax.training.units import units_of
 from vit_jax.training.workdir import start_step, taken, write_config
 
 
@@ -53,7 +55,7 @@ class Run:
         product: which tree evaluation uses.
         owed: evaluators that were to run after step `start` and of which the log has nothing.
         metadata: what every checkpoint carries.
-        throughput: counts images and seconds, from the beginning of `open_run` on.
+        throughput: counts examples and seconds, from the beginning of `open_run` on.
         close: ends the saving and lets other runs into the workdir.
     """
 
@@ -173,12 +175,11 @@ def _throughput(
     experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
 ) -> Throughput:
     task, config = experiment.task, experiment.config
-    # Height and width whatever is in front of them: some tasks get several views of an image.
-    flops = task.flops(batch["image"].shape[-3:-1]) if "image" in batch else None
-    execution = getattr(getattr(task.model, "encoder", None), "execution", None)
+    flops = task.flops(batch)
+    execution = getattr(trunk_of(task.model), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None
-    return Throughput(config.batch_size, mesh.size, flops, peak, began)
+    return Throughput(config.batch_size, mesh.size, flops, peak, began, units_of(batch, experiment.fields))
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

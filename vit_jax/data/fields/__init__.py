@@ -1,5 +1,6 @@
 """The kinds of fields that an example has: one module each, with `build(*, data, **kwargs) -> Field`."""
 
+import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,6 +123,15 @@ class Fields(Mapping[str, Field]):
     def moves(self) -> dict[str, Move]:
         """How each field moves that lies in the image's plane."""
         return {name: kind.move for name, kind in self.kinds.items() if kind.in_plane}
+
+    def tokens(self, batch: Mapping[str, Any]) -> int:
+        """How many tokens of text an example has, padding included.
+
+        Args:
+            batch: its arrays, or their shapes [B, ...].
+        """
+        texts = (name for name, kind in self.kinds.items() if kind.is_text and name in batch)
+        return sum(math.prod(batch[name].shape[1:]) for name in texts)
 
     def check_read(self, read: Set[str]) -> None:
         """Refuses a field of the config that nobody reads: it would be decoded and sent for nothing.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -27,6 +27,8 @@ class Tokens(Field):
     bos: bool
     eos: bool
     long: str
+
+    is_text: ClassVar[bool] = True
 
     def spec(self, name: str) -> dict[str, Spec]:
         found = {
