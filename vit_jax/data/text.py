@@ -82,10 +82,11 @@ def tokenizer_of(tokenizer: str | Mapping[str, Any]) -> tuple[Tokenizer, dict[st
     return build_named("tokenizer", section, "config.data.fields.tokenizer"), section
 
 
-def readable(tokenizer: Tokenizer, ids: Sequence[int] | Int32[np.ndarray, " n"]) -> str:
-    """The text of a row of tokens, without padding, start and end. A token that also pads, as "!" does in CLIP's rows,
-    counts as padding at the end alone."""
+def readable(tokenizer: Tokenizer, ids: Sequence[int] | Int32[np.ndarray, " n"], *special: int) -> str:
+    """The text of a row of tokens, without padding, start, end and other `special` tokens. A token that also pads, as
+    "!" does in CLIP's rows, counts as padding at the end alone."""
     values = np.asarray(ids)
     real = np.flatnonzero(values != tokenizer.pad_id)
     values = values[: real[-1] + 1] if real.size else values[:0]
-    return tokenizer.decode([i for i in values.tolist() if i not in (tokenizer.bos_id, tokenizer.eos_id)])
+    special = (tokenizer.bos_id, tokenizer.eos_id, *special)
+    return tokenizer.decode([i for i in values.tolist() if i not in special])
