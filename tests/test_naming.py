@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vit_jax import UserError
-from vit_jax.naming import _ROOMS, named_module
+from vit_jax.naming import _ROOMS, build_model, named_module
 
 
 @pytest.mark.parametrize("kind", _ROOMS)
@@ -28,3 +28,9 @@ def test_a_helper_is_not_offered():
     with pytest.raises(UserError, match="There is no model named 'vit_variant'") as refused:
         named_module("model", "vit_variant")
     assert "vit_variants" not in refused.value.what_to_do
+
+
+def test_what_the_code_gives_a_config_must_not():
+    """Not even where the function hands keywords on, so that the key is among those that it takes."""
+    with pytest.raises(UserError, match=r"config\.model\.num_classes"):
+        build_model({"name": "vit", "variant": "mu/2", "num_classes": 3}, num_classes=2)

@@ -90,7 +90,7 @@ def construct(
     parameters = inspect.signature(function).parameters
     known = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - set(given)
     if keywords is not None or not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        check_keys(values, known | set(keywords or ()), where, siblings)
+        check_keys(values, (known | set(keywords or ())) - set(given), where, siblings)
     for key in known - set(values):
         if parameters[key].default is inspect.Parameter.empty:
             raise UserError(
