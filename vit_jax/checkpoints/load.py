@@ -138,6 +138,7 @@ def load(
     sha256: str | None = None,
     allow_nonfinite: bool = False,
     checksums: bool = True,
+    average: int | None = None,
 ) -> Loaded:
     """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
@@ -155,12 +156,15 @@ def load(
         sha256: what a published file must hash to.
         allow_nonfinite: also load parameters that are NaN or infinite, which are an error otherwise.
         checksums: False skips comparing what is read from a checkpoint of this project with the checksums saved in it.
+        average: of a workdir's last checkpoints so many are averaged, parameter by parameter; None for the newest.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor
             missing or left over, or with another hash.
     """
-    source = open_source(path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums)
+    source = open_source(
+        path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums, average=average
+    )
     metadata = dict(source.metadata)
     if image_size is not None:
         metadata |= _resized(metadata, image_size, source.path)

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints.average import last_steps, read_averaged
 from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
@@ -58,6 +59,7 @@ def open_source(
     sha256: str | None = None,
     allow_nonfinite: bool = False,
     checksums: bool = True,
+    average: int | None = None,
 ) -> StoredModel:
     """Finds out what lies at `path`.
 
@@ -68,6 +70,7 @@ def open_source(
         sha256: what the weight file must hash to.
         allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
         checksums: compare what is read from a checkpoint of this project with the checksums saved in it.
+        average: take the mean of the parameters of a workdir's last checkpoints, of so many; None for the newest.
 
     Raises:
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
@@ -83,11 +86,15 @@ def open_source(
                 f"{path} is not a published weight file, so it takes neither overrides nor a sha256",
                 "Leave them out: a checkpoint of this project holds its own arguments",
             )
-        step = store.find(path)
+        steps = [store.find(path)] if average is None else last_steps(path, average)
+        step = steps[-1]
         metadata = store.read_metadata(step)
 
         def read() -> tuple[dict, dict]:
-            params, model_state = store.read_params(step, metadata["product"], checksums)
+            if average is None:
+                params, model_state = store.read_params(step, metadata["product"], checksums)
+            else:
+                params, model_state = read_averaged(steps, metadata["product"], checksums)
             if not allow_nonfinite:
                 for key, leaf in jax.tree_util.tree_leaves_with_path((params, model_state)):
                     name = jax.tree_util.keystr(key[1:], simple=True, separator="/")
@@ -95,6 +102,8 @@ def open_source(
             return params, model_state
 
         return StoredModel(step, metadata, read)
+    if average is not None:
+        raise UserError(f"{file} is one file of weights, not several to average", "Leave the average out")
     if sha256:
         if file.name.endswith(_INDEX):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")

@@ -39,6 +39,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="let the model see another size than it was trained on: a side or HEIGHTxWIDTH",
     )
+    parser.add_argument(
+        "--average", type=int, metavar="N", help="take the mean of the parameters of a workdir's last N checkpoints"
+    )
     add_overrides(parser)
 
 
@@ -71,7 +74,8 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     """The checkpoint that `add_checkpoint` asks for."""
     from vit_jax.checkpoints.load import load
 
-    return load(arguments.checkpoint, image_size=arguments.image_size, **read_overrides(arguments))
+    overrides = read_overrides(arguments)
+    return load(arguments.checkpoint, image_size=arguments.image_size, average=arguments.average, **overrides)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

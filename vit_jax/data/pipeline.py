@@ -199,6 +199,7 @@ class EvalPipeline:
         preprocess = transform if isinstance(transform, Preprocess) else None
         if fields is None:
             fields = build_fields(None, Context(preprocess))
+        self.fields = fields
         transform = None if preprocess else transform
         elements = _EvalElements(source, len(self) * batch_size, fields, _takes_parts(transform))
         examples = grain.MapDataset.source(elements)
