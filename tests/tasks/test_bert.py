@@ -136,14 +136,14 @@ def test_only_words_are_guessed_and_each_example_has_its_own(pretraining):
     task, variables, _ = pretraining
     batch = batch_of() | {"index": jnp.arange(8) * 3}
     names = frozenset({"masked_logits", "masked_targets", "masked_chosen", "masked_next_logits"})
-    outputs = jax.jit(lambda batch: task.outputs(variables, batch, names, example_keys(0, batch)))
-    found = jax.tree.map(np.asarray, outputs(batch))
+    outputs = jax.jit(lambda batch, seed: task.outputs(variables, batch, names, example_keys(seed, batch)))
+    found = jax.tree.map(np.asarray, outputs(batch, 0))
     assert found["masked_logits"].shape == (8, 4, 50) and found["masked_next_logits"].shape == (8, 2)
     chosen = found["masked_chosen"] > 0
     assert (found["masked_targets"][chosen] >= 5).all() and chosen.any(axis=1).all()
-    # The same examples in another order, beside others.
+    # The same examples in another order, and in a run of another seed.
     back = jax.tree.map(lambda x: x[::-1], batch)
-    again = jax.tree.map(np.asarray, outputs(back))
+    again = jax.tree.map(np.asarray, outputs(back, 1))
     np.testing.assert_array_equal(again["masked_targets"][::-1], found["masked_targets"])
     np.testing.assert_allclose(again["masked_logits"][::-1], found["masked_logits"], atol=1e-5)
 
@@ -198,3 +198,11 @@ def test_refusals(data, kwargs, said):
 
 def test_accumulation_is_refused():
     assert "hidden tokens" in task_of().whole_batch
+
+
+def test_flops_of_base_by_hand():
+    """12 blocks of 4 + 8 matrices of 768 x 768, attention over 128 tokens, and 20 guesses at 50 words; three times."""
+    task = task_of(model={"name": "bert"})
+    shapes = {"text": jax.ShapeDtypeStruct((4, 128), jnp.int32)}
+    blocks = 12 * (2 * 128 * 12 * 768**2 + 4 * 128**2 * 768)
+    assert task.flops(shapes) == 3 * (blocks + 20 * 2 * 768 * (768 + 50))

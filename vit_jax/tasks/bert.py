@@ -7,6 +7,7 @@ follows the first. The loss is the mean cross-entropy of the guesses plus that o
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from vit_jax.models.bert import Bert
 from vit_jax.naming import build_model
 from vit_jax.nn.token_masking import Corrupted, corrupted
 from vit_jax.ranges import Count, Share
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
+from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, example_keys
 from vit_jax.tasks._text import last_layers, options_of, tokenizer_of
 
 _SPECIAL = ("pad_id", "bos_id", "eos_id", "cls_id", "sep_id", "mask_id")
@@ -102,9 +103,11 @@ class BertPretraining(Task):
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         """Of the text as it is: `tokens [B, L, D]`, `features [B, D]`, `logits [B, 2]` (the next sentence), and
         `last_layers_token` and `last_layers_mean [B, 4 D]`, see `vit_jax.tasks._text.last_layers`. Of the text with
-        tokens chosen by the example alone: `masked_logits [B, P, V]`, `masked_targets` and `masked_chosen [B, P]`, and
+        hidden tokens: `masked_logits [B, P, V]`, `masked_targets` and `masked_chosen [B, P]`, and
         `masked_next_logits [B, 2]`."""
-        text = self._corrupted(batch, rng)
+        del rng
+        # By the example alone, not by the seed of the run: all runs are asked for the same tokens.
+        text = self._corrupted(batch, example_keys(0, batch))
         guessed = functools.cache(lambda: self._guessed(variables, batch, text))
         whole = functools.cache(
             lambda: self.model.apply({"params": variables["params"]}, batch["text"], **options_of(self.model, batch))
@@ -124,6 +127,14 @@ class BertPretraining(Task):
             given["masked_next_logits"] = lambda: guessed()["next_logits"]
         return chosen(names, given)
 
+    def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+        """See `Task`: of one text, with as many guesses as there may be."""
+        length = batch["text"].shape[-1]
+        return self.model.text_flops(length, min(self._most(length), length))
+
+    def _most(self, length: int) -> int:
+        return self.predictions or math.ceil(self.mask_share * length)
+
     def _guessed(self, variables: Variables, batch: Batch, text: Corrupted, **options: Any) -> dict[str, Array]:
         options |= options_of(self.model, batch)
         return self.model.apply({"params": variables["params"]}, text.ids, places=text.places, **options)
@@ -134,13 +145,12 @@ class BertPretraining(Task):
         special = [i for name in _SPECIAL if (i := getattr(self.tokenizer, name, None)) is not None]
         candidates = (batch["text_mask"] > 0) & ~jnp.isin(ids, jnp.asarray(sorted(set(special)), ids.dtype))
         starts = ~jnp.asarray(_continues(self.tokenizer))[ids] if self.whole_words else None
-        most = self.predictions or int(np.ceil(self.mask_share * ids.shape[1]))
         return corrupted(
             keys,
             ids,
             candidates,
             share=self.mask_share,
-            most=most,
+            most=self._most(ids.shape[1]),
             mask_id=self.tokenizer.mask_id,
             vocab_size=self.tokenizer.vocab_size,
             starts=starts,
