@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.description import described_data, rebuilt
+from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.data.batch import NotedBatch
@@ -21,7 +22,7 @@ from vit_jax.data.fields import Fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.tasks import Batch, Task, Variables, example_keys
+from vit_jax.tasks import Answer, Batch, Task, Variables, example_keys
 from vit_jax.tasks.features import Features
 
 
@@ -98,6 +99,13 @@ class Loaded:
     def logits(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
         """Class scores before softmax or sigmoid, float32."""
         return self.outputs(images, ("logits",))["logits"]
+
+    def generate(
+        self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, batch_size: int = 32, **settings: Any
+    ) -> list[list[Answer]]:
+        """Samples that follow prompts, such as texts that go on; see `vit_jax.checkpoints.generation.generate`."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return generate(self.task, self.variables, prompts, settings, samples, seed, batch_size)
 
     def _checked(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         images = images if isinstance(images, jax.Array) else np.asarray(images)

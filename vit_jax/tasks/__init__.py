@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
@@ -91,6 +91,9 @@ class Task:
 
     answered_by: tuple[str, ...] = ()
     """Names of the outputs by which the task answers a person: what `predict` computes, and `bench` as inference."""
+    sampling: type | None = None
+    """The settings of `sample`: a frozen dataclass whose defaults are the paper's values; None for a task that
+    generates nothing."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -140,6 +143,36 @@ class Task:
         raise UserError(
             "This task gives no answers that could be written", "Use evaluate, or vit_jax.load(path).outputs(...)"
         )
+
+    def conditions(self, prompts: Sequence[str], settings: Any) -> dict[str, Shaped[np.ndarray, "N ..."]]:
+        """What `sample` takes of what people ask for, a row for each, on the host.
+
+        Args:
+            prompts: one or more texts.
+            settings: as `sample` gets them.
+
+        Raises:
+            UserError: for a prompt that cannot be followed.
+        """
+        raise NotImplementedError
+
+    def sample(
+        self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: Any
+    ) -> Shaped[Array, "B ..."]:
+        """A sample for each row of `conditions`; traced, with `settings` static.
+
+        Args:
+            keys: one a row [B]. A sample is a function of the parameters, its condition, its key and the settings,
+                whatever else is in the batch.
+            settings: of the class that `sampling` names.
+        """
+        raise NotImplementedError
+
+    def shown(
+        self, samples: Shaped[np.ndarray, "B ..."], conditions: Mapping[str, Shaped[np.ndarray, "B ..."]]
+    ) -> list["Answer"]:
+        """What `generate` writes for a person, one for each sample."""
+        raise NotImplementedError
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
         """Floating point operations of one example forward, counted on paper; None where nobody counts them. By default

@@ -8,6 +8,9 @@ class Tokenizer(Protocol):
     """A frozen dataclass; picklable, for worker processes.
 
     `encode` gives no special tokens: a field puts the start, the end and the padding around.
+
+    One whose tokens are bytes of the text, one after the other, also has `byte_counts() -> int32 [V]`: how many each
+    stands for, 0 for special ones. Losses can then be given in bits per byte.
     """
 
     vocab_size: int

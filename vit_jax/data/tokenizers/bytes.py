@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from jaxtyping import Int32
+
 _FIRST = 3  # the special tokens come before the bytes
 
 
@@ -22,6 +25,10 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
         return bytes(i - _FIRST for i in ids if i >= _FIRST).decode("utf-8", "replace")
+
+    def byte_counts(self) -> Int32[np.ndarray, " V"]:
+        """How many bytes of a text each token stands for."""
+        return np.array([0] * _FIRST + [1] * 256, np.int32)
 
 
 def build() -> Bytes:
