@@ -166,6 +166,11 @@ def test_init_has_the_papers_deviations():
     assert float(drawn.std()) == pytest.approx(0.02, rel=0.05)
 
 
+def test_flops_are_those_of_the_length_of_the_batch():
+    forward = TASK.model.text_flops(LENGTH)
+    assert TASK.forward_flops(BATCH) == forward and TASK.flops(BATCH) == 3 * forward
+
+
 def info(**field):
     return DataInfo(None, (), build_fields({"text": {"name": "tokens", "length": 12, **field}}, Context()))
 

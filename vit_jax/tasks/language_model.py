@@ -22,7 +22,6 @@ from vit_jax.nn.decode import Sampling, decode
 from vit_jax.nn.multi_head import Cache
 from vit_jax.nn.next_token import next_token_losses
 from vit_jax.nn.text_trunk import documents_mask
-from vit_jax.nn.trunk import Layers
 from vit_jax.ranges import Count, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen
 
@@ -152,8 +151,9 @@ class LanguageModel(Task):
             texts.append(self.tokenizer.decode([*prompt[int(self.begins) : length].tolist(), *ids.tolist()]))
         return texts
 
-    def layers(self) -> Layers:
-        return self.model.layers()
+    def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+        """See `Task`; masked products count as the others."""
+        return self.model.text_flops(batch["text"].shape[-1])
 
     def _run(self, variables: Variables, batch: Batch, **kwargs: Any) -> dict[str, Array]:
         mask = documents_mask(batch["text_documents"]) if self.separate_documents else None
