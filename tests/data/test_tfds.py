@@ -433,8 +433,16 @@ def test_any_feature_is_a_field(street):
     batch = next(iter(pipeline.iterate()))
     np.testing.assert_array_equal(batch["boxes"][0], [[3, 0, 6, 2], [0, 1, 3, 4], [0, 0, 0, 0]])
     assert (batch["mask"] == 3).all() and batch["boxes_class"][0].tolist() == [2, 0, 0] and batch["text"][0, 0] != 0
+    # Several captions are several texts, of which evaluation reads the first.
+    several = tfds.build("street", "train", street, label_key=None, fields={"text": "caption"})[1]["text"]
+    assert several == [b"a", b"b"] and build_inputs(data).kinds()["text"].choose(several, "x", None) == b"a"
+    pair = tfds.build("street", "train", street, label_key=None, fields={"text": ["caption", "caption"]})[0]
+    assert pair["text"] == [b"a cat", b"a cat"]
     # A record that does not hold what is asked for is damaged, not guessed at.
-    for fields, what in (({"x": "caption"}, "2 texts"), ({"x": ["objects/bbox", "objects/kind"]}, "of 2, 1 objects")):
+    for fields, what in (
+        ({"x": ["caption", "caption"]}, "2 texts"),
+        ({"x": ["objects/bbox", "objects/kind"]}, "of 2, 1 objects"),
+    ):
         with pytest.raises(UnreadableImage, match=f"record 1, field 'x', has .*{what}"):
             tfds.build("street", "train", street, label_key=None, fields=fields)[1]
 

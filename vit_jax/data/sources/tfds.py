@@ -111,11 +111,14 @@ class TfdsSource:
 
 
 def _value(features: Sequence[tuple[Values, str]]) -> Any:
-    """What a field is read from: bytes, a number, numbers in a row, or rows of what the features have for each object.
+    """What a field is read from: bytes, a number, numbers in a row, or rows of what the features have for each object;
+    of texts a list where there are several, as one feature of several captions or several features of one text each.
 
     Raises:
         ValueError: with a reason that completes "the field ...".
     """
+    if all(kind == "Text" for _, kind in features):
+        return _texts([values for values, _ in features])
     columns = []
     for values, kind in features:
         if any(isinstance(value, bytes) for value in values):
@@ -132,6 +135,16 @@ def _value(features: Sequence[tuple[Values, str]]) -> Any:
         return np.column_stack(columns)
     (numbers,), (_, kind) = columns, features[0]
     return numbers[0] if kind in ("Scalar", "ClassLabel") and numbers.shape == (1,) else numbers
+
+
+def _texts(features: Sequence[Values]) -> bytes | list[bytes]:
+    for values in features:
+        if not values or not all(isinstance(value, bytes) for value in values):
+            raise ValueError("has no text")
+        if len(values) != 1 and len(features) != 1:
+            raise ValueError(f"has {len(values)} texts where one is taken")
+    texts = [value for values in features for value in values]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def build(
@@ -152,7 +165,8 @@ def build(
         image_key, label_key: the features to take as "image" and "label"; None takes none.
         fields: further fields of an example, each with the feature that it is: {"segmentation": "segmentation_mask"}.
             Members of a dictionary are named with a slash; several features give a row for each object, as
-            {"boxes": ["objects/bbox", "objects/label"]}.
+            {"boxes": ["objects/bbox", "objects/label"]}, and several texts a list, as
+            {"text": ["premise", "hypothesis"]} for the field `token_pair`.
 
     Raises:
         UserError: for a data set that TFDS does not know, one that is not prepared (with the command that prepares
