@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.source import Source
 
 Plane = tuple[int, int]  # (height, width) of the image that a field lies on
 
@@ -54,6 +55,11 @@ class Field:
     def spec(self, name: str) -> dict[str, Spec]:
         """What it gives to a batch under its name."""
         raise NotImplementedError
+
+    def arranged(self, name: str, source: Source) -> Source:
+        """The source whose examples the field reads, where they are not those that a source has by itself: documents
+        in windows, or sentences in pairs. Such a source gives the field and what belongs to it, and nothing else."""
+        return source
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> Any:
         """A source's value as a value of its own, not yet of a fixed size.

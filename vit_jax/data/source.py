@@ -38,6 +38,7 @@ class Source(Protocol):
     label_names: tuple[str, ...]
     # Optional: `field_names`, a frozenset of the keys of its examples except for "path", so that a mixture can compare
     # its parts.
+    # Optional: `in_memory`, true where examples lie ready in memory, so that processes to read them are not worth it.
     # Optional, for sources that know it without reading examples: `labels`, the class index of each, an array [N], or
     # a sequence with any number of them for each. Balanced training asks for it.
 

@@ -14,7 +14,6 @@ from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline, Transform
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
-from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct
 from vit_jax.ranges import Count, Natural
@@ -97,7 +96,8 @@ class Inputs:
         return self.kinds().on_device
 
     def train_source(self) -> Source:
-        return build_named("source", self.train, "config.data.train")
+        """The training source, arranged as the fields read it."""
+        return self.kinds().arranged(build_named("source", self.train, "config.data.train"))
 
     def augmentation(self, kinds: Fields) -> Transform | None:
         """Training's transform, which moves all fields that lie in the image's plane; None without images."""
@@ -141,6 +141,7 @@ class Inputs:
             raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
         section = source or self.eval
         source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
+        source = self.kinds().arranged(source)
         # What the examples depend on, so that results for them can be kept.
         kinds, preprocess = self.kinds(source.label_names), self.preprocessing
         description = [
@@ -165,11 +166,11 @@ def workers_for(source: Source) -> int:
     """How many processes decode a training source where the config leaves it open.
 
     One for every two cores that this process may use, since each has two threads, and at most 16. None for images
-    that lie decoded in memory, nor where there are fewer than four cores: threads keep those busy, without the start
-    and the memory of processes.
+    or tokens that lie ready in memory, nor where there are fewer than four cores: threads keep those busy, without the
+    start and the memory of processes.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if isinstance(source, ArraySource) or cores < 4 else min(16, cores // 2)
+    return 0 if getattr(source, "in_memory", False) or cores < 4 else min(16, cores // 2)
 
 
 def build_inputs(section: Mapping[str, Any]) -> Inputs:

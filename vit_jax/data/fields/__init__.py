@@ -10,7 +10,9 @@ import numpy as np
 
 from vit_jax.data.field import Context, Field, Spec
 from vit_jax.data.fields import classes, image
+from vit_jax.data.order import Mixture
 from vit_jax.data.placement import Move, moved
+from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named
 
@@ -132,6 +134,23 @@ class Fields(Mapping[str, Field]):
         """
         texts = (name for name, kind in self.kinds.items() if kind.is_text and name in batch)
         return sum(math.prod(batch[name].shape[1:]) for name in texts)
+
+    def arranged(self, source: Source) -> Source:
+        """A source as the fields read it, see `vit_jax.data.field.Field.arranged`; of a mixture each part.
+
+        Raises:
+            UserError: where two fields want an arrangement of their own, or one does that the source does not give.
+        """
+        names = [name for name, kind in self.kinds.items() if type(kind).arranged is not Field.arranged]
+        if not names:
+            return source
+        if len(names) > 1:
+            raise UserError(
+                f"The fields {names[0]!r} and {names[1]!r} both arrange what the source gives", "Remove one of them"
+            )
+        if isinstance(source, Mixture):
+            return Mixture([self.arranged(part) for part in source.sources], source.weights)
+        return self.kinds[names[0]].arranged(names[0], source)
 
     def check_read(self, read: Set[str]) -> None:
         """Refuses a field of the config that nobody reads: it would be decoded and sent for nothing.

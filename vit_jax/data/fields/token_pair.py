@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -26,6 +26,7 @@ class TokenPair(Field):
     section: Mapping[str, Any] = field(hash=False)
     length: int
     long: str
+    is_text: ClassVar[bool] = True
 
     def spec(self, name: str) -> dict[str, Spec]:
         found = {

@@ -26,6 +26,8 @@ class ArraySource:
         UserError: when shapes, types and names do not belong together.
     """
 
+    in_memory = True
+
     def __init__(
         self,
         images: UInt8[np.ndarray, "n h w 3"] | None,
