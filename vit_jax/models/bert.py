@@ -20,6 +20,7 @@ from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.normal_init import normal_redrawn
+from vit_jax.nn.pool import mean_of_tokens
 from vit_jax.nn.products import product
 from vit_jax.nn.style import STYLE_KEYS, Execution, block_style, check_choice
 from vit_jax.nn.text_trunk import TextTrunk
@@ -208,17 +209,6 @@ class Bert(nn.Module):
             parent=None,
         )
         return cls(text, pooler, pooling, masked_language, next_sentence)
-
-
-def mean_of_tokens(
-    tokens: Float[Array, "b t width"], token_mask: Shaped[Array, "b t"] | None
-) -> Float[Array, "b width"]:
-    """The mean of the tokens that are no padding, in float32."""
-    tokens = tokens.astype(jnp.float32)
-    if token_mask is None:
-        return tokens.mean(axis=1)
-    there = token_mask.astype(jnp.float32)[..., None]
-    return (tokens * there).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
 
 
 def _those(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

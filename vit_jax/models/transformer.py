@@ -18,6 +18,7 @@ from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.multi_head import CrossCache, empty_cross_cache
 from vit_jax.nn.norm import NORMS
+from vit_jax.nn.pool import mean_of_tokens
 from vit_jax.nn.products import product
 from vit_jax.nn.sinusoids import Layout, sinusoids
 from vit_jax.nn.stack import BlockStack, block_layers
@@ -200,11 +201,17 @@ class Transformer(nn.Module):
         """
         memory = self.text.encode(source, source_mask, train=train)
         tokens, _ = self.text.decode(target, memory, source_mask, train=train)
-        return {"tokens": tokens, "features": mean_token(memory, source_mask), "logits": self.logits(tokens)}
+        return {"tokens": tokens, "features": mean_of_tokens(memory, source_mask), "logits": self.logits(tokens)}
 
     def encode(self, source: Int[Array, "b s"], source_mask: Shaped[Array, "b s"] | None) -> Float[Array, "b s width"]:
         """See `EncoderDecoder.encode`."""
         return self.text.encode(source, source_mask)
+
+    def source_features(
+        self, source: Int[Array, "b s"], source_mask: Shaped[Array, "b s"] | None
+    ) -> Float[Array, "b width"]:
+        """The "features" of a call, without a target."""
+        return mean_of_tokens(self.text.encode(source, source_mask), source_mask)
 
     def step(
         self,
@@ -230,15 +237,6 @@ class Transformer(nn.Module):
     def layers(self) -> Layers:
         """See `vit_jax.nn.trunk.Trunk.layers`."""
         return below("text", self.text.layers())
-
-
-def mean_token(tokens: Float[Array, "b t d"], mask: Shaped[Array, "b t"] | None) -> Float[Array, "b d"]:
-    """The mean of the tokens that are there, float32."""
-    tokens = tokens.astype(jnp.float32)
-    if mask is None:
-        return tokens.mean(axis=1)
-    there = mask.astype(jnp.float32)[..., None]
-    return (tokens * there).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
 
 
 def _seen(mask: Shaped[Array, "b s"] | None) -> Array | None:

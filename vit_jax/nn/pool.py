@@ -5,7 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from vit_jax.nn.block import mlp_of
 from vit_jax.nn.multi_head import MultiHeadAttention
@@ -25,6 +25,17 @@ def pool_tokens(
         return tokens[:, :2]
     mean = tokens[:, num_prefix_tokens:].mean(axis=1, dtype=jnp.float32)
     return mean if pooling == "mean" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=1)
+
+
+def mean_of_tokens(
+    tokens: Float[Array, "b t width"], token_mask: Shaped[Array, "b t"] | None
+) -> Float[Array, "b width"]:
+    """The mean of the tokens that are no padding, in float32."""
+    tokens = tokens.astype(jnp.float32)
+    if token_mask is None:
+        return tokens.mean(axis=1)
+    there = token_mask.astype(jnp.float32)[..., None]
+    return (tokens * there).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
 
 
 class MAPHead(nn.Module):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
-from vit_jax.models.bert import mean_of_tokens
+from vit_jax.nn.pool import mean_of_tokens
 from vit_jax.tasks import Batch, DataInfo
 
 _LAST = 4  # layers, whose concatenation is the best of BERT's features (arXiv:1810.04805, section 5.3, table 7)
