@@ -33,7 +33,9 @@ INSTALL_REQUIRES = [
     "etils[epath]>=1.15,<1.16",
 ]
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
+TRANSLATION = "sacrebleu>=2.6,<2.7"  # the evaluator 'translation'
 TEST_REQUIRES = [
+    TRANSLATION,
     "pytest>=9.2,<9.3",
     "pillow>=13,<13.1",
     "pytest-xdist>=3.8,<3.9",
@@ -92,6 +94,7 @@ setup(
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "hub": [HUB],
+        "translation": [TRANSLATION],
         "test": TEST_REQUIRES,
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
         "oracle": [*TEST_REQUIRES, HUB, "torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.23.0"],
