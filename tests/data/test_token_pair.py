@@ -8,7 +8,7 @@ import pytest
 
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
-from vit_jax.data.fields.token_pair import kept_lengths
+from vit_jax.data.text import kept_lengths
 from vit_jax.errors import UserError
 
 

@@ -72,6 +72,17 @@ def padded_ids(ids: Int32[np.ndarray, " n"], length: int, pad_id: int) -> Int32[
     return found
 
 
+def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens two texts keep where one is taken from the longer one, the second of equals, until they fit
+    (`_truncate_seq_pair` of BERT's code)."""
+    if first + second <= room:
+        return first, second
+    small = room // 2
+    if first <= room - small:
+        return first, room - first
+    return (room - second, second) if second <= small else (room - small, small)
+
+
 def tokenizer_of(tokenizer: str | Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer of a field's section, and the section in full.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from vit_jax.data.field import Context, Field, Plane, Spec
-from vit_jax.data.text import padded_ids, readable, token_ids, tokenizer_of
+from vit_jax.data.text import kept_lengths, padded_ids, readable, token_ids, tokenizer_of
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count
@@ -88,17 +88,6 @@ def joined(name: str, texts: list[Int32[np.ndarray, " n"]], tokenizer: Tokenizer
         f"{name}_mask": at < len(ids),
         f"{name}_segments": ((at >= first) & (at < len(ids))).astype(np.int32),
     }
-
-
-def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens two texts keep where one is taken from the longer one, the second of equals, until they fit
-    (`_truncate_seq_pair` of BERT's code)."""
-    if first + second <= room:
-        return first, second
-    small = room // 2
-    if first <= room - small:
-        return first, room - first
-    return (room - second, second) if second <= small else (room - small, small)
 
 
 def build(
