@@ -27,6 +27,9 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.9.1,<1.10",
     "scipy>=1.17.1,<1.19",
     "tensorboardX>=2.6.5,<2.7",
+    "ftfy>=6.3.1,<6.4",
+    "regex>=2026.11.15",  # named by its date; it has no releases that break
+    "sentencepiece>=0.2.3,<0.3",
     "tqdm>=4.70.1,<4.71",
     "matplotlib>=3.11.2,<3.12",
     "jaxtyping>=0.3.11,<0.4",
@@ -72,7 +75,7 @@ setup(
     # configs/ stands at the top of the repository, where a reader looks for it, and installs inside the package.
     packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
     package_dir={"vit_jax.configs": "configs"},
-    package_data={"vit_jax.data.label_names": ["*.txt"]},
+    package_data={"vit_jax.data.label_names": ["*.txt"], "vit_jax.data.vocabularies": ["*.bpe", "*.gz", "*.txt"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],
@@ -97,7 +100,15 @@ setup(
         "translation": [TRANSLATION],
         "test": TEST_REQUIRES,
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
-        "oracle": [*TEST_REQUIRES, HUB, "torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.23.0"],
+        "oracle": [
+            *TEST_REQUIRES,
+            HUB,
+            "torch==2.13.0",
+            "torchvision==0.28.0",
+            "timm==1.0.31",
+            "transformers==5.23.0",
+            "open-clip-torch==3.3.0",
+        ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
         # What `make docs` builds the manual with.
         "docs": ["zensical>=0.0.73,<0.1", "mkdocstrings-python>=2.0.11,<3"],

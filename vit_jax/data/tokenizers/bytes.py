@@ -7,7 +7,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int32
 
+from vit_jax.data.words import joined, utf8
+
 _FIRST = 3  # the special tokens come before the bytes
+_PIECES = (b"",) * _FIRST + tuple(bytes([byte]) for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,18 @@ class Bytes:
     pad_id: ClassVar[int] = 0
     bos_id: ClassVar[int] = 1
     eos_id: ClassVar[int] = 2
+    cls_id: ClassVar[None] = None
+    sep_id: ClassVar[None] = None
+    mask_id: ClassVar[None] = None
+    unk_id: ClassVar[None] = None
     vocab_size: ClassVar[int] = _FIRST + 256
 
     def encode(self, text: str) -> list[int]:
-        return [_FIRST + byte for byte in text.encode("utf-8")]
+        return [_FIRST + byte for byte in utf8(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
-        return bytes(i - _FIRST for i in ids if i >= _FIRST).decode("utf-8", "replace")
+        return joined(_PIECES, ids).decode("utf-8", "replace")
 
     def byte_counts(self) -> Int32[np.ndarray, " V"]:
         """How many bytes of a text each token stands for."""

@@ -1,0 +1,82 @@
+"""GPT-2's tokens: pairs of bytes joined within words (Radford et al. 2019, section 2.2)."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import regex
+from jaxtyping import Bool, Int32
+
+from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, continues, read_pairs
+from vit_jax.data.vocabularies import Vocabulary, read_vocabulary, shipped
+from vit_jax.data.words import Derived, Remembered, joined
+
+# English endings, words and numbers with the space before them, punctuation, and space; the last space before a word
+# is that word's.
+WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+@dataclass(frozen=True)
+class GPT2(Derived):
+    """50,257 tokens: the bytes, 50,000 pairs, and `<|endoftext|>`, which starts a text, ends it and pads it.
+
+    "<|endoftext|>" in a text is written with ordinary tokens, as in OpenAI's code; transformers makes the one token of
+    it, unless it is told `split_special_tokens=True`.
+    """
+
+    merges: Vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def eos_id(self) -> int:
+        return self.vocab_size - 1
+
+    bos_id = pad_id = eos_id
+    cls_id = sep_id = mask_id = unk_id = None
+
+    def encode(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._words.__getitem__, WORDS.findall(text))))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
+        return joined(self._pieces, ids).decode("utf-8", "replace")
+
+    def byte_counts(self) -> Int32[np.ndarray, " V"]:
+        return np.array([len(piece) for piece in self._pieces], np.int32)
+
+    @functools.cached_property
+    def continues(self) -> Bool[np.ndarray, " V"]:
+        return continues(self._pieces)
+
+    @functools.cached_property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return read_pairs(self.merges)
+
+    @functools.cached_property
+    def _pieces(self) -> list[bytes]:
+        names = [bytes([byte]) for byte in BYTE_ORDER]
+        names += [bytes([BYTE_OF[c] for c in left + right]) for left, right in self._pairs]
+        return [*names, b""]
+
+    @functools.cached_property
+    def _words(self) -> Remembered:
+        ids = {name: at for at, name in enumerate([*BYTE_OF, *(left + right for left, right in self._pairs)])}
+        starts = sorted(range(256), key=BYTE_ORDER.__getitem__)
+        merges = {(ids[left], ids[right]): rank for rank, (left, right) in enumerate(self._pairs)}
+        return Remembered(BytePairs(starts, merges, range(256, 256 + len(self._pairs))).tokens)
+
+
+def build(*, path: str | None = None) -> GPT2:
+    """GPT-2's tokens.
+
+    Args:
+        path: a file of merges, vocab.bpe or merges.txt, of another vocabulary of this kind.
+    """
+    tokenizer = GPT2(shipped("gpt2.bpe") if path is None else read_vocabulary(path))
+    tokenizer._pairs  # noqa: B018  a damaged file is found here, not in the middle of an epoch
+    return tokenizer
