@@ -1,11 +1,10 @@
 """What tasks on a field of tokens named "text" have in common."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
@@ -39,10 +38,15 @@ def options_of(model: nn.Module, batch: Batch) -> dict[str, Array]:
     return options
 
 
-def last_layers(model: nn.Module, params: Any, batch: Batch) -> Mapping[str, Float[Array, "B D"]]:
-    """What the last four blocks give, one after the other, of each text: of its first token, and of the mean of all
-    that are no padding. The blocks of a model with fewer are all of them."""
-    _, state = model.apply({"params": params}, batch["text"], **options_of(model, batch), mutable=["hidden"])
+def text_outputs(model: nn.Module, params: Any, batch: Batch) -> dict[str, Array]:
+    """What a text model gives in evaluation, and `last_layers_token` and `last_layers_mean` [B, 4 D].
+
+    They are what its last four blocks give, one after the other: for the first token of each text, and the mean of it
+    over all tokens that are no padding. Of a model of fewer blocks they are what all give.
+    """
+    options = options_of(model, batch)
+    found, state = model.apply({"params": params}, batch["text"], **options, mutable=["hidden"])
     layers = state["hidden"]["text"]["layers"][0][-_LAST:]
     tokens = jnp.concatenate([*layers], axis=-1).astype(jnp.float32)
-    return {"last_layers_token": tokens[:, 0], "last_layers_mean": mean_of_tokens(tokens, batch["text_mask"])}
+    mean = mean_of_tokens(tokens, batch["text_mask"])
+    return {**found, "last_layers_token": tokens[:, 0], "last_layers_mean": mean}

@@ -24,7 +24,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.token_masking import Corrupted, corrupted
 from vit_jax.ranges import Count, Share
 from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, example_keys
-from vit_jax.tasks._text import last_layers, options_of, tokenizer_of
+from vit_jax.tasks._text import options_of, text_outputs, tokenizer_of
 
 _SPECIAL = ("pad_id", "bos_id", "eos_id", "cls_id", "sep_id", "mask_id")
 
@@ -102,29 +102,21 @@ class BertPretraining(Task):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         """Of the text as it is: `tokens [B, L, D]`, `features [B, D]`, `logits [B, 2]` (the next sentence), and
-        `last_layers_token` and `last_layers_mean [B, 4 D]`, see `vit_jax.tasks._text.last_layers`. Of the text with
+        `last_layers_token` and `last_layers_mean [B, 4 D]`, see `vit_jax.tasks._text.text_outputs`. Of the text with
         hidden tokens: `masked_logits [B, P, V]`, `masked_targets` and `masked_chosen [B, P]`, and
         `masked_next_logits [B, 2]`."""
         del rng
         # By the example alone, not by the seed of the run: all runs are asked for the same tokens.
         text = self._corrupted(batch, example_keys(0, batch))
+        given = text_outputs(self.model, variables["params"], batch)
         guessed = functools.cache(lambda: self._guessed(variables, batch, text))
-        whole = functools.cache(
-            lambda: self.model.apply({"params": variables["params"]}, batch["text"], **options_of(self.model, batch))
-        )
-        last = functools.cache(lambda: last_layers(self.model, variables["params"], batch))
-        given = {
-            "tokens": lambda: whole()["tokens"],
-            "features": lambda: whole()["features"],
-            "last_layers_token": lambda: last()["last_layers_token"],
-            "last_layers_mean": lambda: last()["last_layers_mean"],
+        given |= {
             "masked_logits": lambda: guessed()["masked_logits"],
             "masked_targets": text.targets,
             "masked_chosen": text.chosen,
         }
         if self.next_sentence:
-            given["logits"] = lambda: whole()["next_logits"]
-            given["masked_next_logits"] = lambda: guessed()["next_logits"]
+            given |= {"logits": given.pop("next_logits"), "masked_next_logits": lambda: guessed()["next_logits"]}
         return chosen(names, given)
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
