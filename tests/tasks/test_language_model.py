@@ -42,15 +42,13 @@ def loss_of(task, variables, batch):
     return task.loss(variables, batch, jax.random.key(0), 0)
 
 
-def wanted(logits, separate):
+def wanted(logits):
     """Loss and metrics in float64, token by token."""
     total, count, right, size = 0.0, 0, 0, 0
     for row in range(8):
         for t in range(LENGTH - 1):
             size += 1
             if not BATCH["text_mask"][row, t + 1]:
-                continue
-            if separate and BATCH["text_documents"][row, t] != BATCH["text_documents"][row, t + 1]:
                 continue
             scores, target = logits[row, t].astype(np.float64), BATCH["text"][row, t + 1]
             total += np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
@@ -68,7 +66,7 @@ def test_the_loss_is_that_of_float64_numpy(devices, separate):
     params, batch = jax.device_put(variables(), everywhere), jax.device_put(BATCH, rows)
     loss, (metrics, _) = loss_of(task, params, batch)
     logits = jax.jit(lambda v, b: task._run(v, b, train=False)["logits"])(variables(), BATCH)
-    total, count, right, size = wanted(np.asarray(logits), separate)
+    total, count, right, size = wanted(np.asarray(logits))
     np.testing.assert_allclose(loss, total / size, rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], (total, count), rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], (right, count))
@@ -177,8 +175,11 @@ def info(**field):
 
 def test_a_config_builds_it_with_the_vocabulary_of_the_tokenizer():
     task = build(model=MODEL, data=info(bos=True))
-    assert task.model.text.vocab_size == 259 and task.begins
+    assert task.model.text.vocab_size == 259 and task.begin_id == Bytes.bos_id
     assert task.conditions(["ab"], TextSampling(tokens=2))["ids"][0, :3].tolist() == [1, 100, 101]
+    packed = info(name="packed")
+    assert build(model=MODEL, data=packed).begin_id is None
+    assert build(model=MODEL, data=packed, separate_documents=True).begin_id == Bytes.eos_id
 
 
 @pytest.mark.parametrize(

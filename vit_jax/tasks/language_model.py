@@ -60,15 +60,15 @@ class LanguageModel(Task):
         model: see `GPT`.
         model_spec: what rebuilds it from a checkpoint.
         tokenizer: of the texts.
-        begins: whether a text begins with the tokenizer's `bos_id`.
-        separate_documents: tokens see those of their own document alone (`text_documents`), and no document is guessed
-            from the end of another.
+        begin_id: what a prompt begins with, as texts in training do; None for nothing, as in the authors' samples of
+            GPT-2.
+        separate_documents: tokens see those of their own document alone (`text_documents`).
     """
 
     model: GPT
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
     tokenizer: Tokenizer = dataclasses.field(hash=False)
-    begins: bool = False
+    begin_id: int | None = None
     separate_documents: bool = False
     sampling: ClassVar[type] = TextSampling
 
@@ -82,7 +82,7 @@ class LanguageModel(Task):
         del step
         rngs = dict(zip(("dropout", "drop_path"), jax.random.split(rng), strict=True))
         logits = self._run(variables, batch, train=True, rngs=rngs)["logits"]
-        losses, weights = next_token_losses(logits, batch["text"], self._counted(batch))
+        losses, weights = self._guessed(batch, logits)
         total, count = losses.sum(), weights.sum()
         right = (logits[:, :-1].argmax(-1) == batch["text"][:, 1:]) * weights
         metrics = {"loss": (total, count), "accuracy": (right.sum(), count)}
@@ -93,17 +93,18 @@ class LanguageModel(Task):
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         del rng
         given = self._run(variables, batch, train=False)
-        losses, weights = next_token_losses(given["logits"], batch["text"], self._counted(batch))
+        losses, weights = self._guessed(batch, given["logits"])
         guessed = {"token_losses": losses, "token_weights": weights, "token_bytes": self._bytes(batch)}
         return chosen(names, given | guessed)
 
     def conditions(self, prompts: Sequence[str], settings: TextSampling) -> dict[str, np.ndarray]:
         """`ids` int32 [N, P] of the prompts, padded, and their `length` [N]."""
         rows, most = [], self.model.text.max_length
+        begin = [] if self.begin_id is None else [self.begin_id]
         for i, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"Prompt {i + 1} is empty", "Give it at least one character")
-            rows.append([self.tokenizer.bos_id] * self.begins + list(self.tokenizer.encode(prompt)))
+            rows.append([*begin, *self.tokenizer.encode(prompt)])
             if len(rows[-1]) >= most:
                 raise UserError(
                     f"Prompt {i + 1} has {len(rows[-1])} tokens, which leaves no room in a context of {most}",
@@ -144,11 +145,11 @@ class LanguageModel(Task):
 
     def shown(self, samples: Int[np.ndarray, "B tokens"], conditions: Mapping[str, np.ndarray]) -> list[str]:
         """Prompts and how they go on, decoded together: a token may be part of a letter."""
-        texts = []
+        texts, before = [], int(self.begin_id is not None)
         for prompt, length, ids in zip(conditions["ids"], conditions["length"], samples, strict=True):
             end = np.flatnonzero(ids == self.tokenizer.eos_id)
             ids = ids[: end[0]] if self.tokenizer.eos_id is not None and len(end) else ids
-            texts.append(self.tokenizer.decode([*prompt[int(self.begins) : length].tolist(), *ids.tolist()]))
+            texts.append(self.tokenizer.decode([*prompt[before:length].tolist(), *ids.tolist()]))
         return texts
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
@@ -159,14 +160,10 @@ class LanguageModel(Task):
         mask = documents_mask(batch["text_documents"]) if self.separate_documents else None
         return self.model.apply({"params": variables["params"]}, batch["text"], mask=mask, **kwargs)
 
-    def _counted(self, batch: Batch) -> Float[Array, "B L"] | None:
-        """1 where a token is guessed."""
-        counted = batch["text_mask"].astype(jnp.float32) if "text_mask" in batch else None
-        if not self.separate_documents:
-            return counted
-        documents = batch["text_documents"]
-        same = documents == jnp.roll(documents, 1, axis=1)
-        return same.astype(jnp.float32) if counted is None else same * counted
+    def _guessed(self, batch: Batch, logits: Float[Array, "B L V"]) -> tuple[Float[Array, "B s"], Float[Array, "B s"]]:
+        """What each token but the first cost, and whether it counts. One at a document's start does, from the token
+        that stands before documents; that one does, as the end of the document before."""
+        return next_token_losses(logits, batch["text"], batch.get("text_mask"))
 
     @property
     def _pad_id(self) -> int:
@@ -201,4 +198,7 @@ def build(*, model: Mapping[str, Any], data: DataInfo, separate_documents: bool 
             "Set config.data.fields.text.name=packed, or separate_documents=False",
         )
     module, spec = build_model(model, vocab_size=field.tokenizer.vocab_size)
-    return LanguageModel(module, spec, field.tokenizer, getattr(field, "bos", False), separate_documents)
+    tokenizer = field.tokenizer
+    # Documents of their own have nothing before them but the token that parts them from others.
+    begin = tokenizer.eos_id if separate_documents else tokenizer.bos_id if getattr(field, "bos", False) else None
+    return LanguageModel(module, spec, tokenizer, begin, separate_documents)
