@@ -1,5 +1,6 @@
 """Every shipped config is compared with its golden, and one of each kind lowered, with data sets that only have a length."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,9 @@ from vit_jax import UserError
 from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.source import StoredModel
+from vit_jax.data import text
 from vit_jax.data.sources.idx import FASHION_MNIST
+from vit_jax.data.tokenizers.bytes import Bytes
 from vit_jax.naming import build_named
 from vit_jax.tasks import static_argument
 from vit_jax.training import inputs
@@ -46,8 +49,39 @@ class Schema:
         return {"image": np.full((8, 8, 3), 99, np.uint8), "label": index % len(self.label_names)}
 
 
+class Texts:
+    """A source of documents or of texts in pairs, all alike, with two classes."""
+
+    label_names = ("one", "two")
+
+    def __init__(self, names):
+        self._names = names
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        text = "It was late. Nobody came. The light went out, and all was still."
+        return {"path": f"text {index}", "label": index % 2, **dict.fromkeys(self._names, text)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary(Bytes):
+    """Stands for a tokenizer whose file is not on every machine."""
+
+    vocab_size: int = 1024
+    cls_id: int = 1
+    sep_id: int = 2
+    mask_id: int = 259
+
+
 def build_schema(kind, section, where, **given):
     """Stands for `build_named`: data sets that are not on every machine become schemas of theirs."""
+    if kind == "source" and section["name"] in ("documents", "text_pairs"):
+        names = section.get("fields") or (["text"] if section["name"] == "documents" else ["source", "target"])
+        return Texts(list(names))
+    if kind == "tokenizer" and section["name"] in ("bpe", "sentencepiece"):
+        return Vocabulary()
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
     return build_named(kind, section, where, **given)
@@ -55,7 +89,8 @@ def build_schema(kind, section, where, **given):
 
 @pytest.fixture(autouse=True)
 def schemas(monkeypatch):
-    monkeypatch.setattr(inputs, "build_named", build_schema)
+    for module in (inputs, text):
+        monkeypatch.setattr(module, "build_named", build_schema)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +118,7 @@ ARGUMENTS = {
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
+    "transformer_wmt": ["", "variant=big"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
@@ -97,6 +133,7 @@ PROGRAMS = [
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
     ("simclr_i1k", "model=18,version=2"),
+    ("cldr_translate", ""),
 ]
 
 
@@ -153,8 +190,9 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     config, task, raw = experiment.config, experiment.task, raw_batch(experiment)
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
+    trunk = "encoder" if "image" in experiment.fields else "text"
     beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
-    assert set(program.params) >= {"encoder", beside}
+    assert set(program.params) >= ({trunk, beside} if trunk == "encoder" else {trunk})
 
 
 def test_every_kind_of_program_is_among_those_lowered(checkpoint):

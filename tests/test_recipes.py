@@ -46,6 +46,9 @@ RECIPES = [
     ("simclr_i1k", "", "task", {"loss_per": "image", "temperature": 0.1}),
     ("simclr_i1k", "", "optim", {"learning_rate": 4.8, "weight_decay": 1e-6,
                                  "schedule": {"name": "cosine", "warmup_steps": {"epochs": 10}}}),
+    ("transformer_wmt", "variant=big", "optim", {
+        "b1": 0.9, "b2": 0.98, "eps": 1e-9, "learning_rate": 1024**-0.5 * 4000**-0.5, "weight_decay": 0.0,
+        "schedule": {"name": "rsqrt", "warmup_steps": 4000, "timescale": 4000}}),
     ("simclr_i1k", "version=2,epochs=800", "optim", {
         "learning_rate": 6.4, "weight_decay": 1e-4, "schedule": {"name": "cosine", "warmup_steps": {"epochs": 40.0}}}),
 ]  # fmt: skip
@@ -93,6 +96,7 @@ DIFFERS = {
     "mae_finetune": {"positions", "head", "mixing", "precision"},
     "mae_i1k": {"precision"},
     "moco_v3_i1k": {"heads", "colours", "blur", "precision"},
+    "transformer_wmt": {"batches", "dropout", "rate", "precision"},
     "simclr_i1k": {"memory", "colours", "brightness", "crops", "blur", "evaluation pixels"},
     "vit_i1k": {"levels", "mixup", "precision", "few-shot"},
     "vit_i21k": {"levels", "mixup", "precision", "duplicates", "decay"},

@@ -365,3 +365,16 @@ def test_layer_sows_weights_and_drops_only_in_training():
 def test_layer_refuses_a_width_that_the_heads_do_not_divide():
     with pytest.raises(UserError, match=r"width of 24 .* 5 heads"):
         make(num_heads=5).init(KEY, jnp.zeros((1, 2, 24)), train=False)
+
+
+def test_the_worked_example_of_scaled_dot_products():
+    """Two keys of width 64 whose products with a query are 112 and 96: divided by 8 they are 14 and 12, and the softmax
+    of these is 0.88 and 0.12."""
+    q, k = np.zeros((1, 1, 1, 64), np.float32), np.zeros((1, 2, 1, 64), np.float32)
+    q[..., :16], k[0, 0, 0, :16], k[0, 1, 0, :16] = 2, 3.5, 3
+    np.testing.assert_array_equal(np.einsum("bthd,bshd->bts", q, k)[0, 0], [112, 96])
+    v = np.array([14.0, 12.0], np.float32).reshape(1, 2, 1, 1).repeat(64, -1)
+    out, weights = attention(q, k, v, return_weights=True)
+    np.testing.assert_allclose(np.log(weights[0, 0, 0]) - np.log(weights[0, 0, 0, 0]), [0, 12 - 14], atol=1e-5)
+    np.testing.assert_allclose(weights[0, 0, 0], [0.88, 0.12], atol=0.005)
+    np.testing.assert_allclose(out[0, 0, 0], 0.8808 * 14 + 0.1192 * 12, atol=1e-3)
