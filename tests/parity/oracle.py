@@ -17,6 +17,7 @@ from vit_jax import naming
 from vit_jax.checkpoints.name_map import NameMap
 from vit_jax.checkpoints.published import Published, Sidecar, described
 from vit_jax.checkpoints.source import families_of, flat_shapes, nested
+from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.posemb import interpolate_posemb
 
 TOLERANCE = 1e-4  # times the largest absolute output of the reference, at least 1
@@ -73,7 +74,7 @@ def read(
     names = family.name_map(kwargs, published.layout)
     names.check(tensors, "FILE")
     model = build(published.model, kwargs)
-    wanted = shapes_of(model, published.preprocess["image_size"])
+    wanted = shapes_of(model, published.preprocess and published.preprocess["image_size"])
     pairs = list(names.read(tensors.__getitem__, wanted, "FILE"))
     params = dict(pairs)
     assert len(pairs) == len(params) and params.keys() == wanted.keys()
@@ -92,8 +93,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> Any:
 
 
 def shapes_of(model: Any, image_size: Any) -> dict[str, tuple[int, ...]]:
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model, image_size))
     return flat_shapes(variables.pop("params")) | flat_shapes(variables)
 
 
@@ -132,7 +132,7 @@ def files_beside(folder: Path) -> Sidecar:
     def load(name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
 
-    return Sidecar(load("config.json"), load("preprocessor_config.json"))
+    return Sidecar.of(load)
 
 
 def through_npz(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

@@ -22,6 +22,11 @@ def task_of_model(model: Mapping[str, Any]) -> Spec:
     return {"name": "classify", "kwargs": {"model": section}}
 
 
+def task_with_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> Spec:
+    """The task that a published file names, of the model in it."""
+    return {"name": task["name"], "kwargs": {**task["kwargs"], "model": {"name": model["name"], **model["kwargs"]}}}
+
+
 def upgraded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of an older format as format 2 has them, with the task and the fields.
 

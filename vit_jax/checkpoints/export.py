@@ -53,7 +53,7 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     """
     spec = source.metadata["model"]
     if spec is None:
-        raise UserError(f"{source.path} names no model", "Convert a checkpoint of an image model")
+        raise UserError(f"{source.path} names no model", "Convert a checkpoint of a task with one model")
     fitting = {"npz": ".npz", "orbax": ""}.get(to, ".safetensors")
     if target.suffix in (".npz", ".safetensors") and target.suffix != fitting:
         raise UserError(
@@ -64,7 +64,8 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     file = target if target.suffix in (".npz", ".safetensors") else target / "model.safetensors"
     family, sidecar = _family_for(source, to)
     params, state = source.read()
-    layout = {"image_size": list(source.metadata["image_size"])}
+    size = source.metadata["image_size"]
+    layout = {"image_size": list(size)} if size else {}
     arrays = {name: np.asarray(x) for name, x in (flat_arrays(params) | flat_arrays(state)).items()}
     tensors = family.name_map(spec["kwargs"], layout).write(arrays)
     _check_return(family, spec, tensors, sidecar, to)
@@ -80,6 +81,7 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     else:
         write_safetensors(file, tensors, {"format": "pt"})
     for path, text in beside.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return [file, *beside]
 
@@ -101,7 +103,8 @@ def _families(to: str, model: str) -> list[ModuleType]:
 
 def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
     model = source.metadata["model"]["name"]
-    metadata = {**source.metadata, "preprocess": _preprocess_for(source.metadata["preprocess"], to)}
+    pixels = source.metadata["preprocess"]
+    metadata = {**source.metadata, "preprocess": pixels and _preprocess_for(pixels, to)}
     for family in _families(to, model):
         sidecar = family.sidecar(metadata)
         if sidecar is not None:
@@ -127,6 +130,8 @@ def notes(source: StoredModel, to: str) -> list[str]:
             f"resolution, {height}x{width} pixels, and differ at others"
         )
     pixels = metadata["preprocess"]
+    if pixels is None:
+        return said
     resize, oblong = pixels.get("resize", "squash"), len(set(metadata["image_size"])) == 2
     if pixels != _preprocess_for(pixels, to):
         said.append(f"{to} does not resize images by area, as this model does; 'bilinear' is written, which is close")
@@ -151,7 +156,7 @@ def _check_return(
     family: ModuleType, spec: Mapping[str, Any], tensors: Mapping[str, np.ndarray], sidecar: dict[str, dict], to: str
 ) -> None:
     """Whoever reads the file must get this model, not one that differs in what the file cannot say."""
-    beside = Sidecar(*(sidecar.get(f"{name}.json", {}) for name in ("config", "preprocessor_config")))
+    beside = Sidecar.of(lambda name: sidecar.get(name, {}))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     again = described(family, shapes, tensors.__getitem__, beside)
     if again is None:

@@ -22,6 +22,7 @@ from vit_jax.data.fields import Fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
+from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.tasks import Answer, Batch, Task, Variables, example_keys
 from vit_jax.tasks.features import Features
 
@@ -130,7 +131,8 @@ class Loaded:
             batch = NotedBatch(self.fields.on_device({k: x for k, x in batch.items() if k not in floats}) | floats)
             if names is None:
                 collections = {"params": variables["params"], **variables["model_state"]}
-                names = frozenset(jax.eval_shape(lambda v, x: self.model.apply(v, x), collections, batch["image"]))
+                args = (batch["image"],) if "image" in batch else example_inputs(self.model, None)
+                names = frozenset(jax.eval_shape(lambda v, *x: self.model.apply(v, *x), collections, *args))
             return self.task.outputs(variables, batch, names, example_keys(seed, batch))
 
         return outputs

@@ -44,12 +44,14 @@ class Entry:
         theirs: names in the file.
         read: one array for each of `theirs` -> one for each of `ours`.
         write: the inverse.
+        copies: how often the file has each number.
     """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     read: Callable[..., Sequence[NDArray]]
     write: Callable[..., Sequence[NDArray]]
+    copies: int = 1
 
 
 def transpose(x: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "b a"]:
@@ -65,6 +67,21 @@ def same(ours: str, theirs: str, shape: Sequence[int] | None = None, stored: Seq
         return x if to is None else x.reshape(to)
 
     return Entry((ours,), (theirs,), lambda x: [reshape(x, shape)], lambda x: [reshape(x, stored)])
+
+
+def tied(ours: str, theirs: Sequence[str]) -> Entry:
+    """One parameter that the file has under several names; another value under one of them is refused."""
+
+    def read(first: NDArray, *others: NDArray) -> list[NDArray]:
+        for name, other in zip(theirs[1:], others, strict=True):
+            if not np.array_equal(first, other):
+                raise UserError(
+                    f"The tensors {theirs[0]!r} and {name!r} differ, and the model has one parameter for both",
+                    "Only a model whose head is its embedding can be read",
+                )
+        return [first]
+
+    return Entry((ours,), tuple(theirs), read, lambda x: [x] * len(theirs), len(theirs))
 
 
 def linear(ours: str, theirs: str, kernel_shape: Sequence[int] | None = None, out_axes: int = 1) -> Entry:
@@ -161,7 +178,7 @@ class NameMap:
         for entry in self.entries:
             there = sum(math.prod(stored[name]) for name in entry.theirs)
             here = sum(math.prod(wanted.get(name, ())) for name in entry.ours)
-            if entry.ours and there != here:
+            if entry.ours and there != here * entry.copies:
                 names = " and ".join(map(shown, entry.theirs))
                 shapes = " and ".join(shown(list(stored[name])) for name in entry.theirs)
                 needed = ", ".join(f"{name} {list(wanted.get(name, ()))}" for name in entry.ours[:3])

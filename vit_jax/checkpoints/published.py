@@ -8,6 +8,13 @@ from typing import Any, Protocol
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes
 
+SIDECARS = {
+    "config": "config.json",
+    "preprocessor": "preprocessor_config.json",
+    "pooling": "1_Pooling/config.json",
+    "sentences": "sentence_bert_config.json",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sidecar:
@@ -18,13 +25,22 @@ class Sidecar:
     Args:
         config: config.json, of timm ('architecture', 'pretrained_cfg', ...) or of transformers ('model_type', ...).
         preprocessor: preprocessor_config.json of transformers.
+        pooling: 1_Pooling/config.json of sentence-transformers.
+        sentences: sentence_bert_config.json of the same.
     """
 
     config: JsonObject = dataclasses.field(default_factory=JsonObject)
     preprocessor: JsonObject = dataclasses.field(default_factory=JsonObject)
+    pooling: JsonObject = dataclasses.field(default_factory=JsonObject)
+    sentences: JsonObject = dataclasses.field(default_factory=JsonObject)
+
+    @classmethod
+    def of(cls, read: Callable[[str], Any]) -> "Sidecar":
+        """From what `read` gives for the path of each file, seen from the weight file."""
+        return cls(**{name: read(path) for name, path in SIDECARS.items()})
 
     def __post_init__(self):
-        for name, file in (("config", "config.json"), ("preprocessor", "preprocessor_config.json")):
+        for name, file in SIDECARS.items():
             if not isinstance(getattr(self, name), JsonObject):  # plain values, of a test or of what was just made
                 object.__setattr__(self, name, JsonObject(getattr(self, name), file))
 
@@ -37,19 +53,25 @@ class Published:
         model: the module in `vit_jax.models` that builds it.
         kwargs: its arguments, plain values; `vit_jax.load` lets a caller replace some before the names are mapped.
         layout: how this file differs from others of its family (prefix, generation of names), for `name_map`.
-        preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w].
+        preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w]; None for a model that
+            takes no images.
         labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
             are taken for those of ImageNet.
+        fields: the section of `config.data.fields` that prepares its inputs; None for an image and its label.
+        task: `{"name": ..., "kwargs": ...}`, the one that it was trained for; None for that of a classifier, or of a
+            model by itself.
         remarks: sentences on what was assumed, or differs from what the library does with this file: `load` prints
             them.
     """
 
     model: str
     kwargs: Mapping[str, Any]
-    preprocess: Mapping[str, Any]
+    preprocess: Mapping[str, Any] | None
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    fields: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
 
 
 class Family(Protocol):
@@ -74,7 +96,8 @@ class Family(Protocol):
         ...
 
     def name_map(self, kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
-        """The names for a model with these arguments; a layout of `image_size` [h, w] alone is the one to write."""
+        """The names for a model with these arguments; a layout of `image_size` [h, w] alone, or without images an
+        empty one, is the one to write."""
         ...
 
     def sidecar(self, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

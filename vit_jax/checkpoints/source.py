@@ -5,7 +5,7 @@ import functools
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.average import last_steps, read_averaged
-from vit_jax.checkpoints.description import task_of_model
+from vit_jax.checkpoints.description import task_of_model, task_with_model
 from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
@@ -28,6 +28,7 @@ from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct, named_module
+from vit_jax.nn.example_inputs import example_inputs
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
 
@@ -118,13 +119,15 @@ def families_of(library: str | None = None) -> list[ModuleType]:
     return [m for m in modules if library in (None, m.LIBRARY)]
 
 
-def model_shapes(model: str, kwargs: Mapping[str, Any], size: tuple[int, int]) -> tuple[dict, dict]:
-    """Flat name -> shape of the parameters of a model and of its other collections, for images of `size` [h, w].
+def model_shapes(model: str, kwargs: Mapping[str, Any], size: Sequence[int] | None) -> tuple[dict, dict]:
+    """Flat name -> shape of the parameters of a model and of its other collections, for images of `size` [h, w] where
+    it takes images.
 
     The names of the latter begin with their collection: 'batch_stats/encoder/norm1/mean'.
     """
     module = construct(named_module("model", model).build, kwargs, "model")
-    variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, *size, 3)), train=False), jax.random.key(0))
+    inputs = example_inputs(module, size)
+    variables = jax.eval_shape(lambda key: module.init(key, *inputs, train=False), jax.random.key(0))
     state = {name: tree for name, tree in variables.items() if name != "params"}
     return flat_shapes(variables["params"]), flat_shapes(state)
 
@@ -228,7 +231,9 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         raise UserError(f"{path} has the tensors of several families: {which}", "Keep those of one model in it")
     [(family, published)] = found
     kwargs = {**published.kwargs, **overrides}
-    preprocess = Preprocess.from_json(published.preprocess)
+    preprocess = published.preprocess and Preprocess.from_json(published.preprocess)
+    size = preprocess and preprocess.image_size
+    spec = {"name": published.model, "kwargs": kwargs}
     construct(named_module("model", published.model).build, kwargs, "overrides")  # refuses what nobody reads
     name_map = family.name_map(kwargs, published.layout)
     name_map.check(shapes, path)
@@ -236,12 +241,12 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         "format": store.FORMAT,
         "step": 0,
         "config": {},
-        "task": task_of_model({"name": published.model, "kwargs": kwargs}),
-        "model": {"name": published.model, "kwargs": kwargs},
-        "fields": None,
-        "preprocess": preprocess.to_json(),
+        "task": task_of_model(spec) if published.task is None else task_with_model(published.task, spec),
+        "model": spec,
+        "fields": published.fields,
+        "preprocess": preprocess and preprocess.to_json(),
         "labels": list(published.labels or label_names_for(kwargs.get("num_classes", 0))),
-        "image_size": list(preprocess.image_size),
+        "image_size": size and list(size),
         "product": "params",
         "frozen": [],
         "versions": {},
@@ -257,7 +262,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         _say(f"{path.name}: {remark}")
 
     def read() -> tuple[dict, dict]:
-        params, state = model_shapes(published.model, kwargs, preprocess.image_size)
+        params, state = model_shapes(published.model, kwargs, size)
         name_map.check_sizes(shapes, params | state, path)
         arrays = dict(_to_device(name_map.read(tensor, params | state, path), path, allow_nonfinite))
         return nested({n: arrays[n] for n in params}), nested({n: arrays[n] for n in state})
@@ -318,4 +323,4 @@ def _sidecar(path: Path) -> Sidecar:
         file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
         return read_json(file) if file.is_file() else JsonObject(where=str(file))
 
-    return Sidecar(read("config.json"), read("preprocessor_config.json"))
+    return Sidecar.of(read)

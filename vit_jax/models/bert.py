@@ -132,6 +132,10 @@ class Bert(nn.Module):
             found["next_logits"] = nn.Dense(2, name="nsp")(first)
         return found
 
+    def example_inputs(self) -> tuple[Int[Array, "1 1"]]:
+        """See `vit_jax.nn.example_inputs`."""
+        return (jnp.zeros((1, 1), jnp.int32),)
+
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:
         """Parameters with the initial values of the authors' code: N(0, 0.02) cut at two standard deviations for
         kernels and embeddings, and biases 0."""

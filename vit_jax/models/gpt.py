@@ -117,6 +117,10 @@ class GPT(nn.Module):
         """Of the tokens that come next, float32."""
         return self.text.attend(tokens)
 
+    def example_inputs(self) -> tuple[Int[Array, "1 1"]]:
+        """See `vit_jax.nn.example_inputs`."""
+        return (jnp.zeros((1, 1), jnp.int32),)
+
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:
         """Parameters with the initial values of the papers: N(0, 0.02) for kernels and embeddings, biases 0, and from
         GPT-2 on the kernels that end a residual branch divided by the square root of the number of branches."""

@@ -230,6 +230,10 @@ class Transformer(nn.Module):
         found = self.text.attend(tokens)
         return found + self.bias if self.logits_bias else found
 
+    def example_inputs(self) -> tuple[Int[Array, "1 1"], Int[Array, "1 1"]]:
+        """A source and a target, see `vit_jax.nn.example_inputs`."""
+        return jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)
+
     def redrawn(self, params: PyTree[jax.Array], rng: PRNGKeyArray) -> PyTree[jax.Array]:
         """Initial values: Glorot's uniform ones for every matrix, as in the authors' code; the embedding stays."""
         return xavier_redrawn(params, rng, fused_qkv=False, tokens={})
