@@ -1,0 +1,108 @@
+"""Text models without any other library: what is written is read again, and what cannot be is said."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import vit_jax
+from vit_jax import UserError
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.source import StoredModel, open_source
+from vit_jax.data.fields.tokens import build as tokens_field
+from vit_jax.data.tokenizers.ids import build as ids_tokenizer
+from vit_jax.naming import build_named
+from vit_jax.nn.example_inputs import example_inputs
+
+SIZE = {"vocab_size": 30, "width": 16, "num_heads": 2, "mlp_dim": 24, "max_length": 12}
+BERT = {"variant": "base", "depth": 1, **SIZE}
+CASES = {
+    "bert": {"name": "bert", **BERT, "masked_language": True, "next_sentence": True},
+    "sentences": {"name": "bert", **BERT, "pooler": False, "pooling": "mean"},
+    "gpt1": {"name": "gpt", "variant": "gpt1", "depth": 1, **SIZE, "mlp_dim": 64},
+    "gpt2": {"name": "gpt", "variant": "gpt2-small", "depth": 1, **SIZE},
+    "marian": {"name": "transformer", "variant": "base", "encoder_depth": 1, "decoder_depth": 1, **SIZE,
+               "positions": "halves", "logits_bias": True, "norm_epsilon": 1e-5},
+}  # fmt: skip
+
+
+def run_of_ours(section):
+    """An untrained model as `open_source` gives a run, and its parameters."""
+    kwargs = {key: value for key, value in section.items() if key != "name"}
+    model = build_named("model", section, "config.model")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model, None))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    metadata = {"model": {"name": section["name"], "kwargs": kwargs}, "preprocess": None, "labels": [],
+                "image_size": None}  # fmt: skip
+    return StoredModel("run", metadata, lambda: (params, {})), params
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_there_and_back(name, tmp_path):
+    source, params = run_of_ours(CASES[name])
+    export(source, tmp_path, "transformers")
+    loaded = vit_jax.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    again = {"name": CASES[name]["name"], **loaded.metadata["model"]["kwargs"]}
+    wanted = build_named("model", CASES[name], "config.model")
+    assert build_named("model", again, "config.model") == wanted.clone(parent=None)
+    assert loaded.fields["text"].tokenizer.vocab_size == 30 and loaded.fields["text"].length == 12
+    assert loaded.preprocess is None
+
+
+def test_features_of_a_published_bert_are_outputs_like_others(tmp_path):
+    """By the field's names; what `last_layers` gives is for probes and neighbours."""
+    export(run_of_ours(CASES["sentences"])[0], tmp_path, "transformers")
+    loaded = vit_jax.load(tmp_path)
+    row = loaded.fields["text"].batched("text", loaded.fields["text"].read("3 1 4 1 5", "FILE", None))
+    batch = {key: np.stack([value, value]) for key, value in row.items() if not key.endswith("_cut")}
+    found = loaded.outputs(batch, ("features", "tokens", "last_layers_mean"))
+    there = np.asarray(found["tokens"])[:, :5]
+    np.testing.assert_allclose(found["features"], there.mean(1), atol=1e-6)
+    np.testing.assert_allclose(found["last_layers_mean"], found["features"], atol=1e-6)  # one layer
+    assert set(loaded.outputs(batch)) == {"features", "tokens"}
+
+
+def test_what_the_other_library_cannot_hold_is_refused(tmp_path):
+    for name, change in (("marian", {"positions": "pairs"}), ("gpt1", {"activation": "gelu_exact"}),
+                         ("bert", {"activation": "quick_gelu"}), ("gpt1", {"mlp_dim": 24})):  # fmt: skip
+        with pytest.raises(UserError, match="transformers has no place for this"):
+            export(run_of_ours(CASES[name] | change)[0], tmp_path / "x", "transformers")
+    with pytest.raises(UserError, match="cannot keep norm_epsilon=1e-06"):  # torch's is not in the config
+        export(run_of_ours(CASES["marian"] | {"norm_epsilon": 1e-6})[0], tmp_path / "x", "transformers")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "message"),
+    [
+        ("marian", "config.json", {"scale_embedding": False}, "scale_embedding"),
+        ("bert", "config.json", {"model_type": "roberta"}, "a model that vit_jax does not have"),
+        ("bert", "config.json", {"hidden_act": "mish"}, "activation is 'mish'"),
+        ("bert", "config.json", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("bert", "config.json", {"num_attention_heads": 3}, "num_attention_heads"),
+        ("gpt2", "config.json", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", "config.json", {"n_layer": 2}, "n_layer"),
+        ("gpt2", "config.json", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("sentences", "1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode"),
+    ],
+)
+def test_a_config_that_means_another_model_is_refused(name, file, changes, message, tmp_path):
+    export(run_of_ours(CASES[name])[0], tmp_path, "transformers")
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path)
+
+
+def test_texts_of_a_model_without_a_vocabulary_are_numbers():
+    ids = ids_tokenizer(vocab_size=30, pad_id=7)
+    assert (
+        ids.encode(" 3 29\n0 ") == [3, 29, 0] and ids.decode([3, 29]) == "3 29" and (ids.pad_id, ids.eos_id) == (7, 29)
+    )
+    for text, word in (("3 cat", "cat"), ("30", "30"), ("-1", "-1"), ("٣", "٣")):
+        with pytest.raises(UserError, match=f"{word!r} is not the number of a token"):
+            ids.encode(text)
+    field = tokens_field(data=None, length=4, tokenizer={"name": "ids", "vocab_size": 30}, bos=False, eos=False)
+    assert field.to_json()["tokenizer"] == {"name": "ids", "vocab_size": 30}
