@@ -20,6 +20,7 @@ from vit_jax.commands import (
     plan,
     predict,
     prepare,
+    prepare_tokenizer,
     report,
     train,
     visualize,
@@ -36,6 +37,7 @@ _COMMANDS = {
     "convert": convert,
     "report": report,
     "prepare": prepare,
+    "prepare tokenizer": prepare_tokenizer,
     "contact-sheet": contact_sheet,
     "plan": plan,
     "bench": bench,
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if of_config:
             print(of_config)
             return 0
+        if " ".join(argv[:2]) in _COMMANDS:  # a command of two words
+            argv = [" ".join(argv[:2]), *argv[2:]]
         arguments = _parser().parse_args(argv)
         return _COMMANDS[arguments.command].run(arguments) or 0
     except UserError as error:
