@@ -23,7 +23,7 @@ def windows(length, texts=TEXTS):
     return Windows(DocumentSource(texts, texts), "text", byte_tokens.build(), length)
 
 
-def inputs(tmp_path, texts=TEXTS, length=5, **more):
+def inputs(tmp_path, texts=("ab",), length=5, **more):
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     section = {"name": "documents", "paths": str(path)}
@@ -86,8 +86,19 @@ def test_a_text_by_itself_is_a_window():
     kind = build_fields({"text": {"name": "packed", "length": 6}}, Context())["text"]
     row = kind.batched("text", kind.read("abc", "x", None))
     assert row["text"].tolist() == [END, 100, 101, 102, END, 0] and row["text_documents"].tolist() == [0] * 4 + [1] * 2
-    with pytest.raises(UserError, match="x has 7 tokens with the ends, more than the 6 of a window"):
-        kind.read("abcde", "x", None)
+    assert kind.read("abcdefg", "x", None).ids.tolist() == [END, 100, 101, 102, 103, END]
+
+
+def test_texts_of_classes_are_evaluated_each_by_itself(tmp_path):
+    """A probe of a language model asks for labelled texts, where training reads windows."""
+    rows = [{"text": "abc", "kind": "x"}, {"text": "defghij", "kind": "y"}]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = inputs(tmp_path, length=6, label={"name": "classes"})
+    section = {"name": "documents", "paths": f"{tmp_path}/labelled.jsonl", "label_key": "kind"}
+    with made.eval_pipeline(2, "x", section).iterate() as batches:
+        [batch] = batches
+    assert batch["label"].tolist() == [0, 1]
+    assert batch["text"].tolist() == [[END, 100, 101, 102, END, 0], [END, 103, 104, 105, 106, END]]
 
 
 def test_what_cannot_be_packed_is_one_sentence(tmp_path):

@@ -110,3 +110,14 @@ def test_too_few_sentences_are_one_sentence(texts):
 def test_tokens_have_no_sentences():
     with pytest.raises(UserError, match="d0, field 'text', is no text that has sentences"):
         pairs([[1, 2], [3]])
+
+
+def test_texts_of_classes_are_evaluated_each_by_itself(tmp_path):
+    """Probes of a pretrained BERT ask for labelled texts, where training reads pairs."""
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, "kind": text[1]}) for text in ("ab", "c" * 50)))
+    section = {"name": "documents", "paths": str(path), "label_key": "kind"}
+    inputs = build_inputs({"train": section, "fields": FIELDS, "num_threads": 0})
+    [batch] = inputs.eval_pipeline(2, "x", section).iterate()
+    assert batch["label"].tolist() == [0, 1] and batch["text_mask"].sum(axis=1).tolist() == [4, 43]
+    assert not batch["text_segments"].any() and batch["text"][1, -1] == 2

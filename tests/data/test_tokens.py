@@ -120,3 +120,29 @@ def test_evaluation_takes_the_first_of_several_texts():
         assert kind.choose(several, "x", None) in ("b", b"b")
     for one in ("bc", b"bc", [1, 2], np.array([1, 2]), []):
         assert kind.choose(one, "x", np.random.default_rng(0)) is one
+
+
+@dataclass(frozen=True)
+class Endless(OneSpecial):
+    """As a model of sentencepiece without start and end."""
+
+    pad_id: int = 0
+    bos_id: None = None
+    eos_id: None = None
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"name": "tokens", "bos": False}, "'endless' has no token that ends a text. Set eos=False"),
+        ({"name": "tokens", "eos": False}, "'endless' has no token that starts a text. Set bos=False"),
+        ({"name": "packed"}, "'endless' has no token that ends a text"),
+        ({"name": "token_pair"}, "'endless' has no tokens that stand around texts"),
+    ],
+)
+def test_a_tokenizer_without_the_special_tokens_is_one_sentence(monkeypatch, section, sentence):
+    monkeypatch.setattr("vit_jax.data.text.build_named", lambda *_: Endless())
+    with pytest.raises(UserError, match=sentence):
+        build_fields({"text": {**section, "length": 8, "tokenizer": "endless"}}, Context())
+    bare = {"name": "tokens", "length": 4, "bos": False, "eos": False, "tokenizer": "endless"}
+    assert build_fields({"text": bare}, Context())["text"].read("ab", "x", None).tolist() == [97, 98]

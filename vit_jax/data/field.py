@@ -58,7 +58,9 @@ class Field:
 
     def arranged(self, name: str, source: Source) -> Source:
         """The source whose examples the field reads, where they are not those that a source has by itself: documents
-        in windows, or sentences in pairs. Such a source gives the field and what belongs to it, and nothing else."""
+        in windows, or sentences in pairs. Such a source gives the field and what belongs to it, and nothing else.
+
+        Evaluation asks it for sources without classes alone: `read` also takes a source's own value."""
         return source
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> Any:

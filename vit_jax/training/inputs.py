@@ -141,7 +141,8 @@ class Inputs:
             raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
         section = source or self.eval
         source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
-        source = self.kinds().arranged(source)
+        if not source.label_names:  # a text of a class is an example by itself, as probes and k-NN take it
+            source = self.kinds().arranged(source)
         # What the examples depend on, so that results for them can be kept.
         kinds, preprocess = self.kinds(source.label_names), self.preprocessing
         description = [

@@ -38,16 +38,11 @@ class Packed(Field):
         return Windows(source, name, self.tokenizer, self.length)
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> Window:
-        """A window; of a text by itself one with an end token before and after it."""
+        """A window; of a text by itself one with an end token before and after it, cut where it is longer."""
         if isinstance(raw, Window):
             return raw
-        end = [self.tokenizer.eos_id]
-        ids = np.concatenate([end, token_ids(self.tokenizer, raw, where), end]).astype(np.int32)
-        if len(ids) > self.length:
-            raise UserError(
-                f"{where} has {len(ids)} tokens with the ends, more than the {self.length} of a window",
-                "Raise the field's length, or give less text",
-            )
+        ids, end = token_ids(self.tokenizer, raw, where), [self.tokenizer.eos_id]
+        ids = np.concatenate([end, ids[: self.length - 2], end]).astype(np.int32)
         return Window(ids, (np.arange(len(ids)) == len(ids) - 1).astype(np.int32))
 
     def batched(self, name: str, value: Window) -> dict[str, Any]:
@@ -75,6 +70,9 @@ def build(*, data: Context, length: Count, tokenizer: str | Mapping[str, Any] = 
         length: of a window in tokens.
         tokenizer: the name of a module in `vit_jax.data.tokenizers`, or a section with it and its arguments.
     """
+    made, section = tokenizer_of(tokenizer)
+    if made.eos_id is None:
+        raise UserError(f"The tokenizer {section['name']!r} has no token that ends a text", "Pack with one that has")
     if length < 2:
         raise UserError(f"In a window of {length} there is nothing to predict", "Raise its length")
-    return Packed(*tokenizer_of(tokenizer), length)
+    return Packed(made, section, length)

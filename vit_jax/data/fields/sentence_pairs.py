@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vit_jax.data.field import Context
-from vit_jax.data.fields.token_pair import TokenPair
+import numpy as np
+from jaxtyping import Int32
+
+from vit_jax.data.field import Context, Plane
+from vit_jax.data.fields.token_pair import TokenPair, checked
 from vit_jax.data.sentence_pairs import SentencePairs as Pairs
 from vit_jax.data.source import Source
-from vit_jax.data.text import tokenizer_of
-from vit_jax.errors import UserError
 from vit_jax.ranges import Count, Natural, Share
 
 
@@ -33,6 +34,10 @@ class SentencePairs(TokenPair):
             short=self.short,
             seed=self.seed,
         )
+
+    def read(self, raw: Any, where: str, plane: Plane | None) -> tuple[Int32[np.ndarray, " n"], ...]:
+        """The tokens of a pair; those of a text by itself, or of two, are cut where they are longer."""
+        return self._texts(raw, where)
 
     def to_json(self) -> dict[str, Any]:
         own = {"sentences": self.sentences, "copies": self.copies, "short": self.short, "seed": self.seed}
@@ -61,6 +66,4 @@ def build(
         short: share of pairs that are shorter than they could be (`short_seq_prob`).
         seed: of the pairs, which are the same in every epoch.
     """
-    if length < 5:
-        raise UserError(f"A length of {length} leaves no room for two texts", "Raise it")
-    return SentencePairs(*tokenizer_of(tokenizer), length, "fail", sentences, copies, short, seed)
+    return SentencePairs(*checked(tokenizer, length), length, "fail", sentences, copies, short, seed)

@@ -40,6 +40,16 @@ class TokenPair(Field):
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> tuple[Int32[np.ndarray, " n"], ...]:
         """The tokens of one text or two, without special ones: each a text, its UTF-8 bytes or its token ids."""
+        found = self._texts(raw, where)
+        total, room = sum(map(len, found)), self.length - 1 - len(found)
+        if total > room and self.long == "fail":
+            raise UserError(
+                f"{where} has {total} tokens, more than the {room} that the field holds",
+                "Raise its length, or set long='cut'",
+            )
+        return found
+
+    def _texts(self, raw: Any, where: str) -> tuple[Int32[np.ndarray, " n"], ...]:
         several = isinstance(raw, (list, tuple, np.ndarray)) and any(
             not isinstance(one, (int, np.integer)) for one in raw
         )
@@ -49,12 +59,6 @@ class TokenPair(Field):
         found = tuple(token_ids(self.tokenizer, text, where) for text in texts)
         if not all(len(ids) for ids in found):
             raise UserError(f"{where} has an empty text", "Leave the example out")
-        total = sum(map(len, found))
-        if total > (room := self.length - 1 - len(found)) and self.long == "fail":
-            raise UserError(
-                f"{where} has {total} tokens, more than the {room} that the field holds",
-                "Raise its length, or set long='cut'",
-            )
         return found
 
     def batched(self, name: str, value: tuple[Int32[np.ndarray, " n"], ...]) -> dict[str, Any]:
@@ -77,6 +81,20 @@ def around(tokenizer: Tokenizer) -> tuple[int, int]:
     has none."""
     start, end = getattr(tokenizer, "cls_id", None), getattr(tokenizer, "sep_id", None)
     return tokenizer.bos_id if start is None else start, tokenizer.eos_id if end is None else end
+
+
+def checked(tokenizer: str | Mapping[str, Any], length: int) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer of a field of texts in pairs, and its section.
+
+    Raises:
+        UserError: for one without tokens to stand around them, and for a length without room.
+    """
+    made, section = tokenizer_of(tokenizer)
+    if None in around(made):
+        raise UserError(f"The tokenizer {section['name']!r} has no tokens that stand around texts", "Use one that has")
+    if length < 5:
+        raise UserError(f"A length of {length} leaves no room for two texts", "Raise it")
+    return made, section
 
 
 def joined(name: str, texts: list[Int32[np.ndarray, " n"]], tokenizer: Tokenizer, length: int) -> dict[str, Any]:
@@ -107,6 +125,4 @@ def build(
         long: what happens to texts that do not fit: "fail", or "cut" the end of the longer one first. The share of
             examples that were cut is logged as train/cut.
     """
-    if length < 5:
-        raise UserError(f"A length of {length} leaves no room for two texts", "Raise it")
-    return TokenPair(*tokenizer_of(tokenizer), length, long)
+    return TokenPair(*checked(tokenizer, length), length, long)

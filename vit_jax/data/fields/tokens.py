@@ -96,6 +96,11 @@ def build(
         bos, eos: whether a token says where the text starts, and where it ends.
         long: what happens to a longer text: "fail", or "cut" its end. The share of cut texts is logged as train/cut.
     """
+    made, section = tokenizer_of(tokenizer)
+    for name, wanted in (("bos", bos), ("eos", eos)):
+        if wanted and getattr(made, f"{name}_id") is None:
+            which = "starts" if name == "bos" else "ends"
+            raise UserError(f"The tokenizer {section['name']!r} has no token that {which} a text", f"Set {name}=False")
     if length <= bos + eos:
         raise UserError(f"A length of {length} leaves no room for a text", "Raise it")
-    return Tokens(*tokenizer_of(tokenizer), length, bos, eos, long)
+    return Tokens(made, section, length, bos, eos, long)
