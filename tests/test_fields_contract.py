@@ -1,6 +1,7 @@
 """Tasks on other fields than one image and one label, through a plain config: what `data.fields` promises."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -228,9 +229,15 @@ def test_a_contact_sheet_draws_what_lies_on_the_image_and_writes_texts(tmp_path)
     drawn, plain = (decode(contact_sheet.sheet(each, 2, 3)[0]) for each in (values, bare))
     assert drawn.shape == plain.shape and (drawn != plain).mean() > 0.1
     assert contact_sheet.sheet(two_towers(tmp_path), 2, 2)
-    with pytest.raises(UserError, match="this data has none"):
-        texts = {"fields": {"tokens": {"name": "tokens", "length": 40}}, "transform": None, "image_size": None}
-        contact_sheet.sheet(changed(two_towers(tmp_path), **texts), 2, 2)
+    texts = {"fields": {"tokens": {"name": "tokens", "length": 40}, "label": {"name": "classes"}}}
+    texts = changed(two_towers(tmp_path), **texts, transform=None, image_size=None)
+    with pytest.raises(UserError, match="this data has none. Write its texts: --output sheet.txt"):
+        contact_sheet.sheet(texts, 2, 2)
+    lines = contact_sheet.texts(texts, 3).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{k} {name}" for k in range(3) for name in ("tokens", "label")]
+    assert all(re.fullmatch(r"\d tokens: a (red|green|blue) thing, number \d+", line) for line in lines[::2])
+    with pytest.raises(UserError, match="This data has images"):
+        contact_sheet.texts(two_towers(tmp_path), 3)
 
 
 def changed(values, **data):

@@ -137,7 +137,7 @@ def inside(place, monkeypatch):
         ("convert nowhere", "required: DST"),
         ("report nowhere", "nowhere"),
         ("report empty", "empty"),
-        ("contact-sheet --config tiny.py --output x.jpg", "does not end in .png"),
+        ("contact-sheet --config tiny.py --output x.jpg", "does not end in .png or .txt"),
         ("contact-sheet --config tiny.py --output file/x.png", "is a file"),
         ("contact-sheet --config tiny.py --output x.png --images 0", "--images is 0"),
         ("plan --config tiny.py --topology v99:8", "v99"),

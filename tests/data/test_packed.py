@@ -82,6 +82,11 @@ def test_parts_of_a_mixture_are_packed_each_by_itself():
     assert all(len(row) == 1 for row in rows)
 
 
+def test_documents_are_told_apart_in_words():
+    kind = build_fields({"text": {"name": "packed", "length": 8}}, Context())["text"]
+    assert kind.caption("text", kind.batched("text", windows(8)[0]["text"])) == "abc | d"
+
+
 def test_a_text_by_itself_is_a_window():
     kind = build_fields({"text": {"name": "packed", "length": 6}}, Context())["text"]
     row = kind.batched("text", kind.read("abc", "x", None))

@@ -3,10 +3,12 @@
 examples:
   vit_jax contact-sheet --config digits --output sheet.png
   vit_jax contact-sheet --config digits --output sheet.png --images 4 --views 12 --config.data.transform.rotate=90
+  vit_jax contact-sheet --config brown_gpt --output sheet.txt
 
 Each row is one image of the config's order: left as evaluation would see it, then as many random views (or pairs of
 views, where the loss compares two of an image). Look at it before a long run: at labels, crops and colours. Of other
-fields, labels of pixels, points and boxes are drawn on their image, and texts written beside it.
+fields, labels of pixels, points and boxes are drawn on their image, and texts written beside it. Of data without images
+the texts alone are written, back from their tokens as training gets them.
 """
 
 import argparse
@@ -27,8 +29,8 @@ if TYPE_CHECKING:  # not for every command: images and their transforms take 0.7
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, True, "the config whose data section is drawn")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG to write")
-    parser.add_argument("--images", type=int, default=10, metavar="N", help="rows (default 10)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG to write, or .txt of texts")
+    parser.add_argument("--images", type=int, default=10, metavar="N", help="rows, or texts (default 10)")
     parser.add_argument("--views", type=int, default=8, metavar="N", help="random views or pairs of each (default 8)")
 
 
@@ -36,7 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("images", "views"):
         if not 1 <= getattr(arguments, name) <= 100:
             raise UserError(f"--{name} is {getattr(arguments, name)}", "Give 1 to 100")
-    path = output_file(arguments.output, suffixes=(".png",))
+    path = output_file(arguments.output, suffixes=(".png", ".txt"))
+    if path.suffix.lower() == ".txt":
+        path.write_text(texts(read_config(arguments), arguments.images), encoding="utf-8")
+        print(f"{printable(path)}: {arguments.images} examples as in training")
+        return
     data, together = sheet(read_config(arguments), arguments.images, arguments.views)
     path.write_bytes(data)
     kind = "views" if together == 1 else f"times the {together} views"
@@ -66,7 +72,7 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
     pipeline = inputs.train_pipeline(source, images * views, config.seed)
     kinds = inputs.kinds(source.label_names)
     if "image" not in kinds:
-        raise UserError("A contact sheet shows images, and this data has none", "Look at the texts themselves")
+        raise UserError("There are no images to draw, this data has none", "Write its texts: --output sheet.txt")
     batch, rows, together = pipeline.batch(0), [], 1
     for start in range(0, len(batch["image"]), views):
         example = kinds.batched(kinds.evaluated(pipeline.example(start)))
@@ -83,6 +89,35 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
             )
         )
     return figures.contact_sheet(rows, together), together
+
+
+def texts(values: Mapping[str, Any], count: int) -> str:
+    """What the first examples of training say, back from their tokens: for each a line of every field in words.
+
+    Args:
+        values: the plain config.
+        count: examples.
+
+    Raises:
+        UserError: when the config is wrong, or its data has images or is not here.
+    """
+    from vit_jax.training.config import run_config
+    from vit_jax.training.inputs import build_inputs
+
+    config = run_config(values)
+    inputs = dataclasses.replace(build_inputs(config.data), num_workers=0, repeats=1)
+    source = inputs.train_source()
+    kinds = inputs.kinds(source.label_names)
+    if "image" in kinds:
+        raise UserError("This data has images, to which a text does not do justice", "Draw them: --output sheet.png")
+    batch, lines = inputs.train_pipeline(source, count, config.seed).batch(0), []
+    for k in range(count):
+        row = {key: value[k] for key, value in batch.items()}
+        said = {name: kind.caption(name, row) for name, kind in kinds.items() if name != "label"}
+        if "label" in row:
+            said["label"] = _label(row["label"], source.label_names)
+        lines += [f"{k} {name}: {printable(' '.join(text.split()))}" for name, text in said.items() if text]
+    return "\n".join(lines) + "\n"
 
 
 def _drawn(kinds: "Fields", row: Mapping[str, Any]) -> "Image":

@@ -57,7 +57,10 @@ class Packed(Field):
         return readable(self.tokenizer, ids)
 
     def caption(self, name: str, row: Mapping[str, Any]) -> str:
-        return self.text(row[name])
+        """The documents' parts, with a bar between them."""
+        ids, documents = row[name], row[f"{name}_documents"]
+        parts = (self.text(ids[documents == number]) for number in range(documents[-1] + 1))
+        return " | ".join(part for part in parts if part)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "packed", "tokenizer": dict(self.section), "length": self.length}
