@@ -21,7 +21,7 @@ from vit_jax.training.config import parse_arg
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, data="brown", steps=2000, seed=0, smoke=False)
-    steps = 60 if arg.smoke else arg.steps
+    steps = 40 if arg.smoke else arg.steps
 
     config = ConfigDict()
     config.seed = arg.seed
@@ -47,6 +47,6 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.evals = dict(val=dict(name="perplexity"))
     config.eval_every = None
-    config.log_every = max(1, steps // 40)
+    config.log_every = 10 if arg.smoke else 50
     config.checkpoint = dict(every=None if arg.smoke else 500, keep=1)
     return config

@@ -22,9 +22,9 @@ Arguments: `variant`, see `vit_jax.models.gpt`; `texts` and `held_out`, text fil
 
 from ml_collections import ConfigDict
 
+from vit_jax.errors import UserError
 from vit_jax.models.gpt import VARIANTS
 from vit_jax.naming import nearest
-from vit_jax.errors import UserError
 from vit_jax.training.config import parse_arg
 
 # By width: table 2.1 of GPT-3, whose sizes up to XL are those of GPT-2 or nearly so.

@@ -119,6 +119,8 @@ ARGUMENTS = {
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
     "transformer_wmt": ["", "variant=big"],
+    "gpt2": ["", "variant=gpt1", "variant=gpt3-13b,batch=2048"],
+    "brown_gpt": ["", "smoke"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
@@ -133,6 +135,7 @@ PROGRAMS = [
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
     ("simclr_i1k", "model=18,version=2"),
+    ("brown_gpt", ""),
     ("cldr_translate", ""),
 ]
 
@@ -145,7 +148,7 @@ def load(name, argument, checkpoint):
 
 def few_blocks(values):
     """The values with two blocks: blocks are alike, so two of them say as much as all."""
-    return override(values, {"model.depth": "2"} if values["model"]["name"] == "vit" else {})
+    return override(values, {"model.depth": "2"} if values["model"]["name"] in ("gpt", "vit") else {})
 
 
 def raw_batch(experiment, batch_size=8):
