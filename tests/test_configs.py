@@ -61,7 +61,7 @@ class Texts:
         return 100
 
     def __getitem__(self, index):
-        text = "It was late. Nobody came. The light went out, and all was still."
+        text = "It was late.\nNobody came.\nThe light went out, and all was still."
         return {"path": f"text {index}", "label": index % 2, **dict.fromkeys(self._names, text)}
 
 
@@ -99,7 +99,7 @@ def checkpoint(tmp_path_factory):
     return untrained(workdir, tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
-FROM_CHECKPOINT = ("finetune", "linear_probe", "mae_finetune", "vit_paper_finetune")
+FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "mae_finetune", "vit_paper_finetune")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "bench_b16": ["", "remat=full,scan"],
@@ -121,6 +121,10 @@ ARGUMENTS = {
     "transformer_wmt": ["", "variant=big"],
     "gpt2": ["", "variant=gpt1", "variant=gpt3-13b,batch=2048"],
     "brown_gpt": ["", "smoke"],
+    "bert_pretrain": ["", "variant=large,length=512,init=runs/bert"],
+    "bert_finetune": ["", "data=MNLI,pair"],
+    "brown_bert": ["", "texts=genre_texts"],
+    "brown_genre": ["", "init=runs/bert", "init=runs/bert,frozen"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
@@ -131,6 +135,7 @@ PROGRAMS = [
     ("linear_probe", ""),
     ("linear_probe", "method=simclr,data=photos"),
     ("mae_finetune", ""),
+    ("brown_bert", ""),
     ("shifted_fashion", "method=mae"),
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
@@ -148,7 +153,7 @@ def load(name, argument, checkpoint):
 
 def few_blocks(values):
     """The values with two blocks: blocks are alike, so two of them say as much as all."""
-    return override(values, {"model.depth": "2"} if values["model"]["name"] in ("gpt", "vit") else {})
+    return override(values, {"model.depth": "2"} if values["model"]["name"] in ("bert", "gpt", "vit") else {})
 
 
 def raw_batch(experiment, batch_size=8):
