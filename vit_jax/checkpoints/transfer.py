@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from vit_jax.checkpoints.description import rebuilt
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
+from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import named_module, nearest
@@ -21,6 +22,7 @@ from vit_jax.nn.posemb import interpolate_posemb
 _HEADS = ("head", "distillation_head")
 _POSEMB = "pos_embedding"
 _PARAMS = "params/"
+_TEXT = "text"  # the subtree that reads tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +58,17 @@ class Report:
         return "\n".join(map(printable, lines))
 
 
-def check_sources(sources: str | Mapping[str, str]) -> None:
-    """Refuses what `init_from` could not open, before anything is computed or written; arrays are not read."""
+def check_sources(sources: str | Mapping[str, str], fields: Sections = None) -> None:
+    """Refuses what `init_from` could not open, and text networks that were trained on other tokens than those of
+    `fields`, before anything is computed or written; arrays are not read."""
     if not isinstance(sources, (str, Mapping)):
         raise UserError(f"config.init_from is {sources!r}", "Give a checkpoint, or {subtree: checkpoint}")
-    for source in [sources] if isinstance(sources, str) else sources.values():
+    for subtree, source in [(_TEXT, sources)] if isinstance(sources, str) else sources.items():
         if not isinstance(source, str):
             raise UserError(f"config.init_from holds {source!r}", "Give the path of a checkpoint for each subtree")
-        open_source(source.partition("::")[0])
+        opened = open_source(source.partition("::")[0])
+        if subtree.partition("/")[0] == _TEXT:
+            check_vocabulary(opened.path, opened.metadata.get("fields"), fields)
 
 
 def init_from(

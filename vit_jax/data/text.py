@@ -84,13 +84,15 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def tokenizer_of(tokenizer: str | Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer of a field's section, and the section in full.
+    """The tokenizer of a field's section, and the section as a checkpoint keeps it: in full, with its files.
 
     Args:
         tokenizer: the name of a module in `vit_jax.data.tokenizers`, or a section with it and its arguments.
     """
     section = {"name": tokenizer} if isinstance(tokenizer, str) else dict(tokenizer)
-    return build_named("tokenizer", section, "config.data.fields.tokenizer"), section
+    built = build_named("tokenizer", section, "config.data.fields.tokenizer")
+    stored = getattr(built, "to_json", None)
+    return built, section if stored is None else {**section, **stored()}
 
 
 def readable(tokenizer: Tokenizer, ids: Sequence[int] | Int32[np.ndarray, " n"], *special: int) -> str:

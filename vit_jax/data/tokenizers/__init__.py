@@ -17,6 +17,9 @@ class Tokenizer(Protocol):
     stands for, 0 for special ones. Losses can then be given in bits per byte. One that cuts words into pieces has
     `continues`, bool [V]: whether each token goes on the word of the token before it, for masking whole words.
 
+    One that is made of files has `to_json() -> dict`: arguments of its `build` with the files in them, which a
+    checkpoint keeps (see `vit_jax.data.vocabularies.Vocabulary.to_json`).
+
     Args:
         pad_id: what fills a row.
         bos_id, eos_id: what starts and ends a text; None where there is none.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32
 from vit_jax.data.byte_pairs import BytePairs, continues
 from vit_jax.data.learn_pairs import counted, learn_pairs
 from vit_jax.data.tokenizers.gpt2_bpe import WORDS
-from vit_jax.data.vocabularies import Vocabulary, damaged, read_vocabulary
+from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary
 from vit_jax.data.words import Derived, Remembered, joined, utf8
 from vit_jax.errors import UserError
 
@@ -45,6 +45,9 @@ class BPE(Derived):
     @property
     def vocab_size(self) -> int:
         return len(self._pieces)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.pairs.to_json()}
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._words.__getitem__, WORDS.findall(text))))
@@ -120,7 +123,7 @@ def trained(texts: Iterable[str], size: int, learned: Callable[[], object] = lam
     return json.dumps({"tokenizer": "bpe", "format": _FORMAT, "pairs": pairs}) + "\n"
 
 
-def build(*, path: str) -> BPE:
+def build(*, path: File) -> BPE:
     """Pairs of bytes.
 
     Args:

@@ -5,12 +5,13 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import ftfy
 import regex
 
 from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, read_pairs
-from vit_jax.data.vocabularies import Vocabulary, shipped
+from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary, shipped
 from vit_jax.data.words import Derived, Remembered, joined, utf8
 
 _END = "</w>"
@@ -36,6 +37,9 @@ class CLIP(Derived):
     eos_id = 49407
     vocab_size = 49408
     cls_id = sep_id = mask_id = unk_id = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.merges.to_json()}
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._words.__getitem__, _WORDS.findall(clean(text)))))
@@ -74,5 +78,13 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
-def build() -> CLIP:
-    return CLIP(shipped("bpe_simple_vocab_16e6.txt.gz"))
+def build(*, path: File | None = None) -> CLIP:
+    """CLIP's tokens.
+
+    Args:
+        path: OpenAI's file in a checkpoint, or a copy of it; the one that is shipped by default.
+    """
+    tokenizer = CLIP(shipped("bpe_simple_vocab_16e6.txt.gz") if path is None else read_vocabulary(path))
+    if len(tokenizer._pairs) < _PAIRS:
+        raise damaged(tokenizer.merges.name, f"it has {len(tokenizer._pairs)} pairs, and CLIP's has {_PAIRS}")
+    return tokenizer

@@ -4,13 +4,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import regex
 from jaxtyping import Bool, Int32
 
 from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, continues, read_pairs
-from vit_jax.data.vocabularies import Vocabulary, read_vocabulary, shipped
+from vit_jax.data.vocabularies import File, Vocabulary, read_vocabulary, shipped
 from vit_jax.data.words import Derived, Remembered, joined
 
 # English endings, words and numbers with the space before them, punctuation, and space; the last space before a word
@@ -38,6 +39,9 @@ class GPT2(Derived):
 
     bos_id = pad_id = eos_id
     cls_id = sep_id = mask_id = unk_id = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.merges.to_json()}
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._words.__getitem__, WORDS.findall(text))))
@@ -71,7 +75,7 @@ class GPT2(Derived):
         return Remembered(BytePairs(starts, merges, range(256, 256 + len(self._pairs))).tokens)
 
 
-def build(*, path: str | None = None) -> GPT2:
+def build(*, path: File | None = None) -> GPT2:
     """GPT-2's tokens.
 
     Args:

@@ -5,12 +5,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from vit_jax.data.unicode8 import category
-from vit_jax.data.vocabularies import Vocabulary, damaged, read_vocabulary, shipped
+from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary, shipped
 from vit_jax.data.words import Derived, Remembered, outside, utf8
 
 _GOES_ON = "##"
@@ -70,6 +71,9 @@ class WordPiece(Derived):
         return self._ids["[MASK]"]
 
     bos_id, eos_id = cls_id, sep_id
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.vocabulary.to_json(), "lower": self.lower}
 
     def encode(self, text: str) -> list[int]:
         utf8(text)
@@ -173,7 +177,7 @@ class _Characters(dict[int, str]):
 _CHARACTERS = _Characters()
 
 
-def build(*, path: str | None = None, lower: bool = True) -> WordPiece:
+def build(*, path: File | None = None, lower: bool = True) -> WordPiece:
     """BERT's tokens.
 
     Args:
