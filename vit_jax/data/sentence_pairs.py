@@ -2,7 +2,7 @@
 pretraining (Devlin et al., arXiv:1810.04805, section A.2)."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -17,6 +17,13 @@ from vit_jax.errors import UserError
 # Where a sentence ends in running text: after its mark and what closes it, before what may begin another. After "Mr."
 # too: a pair does not need better.
 _END = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["'’”)\]]))\s+(?=["'‘“(\[]*[A-Z0-9À-ÖØ-Þ])""")
+
+
+class Pair(NamedTuple):
+    """Tokens of two stretches of sentences, without special ones."""
+
+    first: Int32[np.ndarray, " n"]
+    second: Int32[np.ndarray, " m"]
 
 
 class SentencePairs:
@@ -108,7 +115,7 @@ class SentencePairs:
             second_end = max(self._filling(second, other, left), second + 1)
         texts = self._tokens(first, split), self._tokens(second, second_end)
         kept = kept_lengths(*map(len, texts), wanted)
-        pair = [_trimmed(ids, count, rng) for ids, count in zip(texts, kept, strict=True)]
+        pair = Pair(*(_trimmed(ids, count, rng) for ids, count in zip(texts, kept, strict=True)))
         return {self._name: pair, "label": label}
 
     def _filling(self, first: int, document: int, wanted: int) -> int:

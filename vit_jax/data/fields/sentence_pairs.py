@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from vit_jax.data.field import Context, Plane
 from vit_jax.data.fields.token_pair import TokenPair, checked
+from vit_jax.data.sentence_pairs import Pair
 from vit_jax.data.sentence_pairs import SentencePairs as Pairs
 from vit_jax.data.source import Source
 from vit_jax.ranges import Count, Natural, Share
@@ -37,7 +38,7 @@ class SentencePairs(TokenPair):
 
     def read(self, raw: Any, where: str, plane: Plane | None) -> tuple[Int32[np.ndarray, " n"], ...]:
         """The tokens of a pair; those of a text by itself, or of two, are cut where they are longer."""
-        return self._texts(raw, where)
+        return raw if isinstance(raw, Pair) else self._texts(raw, where)
 
     def to_json(self) -> dict[str, Any]:
         own = {"sentences": self.sentences, "copies": self.copies, "short": self.short, "seed": self.seed}
