@@ -48,7 +48,12 @@ def test_there_and_back(name, tmp_path):
     again = {"name": CASES[name]["name"], **loaded.metadata["model"]["kwargs"]}
     wanted = build_named("model", CASES[name], "config.model")
     assert build_named("model", again, "config.model") == wanted.clone(parent=None)
-    assert loaded.fields["text"].tokenizer.vocab_size == 30 and loaded.fields["text"].length == 12
+    task, names = {
+        "marian": ("translate", ("source", "target")), "gpt1": ("language_model", ("text",)),
+        "gpt2": ("language_model", ("text",)),
+    }.get(name, ("features", ("text",)))  # fmt: skip
+    assert loaded.metadata["task"]["name"] == task and tuple(loaded.fields) == names
+    assert all(field.tokenizer.vocab_size == 30 and field.length == 12 for field in loaded.fields.values())
     assert loaded.preprocess is None
 
 
@@ -63,6 +68,33 @@ def test_features_of_a_published_bert_are_outputs_like_others(tmp_path):
     np.testing.assert_allclose(found["features"], there.mean(1), atol=1e-6)
     np.testing.assert_allclose(found["last_layers_mean"], found["features"], atol=1e-6)  # one layer
     assert set(loaded.outputs(batch)) == {"features", "tokens"}
+
+
+def test_a_vocabulary_beside_the_file_is_the_tokenizer(tmp_path):
+    """Of as many tokens as the model knows, or fewer: the rest are rows that no text uses."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
+    export(run_of_ours(CASES["bert"])[0], tmp_path, "transformers")
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    field = vit_jax.load(tmp_path).fields["text"]
+    row = field.batched("text", field.read(("A cats", "cat"), "FILE", None))
+    assert row["text"][row["text_mask"]].tolist() == [2, 5, 6, 7, 3, 6, 3] and field.length == 12
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    field = vit_jax.load(tmp_path).fields["text"]
+    assert field.read("A cats", "FILE", None)[0].tolist() == [1, 6, 7]
+    (tmp_path / "vocab.txt").write_text("\n".join(words + [f"w{i}" for i in range(23)]) + "\n")
+    with pytest.raises(UserError, match=r"vocab.txt has 31 tokens, and the model knows 30"):
+        vit_jax.load(tmp_path)
+
+
+def test_a_gpt_with_merges_beside_it_goes_on_with_texts(tmp_path):
+    """Two merges make 259 tokens: the bytes, those, and the end; a model of more gives features alone."""
+    for size, task in ((259, "language_model"), (264, "features")):
+        folder = tmp_path / str(size)
+        export(run_of_ours(CASES["gpt2"] | {"vocab_size": size})[0], folder, "transformers")
+        (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+        loaded = vit_jax.load(folder)
+        assert loaded.metadata["task"]["name"] == task
+        assert len(loaded.fields["text"].read("the", "FILE", None)) == 1
 
 
 def test_what_the_other_library_cannot_hold_is_refused(tmp_path):

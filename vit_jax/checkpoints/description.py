@@ -24,7 +24,8 @@ def task_of_model(model: Mapping[str, Any]) -> Spec:
 
 def task_with_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> Spec:
     """The task that a published file names, of the model in it."""
-    return {"name": task["name"], "kwargs": {**task["kwargs"], "model": {"name": model["name"], **model["kwargs"]}}}
+    kwargs = {key: value for key, value in model["kwargs"].items() if key not in task.get("given", ())}
+    return {"name": task["name"], "kwargs": {**task["kwargs"], "model": {"name": model["name"], **kwargs}}}
 
 
 def upgraded(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ SIDECARS = {
     "preprocessor": "preprocessor_config.json",
     "pooling": "1_Pooling/config.json",
     "sentences": "sentence_bert_config.json",
+    "tokenizer": "tokenizer_config.json",
 }
+VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +29,21 @@ class Sidecar:
         preprocessor: preprocessor_config.json of transformers.
         pooling: 1_Pooling/config.json of sentence-transformers.
         sentences: sentence_bert_config.json of the same.
+        tokenizer: tokenizer_config.json of transformers.
+        vocabularies: where those of `VOCABULARIES` are that lie there.
     """
 
     config: JsonObject = dataclasses.field(default_factory=JsonObject)
     preprocessor: JsonObject = dataclasses.field(default_factory=JsonObject)
     pooling: JsonObject = dataclasses.field(default_factory=JsonObject)
     sentences: JsonObject = dataclasses.field(default_factory=JsonObject)
+    tokenizer: JsonObject = dataclasses.field(default_factory=JsonObject)
+    vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: Callable[[str], Any]) -> "Sidecar":
+    def of(cls, read: Callable[[str], Any], vocabularies: Mapping[str, str] | None = None) -> "Sidecar":
         """From what `read` gives for the path of each file, seen from the weight file."""
-        return cls(**{name: read(path) for name, path in SIDECARS.items()})
+        return cls(**{name: read(path) for name, path in SIDECARS.items()}, vocabularies=vocabularies or {})
 
     def __post_init__(self):
         for name, file in SIDECARS.items():
@@ -58,8 +64,8 @@ class Published:
         labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
             are taken for those of ImageNet.
         fields: the section of `config.data.fields` that prepares its inputs; None for an image and its label.
-        task: `{"name": ..., "kwargs": ...}`, the one that it was trained for; None for that of a classifier, or of a
-            model by itself.
+        task: `{"name": ..., "kwargs": ..., "given": [...]}`, the one that it was trained for, and which arguments of
+            the model it gives itself; None for the task of a classifier, or of a model by itself.
         remarks: sentences on what was assumed, or differs from what the library does with this file: `load` prints
             them.
     """

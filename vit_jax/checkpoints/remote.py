@@ -10,12 +10,12 @@ from typing import BinaryIO
 from etils import epath
 
 from vit_jax.checkpoints import http
-from vit_jax.checkpoints.published import SIDECARS
+from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES
 from vit_jax.checkpoints.safetensors import parts_of
 from vit_jax.errors import UserError
 
 # Weights and what describes them. Never pickles, never code.
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *SIDECARS.values())
+_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *SIDECARS.values(), *VOCABULARIES)
 _BESIDE = ("config.json", "preprocessor_config.json")
 _INDEX = ".safetensors.index.json"
 _CHUNK = 1 << 24  # bytes

@@ -22,7 +22,7 @@ from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.npz import NpzFile
-from vit_jax.checkpoints.published import Sidecar, described
+from vit_jax.checkpoints.published import VOCABULARIES, Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
@@ -323,4 +323,5 @@ def _sidecar(path: Path) -> Sidecar:
         file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
         return read_json(file) if file.is_file() else JsonObject(where=str(file))
 
-    return Sidecar.of(read)
+    beside = {name: path.parent / name for name in VOCABULARIES}
+    return Sidecar.of(read, {name: str(file.resolve()) for name, file in beside.items() if file.is_file()})

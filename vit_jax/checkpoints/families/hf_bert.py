@@ -82,7 +82,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         layout,
         (),
         remarks,
-        {"text": parts.ids_field(config, vocab_size, length)},
+        {"text": _field(sidecar, vocab_size, length)},
         {"name": "features", "kwargs": {}},
     )
 
@@ -146,6 +146,15 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     if kwargs["pooling"] == "mean":
         files["1_Pooling/config.json"] = {"word_embedding_dimension": kwargs["width"], "pooling_mode_mean_tokens": True}
     return files
+
+
+def _field(sidecar: Sidecar, vocab_size: int, length: int) -> dict[str, Any]:
+    """One text or two as the vocabulary beside the file splits them; without it, ids with all special ones in them."""
+    lower = sidecar.tokenizer.boolean("do_lower_case", True)
+    section, _ = parts.section_of(sidecar, vocab_size, {"vocab.txt": {"name": "wordpiece", "lower": lower}})
+    if section is None:
+        return parts.tokens_section(parts.ids_section(sidecar.config, vocab_size), length)
+    return {"name": "token_pair", "tokenizer": section, "length": length, "long": "cut"}
 
 
 def _pooling(sidecar: Sidecar, pooler: bool) -> str:

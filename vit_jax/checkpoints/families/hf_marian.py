@@ -78,7 +78,11 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "twice": parts.those_there(_TWICE, tensors),
         "tables": parts.those_there(_TABLES, tensors),
     }
-    field = parts.ids_field(config, vocab_size, kwargs["max_length"])
+    tokenizer = parts.ids_section(config, vocab_size)
+    # A translation begins with this token, by default the padding.
+    start = config.integer("decoder_start_token_id", tokenizer.get("pad_id"), at_most=vocab_size - 1)
+    tokenizer |= {} if start is None else {"bos_id": start}
+    source, target = (parts.tokens_section(tokenizer, kwargs["max_length"], bos, True) for bos in (False, True))
     return Published(
         "transformer",
         parts.named_size(kwargs, VARIANTS, sizes),
@@ -86,8 +90,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         layout,
         (),
         remarks,
-        {"text": field},
-        {"name": "features", "kwargs": {}},
+        {"source": source, "target": target},
+        {"name": "translate", "kwargs": {}, "given": ["vocab_size"]},
     )
 
 
@@ -147,11 +151,11 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 
 
 def _tokenizer(metadata: Mapping[str, Any]) -> dict[str, int]:
-    """The special ids of the field, where it says them; a start that is the padding is Marian's."""
-    section = ((metadata.get("fields") or {}).get("text") or {}).get("tokenizer")
+    """The special ids of the field of targets, where its section says them."""
+    section = ((metadata.get("fields") or {}).get("target") or {}).get("tokenizer")
     said = section if isinstance(section, Mapping) else {}
-    found = {f"{kind}_token_id": said[f"{kind}_id"] for kind in ("pad", "eos") if said.get(f"{kind}_id") is not None}
-    return found | ({"decoder_start_token_id": found["pad_token_id"]} if "pad_token_id" in found else {})
+    keys = {"pad_id": "pad_token_id", "eos_id": "eos_token_id", "bos_id": "decoder_start_token_id"}
+    return {theirs: said[ours] for ours, theirs in keys.items() if said.get(ours) is not None}
 
 
 def _length(tensors: Shapes) -> int:

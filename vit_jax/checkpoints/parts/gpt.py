@@ -52,8 +52,15 @@ def described(
     sizes = {name: size for name, size in VARIANTS.items() if (name == "gpt1") == first}
     kwargs = {"variant": "gpt1" if first else "gpt2-small", **parts.named_size(kwargs, sizes, _SIZES)}
     layout = {"prefix": prefix, "head": parts.those_there((_HEAD,), tensors)}
-    fields = {"text": parts.ids_field(config, vocab_size, size_of(kwargs)["max_length"])}
-    return Published("gpt", kwargs, None, layout, (), remarks, fields, {"name": "features", "kwargs": {}})
+    # GPT-1's vocabulary is of another kind, which vit_jax does not read.
+    readers = {} if first else {name: {"name": "gpt2_bpe"} for name in ("merges.txt", "vocab.bpe")}
+    section, complete = parts.section_of(sidecar, vocab_size, readers)
+    tokenizer = parts.ids_section(config, vocab_size) if section is None else section
+    fields = {"text": parts.tokens_section(tokenizer, size_of(kwargs)["max_length"])}
+    task = {"name": "features", "kwargs": {}}
+    if section is None or complete:
+        task = {"name": "language_model", "kwargs": {}, "given": ["vocab_size"]}
+    return Published("gpt", kwargs, None, layout, (), remarks, fields, task)
 
 
 def named(kwargs: Mapping[str, Any], layout: Mapping[str, Any], words: str, places: str) -> NameMap:

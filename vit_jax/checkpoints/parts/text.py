@@ -6,7 +6,9 @@ from typing import Any
 from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import Entry, Shapes, dense, norm
 from vit_jax.checkpoints.parts.vit import attention_out, projection
+from vit_jax.checkpoints.published import Sidecar
 from vit_jax.errors import UserError
+from vit_jax.naming import build_named
 
 _ACTIVATIONS = {
     "gelu": "gelu_exact",
@@ -91,9 +93,38 @@ def those_there(names: Iterable[str], tensors: Shapes) -> list[str]:
     return [name for name in names if name in tensors]
 
 
-def ids_field(config: JsonObject, vocab_size: int, length: int) -> dict[str, Any]:
-    """The fields of a model whose vocabulary does not lie beside it: texts are numbers of tokens."""
+def section_of(
+    sidecar: Sidecar, vocab_size: int, readers: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any] | None, bool]:
+    """The section of the tokenizer whose vocabulary lies beside the file, or None; and whether it has all tokens that
+    the model knows: some models are wider, by rows that no text uses.
+
+    Args:
+        readers: by the names of files, the section of the tokenizer that reads each; its `path` is added.
+
+    Raises:
+        UserError: it has more tokens than the model.
+    """
+    there = next((name for name in readers if name in sidecar.vocabularies), None)
+    if there is None:
+        return None, False
+    section = {**readers[there], "path": sidecar.vocabularies[there]}
+    known = build_named("tokenizer", section, "tokenizer").vocab_size
+    if known > vocab_size:
+        raise UserError(
+            f"{section['path']} has {known} tokens, and the model knows {vocab_size}",
+            "Put the vocabulary beside the file that it was trained with",
+        )
+    return section, known == vocab_size
+
+
+def tokens_section(tokenizer: Mapping[str, Any], length: int, bos: bool = False, eos: bool = False) -> dict[str, Any]:
+    """A field of plain tokens."""
+    return {"name": "tokens", "tokenizer": dict(tokenizer), "length": length, "bos": bos, "eos": eos, "long": "cut"}
+
+
+def ids_section(config: JsonObject, vocab_size: int) -> dict[str, Any]:
+    """The tokenizer of a model whose vocabulary does not lie beside it: texts are numbers of tokens."""
     said = {f"{kind}_id": config.integer(f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
     ids = {name: number for name, number in said.items() if number is not None and number < vocab_size}
-    tokenizer = {"name": "ids", "vocab_size": vocab_size, **ids}
-    return {"name": "tokens", "tokenizer": tokenizer, "length": length, "bos": False, "eos": False, "long": "cut"}
+    return {"name": "ids", "vocab_size": vocab_size, **ids}
