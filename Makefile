@@ -8,7 +8,7 @@ VENV := .venv
 DEPENDENCIES := setup.py pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-oracle test-slow fuzz lint format docs clean
+.PHONY: help demo test test-long test-oracle test-real test-slow fuzz lint format docs clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -23,13 +23,16 @@ demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits;
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests that take seconds each: seven minutes in all on two cores
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not slow and not oracle" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not slow and not oracle and not real" $(ARGS)
 
 test-long: $(VENV)/.installed-test ## run those of many devices, of several processes and of whole runs
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long and not slow and not oracle" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long and not slow and not oracle and not real" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "oracle and not slow" $(ARGS)
+
+test-real: $(VENV)/.installed-oracle ## load weights that somebody trained (174 MB more to fetch, kept in .cache)
+	$(VENV)/bin/python -m pytest -m "real and not slow" tests/real $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run those that take minutes each; CI runs the notebooks of them
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)

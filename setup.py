@@ -107,6 +107,8 @@ setup(
             "torchvision==0.28.0",
             "timm==1.0.31",
             "transformers==5.23.0",
+            "onnx==1.23.2",
+            "onnxruntime==1.32.0",
             "open-clip-torch==3.3.0",
         ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],

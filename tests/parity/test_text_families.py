@@ -201,7 +201,8 @@ PUBLISHED = {
         transformers.MarianConfig(
             vocab_size=37_000, d_model=512, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048,
             decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8, scale_embedding=True,
-            pad_token_id=36_999, eos_token_id=0, activation_function="swish", max_position_embeddings=512,
+            pad_token_id=36_999, decoder_start_token_id=36_999, eos_token_id=0,
+            activation_function="swish", max_position_embeddings=512,
         ),
         {"variant": "base"}, None,
     ),
