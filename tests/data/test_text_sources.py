@@ -31,7 +31,7 @@ def test_documents_of_files_paragraphs_and_lines(tmp_path):
     assert texts(documents.build(pattern, each="paragraph")) == ["one\ntwo", "three", "fünf"]
     source = documents.build([f"{tmp_path}/1.txt", pattern], each="line")
     assert texts(source) == ["fünf", "one", "two", "three"]  # a file that is named twice is read once
-    assert source[3]["path"] == f"{tmp_path}/0.txt, line 5," and source.field_names == {"text"}
+    assert source[3]["path"] == f"Line 5 of {tmp_path}/0.txt" and source.field_names == {"text"}
     assert pickle.loads(pickle.dumps(source))[3] == source[3]
 
 
@@ -40,7 +40,7 @@ def test_documents_of_jsonl_and_their_classes(tmp_path):
     path = written(tmp_path / "x.jsonl", "\n\n".join(map(json.dumps, rows)))
     source = documents.build(path, label_key="kind")
     assert source.label_names == ("lore", "news") and source.labels.tolist() == [1, 0, 1]
-    assert source[1] == {"text": "b\nc", "label": 0, "path": f"{path}, line 3,"}
+    assert source[1] == {"text": "b\nc", "label": 0, "path": f"Line 3 of {path}"}
     known = documents.build(path, label_key="kind", label_names=["news", "x", "lore"])
     assert known.labels.tolist() == [0, 2, 0] and known.label_names == ("news", "x", "lore")
     for folder in ("b", "a"):
@@ -57,7 +57,7 @@ def test_documents_of_jsonl_and_their_classes(tmp_path):
 def test_pairs_of_tsv_and_jsonl(tmp_path):
     path = written(tmp_path / "x.tsv", 'en\tde\tkind\nthe "cat\tdie Katze\tp\n\na dog\tein Hund\tq\n')
     source = text_pairs.build(path, fields={"source": "en", "target": "de"}, label_key="kind")
-    assert source[0] == {"source": 'the "cat', "target": "die Katze", "label": 0, "path": f"{path}, line 2,"}
+    assert source[0] == {"source": 'the "cat', "target": "die Katze", "label": 0, "path": f"Line 2 of {path}"}
     assert source.field_names == {"source", "target", "label"} and source.label_names == ("p", "q")
     bare = written(tmp_path / "bare.tsv", "a\tb\nc\td")
     source = pickle.loads(pickle.dumps(text_pairs.build(bare, columns=["source", "target"])))
@@ -66,7 +66,7 @@ def test_pairs_of_tsv_and_jsonl(tmp_path):
     source = text_pairs.build(
         rows, fields={"text": ["premise", "hypothesis"]}, label_key="label", label_names=["no", "yes"]
     )
-    assert source[0] == {"text": ["a", "b"], "label": 1, "path": f"{rows}, line 1,"}
+    assert source[0] == {"text": ["a", "b"], "label": 1, "path": f"Line 1 of {rows}"}
 
 
 def test_pairs_become_batches_of_two_fields_or_of_one(tmp_path):
@@ -90,11 +90,11 @@ def test_pairs_become_batches_of_two_fields_or_of_one(tmp_path):
         ("x.txt", "a", {"label_key": "y"}, r"x\.txt is no JSONL and has no 'y'"),
         ("x.txt", "a", {"label_key": "y", "folder_labels": True}, "have classes twice"),
         ("x.jsonl", '{"text": "a"}\n[1]', {}, r"x\.jsonl has no JSON object in line 2"),
-        ("x.jsonl", '{"text": "a"}\n{"text": " "}', {}, r"x\.jsonl, line 2, has an empty text as 'text'"),
-        ("x.jsonl", '{"txt": "a"}', {}, r"x\.jsonl, line 1, has no 'text'\. Did you mean 'txt'"),
-        ("x.jsonl", '{"text": 3}', {}, r"x\.jsonl, line 1, has no text as 'text'"),
-        ("x.jsonl", '{"text": "a"}', {"label_key": "y"}, "line 1, has no 'y'"),
-        ("x.jsonl", '{"text": "a", "y": [1]}', {"label_key": "y"}, r"line 1, has the label \[1\]"),
+        ("x.jsonl", '{"text": "a"}\n{"text": " "}', {}, r"Line 2 of .*x\.jsonl has an empty text as 'text'"),
+        ("x.jsonl", '{"txt": "a"}', {}, r"Line 1 of .*x\.jsonl has no 'text'\. Did you mean 'txt'"),
+        ("x.jsonl", '{"text": 3}', {}, r"Line 1 of .*x\.jsonl has no text as 'text'"),
+        ("x.jsonl", '{"text": "a"}', {"label_key": "y"}, r"Line 1 of .* has no 'y'"),
+        ("x.jsonl", '{"text": "a", "y": [1]}', {"label_key": "y"}, r"Line 1 of .* has the label \[1\]"),
         ("x.jsonl", '{"text": "a", "y": "cta"}', {"label_key": "y", "label_names": ["cat"]}, "Did you mean 'cat'"),
         ("x.jsonl", '{"text": "a", "y": 1}', {"label_key": "y", "label_names": ["cat"]}, "has the label 1"),
     ],
@@ -107,14 +107,14 @@ def test_bad_documents_are_one_sentence(tmp_path, name, content, options, senten
 @pytest.mark.parametrize(
     ("name", "content", "options", "sentence"),
     [
-        ("x.tsv", "source\ttarget\na\tb\tc\n", {}, "line 2, has 3 fields for the 2 columns source, target"),
-        ("x.tsv", "source\ttarget\na\t \n", {}, "line 2, has an empty text as 'target'"),
+        ("x.tsv", "source\ttarget\na\tb\tc\n", {}, r"Line 2 of .* has 3 fields for the 2 columns source, target"),
+        ("x.tsv", "source\ttarget\na\t \n", {}, r"Line 2 of .* has an empty text as 'target'"),
         ("x.tsv", b"source\ttarget\na\t\xff\n", {}, r"x\.tsv has bytes that are not UTF-8 in line 2"),
-        ("x.tsv", "source\ttraget\na\tb\n", {}, "line 2, has no 'target'. Did you mean 'traget'"),
-        ("x.tsv", "source\ttarget\na\tb\n", {"label_key": "y"}, "line 2, has no 'y'"),
+        ("x.tsv", "source\ttraget\na\tb\n", {}, r"Line 2 of .* has no 'target'. Did you mean 'traget'"),
+        ("x.tsv", "source\ttarget\na\tb\n", {"label_key": "y"}, r"Line 2 of .* has no 'y'"),
         ("x.tsv", "source\tsource\na\tb\n", {}, "has a column twice: source, source"),
         ("x.tsv", "source\ttarget\n", {}, "has no line of texts below its header"),
-        ("x.jsonl", '{"source": "a"}', {}, "line 1, has no 'target'"),
+        ("x.jsonl", '{"source": "a"}', {}, r"Line 1 of .* has no 'target'"),
     ],
 )
 def test_bad_pairs_are_one_sentence(tmp_path, name, content, options, sentence):

@@ -86,7 +86,7 @@ def _sentences(path: Path) -> list[str]:
     for number, line in numbered_lines(str(path)):
         words = [word.rpartition("/") for word in line.split()]
         if not all(mark and word for word, mark, _ in words):
-            raise UserError(f"{path}, line {number}, has a word without a tag", "Give the tagged form of the corpus")
+            raise UserError(f"Line {number} of {path} has a word without a tag", "Give the tagged form of the corpus")
         found.append(plain(word for word, _, _ in words))
     return found
 

@@ -90,7 +90,7 @@ def _documents(path: str, each: str, text_key: str, label_key: str | None) -> li
     if path.lower().endswith(JSON_LINES):
         found = []
         for number, row in json_rows(path):
-            place = f"{path}, line {number},"
+            place = f"Line {number} of {path}"
             text = text_in(row, text_key, place)
             if label_key is not None and label_key not in row:
                 raise UserError(f"{place} has no {label_key!r}", "Give each text one, or set label_key=None")
@@ -101,8 +101,8 @@ def _documents(path: str, each: str, text_key: str, label_key: str | None) -> li
     if each == "file":
         return [(read_text(path), path, None)]
     if each == "line":
-        return [(line, f"{path}, line {number},", None) for number, line in numbered_lines(path)]
-    return [("\n".join(lines), f"{path}, line {number},", None) for number, lines in _paragraphs(path)]
+        return [(line, f"Line {number} of {path}", None) for number, line in numbered_lines(path)]
+    return [("\n".join(lines), f"Line {number} of {path}", None) for number, lines in _paragraphs(path)]
 
 
 def _paragraphs(path: str) -> list[tuple[int, list[str]]]:

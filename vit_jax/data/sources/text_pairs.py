@@ -75,7 +75,7 @@ def build(
     labels: list[Any] = []
     for path in text_paths(paths):
         for number, row in json_rows(path) if path.lower().endswith(JSON_LINES) else _tsv_rows(path, columns):
-            place = f"{path}, line {number},"
+            place = f"Line {number} of {path}"
             for name, keys in wanted.items():
                 found = [text_in(row, key, place) for key in keys]
                 texts[name].append(found if len(keys) > 1 else found[0])
@@ -99,7 +99,7 @@ def _tsv_rows(path: str, columns: Sequence[str] | None) -> Iterator[tuple[int, d
         values = line.split("\t")
         if len(values) != len(names):
             raise UserError(
-                f"{path}, line {number}, has {len(values)} fields for the {len(names)} columns {', '.join(names)}",
+                f"Line {number} of {path} has {len(values)} fields for the {len(names)} columns {', '.join(names)}",
                 "Separate them by tabs; `columns` names them where the first line does not",
             )
         count += 1
