@@ -89,8 +89,13 @@ def test_the_command_learns_the_same_tokenizer_each_time(tmp_path, capsys):
         pattern = str(tmp_path / "*.txt")
         command = ["prepare", "tokenizer", "--kind", "bpe", "--size", "280", "--output", str(tmp_path / name), pattern]
         assert main(command) == 0
-    assert "280 tokens, learned from 256 characters in 2 files" in capsys.readouterr().out
+    assert "280 tokens, learned from 256 characters in 2 texts" in capsys.readouterr().out
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    rows = [json.dumps({"text": (tmp_path / name).read_text(encoding="utf-8")}) for name in ("a.txt", "b.txt")]
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows))
+    command[-2:] = [str(tmp_path / "three.json"), str(tmp_path / "texts.jsonl")]
+    assert main(command) == 0
+    assert (tmp_path / "three.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     tokenizer = bpe.build(path=str(tmp_path / "one.json"))
     assert tokenizer.decode(tokenizer.encode("saß")) == "saß"
 
