@@ -1,6 +1,7 @@
 """BERT's pretraining: the loss by hand on one device and on eight, what is guessed, gradients, outputs, and refusals."""
 
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import vit_jax
 from vit_jax import UserError
+from vit_jax.checkpoints.transfer import init_from
 from vit_jax.data.fields import Fields
 from vit_jax.naming import build_named
 from vit_jax.nn.token_masking import Corrupted
 from vit_jax.tasks import DataInfo, example_keys
 from vit_jax.tasks.bert import pretraining_loss
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 
 MODEL = {"name": "bert", "width": 16, "depth": 2, "num_heads": 2, "max_length": 32}
 
@@ -196,13 +201,65 @@ def test_refusals(data, kwargs, said):
         task_of(**{"data": data} | kwargs)
 
 
-def test_accumulation_is_refused():
-    assert "hidden tokens" in task_of().whole_batch
-
-
 def test_flops_of_base_by_hand():
     """12 blocks of 4 + 8 matrices of 768 x 768, attention over 128 tokens, and 20 guesses at 50 words; three times."""
     task = task_of(model={"name": "bert"})
     shapes = {"text": jax.ShapeDtypeStruct((4, 128), jnp.int32)}
     blocks = 12 * (2 * 128 * 12 * 768**2 + 4 * 128**2 * 768)
     assert task.flops(shapes) == 3 * (blocks + 20 * 2 * 768 * (768 + 50))
+
+
+def config(folder, length=16):
+    """Documents of sentences that count up by one: the words tell which come next, and what is hidden."""
+    rng = np.random.default_rng(0)
+    sentences = [
+        [" ".join(str((start + i + j) % 10) for j in range(4)) for i in range(6)] for start in rng.integers(0, 10, 12)
+    ]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"0123456789"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    rows = [json.dumps({"text": "\n".join(found)}) for found in sentences]
+    (folder / "counting.jsonl").write_text("\n".join(rows) + "\n")
+    source = {"name": "documents", "paths": str(folder / "counting.jsonl")}
+    tokenizer = {"name": "wordpiece", "path": str(folder / "vocab.txt")}
+    text = {"name": "sentence_pairs", "tokenizer": tokenizer, "length": length, "copies": 1}
+    return {
+        "seed": 0, "steps": 20, "batch_size": 8, "log_every": 10, "model": MODEL | {"depth": 1}, "task": {"name": "bert"},
+        "data": {"train": source, "eval": source, "fields": {"text": text, "label": {"name": "classes"}}},
+        "optim": {"name": "adamw", "learning_rate": 0.01},
+        "evals": {"val": {"name": "masked_lm"}},
+    }  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_longer_texts(tmp_path):
+    """Every parameter comes over whole, positions that the shorter texts did not reach among them."""
+    values = config(tmp_path)
+    train(build_experiment(values), tmp_path / "short", jax.devices()[:1])
+    rows = [json.loads(line) for line in (tmp_path / "short" / "metrics.jsonl").read_text().splitlines()]
+    last = {key: value for row in rows for key, value in row.items()}
+    assert last["train/masked_loss"] < 2.6 and 0.05 < last["val/commonest_accuracy"] < 0.3
+    assert {"val/accuracy", "val/loss", "val/next_accuracy", "train/next_accuracy"} <= set(last)
+    longer = build_experiment(config(tmp_path, length=24))
+    batch = jax.eval_shape(longer.on_device, longer.pipeline.batch(0), jax.random.key(0))
+    shapes = jax.eval_shape(longer.task.init, jax.random.key(0), batch)
+    found, (report,) = init_from({"params": shapes["params"]}, str(tmp_path / "short"))
+    assert not report.missing and not report.unused and not report.resized
+    positions = vit_jax.load(tmp_path / "short").params["text"]["pos_embedding"]
+    assert positions.shape == (32, 16)
+    np.testing.assert_array_equal(found["params/text/pos_embedding"], positions)
+
+
+def test_microbatches_are_refused(tmp_path):
+    with pytest.raises(UserError, match="hidden tokens"):
+        train(build_experiment(config(tmp_path) | {"microbatch": 4}), tmp_path / "run", jax.devices()[:1])
+
+
+def test_a_loss_is_the_same_on_eight_devices(pretraining):
+    """What is hidden too: it is drawn text by text."""
+    task, variables, loss = pretraining
+    batch, rng = batch_of(), jax.random.key(1)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
+    rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    given = (*jax.device_put((variables, rng), whole), jax.device_put(batch, rows))
+    value, _ = jax.jit(lambda variables, rng, batch: task.loss(variables, batch, rng, jnp.int32(0)))(*given)
+    np.testing.assert_allclose(value, loss(variables["params"], batch, rng)[0][0], rtol=1e-6)

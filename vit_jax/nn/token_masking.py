@@ -54,12 +54,14 @@ def corrupted(
     most = min(most, ids.shape[1])
 
     def of_text(key: PRNGKeyArray, ids: Array, candidates: Array, starts: Array) -> Corrupted:
-        order_key, last_key, kind_key, id_key = jax.random.split(key, 4)
         length = ids.shape[0]
+        # All draws at once, since making a generator costs the compiler more than all that is done with its numbers.
+        drawn, last, kind, replacement = jnp.split(
+            jax.random.uniform(key, (length + 1 + 2 * most,)), (length, length + 1, length + 1 + most)
+        )
         # Words in random order: all tokens of one draw the same number, and a stable sort keeps them together.
         word = jnp.cumsum(starts) - starts[0]
-        drawn = jax.random.uniform(order_key, (length,))[word]
-        order = jnp.argsort(jnp.where(candidates, drawn, jnp.inf), stable=True)
+        order = jnp.argsort(jnp.where(candidates, drawn[word], jnp.inf), stable=True)
         word, there = word[order], candidates[order]
         sizes = jnp.zeros(length, jnp.int32).at[word].add(there)
         place = jnp.arange(length)
@@ -68,11 +70,10 @@ def corrupted(
         size = sizes[word]
         # The word on which the share ends is taken as often as makes the share right in expectation.
         wanted = jnp.maximum(share * candidates.sum(), 1.0)
-        taken = there & (begin + jax.random.uniform(last_key) * size < wanted) & (begin + size <= most)
+        taken = there & (begin + last * size < wanted) & (begin + size <= most)
         places, taken = order[:most], taken[:most]
         targets = ids[places]
-        kind = jax.random.uniform(kind_key, (most,))
-        random_ids = jax.random.randint(id_key, (most,), 0, vocab_size, ids.dtype)
+        random_ids = jnp.minimum(replacement * vocab_size, vocab_size - 1).astype(ids.dtype)
         seen = jnp.where(kind < _MASKED, mask_id, jnp.where(kind < _MASKED + _REPLACED, random_ids, targets))
         return Corrupted(
             ids.at[places].set(jnp.where(taken, seen, targets)), places, targets, taken.astype(jnp.float32)
