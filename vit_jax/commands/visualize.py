@@ -1,20 +1,21 @@
-"""Look inside a model: filters, positions, and what it attends to in images of yours.
+"""Look inside a model: filters, positions, and what it attends to in images or texts of yours.
 
 examples:
   vit_jax visualize --checkpoint runs/mine cat.jpg
   vit_jax visualize --checkpoint runs/mine photos/ dog.png --output inside-mine
   vit_jax visualize --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k cat.jpg
+  vit_jax visualize --checkpoint runs/bert --text "The animal was tired because it had run" --word it
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
-reconstructs; as arrays and figures they are in vit_jax.inspection.arrays, reconstruction and figures.
+reconstructs; of a text it is which words a word attends to, in every layer and head (of a translation's encoder). As
+arrays and figures they are in vit_jax.inspection.arrays, reconstruction, texts, figures and text_figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,29 +24,22 @@ from typing import TYPE_CHECKING
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.image_files import expand, left_out
 from vit_jax.commands.output import output_folder
+from vit_jax.commands.picture import Picture
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
     from vit_jax.checkpoints.load import Loaded
 
 _MOST = 50  # images; a report with more cannot be read, nor opened by every browser
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure, the name of its file, and how to read it."""
-
-    name: str
-    figure: Figure
-    caption: str
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or directories")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or directories")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text instead; may be given several times")
+    parser.add_argument("--word", metavar="WORD", help="whose attention is drawn (default: the last of each text)")
     parser.add_argument("--output", default="inside", metavar="DIR", help="made if need be (default inside)")
 
 
@@ -54,19 +48,35 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands.figures import png
     from vit_jax.training.compiling import keep_compiled
 
-    paths = expand(arguments.images)
-    if len(paths) > _MOST:
-        raise UserError(f"These are {len(paths)} images", f"Name at most {_MOST}")
+    texts = arguments.text or []
+    if bool(texts) == bool(arguments.images):
+        raise UserError("There is nothing to look at, or too much", "Name images, or give texts with --text")
+    if arguments.word and not texts:
+        raise UserError("--word is of a text", "Give one with --text")
+    paths = expand(arguments.images) if arguments.images else []
+    if len(paths) > _MOST or len(texts) > _MOST:
+        raise UserError(
+            f"These are {len(texts) or len(paths)} {'texts' if texts else 'images'}", f"Name at most {_MOST}"
+        )
     output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
     keep_compiled()
-    images, unreadable = _read(loaded, paths)
-    if not images:
-        raise left_out(unreadable, len(paths))
+    images, unreadable = {}, []
+    if texts:
+        from vit_jax.commands.text_pictures import text_sections
+
+        sections = text_sections(loaded, texts, arguments.word)
+    else:
+        if loaded.preprocess is None:
+            raise UserError(f"{arguments.checkpoint} takes no images", "Give texts with --text")
+        images, unreadable = _read(loaded, paths)
+        if not images:
+            raise left_out(unreadable, len(paths))
+        sections = _sections(loaded, images)
 
     parts: list[str] = []
     count = 0
-    for title, note, pictures in _sections(loaded, images):
+    for title, note, pictures in sections:
         parts += [page.heading(title), *([page.paragraph(note)] if note else [])]
         for picture in pictures:
             count += 1
