@@ -10,6 +10,7 @@ import vit_jax
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import StoredModel, open_source
+from vit_jax.data.byte_pairs import BYTE_OF
 from vit_jax.data.fields.tokens import build as tokens_field
 from vit_jax.data.tokenizers.ids import build as ids_tokenizer
 from vit_jax.naming import build_named
@@ -95,6 +96,23 @@ def test_a_gpt_with_merges_beside_it_goes_on_with_texts(tmp_path):
         loaded = vit_jax.load(folder)
         assert loaded.metadata["task"]["name"] == task
         assert len(loaded.fields["text"].read("the", "FILE", None)) == 1
+
+
+def test_what_is_converted_keeps_the_vocabulary_beside_it(tmp_path):
+    numbers = {name: at for at, name in enumerate([*BYTE_OF, "th", "the", "<|endoftext|>"])}
+    export(run_of_ours(CASES["gpt2"] | {"vocab_size": 259})[0], tmp_path / "theirs", "transformers")
+    model = {"type": "BPE", "vocab": numbers, "merges": ["t h", "th e"]}
+    (tmp_path / "theirs/tokenizer.json").write_text(json.dumps({"model": model}))
+    export(open_source(tmp_path / "theirs"), tmp_path / "ours", "orbax")
+    (tmp_path / "theirs/tokenizer.json").unlink()
+    assert vit_jax.load(tmp_path / "ours").fields["text"].tokenizer.encode("the") == [257]
+
+    (tmp_path / "theirs/merges.txt").write_text("t h\nth e\n")
+    (tmp_path / "theirs/vocab.json").write_text(json.dumps(numbers))
+    assert vit_jax.load(tmp_path / "theirs").fields["text"].tokenizer.encode("the") == [257]
+    (tmp_path / "theirs/vocab.json").write_text(json.dumps(numbers | {"th": 257, "the": 256}))
+    with pytest.raises(UserError, match=r"vocab.json gives 'th' the number 257, and GPT-2's order gives it 256"):
+        vit_jax.load(tmp_path / "theirs")
 
 
 def test_what_the_other_library_cannot_hold_is_refused(tmp_path):

@@ -15,7 +15,7 @@ SIDECARS = {
     "sentences": "sentence_bert_config.json",
     "tokenizer": "tokenizer_config.json",
 }
-VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe")
+VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json")
 
 
 @dataclasses.dataclass(frozen=True)

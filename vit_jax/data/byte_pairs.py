@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool
 
+from vit_jax.data.tokenizer_json import is_json, model_in
 from vit_jax.data.vocabularies import Vocabulary, damaged
 from vit_jax.data.words import utf8
 
@@ -77,7 +78,7 @@ def read_pairs(merges: Vocabulary, end: str = "", most: int | None = None) -> li
     """The lines of a file of merges, each a pair of what stands there already.
 
     Args:
-        merges: the file; a first line with "#version" is passed over.
+        merges: the file; a first line with "#version" is passed over. Or a tokenizer.json, which has them in it.
         end: what is appended to a word's last byte.
         most: pairs to read; the rest of the file is passed over.
 
@@ -86,7 +87,8 @@ def read_pairs(merges: Vocabulary, end: str = "", most: int | None = None) -> li
     """
     known = {*BYTE_OF, *(symbol + end for symbol in BYTE_OF)}
     pairs: list[tuple[str, str]] = []
-    for number, line in enumerate(merges.text().splitlines(), 1):
+    lines = model_in(merges, "BPE")[1] if is_json(merges) else merges.text().splitlines()
+    for number, line in enumerate(lines, 1):
         if len(pairs) == most:
             break
         if not line or (number == 1 and "#version" in line):

@@ -151,7 +151,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 def _field(sidecar: Sidecar, vocab_size: int, length: int) -> dict[str, Any]:
     """One text or two as the vocabulary beside the file splits them; without it, ids with all special ones in them."""
     lower = sidecar.tokenizer.boolean("do_lower_case", True)
-    section, _ = parts.section_of(sidecar, vocab_size, {"vocab.txt": {"name": "wordpiece", "lower": lower}})
+    readers = {name: {"name": "wordpiece", "lower": lower} for name in ("vocab.txt", "tokenizer.json")}
+    section, _ = parts.section_of(sidecar, vocab_size, readers)
     if section is None:
         return parts.tokens_section(parts.ids_section(sidecar.config, vocab_size), length)
     return {"name": "token_pair", "tokenizer": section, "length": length, "long": "cut"}

@@ -53,7 +53,7 @@ def described(
     kwargs = {"variant": "gpt1" if first else "gpt2-small", **parts.named_size(kwargs, sizes, _SIZES)}
     layout = {"prefix": prefix, "head": parts.those_there((_HEAD,), tensors)}
     # GPT-1's vocabulary is of another kind, which vit_jax does not read.
-    readers = {} if first else {name: {"name": "gpt2_bpe"} for name in ("merges.txt", "vocab.bpe")}
+    readers = {} if first else {name: {"name": "gpt2_bpe"} for name in ("merges.txt", "vocab.bpe", "tokenizer.json")}
     section, complete = parts.section_of(sidecar, vocab_size, readers)
     tokenizer = parts.ids_section(config, vocab_size) if section is None else section
     fields = {"text": parts.tokens_section(tokenizer, size_of(kwargs)["max_length"])}

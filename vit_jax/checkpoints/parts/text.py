@@ -7,8 +7,10 @@ from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import Entry, Shapes, dense, norm
 from vit_jax.checkpoints.parts.vit import attention_out, projection
 from vit_jax.checkpoints.published import Sidecar
+from vit_jax.data.text import tokenizer_of
+from vit_jax.data.tokenizer_json import numbers_in
+from vit_jax.data.vocabularies import read_vocabulary
 from vit_jax.errors import UserError
-from vit_jax.naming import build_named
 
 _ACTIVATIONS = {
     "gelu": "gelu_exact",
@@ -100,7 +102,8 @@ def section_of(
     the model knows: some models are wider, by rows that no text uses.
 
     Args:
-        readers: by the names of files, the section of the tokenizer that reads each; its `path` is added.
+        readers: by the names of files, the section of the tokenizer that reads each; its `path`
+            is added, with the file in it.
 
     Raises:
         UserError: it has more tokens than the model.
@@ -108,11 +111,15 @@ def section_of(
     there = next((name for name in readers if name in sidecar.vocabularies), None)
     if there is None:
         return None, False
-    section = {**readers[there], "path": sidecar.vocabularies[there]}
-    known = build_named("tokenizer", section, "tokenizer").vocab_size
+    path = sidecar.vocabularies[there]
+    tokenizer, section = tokenizer_of({**readers[there], "path": path})
+    if "vocab.json" in sidecar.vocabularies and hasattr(tokenizer, "check_numbers"):
+        file = read_vocabulary(sidecar.vocabularies["vocab.json"])
+        tokenizer.check_numbers(numbers_in(file), file.name)
+    known = tokenizer.vocab_size
     if known > vocab_size:
         raise UserError(
-            f"{section['path']} has {known} tokens, and the model knows {vocab_size}",
+            f"{path} has {known} tokens, and the model knows {vocab_size}",
             "Put the vocabulary beside the file that it was trained with",
         )
     return section, known == vocab_size

@@ -1,7 +1,7 @@
 """GPT-2's tokens: pairs of bytes joined within words (Radford et al. 2019, section 2.2)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,8 +11,10 @@ import regex
 from jaxtyping import Bool, Int32
 
 from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, continues, read_pairs
+from vit_jax.data.tokenizer_json import is_json, model_in
 from vit_jax.data.vocabularies import File, Vocabulary, read_vocabulary, shipped
 from vit_jax.data.words import Derived, Remembered, joined
+from vit_jax.errors import UserError
 
 # English endings, words and numbers with the space before them, punctuation, and space; the last space before a word
 # is that word's.
@@ -67,9 +69,27 @@ class GPT2(Derived):
         names += [bytes([BYTE_OF[c] for c in left + right]) for left, right in self._pairs]
         return [*names, b""]
 
+    def check_numbers(self, numbers: Mapping[str, int], name: str) -> None:
+        """Refuses a vocabulary in which the same tokens have other numbers, as RoBERTa's.
+
+        Args:
+            numbers: of the tokens by their names, as in a vocab.json.
+            name: of the file.
+        """
+        for symbol, number in self._ids.items():
+            if numbers.get(symbol) != number:
+                raise UserError(
+                    f"{name} gives {symbol!r} the number {numbers.get(symbol)}, and GPT-2's order gives it {number}",
+                    "Only vocabularies that are numbered as GPT-2's can be read",
+                )
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: at for at, name in enumerate([*BYTE_OF, *(left + right for left, right in self._pairs)])}
+
     @functools.cached_property
     def _words(self) -> Remembered:
-        ids = {name: at for at, name in enumerate([*BYTE_OF, *(left + right for left, right in self._pairs)])}
+        ids = self._ids
         starts = sorted(range(256), key=BYTE_ORDER.__getitem__)
         merges = {(ids[left], ids[right]): rank for rank, (left, right) in enumerate(self._pairs)}
         return Remembered(BytePairs(starts, merges, range(256, 256 + len(self._pairs))).tokens)
@@ -79,8 +99,10 @@ def build(*, path: File | None = None) -> GPT2:
     """GPT-2's tokens.
 
     Args:
-        path: a file of merges, vocab.bpe or merges.txt, of another vocabulary of this kind.
+        path: a file of merges, vocab.bpe, merges.txt or tokenizer.json, of another vocabulary of this kind.
     """
     tokenizer = GPT2(shipped("gpt2.bpe") if path is None else read_vocabulary(path))
+    if is_json(tokenizer.merges):
+        tokenizer.check_numbers(model_in(tokenizer.merges, "BPE")[0], tokenizer.merges.name)
     tokenizer._pairs  # noqa: B018  a damaged file is found here, not in the middle of an epoch
     return tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from vit_jax.data.tokenizer_json import is_json, model_in
 from vit_jax.data.unicode8 import category
 from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary, shipped
 from vit_jax.data.words import Derived, Remembered, outside, utf8
@@ -39,7 +40,7 @@ class WordPiece(Derived):
     in Google's code; transformers makes the one token of it, unless it is told `split_special_tokens=True`.
 
     Args:
-        vocabulary: one piece a line, the first with id 0; pieces that go on a word start with "##".
+        vocabulary: one piece a line, the first with id 0, or a tokenizer.json; those that go on a word start with "##".
         lower: whether capitals and accents are taken away first, as for the uncased models.
     """
 
@@ -97,6 +98,9 @@ class WordPiece(Derived):
 
     @functools.cached_property
     def _pieces(self) -> list[str]:
+        if is_json(self.vocabulary):
+            numbers, _ = model_in(self.vocabulary, "WordPiece")
+            return sorted(numbers, key=numbers.__getitem__)
         pieces = [line.removesuffix("\r") for line in self.vocabulary.text().split("\n")]
         return pieces[:-1] if not pieces[-1] else pieces
 
@@ -181,7 +185,7 @@ def build(*, path: File | None = None, lower: bool = True) -> WordPiece:
     """BERT's tokens.
 
     Args:
-        path: a vocab.txt; the one of BERT uncased by default.
+        path: a vocab.txt or tokenizer.json; the one of BERT uncased by default.
         lower: whether capitals and accents are taken away first.
     """
     tokenizer = WordPiece(shipped("bert_uncased.txt") if path is None else read_vocabulary(path), lower)
