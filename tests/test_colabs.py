@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 
 from colabs.execute import COLAB, FOLDER, NAMES, execute, link, read, tidy
 
-FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3}
+FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3, "small_gpt": 2}
 REPOSITORY = Path(__file__).parents[1]
 
 
