@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.steps = steps
     config.batch_size = 8
     config.task = dict(name="language_model")
-    config.model = dict(name="gpt", width=128, depth=4, num_heads=4, max_length=256)
+    config.model = dict(name="gpt", width=128, depth=4, num_heads=4, max_length=256, init_stddev=0.09)
     config.data = dict(
         train=dict(name="documents", paths=f"{arg.data}/train.jsonl"),
         eval=dict(name="documents", paths=f"{arg.data}/test.jsonl"),

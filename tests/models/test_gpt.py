@@ -100,12 +100,12 @@ def test_logits_are_those_of_float64_numpy(variant):
 
 
 def test_initial_values_are_a_decision_of_the_variant():
-    for variant, scale in (("gpt1", 1.0), ("gpt2-small", 0.5)):
-        model = build(variant=variant, **TINY | {"width": 64})
+    for variant, scale, stddev in (("gpt1", 1.0, 0.02), ("gpt2-small", 0.5, 0.02), ("gpt2-small", 0.5, 0.1)):
+        model = build(variant=variant, init_stddev=stddev, **TINY | {"width": 64})
         fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes(variant=variant, **TINY | {"width": 64}))
         drawn = model.redrawn(fresh, jax.random.key(0))["text"]["block_00"]
-        assert float(drawn["mlp"]["fc2"]["kernel"].std()) == pytest.approx(0.02 * scale, rel=0.05)
-        assert float(drawn["mlp"]["fc1"]["kernel"].std()) == pytest.approx(0.02, rel=0.05)
+        assert float(drawn["mlp"]["fc2"]["kernel"].std()) == pytest.approx(stddev * scale, rel=0.05)
+        assert float(drawn["mlp"]["fc1"]["kernel"].std()) == pytest.approx(stddev, rel=0.05)
 
 
 def test_flops_count_blocks_and_logits():

@@ -27,7 +27,7 @@ from vit_jax.nn.normal_init import normal_redrawn
 from vit_jax.nn.style import STYLE_KEYS, Execution, block_style
 from vit_jax.nn.text_trunk import TextTrunk
 from vit_jax.nn.trunk import Layers, below
-from vit_jax.ranges import Count, Decay
+from vit_jax.ranges import Count, Decay, Positive
 from vit_jax.spelling import nearest
 
 
@@ -70,6 +70,7 @@ class GPT(nn.Module):
         text: the trunk, causal.
         scaled_residuals: whether the kernels that end a residual branch start smaller, see `redrawn` (GPT-2, section
             2.3).
+        init_stddev: of kernels and embeddings at first; 0.02 suits the widths of the papers.
 
     Raises:
         UserError: for a trunk that sees what it is to guess.
@@ -77,6 +78,7 @@ class GPT(nn.Module):
 
     text: TextTrunk
     scaled_residuals: bool = True
+    init_stddev: float = 0.02
 
     def __post_init__(self):
         if self.text.mask != "causal":
@@ -124,7 +126,8 @@ class GPT(nn.Module):
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:
         """Parameters with the initial values of the papers: N(0, 0.02) for kernels and embeddings, biases 0, and from
         GPT-2 on the kernels that end a residual branch divided by the square root of the number of branches."""
-        return normal_redrawn(params, rng, residual_depth=self.text.depth if self.scaled_residuals else None)
+        depth = self.text.depth if self.scaled_residuals else None
+        return normal_redrawn(params, rng, stddev=self.init_stddev, residual_depth=depth)
 
     def layers(self) -> Layers:
         """See `vit_jax.nn.trunk.Trunk.layers`."""
@@ -146,6 +149,7 @@ class GPT(nn.Module):
         mlp_dim: Count | None = None,
         max_length: Count | None = None,
         drop_path_rate: Decay = 0.0,
+        init_stddev: Positive = 0.02,
         dtype: Literal["float32", "bfloat16"] = "float32",
         **block: Any,
     ) -> "GPT":
@@ -158,6 +162,7 @@ class GPT(nn.Module):
             mlp_dim: of the MLPs; None for four times the width.
             max_length: the longest text in tokens.
             drop_path_rate: see `TextTrunk`.
+            init_stddev: see `GPT`; a narrow model learns sooner with more, such as 1 / sqrt(width).
             dtype: compute dtype by name; parameters are always float32.
             block: other arguments of `Execution` and `BlockStyle`; of the last also by the older names, see
                 `block_style`. The defaults are the variant's, without dropout.
@@ -191,7 +196,7 @@ class GPT(nn.Module):
             # Unowned, so that GPT adopts it as `text` even when it is made inside another module's setup.
             parent=None,
         )
-        return cls(text, scaled_residuals=not first)
+        return cls(text, scaled_residuals=not first, init_stddev=init_stddev)
 
 
 def _those(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
