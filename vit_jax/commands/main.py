@@ -56,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if of_config:
             print(of_config)
             return 0
-        if " ".join(argv[:2]) in _COMMANDS:  # a command of two words
-            argv = [" ".join(argv[:2]), *argv[2:]]
         arguments = _parser().parse_args(argv)
         return _COMMANDS[arguments.command].run(arguments) or 0
     except UserError as error:
@@ -153,6 +151,8 @@ _PREFIXES = {"--config.": "--override", "--model.": "--model-override"}
 
 
 def _with_overrides(argv: Sequence[str]) -> list[str]:
+    if " ".join(argv[:2]) in _COMMANDS:  # a command of two words
+        argv = [" ".join(argv[:2]), *argv[2:]]
     rewritten, rest = [], iter(argv)
     for argument in rest:
         prefix = next((p for p in _PREFIXES if argument.startswith(p)), None)
