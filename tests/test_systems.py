@@ -6,12 +6,18 @@ tested in `tests/tasks`; meshes, accumulation, scan and rematerialisation belong
 
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import vit_jax
+from tests.commands import test_generate as generating
+from tests.tasks import test_bert as bert
+from tests.tasks import test_classify_text as classifying
+from tests.tasks import test_translate as translating
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
 from tests.tiny_contrastive import contrastive_config
@@ -25,8 +31,15 @@ from vit_jax.training.metrics import round_off
 from vit_jax.training.program import build_program
 from vit_jax.training.sharding import make_mesh
 
+# Texts that the configs name, for as long as the tests run.
+_TEXTS = tempfile.TemporaryDirectory()
+TEXTS = Path(_TEXTS.name)
 KNN = {"knn": {"name": "knn", "train": {"name": "digits", "split": "train", "per_class": 2}, "k": 1}}
 SYSTEMS = {
+    "bert": bert.config(TEXTS),
+    "classify_text": classifying.config(TEXTS),
+    "language_model": generating.config(TEXTS),
+    "translate": translating.config(translating.write_pairs(TEXTS)),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
@@ -36,7 +49,7 @@ NOT_TRAINED = {"features"}
 
 
 def config(name):
-    values = override(SYSTEMS[name], {"steps": "4", "log_every": "1", "checkpoint.every": "2", "checkpoint.keep": "2"})
+    values = override(SYSTEMS[name], {"steps": "4"}) | {"log_every": 1, "checkpoint": {"every": 2, "keep": 2}}
     return values | {"evals": values["evals"] or KNN}
 
 

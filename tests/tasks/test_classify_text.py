@@ -70,8 +70,8 @@ def config(folder):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, 48)
     texts = np.array(["abc"[c] * rng.integers(3, 9) for c in label])
-    np.savez(folder / "texts.npz", labels=label, label_names=np.array(NAMES), text=texts)
-    source = {"name": "arrays", "path": str(folder / "texts.npz"), "fields": ("text",)}
+    np.savez(folder / "classes.npz", labels=label, label_names=np.array(NAMES), text=texts)
+    source = {"name": "arrays", "path": str(folder / "classes.npz"), "fields": ("text",)}
     return {
         "seed": 0, "steps": 140, "batch_size": 16, "log_every": 70, "model": BERT,
         "task": {"name": "classify_text"},

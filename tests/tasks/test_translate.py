@@ -46,14 +46,19 @@ def config(path, **target):
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+def write_pairs(folder):
+    """The pairs as a file."""
+    path = folder / "pairs.npz"
     columns = {
         name: np.array(column) for name, column in zip(("source", "target"), zip(*PAIRS, strict=True), strict=True)
     }
     np.savez(path, labels=np.zeros(len(PAIRS), np.int32), **columns)
     return path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")
