@@ -10,6 +10,7 @@ import vit_jax
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import StoredModel, open_source
+from vit_jax.commands.main import main
 from vit_jax.data.byte_pairs import BYTE_OF
 from vit_jax.data.fields.tokens import build as tokens_field
 from vit_jax.data.tokenizers.ids import build as ids_tokenizer
@@ -54,8 +55,20 @@ def test_there_and_back(name, tmp_path):
         "gpt2": ("language_model", ("text",)),
     }.get(name, ("features", ("text",)))  # fmt: skip
     assert loaded.metadata["task"]["name"] == task and tuple(loaded.fields) == names
-    assert all(field.tokenizer.vocab_size == 30 and field.length == 12 for field in loaded.fields.values())
+    for key, field in loaded.fields.items():
+        assert field.tokenizer.vocab_size == 30 and field.length == (11 if key == "target" else 12)
     assert loaded.preprocess is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gpt2", "marian"])
+def test_published_text_is_generated_to_the_last_position(name, tmp_path, capsys):
+    """From the command line, in numbers; a translation may be as long as its field."""
+    export(run_of_ours(CASES[name])[0], tmp_path, "transformers")
+    argv = ["generate", "--checkpoint", str(tmp_path), "--prompt", "3 4 5"]
+    assert main([*argv, "--tokens", "9"] if name == "gpt2" else argv) == 0
+    words = capsys.readouterr().out.split()
+    assert words and all(word.isdigit() and int(word) < 30 for word in words)
 
 
 def test_features_of_a_published_bert_are_outputs_like_others(tmp_path):

@@ -82,7 +82,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     # A translation begins with this token, by default the padding.
     start = config.integer("decoder_start_token_id", tokenizer.get("pad_id"), at_most=vocab_size - 1)
     tokenizer |= {} if start is None else {"bos_id": start}
-    source, target = (parts.tokens_section(tokenizer, kwargs["max_length"], bos, True) for bos in (False, True))
+    source = parts.tokens_section(tokenizer, kwargs["max_length"], False, True)
+    # The search for a translation wants a place after its last token.
+    target = parts.tokens_section(tokenizer, kwargs["max_length"] - 1, True, True)
     return Published(
         "transformer",
         parts.named_size(kwargs, VARIANTS, sizes),
