@@ -40,11 +40,10 @@ def test_gpt2_small_with_a_cache_is_five_times_as_fast_at_256_tokens():
         tokens = model.apply(variables, ids, method=lambda gpt, ids: gpt.text(ids)[0])
         return model.apply(variables, tokens[:, -1], method="logits")
 
-    # Without a cache a text of n tokens costs a whole run of n; in between the time is about linear.
+    # Without a cache one compiled program runs the window of 256 for every token. A program for every length would take
+    # the mean over lengths, between which time is about linear; it is printed, not asked for.
     lengths = (16, 96, 176, 256)
     whole = {n: seconds(last_logits, variables, jnp.ones((1, n), jnp.int32)) for n in lengths}
     mean = np.trapezoid([whole[n] for n in lengths], lengths) / (lengths[-1] - lengths[0])
-    print(
-        f"{1e3 * cached:.0f} ms a token, {1e3 * mean:.0f} ms without a cache, of 256 tokens {1e3 * whole[256]:.0f} ms"
-    )
-    assert mean > 5 * cached
+    print(f"{1e3 * cached:.0f} ms a token, {1e3 * whole[256]:.0f} ms without a cache, {1e3 * mean:.0f} ms growing")
+    assert whole[256] > 5 * cached
