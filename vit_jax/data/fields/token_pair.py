@@ -28,8 +28,6 @@ class TokenPair(Field):
     long: str
     is_text: ClassVar[bool] = True
 
-    is_text: ClassVar[bool] = True
-
     def spec(self, name: str) -> dict[str, Spec]:
         found = {
             name: Spec((self.length,), "int32", self.tokenizer.vocab_size),
