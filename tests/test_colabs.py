@@ -12,6 +12,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from colabs.execute import COLAB, FOLDER, NAMES, execute, link, read, tidy
+from vit_jax.data.vocabularies import SHIPPED
 
 FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3, "small_gpt": 2}
 REPOSITORY = Path(__file__).parents[1]
@@ -79,6 +80,8 @@ def test_a_zip_of_the_repository_installs(tmp_path, monkeypatch):
     subprocess.run([*command, *target], check=True)
     assert (tmp_path / "site/vit_jax/configs/digits.py").exists()
     assert (tmp_path / "site/vit_jax/data/label_names/imagenet1k.txt").exists()
+    for name in SHIPPED:
+        assert (tmp_path / "site/vit_jax/data/vocabularies" / name).exists()
 
 
 def test_badges_and_links(tmp_path):

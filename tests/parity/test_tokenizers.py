@@ -1,6 +1,7 @@
 """Tokens as the libraries make them that people use these models with."""
 
 import os
+import time
 import unicodedata
 from pathlib import Path
 
@@ -89,3 +90,16 @@ def test_all_of_brown_is_equal(name, brown, clip, gpt2, bert):
     ours = {"clip_bpe": clip_bpe, "gpt2_bpe": gpt2_bpe, "wordpiece": wordpiece}[name].build()
     theirs = {"clip_bpe": clip, "gpt2_bpe": gpt2, "wordpiece": bert}[name]
     assert not different(ours, theirs, brown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [clip_bpe.build, gpt2_bpe.build, wordpiece.build])
+def test_tokenizers_read_50_megabytes_a_minute(build, brown):
+    """In seconds of the CPU, from the first word on, none of which is known."""
+    tokenizer = build()
+    tokenizer.encode("")  # the vocabulary
+    start = time.process_time()
+    for sentence in brown:
+        tokenizer.encode(sentence)
+    minutes = (time.process_time() - start) / 60
+    assert sum(len(sentence.encode()) for sentence in brown) / 1e6 / minutes > 50

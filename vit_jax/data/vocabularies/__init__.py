@@ -14,8 +14,9 @@ from typing import Any
 from vit_jax.data.files import from_here, read_bytes
 from vit_jax.errors import UserError
 
+SHIPPED = ("bert_uncased.txt", "bpe_simple_vocab_16e6.txt.gz", "gpt2.bpe")
 MOST_BYTES = 64 * 2**20
-"""Bytes that a vocabulary may have: the largest of published ones have some 10 MB."""
+"""Bytes that a vocabulary may have, and may unpack to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +89,9 @@ def damaged(name: str, why: str) -> UserError:
     return UserError(f"{name} is no vocabulary that can be read: {why}", "Take an undamaged copy of it")
 
 
-_SHIPPED = ("bert_uncased.txt", "bpe_simple_vocab_16e6.txt.gz", "gpt2.bpe")
-
-
 def _stored(known: Mapping[str, Any]) -> Vocabulary:
     name, data = known.get("name"), known.get("data")
-    if not isinstance(name, str) or not isinstance(data, str | None) or (data is None and name not in _SHIPPED):
+    if not isinstance(name, str) or not isinstance(data, str | None) or (data is None and name not in SHIPPED):
         raise UserError(
             "A stored vocabulary has neither a name that is known nor its data", "Give the path of its file"
         )
