@@ -56,7 +56,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.frozen:
         config.optim.frozen = ("text/.*",)
         config.evals.knn = dict(name="knn", train=train, features=last, k=20)
-        config.evals.probe = dict(name="linear_probe", train=train, features=last)
+        # Those of the default that are weaker take up to 2,000 iterations each.
+        config.evals.probe = dict(name="linear_probe", train=train, features=last, penalties=(1.0, 0.1, 0.01, 1e-3))
     config.eval_every = None
     config.log_every = max(1, steps // 20)
     config.checkpoint = dict(every=None if arg.smoke else 500, keep=1)
