@@ -167,5 +167,7 @@ def test_texts_of_a_model_without_a_vocabulary_are_numbers():
     for text, word in (("3 cat", "cat"), ("30", "30"), ("-1", "-1"), ("٣", "٣")):
         with pytest.raises(UserError, match=f"{word!r} is not the number of a token"):
             ids.encode(text)
+    with pytest.raises(UserError, match="There is no token 30 of 30"):
+        ids_tokenizer(vocab_size=30, eos_id=30)
     field = tokens_field(data=None, length=4, tokenizer={"name": "ids", "vocab_size": 30}, bos=False, eos=False)
     assert field.to_json()["tokenizer"] == {"name": "ids", "vocab_size": 30}

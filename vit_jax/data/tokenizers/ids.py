@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vit_jax.errors import UserError
-from vit_jax.ranges import Count
+from vit_jax.ranges import Count, Natural
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,16 @@ class Ids:
         return " ".join(map(str, ids))
 
 
-def build(*, vocab_size: Count, pad_id: int | None = None, bos_id: int | None = None, eos_id: int | None = None) -> Ids:
-    """See `Ids`."""
+def build(
+    *, vocab_size: Count, pad_id: Natural | None = None, bos_id: Natural | None = None, eos_id: Natural | None = None
+) -> Ids:
+    """See `Ids`.
+
+    Raises:
+        UserError: for a special token that the model does not know.
+    """
     last = vocab_size - 1
-    return Ids(vocab_size, *(last if i is None else i for i in (pad_id, bos_id, eos_id)))
+    ids = [last if i is None else i for i in (pad_id, bos_id, eos_id)]
+    if max(ids) > last:
+        raise UserError(f"There is no token {max(ids)} of {vocab_size}", f"Give ids from 0 to {last}")
+    return Ids(vocab_size, *ids)
