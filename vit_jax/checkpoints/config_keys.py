@@ -102,43 +102,63 @@ _HF_DROPOUT = _words("""
     attn_pdrop embd_pdrop resid_pdrop classifier_dropout activation_dropout decoder_layerdrop encoder_layerdrop init_std
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 """)
-HF_BERT = Keys(
+
+
+def _hf_text(read: frozenset[str], fixed: Mapping[str, Any], harmless: str = "") -> Keys:
+    """Of a text model, to which some of what images do not care about means something."""
+    return Keys(read, fixed, (_HF_HARMLESS | _HF_DROPOUT | _words(harmless)) - read - set(fixed))
+
+
+HF_BERT = _hf_text(
     _words("""
         model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act
-        layer_norm_eps max_position_embeddings type_vocab_size pad_token_id
+        layer_norm_eps max_position_embeddings type_vocab_size pad_token_id bos_token_id eos_token_id
     """),
-    {"pruned_heads": {}, "position_embedding_type": "absolute", "is_decoder": False, "tie_word_embeddings": True,
-     "add_cross_attention": False},
-    (_HF_HARMLESS | _HF_DROPOUT | _words("gradient_checkpointing")) - _words("is_decoder tie_word_embeddings"),
-)  # fmt: skip
+    {
+        "pruned_heads": {},
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "tie_word_embeddings": True,
+        "add_cross_attention": False,
+    },
+    "gradient_checkpointing",
+)
 _HF_GPT_READ = _words("""
     model_type vocab_size n_positions n_ctx n_embd n_layer n_head layer_norm_epsilon pad_token_id bos_token_id
-    eos_token_id
+    eos_token_id n_inner
 """)
-HF_GPT = Keys(
-    _HF_GPT_READ | _words("afn"),
-    {"pruned_heads": {}, "tie_word_embeddings": True, "predict_special_tokens": True},
-    (_HF_HARMLESS | _HF_DROPOUT) - _words("tie_word_embeddings"),
+HF_GPT = _hf_text(
+    _HF_GPT_READ | _words("afn"), {"pruned_heads": {}, "tie_word_embeddings": True, "predict_special_tokens": True}
 )
-HF_GPT2 = Keys(
-    _HF_GPT_READ | _words("activation_function n_inner"),
-    {"pruned_heads": {}, "tie_word_embeddings": True, "scale_attn_weights": True, "add_cross_attention": False,
-     "scale_attn_by_inverse_layer_idx": False},
-    (_HF_HARMLESS | _HF_DROPOUT | _words("reorder_and_upcast_attn gradient_checkpointing"))
-    - _words("tie_word_embeddings add_cross_attention"),
-)  # fmt: skip
-HF_MARIAN = Keys(
+HF_GPT2 = _hf_text(
+    _HF_GPT_READ | _words("activation_function"),
+    {
+        "pruned_heads": {},
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "add_cross_attention": False,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
+    "reorder_and_upcast_attn gradient_checkpointing",
+)
+HF_MARIAN = _hf_text(
     _words("""
         model_type vocab_size decoder_vocab_size d_model encoder_layers decoder_layers encoder_attention_heads
-        decoder_attention_heads encoder_ffn_dim decoder_ffn_dim activation_function max_position_embeddings
-        num_hidden_layers scale_embedding pad_token_id eos_token_id decoder_start_token_id
+        decoder_attention_heads encoder_ffn_dim decoder_ffn_dim activation_function max_position_embeddings dropout
+        num_hidden_layers scale_embedding pad_token_id bos_token_id eos_token_id decoder_start_token_id
     """),
-    {"share_encoder_decoder_embeddings": True, "tie_word_embeddings": True, "static_position_embeddings": True,
-     "normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False, "add_bias_logits": False,
-     "extra_pos_embeddings": 0},
-    (_HF_HARMLESS | _HF_DROPOUT | _words("gradient_checkpointing classif_dropout force_bos_token_to_be_generated"))
-    - _words("tie_word_embeddings"),
-)  # fmt: skip
+    {
+        "share_encoder_decoder_embeddings": True,
+        "tie_word_embeddings": True,
+        "static_position_embeddings": True,
+        "normalize_before": False,
+        "normalize_embedding": False,
+        "add_final_layer_norm": False,
+        "add_bias_logits": False,
+        "extra_pos_embeddings": 0,
+    },
+    "gradient_checkpointing classif_dropout force_bos_token_to_be_generated",
+)
 
 TIMM = Keys(
     _words("architecture model_args pretrained_cfg num_classes global_pool label_names label_descriptions labels"),
