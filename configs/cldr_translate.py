@@ -20,7 +20,7 @@ from vit_jax.training.config import parse_arg
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, language="de", folder="cldr", steps=3000, tokenizer="bytes", smoke=False)
     tokenizer = dict(name="bytes") if arg.tokenizer == "bytes" else dict(name="bpe", path=arg.tokenizer)
-    tokens = dict(name="tokens", tokenizer=tokenizer, length=64, bos=False, long="cut")
+    tokens = dict(name="tokens", tokenizer=tokenizer, length=80, bos=False, long="cut")
 
     config = ConfigDict()
     config.seed = 0
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         mlp_dim=512,
         num_heads=4,
         dropout_rate=0.1,
-        max_length=64,
+        max_length=80,
     )
     config.data = dict(
         train=dict(name="text_pairs", paths=f"{arg.folder}/{arg.language}_train.tsv"),

@@ -149,7 +149,7 @@ class Translate(Task):
         memory = apply(source, mask, method="encode")
         first = jnp.full(rows, self._start, jnp.int32)
         at = jnp.zeros(rows, jnp.int32)
-        cache = self.model.text.new_cache(rows, length + 1, source.shape[1])
+        cache = self.model.text.new_cache(rows, length, source.shape[1])
         _, cache = apply(first[:, None], memory, mask, cache, 0, method="step")
         seen = jnp.repeat(mask, settings.beams, axis=0)
 
