@@ -1,4 +1,4 @@
-"""N-grams of bytes with Witten-Bell smoothing: what a language model is compared with that learns nothing but counts."""
+"""N-grams of bytes with Witten-Bell smoothing: what a language model that learns nothing but counts makes of texts."""
 
 import numpy as np
 from jaxtyping import Float64, UInt64
