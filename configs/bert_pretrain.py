@@ -15,9 +15,9 @@ files with a document each and a sentence on each line, or JSONL with such texts
 full stops. The second run begins with the parameters of the first, whose positions are 512 from the start, at the
 learning rate that the first ended with.
 
-Where this differs:
+Where this differs, without a known effect:
 - precision: bfloat16 with norms, softmax and parameters in float32; the authors' code is float32.
-- the second run starts Adam's averages anew; so many steps of its ten thousands go by until they are what they were.
+- optimizer: the second run starts Adam's averages anew.
 - pairs: a stretch starts with every sentence, and none has fewer than two, see `vit_jax.data.sentence_pairs`.
 
 Arguments: `data`, `eval` held-out files (the data's own without), `variant`, `length`, `init`, `sentences`, `batch`,

@@ -15,7 +15,8 @@ Hardware and time: the paper says neither.
 What the paper leaves open is as in "Language models are few-shot learners" (arXiv:2005.14165), appendix B and table
 2.1: AdamW with beta 0.9, 0.95, decay 0.1 on kernels, gradients clipped at 1, 375M tokens of warmup, cosine to a tenth,
 300B tokens, the learning rate by the size. No dropout: no text comes back often enough.
-Where this differs, without a known effect: precision is bfloat16 with norms, softmax and parameters in float32.
+Where this differs, without a known effect:
+- precision: bfloat16 with norms, softmax and parameters in float32.
 
 Arguments: `variant`, see `vit_jax.models.gpt`; `texts` and `held_out`, text files or JSONL; `batch`, `steps`, `smoke`.
 """

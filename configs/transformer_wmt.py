@@ -21,7 +21,6 @@ Hardware and time: 8 NVIDIA P100, 12 hours (base) and 3.5 days (big), section 5.
 Where this differs, without a known effect:
 - batches: a fixed number of pairs, 896 of at most 96 tokens, about the paper's 25,000 where a sentence has 28 tokens.
   Longer sentences are cut; train/cut counts them.
-- dropout: also of the activations inside the MLP, see `vit_jax.models.transformer`.
 - rate: the first update has that of step 0, which is 0.
 - precision: bfloat16 with norms, softmax and parameters in float32; the authors' was float32.
 

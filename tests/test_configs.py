@@ -136,6 +136,7 @@ PROGRAMS = [
     ("linear_probe", "method=simclr,data=photos"),
     ("mae_finetune", ""),
     ("brown_bert", ""),
+    ("brown_genre", ""),
     ("shifted_fashion", "method=mae"),
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),

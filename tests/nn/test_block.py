@@ -160,3 +160,18 @@ def test_half_precision_keeps_parameters_and_weights_in_float32():
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert set(variables["params"]) == {"norm1", "attention", "norm2", "mlp"}
+
+
+def test_the_hidden_layer_is_dropped_only_where_the_style_says_so():
+    """Without it each value of the result is the whole one, or dropped as a whole."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    whole, scaled = {}, {}
+    for hidden in (False, True):
+        mlp = MlpBlock(16, dropout_rate=0.5, hidden_dropout=hidden)
+        params = mlp.init(jax.random.key(1), x, train=False)
+        whole[hidden] = mlp.apply(params, x, train=False)
+        dropped = mlp.apply(params, x, train=True, rngs={"dropout": jax.random.key(2)})
+        ratio = np.asarray(dropped / whole[hidden])
+        scaled[hidden] = np.isclose(ratio, 0, atol=1e-5) | np.isclose(ratio, 2, atol=1e-4)
+    np.testing.assert_array_equal(whole[False], whole[True])
+    assert scaled[False].all() and not scaled[True].all()

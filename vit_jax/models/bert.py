@@ -194,7 +194,7 @@ class Bert(nn.Module):
             raise UserError(f"There is no BERT '{variant}'", nearest(variant, VARIANTS))
         own = {"width": width, "depth": depth, "num_heads": num_heads}
         size = dataclasses.replace(VARIANTS[variant], **{k: v for k, v in own.items() if v is not None})
-        style: dict[str, Any] = {"norm": "post"}
+        style: dict[str, Any] = {"norm": "post", "hidden_dropout": False}
         style |= {} if "layer_norm_epsilon" in block else {"norm_epsilon": 1e-12}
         style |= {} if "gelu" in block else {"activation": "gelu_exact"}
         text = TextTrunk(

@@ -185,7 +185,7 @@ class GPT(nn.Module):
             width=size.width,
             depth=size.depth,
             style=block_style(
-                {"norm": "post" if first else "pre"} | style,
+                {"norm": "post" if first else "pre", "hidden_dropout": False} | style,
                 num_heads=size.num_heads,
                 mlp_dim=mlp_dim or 4 * size.width,
             ),

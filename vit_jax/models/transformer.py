@@ -273,8 +273,7 @@ def build(
         variant: "base" or "big" (table 3).
         vocab_size: of both languages together.
         width, encoder_depth, decoder_depth, mlp_dim, num_heads, dropout_rate: None for those of the variant. Dropout
-            comes after the embeddings, after each attention, and twice in each MLP, as in PyTorch's `nn.Transformer`;
-            the paper (section 5.4) names the first of these and the end of each branch.
+            comes after the embeddings and at the end of each branch (section 5.4).
         max_length: tokens that a text may have.
         positions: see `vit_jax.nn.sinusoids`.
         logits_bias: see `Transformer`.
@@ -293,7 +292,9 @@ def build(
         "dropout_rate": dropout_rate,
     }
     size = dataclasses.replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})
-    style = {"norm": "post", "activation": "relu"} | {k: v for k, v in block.items() if k in _STYLE}
+    style = {"norm": "post", "activation": "relu", "hidden_dropout": False} | {
+        k: v for k, v in block.items() if k in _STYLE
+    }
     text = EncoderDecoder(
         vocab_size,
         size.width,

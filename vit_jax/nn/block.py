@@ -54,6 +54,7 @@ class MlpBlock(nn.Module):
         mlp_dim: width of the hidden layer.
         dtype: dtype of the computation and of the result.
         dropout_rate: used in training (rng collection "dropout").
+        hidden_dropout: whether the hidden layer is dropped too.
         activation: see `vit_jax.nn.activation.ACTIVATIONS`.
         gated: there is a gate.
         biases: whether `fc1` (and the gate) and `fc2` have one.
@@ -76,6 +77,7 @@ class MlpBlock(nn.Module):
     mlp_dim: int
     dtype: DTypeLike = jnp.float32
     dropout_rate: float = 0.0
+    hidden_dropout: bool = True
     activation: str = "gelu_tanh"
     gated: bool = False
     biases: tuple[bool, bool] = (True, True)
@@ -108,7 +110,8 @@ class MlpBlock(nn.Module):
             hidden = activate(checkpoint_name(dense("gate", self.mlp_dim, self.biases[0])(x), _HIDDEN)) * hidden
         else:
             hidden = activate(hidden)
-        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
+        if self.hidden_dropout:
+            hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
         return nn.Dropout(self.dropout_rate)(dense("fc2", width, self.biases[1])(hidden), deterministic=not train)
 
 
@@ -118,6 +121,7 @@ def mlp_of(style: BlockStyle, execution: Execution, name: str) -> MlpBlock:
         mlp_dim=style.mlp_dim,
         dtype=execution.dtype,
         dropout_rate=style.dropout_rate,
+        hidden_dropout=style.hidden_dropout,
         activation=style.activation,
         gated=style.gated,
         biases=(style.has_bias("fc1"), style.has_bias("fc2")),

@@ -59,7 +59,8 @@ class BlockStyle:
         empty: what a token gets that may attend to nothing, see `vit_jax.nn.attention.attention`.
         layer_scale_init: initial value of LayerScale ("Going deeper with image Transformers", arXiv:2103.17239, section
             2.1), None for none.
-        dropout_rate: after the attention and inside the MLP.
+        dropout_rate: after the attention and after the MLP, and with `hidden_dropout` on its hidden layer too.
+        hidden_dropout: ViT's authors drop there; those of the Transformer of 2017, BERT and the GPTs do not.
         attention_dropout_rate: on the attention weights.
 
     Raises:
@@ -83,6 +84,7 @@ class BlockStyle:
     empty: Empty = "uniform"
     layer_scale_init: float | None = None
     dropout_rate: Decay = 0.0
+    hidden_dropout: bool = True
     attention_dropout_rate: Decay = 0.0
 
     def __post_init__(self):
