@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
+from vit_jax.commands.main import main
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.naming import build_named
@@ -84,21 +86,65 @@ def config(folder):
     }  # fmt: skip
 
 
-def test_a_run_is_evaluated_loaded_and_gone_on_from(tmp_path, capsys):
-    values = config(tmp_path)
-    train(build_experiment(values), tmp_path / "run", jax.devices()[:1])
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir, and the config of its run."""
+    folder = tmp_path_factory.mktemp("texts")
+    values = config(folder)
+    train(build_experiment(values), folder / "run", jax.devices()[:1])
+    return folder / "run", values
+
+
+def test_a_run_is_evaluated_loaded_and_gone_on_from(run, tmp_path, capsys):
+    workdir, values = run
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = {key: value for row in rows for key, value in row.items()}
     assert last["val/accuracy"] > 0.9 and last["knn/accuracy"] > 0.9
-    loaded = vit_jax.load(tmp_path / "run")
+    loaded = vit_jax.load(workdir)
     row = loaded.fields["text"].batched("text", loaded.fields["text"].read("aaaa", "here", None))
     batch = {name: np.asarray(value)[None] for name, value in row.items()}
     (answer,) = loaded.task.answers(loaded.outputs(batch, ("logits",)), loaded.fields)
     assert answer.best(1)[0][0] == "calm"
     # Another head on the same text encoder.
-    values |= {"steps": 1, "init_from": str(tmp_path / "run"), "evals": {}}
+    values = values | {"steps": 1, "init_from": str(workdir), "evals": {}}
     train(build_experiment(values), tmp_path / "next", jax.devices()[:1])
     assert "missing    2  head" in capsys.readouterr().err
+
+
+def test_texts_are_predicted(run, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("aaaa\nbbbbb\ncccc\n")
+    output = tmp_path / "said.jsonl"
+    command = ["predict", "--checkpoint", str(run[0]), "--text", "bbb", "--texts", str(tmp_path / "texts.txt")]
+    assert main([*command, "--output", str(output), "--batch-size", "3", "--top", "2"]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["bbb", "aaaa", "bbbbb", "cccc"]
+    assert [row["predictions"][0][0] for row in rows] == ["loud", "calm", "loud", "odd"]
+    assert all(len(row["predictions"]) == 2 for row in rows)
+    assert main([*command, "--output", str(output), "--batch-size", "3"]) == 0, "its own file may be replaced"
+    capsys.readouterr()
+    assert main([*command[:5], "--top", "1"]) == 0
+    assert capsys.readouterr().out.startswith("bbb: loud ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ([], "There is nothing to predict"),
+        (["--text", "a", "photo.jpg"], "There are both images and texts"),
+        (["--text", "aaaaaaaaaaaaaaaaaaaa"], "Text 1 has 20 tokens, more than the 10"),
+        (["--texts", "none.txt"], "There is no file none.txt with texts"),
+        (["photo.jpg"], "photo.jpg"),
+    ],
+)
+def test_texts_that_cannot_be_predicted(run, arguments, what, capsys):
+    assert main(["predict", "--checkpoint", str(run[0]), *arguments]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_images_are_not_asked_of_texts_nor_texts_of_images(tmp_path, capsys):
+    images = untrained(tmp_path / "images", tiny_config())
+    assert main(["predict", "--checkpoint", str(images), "--text", "a cat"]) == 2
+    assert "does not answer texts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.output import is_json_lines, output_file
+from vit_jax.commands.text_files import lines_of
 from vit_jax.errors import UserError, printable
 
 _KEYS = ("prompt", "sample", "text")  # of a line
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}", "Ask for at least 1")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed is {arguments.seed}", "It must be from 0 to below 2^32")
-    prompts = arguments.prompt + (_lines(Path(arguments.prompts)) if arguments.prompts is not None else [])
+    prompts = arguments.prompt + (lines_of(Path(arguments.prompts), "prompt") if arguments.prompts is not None else [])
     if not prompts:
         raise UserError("There is no prompt", "Give --prompt TEXT, or --prompts FILE")
     output = None
@@ -77,25 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
     # Lines of a text stay lines; what else would steer a terminal is spelled out.
     shown = ["\n".join(printable(line) for line in row["text"].splitlines()) for row in rows]
     print("\n---\n".join(shown))
-
-
-def _lines(path: Path) -> list[str]:
-    """The prompts of a file.
-
-    Raises:
-        UserError: when it is not there, or not UTF-8; it names the line.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no file {path} with prompts", "Name a text file with a prompt a line")
-    lines = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"Line {number} of {path} is not UTF-8", "Save it as UTF-8") from error
-        if not lines[-1].strip():
-            raise UserError(f"Line {number} of {path} is empty", "Remove it: a prompt has at least one character")
-    return lines
 
 
 def _is_ours(path: Path) -> bool:
