@@ -16,6 +16,7 @@ from vit_jax.tasks import example_keys
 from vit_jax.tasks.translate import shifted, token_losses
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.remarks import opening
 
 PAIRS = [
     ("ab", "BA"),
@@ -136,6 +137,10 @@ def test_a_run_is_measured_and_its_translations_kept(workdir, tmp_path, capsys):
     capsys.readouterr()
     rows = [json.loads(line) for line in (tmp_path / "out" / "val_translations.jsonl").read_text().splitlines()]
     assert [(row["source"], row["target"]) for row in rows] == PAIRS
+
+
+def test_texts_are_not_called_images(pairs):
+    assert opening(build_experiment(config(pairs)))[0].startswith("1 class, 8 training examples, 8 for")
 
 
 def test_right_translations_have_full_marks(pairs):

@@ -20,11 +20,16 @@ def _evaluated(experiment: Experiment) -> dict[str, EvalPipeline]:
     return {name: each for name, each in pipelines.items() if isinstance(each, EvalPipeline)}
 
 
+def _examples(experiment: Experiment) -> str:
+    """What they are called; only images have a name of their own."""
+    return "images" if "image" in experiment.fields else "examples"
+
+
 def _found(experiment: Experiment) -> Iterator[str]:
     source = getattr(experiment.pipeline, "source", None)
     if source is None:
         return
-    parts = [f"{len(source):,} training images"]
+    parts = [f"{len(source):,} training {_examples(experiment)}"]
     parts += [f"{len(each.source):,} for config.evals.{name}" for name, each in _evaluated(experiment).items()]
     if source.label_names:
         count = len(source.label_names)
@@ -40,12 +45,12 @@ def _remarks(experiment: Experiment) -> Iterator[str]:
     yield from dict.fromkeys(text for each in sources for text in getattr(each, "remarks", ()))
     if len(source.label_names) == 1 and any(f.name == "num_classes" for f in dataclasses.fields(experiment.task)):
         yield f"there is one class, {source.label_names[0]!r}: whatever the model learns, it is right"
-    shown = config.batch_size / len(source)
+    shown, total = config.batch_size / len(source), f"{len(source):,} training {_examples(experiment)}"
     if shown > 1:
-        yield f"a batch of {config.batch_size:,} shows each of the {len(source):,} training images {shown:.3g} times"
+        yield f"a batch of {config.batch_size:,} shows each of the {total} {shown:.3g} times"
     epochs = config.steps * config.batch_size / len(source)
     if epochs > _MANY_EPOCHS:
         yield (
-            f"{config.steps:,} steps of {config.batch_size:,} show each of the {len(source):,} training images "
+            f"{config.steps:,} steps of {config.batch_size:,} show each of the {total} "
             f"{epochs:,.0f} times; config.steps.epochs counts in epochs"
         )
