@@ -105,7 +105,7 @@ def open_run(
         )
     last = min(config.steps, config.stop_at or config.steps)
     if not agreed(lambda: start_step(workdir, experiment.values, last)) and config.init_from:
-        agreed(lambda: check_sources(config.init_from, experiment.metadata["fields"]))
+        agreed(lambda: check_sources(config.init_from, experiment.metadata.get("fields")))
 
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
@@ -128,7 +128,7 @@ def open_run(
             abstract = jax.tree.map(_placed, program.state, program.shardings)
             resumed = resume(workdir, start, abstract, program.fresh_average, policy.checksums)
             start, state = resumed.step, resumed.state
-            agreed(lambda: check_vocabulary(workdir, resumed.metadata.get("fields"), experiment.metadata["fields"]))
+            agreed(lambda: check_vocabulary(workdir, resumed.metadata.get("fields"), experiment.metadata.get("fields")))
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
