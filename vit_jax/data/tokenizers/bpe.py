@@ -2,19 +2,15 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Bool, Int32
-
-from vit_jax.data.byte_pairs import BytePairs, continues
+from vit_jax.data.byte_level import WORDS, ByteLevel
+from vit_jax.data.byte_pairs import BytePairs
 from vit_jax.data.learn_pairs import counted, learn_pairs
-from vit_jax.data.tokenizers.gpt2_bpe import WORDS
 from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary
-from vit_jax.data.words import Derived, Remembered, joined, utf8
+from vit_jax.data.words import Remembered, utf8
 from vit_jax.errors import UserError
 
 _FORMAT = 1
@@ -23,7 +19,7 @@ _BYTES = range(_SPECIAL, _SPECIAL + 256)
 
 
 @dataclass(frozen=True)
-class BPE(Derived):
+class BPE(ByteLevel):
     """Padding, start, end and mask, then the 256 bytes, then the pairs in the order in which they were learned.
 
     The start also stands before a pair of texts, and the end after each of them, as BERT's `[CLS]` and `[SEP]`.
@@ -42,26 +38,8 @@ class BPE(Derived):
     sep_id: ClassVar[int] = eos_id
     unk_id: ClassVar[None] = None
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._pieces)
-
     def to_json(self) -> dict[str, Any]:
         return {"path": self.pairs.to_json()}
-
-    def encode(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._words.__getitem__, WORDS.findall(text))))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
-        return joined(self._pieces, ids).decode("utf-8", "replace")
-
-    def byte_counts(self) -> Int32[np.ndarray, " V"]:
-        return np.array([len(piece) for piece in self._pieces], np.int32)
-
-    @functools.cached_property
-    def continues(self) -> Bool[np.ndarray, " V"]:
-        return continues(self._pieces)
 
     @functools.cached_property
     def _pairs(self) -> list[tuple[int, int]]:

@@ -1,28 +1,20 @@
 """GPT-2's tokens: pairs of bytes joined within words (Radford et al. 2019, section 2.2)."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import numpy as np
-import regex
-from jaxtyping import Bool, Int32
-
-from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, continues, read_pairs
+from vit_jax.data.byte_level import ByteLevel
+from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, read_pairs
 from vit_jax.data.tokenizer_json import is_json, model_in
 from vit_jax.data.vocabularies import File, Vocabulary, read_vocabulary, shipped
-from vit_jax.data.words import Derived, Remembered, joined
+from vit_jax.data.words import Remembered
 from vit_jax.errors import UserError
-
-# English endings, words and numbers with the space before them, punctuation, and space; the last space before a word
-# is that word's.
-WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
 @dataclass(frozen=True)
-class GPT2(Derived):
+class GPT2(ByteLevel):
     """50,257 tokens: the bytes, 50,000 pairs, and `<|endoftext|>`, which starts a text, ends it and pads it.
 
     "<|endoftext|>" in a text is written with ordinary tokens, as in OpenAI's code; transformers makes the one token of
@@ -30,10 +22,6 @@ class GPT2(Derived):
     """
 
     merges: Vocabulary
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._pieces)
 
     @property
     def eos_id(self) -> int:
@@ -44,20 +32,6 @@ class GPT2(Derived):
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.merges.to_json()}
-
-    def encode(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._words.__getitem__, WORDS.findall(text))))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text; what is no UTF-8, as in a text that was cut, becomes the replacement character."""
-        return joined(self._pieces, ids).decode("utf-8", "replace")
-
-    def byte_counts(self) -> Int32[np.ndarray, " V"]:
-        return np.array([len(piece) for piece in self._pieces], np.int32)
-
-    @functools.cached_property
-    def continues(self) -> Bool[np.ndarray, " V"]:
-        return continues(self._pieces)
 
     @functools.cached_property
     def _pairs(self) -> list[tuple[str, str]]:
