@@ -97,7 +97,7 @@ class BlockStack(nn.Module):
         return (self._scan if scans else self._loop)(x, cache, train, shared)
 
     def _loop(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
-        hidden, shown = [], self._shows_hidden()
+        caches, hidden, shown = [], [], self._shows_hidden()
         for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
 
             def run(block: nn.Module, x: Array, cache: PyTree, rate: float = rate) -> tuple[Array, PyTree]:
@@ -107,13 +107,11 @@ class BlockStack(nn.Module):
                 run = nn.remat(run, policy=_REMAT_POLICIES[self.execution.remat])
             block = self.block(self.styles[i % len(self.styles)], self.execution, name=block_name(i))
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
-            if cache is not None:
-                # Written where it was: a decoding loop need not copy what all layers hold.
-                cache = jax.tree.map(lambda held, new, i=i: held.at[i].set(new), cache, kept)
+            caches.append(kept)
             hidden += [x] if shown else []
         if hidden:
             self.sow("hidden", "layers", jnp.stack(hidden))
-        return _placed(x), cache
+        return _placed(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
 
     def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
         """One step of the scan runs one block of each style."""
