@@ -61,7 +61,8 @@ def test_every_task_is_here():
     assert set(naming.buildable(tasks)) == SYSTEMS.keys() | NOT_TRAINED
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# Whole runs, of which `make test` has one.
+@pytest.mark.parametrize("name", [n if n == "classify" else pytest.param(n, marks=pytest.mark.long) for n in SYSTEMS])
 def test_a_system_from_its_first_step_to_an_exported_file(name, tmp_path, capsys):
     values, workdir, one = config(name), tmp_path / "run", jax.devices()[:1]
     summary = train(build_experiment(values), workdir, one)

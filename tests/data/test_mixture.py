@@ -176,6 +176,7 @@ def test_repeats_divide_the_batch():
         TrainPipeline(numbered(4), drawing, batch_size=8, seed=0, repeats=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 3])
 def test_worker_processes_give_the_same_batches(workers):
     """Mixture, repeats, rotation, resuming and slices at once."""

@@ -178,6 +178,7 @@ def test_killed_while_an_old_checkpoint_was_removed(finished, tmp_path):
     assert losses(run) == losses(finished) and steps_in(run) == [6]
 
 
+@pytest.mark.long
 def test_killed_while_a_line_or_a_config_was_written(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
