@@ -14,15 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vit_jax.errors import UserError
-from vit_jax.naming import check_keys, construct
+from vit_jax.naming import check_keys
 from vit_jax.nn.activation import ACTIVATIONS
-from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.normal_init import normal_redrawn
 from vit_jax.nn.pool import mean_of_tokens
 from vit_jax.nn.products import product
-from vit_jax.nn.style import STYLE_KEYS, Execution, block_style, check_choice
+from vit_jax.nn.style import EXECUTION_KEYS, STYLE_KEYS, block_style, check_choice, execution_of
 from vit_jax.nn.text_trunk import TextTrunk
 from vit_jax.nn.trunk import Layers, below
 from vit_jax.ranges import Count, Decay
@@ -205,7 +204,7 @@ class Bert(nn.Module):
             style=block_style(
                 style | _those(block, _STYLE_KEYS), num_heads=size.num_heads, mlp_dim=mlp_dim or 4 * size.width
             ),
-            execution=construct(Execution, _those(block, _EXECUTION_KEYS), "config.model", dtype=compute_dtype(dtype)),
+            execution=execution_of(block, dtype),
             num_segments=num_segments,
             embedding_norm=True,
             drop_path_rate=drop_path_rate,
@@ -219,9 +218,8 @@ def _those(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-_EXECUTION_KEYS = tuple(f.name for f in dataclasses.fields(Execution) if f.name != "dtype")
 _STYLE_KEYS = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "mlp_dim"))
-_BLOCK_KEYS = (*_STYLE_KEYS, *_EXECUTION_KEYS)
+_BLOCK_KEYS = (*_STYLE_KEYS, *EXECUTION_KEYS)
 _NAMED_KEYS = tuple(name for name in Bert.from_variant.__annotations__ if name not in ("block", "return"))
 KEYS = (*_NAMED_KEYS, *_BLOCK_KEYS)  # all that `build` takes
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vit_jax.errors import UserError
-from vit_jax.naming import check_keys, construct
-from vit_jax.nn.dtype import compute_dtype
+from vit_jax.naming import check_keys
 from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.multi_head import CrossCache, empty_cross_cache
 from vit_jax.nn.norm import NORMS
@@ -22,7 +21,7 @@ from vit_jax.nn.pool import mean_of_tokens
 from vit_jax.nn.products import product
 from vit_jax.nn.sinusoids import Layout, sinusoids
 from vit_jax.nn.stack import BlockStack, block_layers
-from vit_jax.nn.style import STYLE_KEYS, BlockStyle, Execution, block_style
+from vit_jax.nn.style import EXECUTION_KEYS, STYLE_KEYS, BlockStyle, Execution, block_style, execution_of
 from vit_jax.nn.trunk import Layers, below, side_by_side
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Decay
@@ -248,7 +247,6 @@ def _seen(mask: Shaped[Array, "b s"] | None) -> Array | None:
 
 
 _STYLE = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "mlp_dim", "cross", "rotary"))
-_EXECUTION = tuple(f.name for f in dataclasses.fields(Execution) if f.name != "dtype")
 
 
 def build(
@@ -280,7 +278,7 @@ def build(
         dtype: of the computation, "float32" or "bfloat16".
         block: other arguments of `BlockStyle` and `Execution`; the paper's are post-norm, epsilon 1e-6, and ReLU.
     """
-    check_keys(block, (*_STYLE, *_EXECUTION), "config.model", siblings=_NAMED)
+    check_keys(block, (*_STYLE, *EXECUTION_KEYS), "config.model", siblings=_NAMED)
     if variant not in VARIANTS:
         raise UserError(f"There is no Transformer {variant!r}", nearest(variant, VARIANTS))
     given = {
@@ -301,9 +299,7 @@ def build(
         size.encoder_depth,
         size.decoder_depth,
         style=block_style(style, num_heads=size.num_heads, mlp_dim=size.mlp_dim, dropout_rate=size.dropout_rate),
-        execution=construct(
-            Execution, {k: v for k, v in block.items() if k in _EXECUTION}, "config.model", dtype=compute_dtype(dtype)
-        ),
+        execution=execution_of(block, dtype),
         max_length=max_length,
         positions=positions,
         parent=None,
@@ -312,4 +308,4 @@ def build(
 
 
 _NAMED = tuple(name for name in build.__annotations__ if name not in ("block", "return"))
-KEYS = (*_NAMED, *_STYLE, *_EXECUTION)  # all that `build` takes
+KEYS = (*_NAMED, *_STYLE, *EXECUTION_KEYS)  # all that `build` takes

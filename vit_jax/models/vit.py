@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 from vit_jax.errors import UserError
 from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant, resized
 from vit_jax.naming import check_keys, construct
-from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import NORMS
@@ -23,7 +22,16 @@ from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
 from vit_jax.nn.residual import ResidualTrunk
 from vit_jax.nn.stack import BlockStack, block_layers
-from vit_jax.nn.style import STYLE_KEYS, BlockStyle, Execution, block_style, check_choice, check_rate
+from vit_jax.nn.style import (
+    EXECUTION_KEYS,
+    STYLE_KEYS,
+    BlockStyle,
+    Execution,
+    block_style,
+    check_choice,
+    check_rate,
+    execution_of,
+)
 from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk, logits
 from vit_jax.ranges import Count, Decay, Natural, NonNegative
 
@@ -201,11 +209,10 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 # What `build` hands on, by whose arguments they are; what it names itself has defaults that depend on one another.
-_EXECUTION_KEYS = tuple(name for name in _names(Execution) if name != "dtype")
 _TOKEN_KEYS = tuple(name for name in _names(Tokens) if name != "class_token")
 _POSITION_KEYS = tuple(name for name in _names(Positions) if name != "class_token_posemb")
 _STYLE_KEYS = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "mlp_dim"))
-_BLOCK_KEYS = (*_STYLE_KEYS, *_EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS)
+_BLOCK_KEYS = (*_STYLE_KEYS, *EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS)
 
 
 class ViT(Classifier):
@@ -328,7 +335,7 @@ class ViT(Classifier):
             style=block_style(
                 {k: v for k, v in block.items() if k in _STYLE_KEYS}, num_heads=size.num_heads, mlp_dim=size.mlp_dim
             ),
-            execution=part(Execution, _EXECUTION_KEYS, dtype=compute_dtype(dtype)),
+            execution=execution_of(block, dtype),
             tokens=part(Tokens, _TOKEN_KEYS, class_token=class_token),
             positions=part(Positions, _POSITION_KEYS, class_token_posemb=class_token_posemb),
             drop_path_rate=drop_path_rate,

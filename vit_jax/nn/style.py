@@ -11,6 +11,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.activation import check_activation
 from vit_jax.nn.attention import Empty, Implementation, check_implementation
+from vit_jax.nn.dtype import compute_dtype
 from vit_jax.ranges import Count, Decay, Positive
 from vit_jax.spelling import nearest
 
@@ -131,6 +132,15 @@ class Execution:
         check_choice("remat", self.remat, get_args(Remat))
         if self.scan and self.sow_attention:
             raise UserError("A scanned encoder cannot sow attention weights", "Set scan=False or sow_attention=False")
+
+
+EXECUTION_KEYS = tuple(f.name for f in dataclasses.fields(Execution) if f.name != "dtype")
+
+
+def execution_of(values: Mapping[str, Any], dtype: str) -> Execution:
+    """How the blocks of a model are run: those of a model section's flat keys that say it, and the dtype by name."""
+    own = {name: value for name, value in values.items() if name in EXECUTION_KEYS}
+    return construct(Execution, own, "config.model", dtype=compute_dtype(dtype))
 
 
 def check_choice(what: str, value: Any, known: Iterable[str]) -> None:
