@@ -23,13 +23,16 @@ import argparse
 import difflib
 import importlib
 import importlib.util
+import inspect
+import pkgutil
 import sys
 from pathlib import Path
 
+from vit_jax.data import corpora
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import nearest
 
-_CORPORA = ("brown", "cldr")  # modules of vit_jax.data.corpora
+_CORPORA = tuple(m.name for m in pkgutil.iter_modules(corpora.__path__) if not m.name.startswith("_"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--folder", metavar="DIR", help="images by class: DIR/SPLIT/CLASS/ or DIR/CLASS/")
     own.add_argument("--manifest", metavar="FILE", help="CSV or JSONL with path, label and split")
     own.add_argument("--idx", metavar="DIR", help="IDX files, as MNIST has them")
-    own.add_argument("--from", dest="packages", nargs="+", metavar="DIR", help="unpacked packages of brown or cldr")
+    own.add_argument("--from", dest="packages", nargs="+", metavar="DIR", help="unpacked packages of a corpus")
     parser.add_argument("--language", metavar="LANGUAGE", help="of cldr, beside English (de)")
-    parser.add_argument("--output", metavar="DIR", help="where the files of brown or cldr go (NAME)")
+    parser.add_argument("--output", metavar="DIR", help="where the files of a corpus go (NAME)")
     parser.add_argument("--allow-outside", action="store_true", help="follow a manifest's paths out of its folder")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits of your own images (train test)")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="shrink your own images to this first")
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.name} is made of an unpacked package", "Add --from DIR, see docs/data.md")
     for option in ("language", "output"):
         if getattr(arguments, option) is not None:
-            raise UserError(f"--{option} goes with texts", f"Add --from, for {' or '.join(_CORPORA)}")
+            raise UserError(f"--{option} goes with --from", f"Add it, for {' or '.join(_CORPORA)}")
     own = {kind: getattr(arguments, kind) for kind in ("folder", "manifest", "idx") if getattr(arguments, kind)}
     if not own:
         for option in ("splits", "short_side"):
@@ -70,13 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
 def _corpus(arguments: argparse.Namespace) -> None:
     if arguments.name not in _CORPORA:
         raise UserError(f"There is no corpus named {arguments.name!r}", nearest(arguments.name, _CORPORA))
-    for option in (
-        "data_dir",
-        "manual_dir",
-        "splits",
-        "short_side",
-        *(("language",) if arguments.name == "brown" else ()),
-    ):
+    module = importlib.import_module(f"vit_jax.data.corpora.{arguments.name}")
+    others = {"language"} - set(inspect.signature(module.write).parameters)
+    for option in ("data_dir", "manual_dir", "splits", "short_side", *others):
         if getattr(arguments, option) is not None:
             raise UserError(f"{arguments.name} has no --{option.replace('_', '-')}", "Leave it out")
     folders = [Path(folder).expanduser() for folder in arguments.packages]
@@ -84,7 +83,6 @@ def _corpus(arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder", "Give that of the unpacked package")
     own = {"language": arguments.language} if arguments.language else {}
-    module = importlib.import_module(f"vit_jax.data.corpora.{arguments.name}")
     for line in module.write(folders, Path(arguments.output or arguments.name), **own):
         print(printable(line))
 

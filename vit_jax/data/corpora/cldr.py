@@ -2,15 +2,12 @@
 packages cldr-annotations-full and cldr-annotations-derived-full have them."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.data.files import read_bytes
+from vit_jax.data.corpora._annotations import annotations
 from vit_jax.errors import UserError
-from vit_jax.naming import nearest
 
-_PACKAGES = {"annotations": "cldr-annotations-full", "annotationsDerived": "cldr-annotations-derived-full"}
 _HELD_OUT = 400
 _SEED = 0
 
@@ -34,7 +31,9 @@ def write(folders: Sequence[Path], output: Path, language: str = "de") -> list[s
     """
     if language == "en":
         raise UserError("English is what is translated from", "Give another language")
-    sources, targets = _names(folders, "en"), _names(folders, language)
+    sources, targets = (
+        {key: found.name for key, found in annotations(folders, of).items()} for of in ("en", language)
+    )
     keys = sorted(sources.keys() & targets.keys(), key=_draw)
     rows = {key: (sources[key], targets[key], "skin_tone" if _has_skin_tone(sources[key]) else "other") for key in keys}
     test, train = keys[:_HELD_OUT], keys[_HELD_OUT:]
@@ -62,37 +61,3 @@ def _draw(key: str) -> str:
 
 def _has_skin_tone(name: str) -> bool:
     return "skin tone" in name.partition(": ")[2]
-
-
-def _names(folders: Sequence[Path], language: str) -> dict[str, str]:
-    """The name of each symbol, of both packages."""
-    found: dict[str, str] = {}
-    for kind, package in _PACKAGES.items():
-        places = [place / kind for folder in folders for place in (folder, folder / package, folder.parent / package)]
-        root = next((place for place in places if place.is_dir()), None)
-        if root is None:
-            raise UserError(
-                f"The package {package} is not in {' or '.join(map(str, folders))}",
-                "Unpack cldr-annotations-full and cldr-annotations-derived-full, and give both folders with --from",
-            )
-        path = root / language / "annotations.json"
-        if not path.is_file():
-            raise UserError(
-                f"{root} has no names in the language {language!r}", nearest(language, (p.name for p in root.iterdir()))
-            )
-        for key, entry in _entries(path, kind).items():
-            spoken = entry.get("tts") if isinstance(entry, dict) else None
-            if isinstance(spoken, list) and spoken and isinstance(spoken[0], str) and spoken[0].strip():
-                found[key] = " ".join(spoken[0].split())
-    return found
-
-
-def _entries(path: Path, kind: str) -> dict[str, object]:
-    try:
-        data = json.loads(read_bytes(path).decode("utf-8"))
-        entries = data[kind]["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} could not be read: {error}", "Unpack its package again") from error
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} has no names", "Unpack its package again")
-    return entries
