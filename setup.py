@@ -75,7 +75,11 @@ setup(
     # configs/ stands at the top of the repository, where a reader looks for it, and installs inside the package.
     packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
     package_dir={"vit_jax.configs": "configs"},
-    package_data={"vit_jax.data.label_names": ["*.txt"], "vit_jax.data.vocabularies": ["*.bpe", "*.gz", "*.txt"]},
+    package_data={
+        "vit_jax.data.label_names": ["*.txt"],
+        "vit_jax.data.prompts": ["*.json"],
+        "vit_jax.data.vocabularies": ["*.bpe", "*.gz", "*.txt"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX_VERSIONS}"],

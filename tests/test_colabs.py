@@ -80,6 +80,7 @@ def test_a_zip_of_the_repository_installs(tmp_path, monkeypatch):
     subprocess.run([*command, *target], check=True)
     assert (tmp_path / "site/vit_jax/configs/digits.py").exists()
     assert (tmp_path / "site/vit_jax/data/label_names/imagenet1k.txt").exists()
+    assert (tmp_path / "site/vit_jax/data/prompts/imagenet.json").exists()
     for name in SHIPPED:
         assert (tmp_path / "site/vit_jax/data/vocabularies" / name).exists()
 
