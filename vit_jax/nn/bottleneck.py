@@ -97,6 +97,8 @@ class PostActivationUnit(nn.Module):
         style: of its convolutions and norms.
         bottleneck: three convolutions instead of two.
         zero_init: the last norm's scale starts at zero, so that the unit starts as its shortcut (arXiv:1706.02677).
+        averaged: a mean over stride x stride places, before the last convolution and before the shortcut's, instead of
+            a convolution with a stride, which would drop what lies between (CLIP, arXiv:2103.00020, section 2.4).
     """
 
     TENSOR: ClassVar[dict[str, int]] = TENSOR
@@ -106,10 +108,13 @@ class PostActivationUnit(nn.Module):
     style: Style
     bottleneck: bool = True
     zero_init: bool = True
+    averaged: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b oh ow out"]:
-        width, stride, out = self.width, self.stride, self.width * (4 if self.bottleneck else 1)
+        width, out = self.width, self.width * (4 if self.bottleneck else 1)
+        shape_changes = self.stride != 1 or x.shape[-1] != out
+        stride, mean = (1, self.stride) if self.averaged else (self.stride, 1)
         # (channels, kernel, stride) of each convolution
         convs = (
             [(width, 1, 1), (width, 3, stride), (out, 1, 1)] if self.bottleneck else [(width, 3, stride), (out, 3, 1)]
@@ -122,10 +127,16 @@ class PostActivationUnit(nn.Module):
             return self.style.norm(name=norm_name, train=train, scale_init=scale_init)(x)
 
         shortcut = x
-        if stride != 1 or x.shape[-1] != out:
-            shortcut = normed(x, (out, 1, stride), "proj_conv", "proj_norm", ones)
+        if shape_changes:
+            shortcut = normed(averaged(x, mean), (out, 1, stride), "proj_conv", "proj_norm", ones)
         for i, conv in enumerate(convs, 1):
             last = i == len(convs)
+            x = averaged(x, mean) if last else x
             x = normed(x, conv, f"conv{i}", f"norm{i}", zeros if last and self.zero_init else ones)
             x = x if last else nn.relu(x)
         return nn.relu(shortcut + x)
+
+
+def averaged(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]:
+    """The mean of each square of size x size places; of places that make no whole one, nothing."""
+    return x if size == 1 else nn.avg_pool(x, (size, size), (size, size))

@@ -1,15 +1,19 @@
 """Pooling a sequence of tokens into one vector: by picking, averaging, or attention."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, DTypeLike, Float, Shaped
 
+from vit_jax.nn.attention import attention
 from vit_jax.nn.block import mlp_of
 from vit_jax.nn.multi_head import MultiHeadAttention
 from vit_jax.nn.norm import NORMS
+from vit_jax.nn.posemb import check_grid
+from vit_jax.nn.products import product
 from vit_jax.nn.style import BIASES, BlockStyle, Execution
 
 
@@ -68,3 +72,43 @@ class MAPHead(nn.Module):
         norm = NORMS[style.norm_kind](style.norm_epsilon, dtype, name="norm")
         x = x + mlp_of(style, execution, "mlp")(norm(x), train=False)
         return x[:, 0]
+
+
+class MeanQueryPool(nn.Module):
+    """Multi-head attention pooling of a map: the mean of all places asks them and itself (CLIP's ResNets,
+    arXiv:2103.00020, section 2.4).
+
+    Parameters, float32: `pos_embedding` [gh, gw, C] of the places and `mean_pos_embedding` [1, 1, C]; `query`, `key`
+    and `value` with kernel [C, H, d] and bias [H, d]; `out` with kernel [H, d, D] and bias [D].
+
+    Attributes:
+        features: D, what comes out.
+        num_heads: H, which divides C.
+        dtype: dtype of the computation.
+    """
+
+    features: int
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Pools a map.
+
+        Raises:
+            UserError: when the parameters hold positions of another grid.
+        """
+        batch, *grid, channels = x.shape
+        if self.has_variable("params", "pos_embedding"):
+            check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
+        normal = nn.initializers.normal(channels**-0.5)
+        places = self.param("pos_embedding", normal, (*grid, channels))
+        of_mean = self.param("mean_pos_embedding", normal, (1, 1, channels))
+        x = x.astype(self.dtype).reshape(batch, -1, channels)
+        mean = x.mean(axis=1, keepdims=True) + of_mean.astype(self.dtype)
+        tokens = jnp.concatenate([mean, x + places.reshape(-1, channels).astype(self.dtype)], axis=1)
+        heads = (self.num_heads, channels // self.num_heads)
+        dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, kernel_init=normal, dot_general=product)
+        keys, values = (dense(heads, name=name)(tokens) for name in ("key", "value"))
+        pooled = attention(dense(heads, name="query")(mean), keys, values)
+        return dense(self.features, axis=(-2, -1), name="out")(pooled)[:, 0]

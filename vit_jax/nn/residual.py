@@ -79,8 +79,7 @@ class ResidualTrunk(Trunk):
         def places(stride: int) -> int:
             return -(-image_size[0] // stride) * -(-image_size[1] // stride)
 
-        root_kernel, after = (7, 2) if self.root_stride == 4 else (3, 1)
-        total = product_flops(places(after), 3 * root_kernel**2, self.width)
+        total = sum(product_flops(places(at), inputs, out) for inputs, out, at in self.root_convolutions())
         stride, channels = self.root_stride, self.width
         for stage, size in enumerate(self.stage_sizes):
             for unit in range(size):
@@ -94,6 +93,11 @@ class ResidualTrunk(Trunk):
                 total += sum(product_flops(places(at), inputs, outputs) for inputs, outputs, at in convs)
                 channels = out
         return total
+
+    def root_convolutions(self) -> list[tuple[int, int, int]]:
+        """Those of the root, see `convolutions`."""
+        kernel, after = (7, 2) if self.root_stride == 4 else (3, 1)
+        return [(3 * kernel**2, self.width, after)]
 
     def convolutions(self, channels: int, width: int, before: int, after: int) -> list[tuple[int, int, int]]:
         """Of a unit: (inputs, outputs, stride of the map) of the matrix that a convolution is at each place."""
