@@ -66,6 +66,23 @@ def test_padding_after_the_text_changes_nothing_of_it():
     np.testing.assert_allclose(run(BERT, token_mask=token_mask)[:, :4], run(BERT, IDS[:, :4]), atol=2e-6)
 
 
+@pytest.mark.parametrize("trunk", [GPT, BERT])
+def test_vectors_in_place_of_ids(trunk):
+    """What the tokens' own vectors give is what their ids give; other vectors give something else, causally."""
+    vectors = params_of(trunk)["embedding"][IDS]
+    np.testing.assert_allclose(run(trunk, None, embedded=vectors), run(trunk), atol=2e-6)
+    other = vectors.copy()
+    other[0, 3, 0] += 1
+    differs = np.abs(run(trunk, None, embedded=other) - run(trunk))[0].max(-1) > 1e-5
+    np.testing.assert_array_equal(differs, changed(trunk, 3))
+
+
+@pytest.mark.parametrize(("ids", "more"), [(None, {}), (IDS, {"embedded": np.zeros((2, 6, 12), np.float32)})])
+def test_a_text_is_given_once(ids, more):
+    with pytest.raises(UserError, match="as ids or as vectors"):
+        GPT.apply({"params": params_of(GPT)}, ids, **more)
+
+
 def test_documents_of_a_window_do_not_see_one_another():
     documents = np.array([[0, 0, 0, 1, 1, 1], [0] * 6], np.int32)
     positions = np.array([[0, 1, 2, 0, 1, 2], range(6)], np.int32)

@@ -77,8 +77,9 @@ class TextTrunk(nn.Module):
 
     def __call__(
         self,
-        ids: Int[Array, "b t"],
+        ids: Int[Array, "b t"] | None,
         *,
+        embedded: Float[Array, "b t width"] | None = None,
         train: bool = False,
         token_mask: Shaped[Array, "b t"] | None = None,
         segments: Int[Array, "b t"] | None = None,
@@ -90,7 +91,9 @@ class TextTrunk(nn.Module):
         """Tokens of a text, and the cache with what was new.
 
         Args:
-            ids: from 0 to below `vocab_size`.
+            ids: from 0 to below `vocab_size`; None with `embedded`.
+            embedded: vectors in place of those of ids, to which positions and segments are added as to these: learned
+                prompts. See `embed`.
             token_mask: 1 where there is a token, 0 at padding, which nobody sees. A causal trunk whose padding comes
                 last needs none: no token sees what comes after it.
             segments: from 0 to below `num_segments`; None is the first everywhere.
@@ -103,18 +106,25 @@ class TextTrunk(nn.Module):
         Raises:
             UserError: when the text is longer than there are positions, or arguments contradict the trunk.
         """
-        self._check(ids, segments, cache, at, token_mask, mask)
+        if (ids is None) == (embedded is None):
+            raise UserError("A text is given as ids or as vectors", "Give one of the two, ids or embedded")
+        batch, length = (ids if embedded is None else embedded).shape[:2]
+        self._check(length, segments, cache, at, token_mask, mask)
         if positions is None:
-            positions = jnp.arange(ids.shape[1]) + (0 if at is None else jnp.asarray(at)[..., None])
-        x = self.embedding[ids] + self.pos_embedding[positions]
+            positions = jnp.arange(length) + (0 if at is None else jnp.asarray(at)[..., None])
+        x = (self.embed(ids) if embedded is None else embedded) + self.pos_embedding[positions]
         if self.num_segments:
-            x = x + self.segment_embedding[jnp.zeros_like(ids) if segments is None else segments]
+            x = x + self.segment_embedding[jnp.zeros((batch, length), int) if segments is None else segments]
         x = x.astype(self.execution.dtype)
         if self.embedding_norm:
             x = self.norm_embedding(x)
         x = self.dropout(x, deterministic=not train)
-        x, cache = self.blocks(x, cache, train=train, mask=self._seen(ids.shape[1], token_mask, mask), at=at)
+        x, cache = self.blocks(x, cache, train=train, mask=self._seen(length, token_mask, mask), at=at)
         return (self.norm(x) if self.final_norm else x), cache
+
+    def embed(self, ids: Int[Array, "*b"]) -> Float[Array, "*b width"]:
+        """The vectors of tokens, without their positions."""
+        return self.embedding[ids]
 
     def attend(self, tokens: Float[Array, "*b width"]) -> Float[Array, "*b vocab"]:
         """Products with the embedding of every token: logits in float32, with no parameters of their own."""
@@ -162,8 +172,8 @@ class TextTrunk(nn.Module):
             seen = seen & array
         return seen
 
-    def _check(self, ids: Array, segments: Array | None, cache: Cache | None, at: Any, *arrays: Array | None) -> None:
-        self._check_length(ids.shape[1])
+    def _check(self, length: int, segments: Array | None, cache: Cache | None, at: Any, *arrays: Array | None) -> None:
+        self._check_length(length)
         if segments is not None and not self.num_segments:
             raise UserError("This text trunk knows no segments", "Leave them out, or set num_segments")
         if cache is None and at is None:
