@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.marian import write_vocabulary
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import StoredModel, open_source
@@ -125,6 +126,22 @@ def test_what_is_converted_keeps_the_vocabulary_beside_it(tmp_path):
     assert vit_jax.load(tmp_path / "theirs").fields["text"].tokenizer.encode("the") == [257]
     (tmp_path / "theirs/vocab.json").write_text(json.dumps(numbers | {"th": 257, "the": 256}))
     with pytest.raises(UserError, match=r"vocab.json gives 'th' the number 257, and GPT-2's order gives it 256"):
+        vit_jax.load(tmp_path / "theirs")
+
+
+def test_a_marian_folder_with_its_three_files_takes_sentences(tmp_path):
+    names = write_vocabulary(tmp_path)
+    export(run_of_ours(CASES["marian"] | {"vocab_size": len(names)})[0], tmp_path / "theirs", "transformers")
+    for name in ("source.spm", "target.spm", "vocab.json"):
+        (tmp_path / name).rename(tmp_path / "theirs" / name)
+    fields = vit_jax.load(tmp_path / "theirs").fields
+    end, start = names.index("</s>"), names.index("<pad>")
+    source, target = (fields[n].read("and the other die", "TEXT", None).tolist() for n in ("source", "target"))
+    assert source[-1] == target[-1] == end and target[0] == start
+    assert max(source + target) < len(names) and source[:-1] != target[1:-1]  # pieces of two languages
+    config = json.loads((tmp_path / "theirs/config.json").read_text())
+    (tmp_path / "theirs/config.json").write_text(json.dumps(config | {"decoder_start_token_id": 3}))
+    with pytest.raises(UserError, match="decoder_start_token_id' is 3, and the vocabulary's padding is"):
         vit_jax.load(tmp_path / "theirs")
 
 

@@ -6,11 +6,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from transformers import BertTokenizer, GPT2Tokenizer
+from transformers import BertTokenizer, GPT2Tokenizer, MarianTokenizer
 
+from tests.marian import write_vocabulary
 from tests.texts import names, unicode_texts
 from vit_jax.data.byte_pairs import BYTE_OF
-from vit_jax.data.tokenizers import clip_bpe, gpt2_bpe, wordpiece
+from vit_jax.data.tokenizers import clip_bpe, gpt2_bpe, marian, wordpiece
 from vit_jax.data.vocabularies import shipped
 
 TEXTS = (*names(400), *unicode_texts(2000))  # 5,200
@@ -103,3 +104,20 @@ def test_tokenizers_read_50_megabytes_a_minute(build, brown):
         tokenizer.encode(sentence)
     minutes = (time.process_time() - start) / 60
     assert sum(len(sentence.encode()) for sentence in brown) / 1e6 / minutes > 50
+
+
+def test_marian_equals_transformers(tmp_path):
+    """Words, the language to translate into, and what the vocabulary does not have."""
+    write_vocabulary(tmp_path, extra=(">>deu<<",))
+    theirs = MarianTokenizer(str(tmp_path / "source.spm"), str(tmp_path / "target.spm"), str(tmp_path / "vocab.json"))
+    path, target = str(tmp_path / "source.spm"), str(tmp_path / "target.spm")
+    source = marian.build(path=path, vocabulary=str(tmp_path / "vocab.json"))
+    assert (source.pad_id, source.eos_id, source.unk_id) == (
+        theirs.pad_token_id, theirs.eos_token_id, theirs.unk_token_id)  # fmt: skip
+    for text in ("The cat sat", ">>deu<< the mat", ">>deu<<the mat", "a quiz, a cat", "  two  spaces ", ""):
+        assert [*source.encode(text), source.eos_id] == theirs(text)["input_ids"], text
+    german = marian.build(path=target, vocabulary=str(tmp_path / "vocab.json"))
+    for text in ("Die Katze saß", "die andere Matte."):
+        ids = theirs(text_target=text)["input_ids"]
+        assert [*german.encode(text), german.eos_id] == ids
+        assert german.decode(ids[:-1]) == theirs.decode(ids, skip_special_tokens=True) == text

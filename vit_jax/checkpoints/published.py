@@ -15,7 +15,7 @@ SIDECARS = {
     "sentences": "sentence_bert_config.json",
     "tokenizer": "tokenizer_config.json",
 }
-VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json")
+VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json", "source.spm", "target.spm")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,7 +207,7 @@ def build(*, model: Mapping[str, Any], data: DataInfo, label_smoothing: Share = 
                 f"Set config.data.fields.{name} with the name 'tokens'",
             )
     target, tokenizer = fields["target"], fields["target"].tokenizer
-    if fields["source"].tokenizer != tokenizer:
+    if _numbering(fields["source"].tokenizer) != _numbering(tokenizer):
         raise UserError(
             "Source and target have different tokenizers, and one matrix embeds both", "Use one that was made on both"
         )
@@ -215,3 +215,8 @@ def build(*, model: Mapping[str, Any], data: DataInfo, label_smoothing: Share = 
         raise UserError("The targets of a translation do not say where they end", "Set eos=True for the field 'target'")
     module, spec = build_model(model, vocab_size=tokenizer.vocab_size)
     return Translate(module, spec, fields["source"], target, label_smoothing)
+
+
+def _numbering(tokenizer: Tokenizer) -> Any:
+    """What two tokenizers that give the same tokens the same numbers have in common."""
+    return getattr(tokenizer, "numbering", tokenizer)

@@ -12,6 +12,7 @@ from vit_jax.checkpoints.parts import text as parts
 from vit_jax.checkpoints.parts.sidecars import is_of
 from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.data.text import tokenizer_of
 from vit_jax.errors import UserError
 from vit_jax.models.transformer import VARIANTS, build
 from vit_jax.nn.sinusoids import sinusoids
@@ -78,13 +79,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "twice": parts.those_there(_TWICE, tensors),
         "tables": parts.those_there(_TABLES, tensors),
     }
-    tokenizer = parts.ids_section(config, vocab_size)
+    ids = parts.ids_section(config, vocab_size)
     # A translation begins with this token, by default the padding.
-    start = config.integer("decoder_start_token_id", tokenizer.get("pad_id"), at_most=vocab_size - 1)
-    tokenizer |= {} if start is None else {"bos_id": start}
-    source = parts.tokens_section(tokenizer, kwargs["max_length"], False, True)
+    start = config.integer("decoder_start_token_id", ids.get("pad_id"), at_most=vocab_size - 1)
+    ids |= {} if start is None else {"bos_id": start}
+    tokenizers = _vocabularies(sidecar, vocab_size, start) or {"source": ids, "target": ids}
+    source = parts.tokens_section(tokenizers["source"], kwargs["max_length"], False, True)
     # The search for a translation wants a place after its last token.
-    target = parts.tokens_section(tokenizer, kwargs["max_length"] - 1, True, True)
+    target = parts.tokens_section(tokenizers["target"], kwargs["max_length"] - 1, True, True)
     return Published(
         "transformer",
         parts.named_size(kwargs, VARIANTS, sizes),
@@ -150,6 +152,26 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         **ids,
     }
     return {"config.json": config}
+
+
+def _vocabularies(sidecar: Sidecar, vocab_size: int, start: int | None) -> dict[str, dict[str, Any]] | None:
+    """The tokenizers of the two languages, where their three files lie beside the weights; the pieces of both are
+    numbered by one vocab.json."""
+    files = sidecar.vocabularies
+    if any(name not in files for name in ("source.spm", "target.spm", "vocab.json")):
+        return None
+    readers = {"vocabulary": files["vocab.json"]}
+    found = {
+        side: parts.section_of(sidecar, vocab_size, {f"{side}.spm": {"name": "marian", **readers}})[0]
+        for side in ("source", "target")
+    }
+    begin = tokenizer_of(found["target"])[0].bos_id
+    if start not in (None, begin):
+        raise sidecar.config.error(
+            "decoder_start_token_id", f"is {start}, and the vocabulary's padding is {begin}",
+            "Only a model whose translations begin with the padding can be read with its vocabulary",
+        )  # fmt: skip
+    return found
 
 
 def _tokenizer(metadata: Mapping[str, Any]) -> dict[str, int]:

@@ -17,6 +17,9 @@ class Tokenizer(Protocol):
     stands for, 0 for special ones. Losses can then be given in bits per byte. One that cuts words into pieces has
     `continues`, bool [V]: whether each token goes on the word of the token before it, for masking whole words.
 
+    One of several that cut texts differently and number the same pieces alike has `numbering`, which is equal for all
+    of them: one matrix can embed what they give.
+
     One that is made of files has `to_json() -> dict`: arguments of its `build` with the files in them, which a
     checkpoint keeps (see `vit_jax.data.vocabularies.Vocabulary.to_json`).
 
