@@ -76,8 +76,10 @@ def test_features_of_a_published_bert_are_outputs_like_others(tmp_path):
     """By the field's names; what `last_layers` gives is for probes and neighbours."""
     export(run_of_ours(CASES["sentences"])[0], tmp_path, "transformers")
     loaded = vit_jax.load(tmp_path)
-    row = loaded.fields["text"].batched("text", loaded.fields["text"].read("3 1 4 1 5", "FILE", None))
-    batch = {key: np.stack([value, value]) for key, value in row.items() if not key.endswith("_cut")}
+    batch = loaded.tokenize(["3 1 4 1 5"] * 2)
+    assert loaded.tokenize("3")["text_mask"].tolist() == [[True] + [False] * 11]
+    with pytest.raises(UserError, match="does not give 'text_embedding'"):
+        loaded.embed_texts("3 1 4")
     found = loaded.outputs(batch, ("features", "tokens", "last_layers_mean"))
     there = np.asarray(found["tokens"])[:, :5]
     np.testing.assert_allclose(found["features"], there.mean(1), atol=1e-6)

@@ -7,7 +7,7 @@ from typing import Any
 from vit_jax.data.fields import Context, Fields, build_fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
-from vit_jax.naming import build_named
+from vit_jax.naming import build_named, named_module
 from vit_jax.tasks import DataInfo, Task
 
 Spec = dict[str, Any]  # {"name": ..., "kwargs": {...}}
@@ -26,6 +26,14 @@ def task_with_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> Spec:
     """The task that a published file names, of the model in it."""
     kwargs = {key: value for key, value in model["kwargs"].items() if key not in task.get("given", ())}
     return {"name": task["name"], "kwargs": {**task["kwargs"], "model": {"name": model["name"], **kwargs}}}
+
+
+def image_section(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the image model in a model: what its module's `downstream(kwargs)` says, where there is more in it
+    than an image model, or else the model itself."""
+    module = named_module("model", model["name"])
+    kwargs = model["kwargs"]
+    return module.downstream(kwargs) if hasattr(module, "downstream") else {"name": model["name"], **kwargs}
 
 
 def upgraded(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints import store
+from vit_jax.checkpoints.description import image_section
 from vit_jax.checkpoints.npz import write_npz
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import write_safetensors
@@ -119,7 +120,7 @@ def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dic
 def notes(source: StoredModel, to: str) -> list[str]:
     """Sentences on what the other library would do otherwise with this model."""
     metadata, said = source.metadata, []
-    kwargs = metadata["model"]["kwargs"]
+    kwargs = image_section(metadata["model"])
     kwargs = kwargs.get("trunk", kwargs)
     ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
     learned = metadata["model"]["name"] in ("vit", "hybrid", "mae") and kwargs.get("posemb", "learn") == "learn"

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
+from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.source import open_source
+from vit_jax.checkpoints.tokenized import tokenized
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.data.batch import NotedBatch
 from vit_jax.data.fields import Fields
@@ -101,12 +103,58 @@ class Loaded:
         """Class scores before softmax or sigmoid, float32."""
         return self.outputs(images, ("logits",))["logits"]
 
+    def tokenize(self, texts: str | Sequence[str]) -> dict[str, Shaped[np.ndarray, "N L"]]:
+        """The field of texts as `outputs` takes it: ids int32 [N, L], and bool [N, L] where there is no padding.
+
+        Raises:
+            UserError: the model reads no texts.
+        """
+        return tokenized(self.fields, [texts] if isinstance(texts, str) else texts, self.path)
+
+    def embed_images(
+        self, images: Sequence[Any] | Float[Array, "N H W 3"], batch_size: int = 32
+    ) -> Float[np.ndarray, "N E"]:
+        """What images are compared with texts by: vectors of length 1, float32.
+
+        Args:
+            images: paths, bytes or uint8 [H, W, 3], which are prepared as in training's evaluation; or a float array of
+                images that are prepared.
+            batch_size: of which so many are embedded at once.
+
+        Raises:
+            UserError: the model has no such embedding.
+        """
+        prepared = getattr(images, "ndim", 0) == 4 and np.issubdtype(images.dtype, np.floating)
+        if self.preprocess is None and not prepared:
+            raise UserError(f"{self.path} takes no images", "Load a model of images and texts")
+
+        def batch(some: slice) -> Batch:
+            rows = images[some] if prepared else np.stack([self.preprocess(one) for one in images[some]])
+            return {"image": self._checked(rows)}
+
+        return self._embedded("image_embedding", batch, len(images), batch_size)
+
+    def embed_texts(self, texts: str | Sequence[str], batch_size: int = 32) -> Float[np.ndarray, "N E"]:
+        """The same of texts."""
+        tokens = self.tokenize(texts)
+        count = len(next(iter(tokens.values())))
+        return self._embedded("text_embedding", lambda some: {k: x[some] for k, x in tokens.items()}, count, batch_size)
+
     def generate(
         self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, batch_size: int = 32, **settings: Any
     ) -> list[list[Answer]]:
         """Samples that follow prompts, such as texts that go on; see `vit_jax.checkpoints.generation.generate`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         return generate(self.task, self.variables, prompts, settings, samples, seed, batch_size)
+
+    def _embedded(
+        self, name: str, batch: Callable[[slice], Batch], count: int, batch_size: int
+    ) -> Float[np.ndarray, "N E"]:
+        """An output of so many rows, of which `batch` gives some."""
+        if not count:
+            raise UserError("There is nothing to embed", "Give one image or text at least")
+        starts = range(0, count, batch_size)
+        return np.concatenate([self.outputs(batch(slice(at, at + batch_size)), name)[name] for at in starts])
 
     def _checked(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         images = images if isinstance(images, jax.Array) else np.asarray(images)
@@ -149,6 +197,7 @@ def load(
     allow_nonfinite: bool = False,
     checksums: bool = True,
     average: int | None = None,
+    part: str | None = None,
 ) -> Loaded:
     """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
@@ -167,14 +216,17 @@ def load(
         allow_nonfinite: also load parameters that are NaN or infinite, which are an error otherwise.
         checksums: False skips comparing what is read from a checkpoint of this project with the checksums saved in it.
         average: of a workdir's last checkpoints so many are averaged, parameter by parameter; None for the newest.
+        part: "encoder" or "text" for one tower of a model of images and texts, without what compares it with the other;
+            of any other image model the first is the model without its head. None for all.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor
-            missing or left over, or with another hash.
+            missing or left over, with another hash, or without the part.
     """
     source = open_source(
         path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums, average=average
     )
+    source = source if part is None else part_of(source, part)
     metadata = dict(source.metadata)
     if image_size is not None:
         metadata |= _resized(metadata, image_size, source.path)

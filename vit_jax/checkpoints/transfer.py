@@ -11,12 +11,12 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 
-from vit_jax.checkpoints.description import rebuilt
+from vit_jax.checkpoints.description import image_section, rebuilt
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
-from vit_jax.naming import named_module, nearest
+from vit_jax.naming import nearest
 from vit_jax.nn.posemb import interpolate_posemb
 
 _HEADS = ("head", "distillation_head")
@@ -136,11 +136,7 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     if metadata["model"] is None or metadata["preprocess"] is None:
         raise UserError(f"{opened.path} names no image model", "Give a checkpoint of an image model")
     task, _ = rebuilt(metadata, opened.path)
-    spec = task.downstream or metadata["model"]
-    name, kwargs = spec["name"], spec["kwargs"]
-    module = named_module("model", name)
-    # Some models are an encoder with what only their pretraining needs.
-    model = dict(module.downstream(kwargs) if hasattr(module, "downstream") else {"name": name, **kwargs})
+    model = dict(image_section(task.downstream or metadata["model"]))
     for key in ("num_classes", "representation_size", "head_bias_init"):
         model.pop(key, None)
     stored = Preprocess.from_json(metadata["preprocess"])
@@ -195,8 +191,8 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
 
 def resize_method(spec: Mapping[str, Any] | None) -> str:
     """How the positions of the model that the metadata describes have to be interpolated."""
-    kwargs = (spec or {}).get("kwargs", {})
-    return kwargs.get("trunk", kwargs).get("posemb_resize", "align_corners")
+    section = {} if spec is None else image_section(spec)
+    return section.get("trunk", section).get("posemb_resize", "align_corners")
 
 
 def _match(

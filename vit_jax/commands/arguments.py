@@ -46,10 +46,13 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`--model.key=value` and `--sha256`, for published files."""
+    """`--part`, `--allow-nonfinite`, and for published files `--model.key=value` and `--sha256`."""
     parser.add_argument("--sha256", metavar="HASH", help="what the published weight file must hash to")
     parser.add_argument(
         "--allow-nonfinite", action="store_true", help="read parameters that are NaN or infinite, as they are"
+    )
+    parser.add_argument(
+        "--part", metavar="encoder|text", help="one tower of a model of images and texts, as if it lay there alone"
     )
     parser.add_argument("--model-override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --model-override before parsing.
@@ -74,8 +77,8 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     """The checkpoint that `add_checkpoint` asks for."""
     from vit_jax.checkpoints.load import load
 
-    overrides = read_overrides(arguments)
-    return load(arguments.checkpoint, image_size=arguments.image_size, average=arguments.average, **overrides)
+    options = {"image_size": arguments.image_size, "average": arguments.average, "part": arguments.part}
+    return load(arguments.checkpoint, **options, **read_overrides(arguments))
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
