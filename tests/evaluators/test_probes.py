@@ -105,6 +105,39 @@ def test_linear_probe_written_out():
     assert not np.array_equal(mask, linear_probe.held_out(train[1], 0.2, 1))
 
 
+def test_clips_search_finds_the_peak_of_96_steps():
+    """Seven penalties two decades apart, then half the interval around the best, to an eighth of a decade."""
+    assert linear_probe.strength(0) == pytest.approx(1e-6) and linear_probe.strength(96) == pytest.approx(1e6)
+    for peak in (0, 1, 37, 48, 71, 96):
+        tried = []
+        found = linear_probe.search(lambda step, peak=peak, tried=tried: tried.append(step) or -abs(step - peak))
+        assert found == peak
+        assert tried[:7] == [0, 16, 32, 48, 64, 80, 96] and 11 <= len(tried) <= 15 and len(set(tried)) == len(tried)
+    assert linear_probe.search(lambda step: 1.0) == 0, "of equals the strongest penalty"
+    assert linear_probe.search(lambda step: float(step >= 40)) == 40
+
+
+def test_linear_probe_as_clip_has_it():
+    """Features as they are, and the sum of losses against |W|^2 / 2C, which scikit-learn's C means."""
+    train, test = data(noise=0.7, width=12), data(200, noise=0.7, seed=1, width=12)
+    metrics = probe(linear_probe, train, test, sweep="clip")
+    mask = linear_probe.held_out(train[1], 0.2, 0)
+
+    def model(step, rows):
+        return LogisticRegression(C=10 ** (step / 8 - 6), max_iter=1000).fit(train[0][rows], train[1][rows])
+
+    scores = {s: model(s, ~mask).score(train[0][mask], train[1][mask]) for s in range(0, 97, 16)}
+    step, stride = max(scores, key=lambda s: (scores[s], -s)), 16
+    while stride > 1:
+        stride //= 2
+        near = [s for s in (step - stride, step, step + stride) if 0 <= s <= 96]
+        scores = {s: model(s, ~mask).score(train[0][mask], train[1][mask]) for s in near}
+        step = max(scores, key=lambda s: (scores[s], -s))
+    assert 0 < step < 96
+    assert metrics["C"] == pytest.approx(10 ** (step / 8 - 6))
+    assert metrics["accuracy"] == pytest.approx(model(step, slice(None)).score(*test), abs=1e-9)
+
+
 def test_linear_probe_of_features_that_know_nothing():
     (features, _), test = data(), data(seed=1)
     shuffled = np.random.default_rng(3).permutation(data()[1])
