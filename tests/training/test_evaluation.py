@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
+from vit_jax.data.field import Context
+from vit_jax.data.fields import Fields, tokens
+from vit_jax.data.fields.classes import Classes
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources.arrays import ArraySource
@@ -89,3 +92,54 @@ def test_what_is_not_there_is_one_sentence():
         UserError, match="'val' would fail: There is no field 'depth' in this data, which has image, ind"
     ):
         kept(("missing",))
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSides:
+    """Compares two sets by an output each."""
+
+    left: EvalPipeline = dataclasses.field(hash=False)
+    right: EvalPipeline = dataclasses.field(hash=False)
+    features: dict = dataclasses.field(hash=False)
+
+    def metrics(self, run):
+        (left, _), (right, numbers) = (run.features(getattr(self, name), of) for name, of in self.features.items())
+        return {"left": left.sum(), "right": right.sum(), "last": numbers[-1]}
+
+
+class Numbers:
+    label_names = ()
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"text": "a" * int(index), "label": int(index)}
+
+
+def two_sides(**features):
+    """Images, and texts alone that are read as those of pairs, of their own number in batches of the same size."""
+    text = tokens.build(data=Context(), length=8)
+    data = pipeline(16)
+    texts = data.over(Numbers(), Fields({"text": text, "label": Classes()}), "five texts")
+    assert (texts.description, len(texts), len(data)) == ("five texts", 1, 2)
+    images, lengths = (lambda b: b["image"].mean((1, 2, 3))), (lambda b: b["text_mask"].sum(1))
+    of = {"image_side": images, "text_side": lengths}
+
+    def outputs(variables, batch, names, rng):
+        return chosen(names, {name: lambda name=name: of[name](batch) for name in of})
+
+    evaluator = TwoSides(data, texts, features)
+    return Evaluation({"val": evaluator}, outputs, lambda batch: batch, make_mesh({}, jax.devices()[:1]))
+
+
+def test_an_evaluator_of_two_sides_asks_each_for_its_own():
+    evaluation = two_sides(left="image_side", right="text_side")
+    evaluation.check({})
+    found = evaluation.run({})
+    assert found["val/right"] == 2 + 3 + 4 + 5 + 6 and found["val/last"] == 4  # with their starts and ends
+    assert found["val/left"] == pytest.approx(IMAGES.mean((1, 2, 3)).sum(), rel=1e-5)
+    with pytest.raises(UserError, match="'val' would fail: There is no field 'image' in this data"):
+        two_sides(left="image_side", right="image_side").check({})
+    with pytest.raises(UserError, match="'val' would fail: This task does not give 'sides'"):
+        two_sides(left="image_side", right="sides").check({})

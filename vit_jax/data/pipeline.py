@@ -223,6 +223,16 @@ class EvalPipeline:
             return self
         return self._rebuilt_with(ClassesOf(self.source, names))
 
+    def over(self, source: Source, fields: Fields, description: str | None) -> "EvalPipeline":
+        """Other examples, prepared in the same way.
+
+        Args:
+            source: of the examples, such as one side of pairs of images and texts.
+            fields: of an example.
+            description: what the examples depend on; None for no such text.
+        """
+        return self._rebuilt_with(source, fields=fields, description=description)
+
     def iterate(self, slices: int = 1, index: int = 0) -> BatchIterator:
         """Slice `index` of `slices` of each batch. Close it after use.
 

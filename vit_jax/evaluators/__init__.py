@@ -57,6 +57,9 @@ class Evaluator(Protocol):
     One that calls `run(pipeline)` also has `measure(apply, batch) -> PyTree`: what is kept of a batch. It is traced
     together with what it asks the task for, as often as it needs, by `apply(batch, names)`: nothing else is computed.
 
+    One that calls `run.features` says by `features` what it will ask for, so that a run finds out before training what
+    the task lacks: the output's name, or names by the evaluator's pipelines where they differ.
+
     One that can tell before any training that it would fail (a neighbourhood larger than its set) has `check()`, which
     raises the UserError.
     """

@@ -139,23 +139,27 @@ class Evaluation:
                     evaluator.check()
                 for field in dataclasses.fields(evaluator) if dataclasses.is_dataclass(evaluator) else ():
                     if isinstance(pipeline := getattr(evaluator, field.name), EvalPipeline):
-                        self._check_first_batch(name, evaluator, variables, pipeline)
+                        self._check_first_batch(name, evaluator, variables, pipeline, field.name)
             except UserError as error:
                 named = f"'{name}'" in error.what or f"config.evals.{name}" in error.what
                 what = error.what if named else f"The evaluator '{name}' would fail: {error.what}"
                 raise UserError(what, error.what_to_do) from error
 
-    def _check_first_batch(self, name: str, evaluator: Evaluator, variables: Variables, pipeline: EvalPipeline) -> None:
+    def _check_first_batch(
+        self, name: str, evaluator: Evaluator, variables: Variables, pipeline: EvalPipeline, field: str
+    ) -> None:
         check_batch(self._mesh, pipeline.batch_size, None)
         with contextlib.closing(pipeline.iterate(*host_rows(batch_sharding(self._mesh), pipeline.batch_size))) as rows:
             first = next(rows)
         batch = {k: jax.ShapeDtypeStruct((pipeline.batch_size, *v.shape[1:]), v.dtype) for k, v in first.items()}
         if hasattr(evaluator, "measure"):
             of_batch = self._of_batch(name, evaluator.measure)
-        elif isinstance(output := getattr(evaluator, "features", None), str):
-            of_batch = self._of_features(output)
         else:
-            return
+            output = getattr(evaluator, "features", None)
+            output = output.get(field) if isinstance(output, Mapping) else output
+            if not isinstance(output, str):
+                return
+            of_batch = self._of_features(output)
         of_batch.eval_shape(variables, batch, self._seed)
 
     def measured(self, name: str, variables: Variables, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
