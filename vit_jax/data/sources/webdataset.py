@@ -1,0 +1,192 @@
+"""Pictures and what is said of them in tar shards, as the library webdataset and img2dataset write them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage
+from vit_jax.data.image_tree import SUFFIXES
+from vit_jax.data.tar_index import Member, members
+from vit_jax.data.text_files import text_paths
+from vit_jax.errors import UserError, shortened
+from vit_jax.naming import listed
+
+_TEXTS = (".txt", ".json")
+_MOST_TEXT = 2**24  # bytes
+_MOST_SHARDS = 1_000_000
+_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{},]*(?:,[^{},]*)+)\}")
+
+
+class TarSource:
+    """Encoded images and their texts, read when they are asked for.
+
+    Where they lie is kept in memory alone, and copied to workers: 48 bytes a pair, and its name.
+
+    Args:
+        shards: the archives.
+        names: of each image, as the archive has it.
+        places: of each pair the number of its shard; offset and size of the image; offset and size of the text; and
+            whether the text is JSON.
+        json_key: of the text in it.
+        remarks: what whoever starts a run may want to know, a sentence each.
+    """
+
+    label_names: tuple[str, ...] = ()
+    field_names = frozenset({"image", "text"})
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        names: Sequence[str],
+        places: Int64[np.ndarray, "n 6"],
+        json_key: str,
+        remarks: Sequence[str] = (),
+    ):
+        self._shards, self._names, self._places = list(shards), list(names), places
+        self._json_key = json_key
+        self.remarks = tuple(remarks)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard, image_at, image_size, text_at, text_size, is_json = self._places[index].tolist()
+        where = f"{self._shards[shard]}, member {self._names[index]}"
+        if image_size > MAX_FILE_BYTES or text_size > _MOST_TEXT:
+            raise UnreadableImage(f"{where} has more bytes than an image or a text", "Leave it out")
+        try:
+            with open(self._shards[shard], "rb") as file:
+                image, text = (_read(file, *of) for of in ((image_at, image_size), (text_at, text_size)))
+            said = _from_json(text, self._json_key) if is_json else text.decode("utf-8-sig").strip()
+        except OSError as error:
+            raise UnreadableImage(f"{where} could not be read: {error.strerror or error}", "Check the path") from error
+        except ValueError as error:  # UnicodeDecodeError is one
+            reason = "has bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise UnreadableImage(f"{where} {reason}", "Mend it, or leave it out") from error
+        if not said:
+            raise UnreadableImage(f"{where} has an empty text", "Leave it out")
+        return {"image": image, "text": said, "path": where}
+
+
+def build(paths: str | Sequence[str], json_key: str = "caption") -> TarSource:
+    """Reads tar shards by index, without unpacking them: in each, an image and a text that have the same name up to the
+    first dot, as 0001.jpg (.jpeg, .png, .webp) and 0001.txt, or 0001.json.
+
+    The text is that of .txt, or where there is none what .json has under `json_key`: a text, or a list of several. Of
+    several the field `tokens` shows one: in training any, in evaluation the first. A pair without a text that can be
+    read is replaced in training, as one without such an image is, and refused in evaluation.
+
+    The headers of all shards are read when the source is built, and kept in memory alone.
+
+    Args:
+        paths: a shard, or several, or patterns: "shards/{00000..00099}.tar", "{a,b}-*.tar". Files of this machine.
+        json_key: of the text in the .json.
+
+    Raises:
+        UserError: for shards that are missing, compressed, or no tar; for a member whose name leads out of its shard;
+            and where there is no pair at all. Of shards that are cut short the rest is left out, and so are members
+            without a partner: both are counted in a remark.
+    """
+    shards = text_paths([one for path in ([paths] if isinstance(paths, str) else paths) for one in _expanded(path)])
+    names: list[str] = []
+    places: list[tuple[int, ...]] = []
+    cut: list[str] = []
+    alone: list[str] = []
+    for number, shard in enumerate(shards):
+        found, whole = members(shard)
+        if not whole:
+            cut.append(shard)
+        for image, text in _pairs(found, shard, alone):
+            names.append(image.name)
+            is_json = text.name.lower().endswith(".json")
+            places.append((number, image.offset, image.size, text.offset, text.size, is_json))
+    if not names:
+        raise UserError(
+            f"No image with a text is in {listed(shards, 1)}",
+            "Name them alike: 0001.jpg and 0001.txt or 0001.json",
+        )
+    remarks = []
+    if cut:
+        remarks.append(f"{len(cut)} of {len(shards)} tar shards are cut short or damaged, first {cut[0]}")
+    if alone:
+        remarks.append(f"{len(alone)} members of tar shards have no partner and are left out, first {alone[0]}")
+    return TarSource(shards, names, np.array(places, np.int64), json_key, remarks)
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The names that braces stand for: {00..11} for numbers, {a,b} for either."""
+    found = [pattern]
+    while not os.path.exists(pattern) and any(map(_BRACES.search, found)):
+        parts = [_at_first_braces(name) for name in found]
+        if sum(len(choices) for _, choices, _, _ in parts) > _MOST_SHARDS:
+            raise UserError(f"{shortened(repr(pattern), 200)} is more than {_MOST_SHARDS} files", "Check its braces")
+        found = [
+            before + str(choice).zfill(digits) + after for before, choices, digits, after in parts for choice in choices
+        ]
+    return found
+
+
+def _at_first_braces(name: str) -> tuple[str, Sequence[str | int], int, str]:
+    """What stands before them, what they stand for, the digits of its numbers, and what stands behind them."""
+    braces = _BRACES.search(name)
+    if braces is None:
+        return "", [name], 0, ""
+    before, after = name[: braces.start()], name[braces.end() :]
+    first, dots, last = braces[1].partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal()):
+        return before, braces[1].split(","), 0, after
+    low, high = int(first[:18]), int(last[:18])
+    padded = first.startswith("0") or last.startswith("0")
+    return before, range(low, high + 1), max(len(first), len(last)) * padded, after
+
+
+def _pairs(found: Sequence[Member], shard: str, alone: list[str]) -> Iterator[tuple[Member, Member]]:
+    """The image and the text of each name; what has no partner goes to `alone`. Files of other kinds belong to the pair
+    of their name: img2dataset writes a .json beside each .txt."""
+    groups: dict[str, list[tuple[str, Member]]] = {}
+    for member in found:
+        folder, _, file = member.name.rpartition("/")
+        if file.startswith("."):  # no name is left: of macOS's copies, say
+            continue
+        key, dot, suffix = file.partition(".")
+        groups.setdefault(f"{folder}/{key}", []).append((f"{dot}{suffix}".lower(), member))
+    for group in groups.values():
+        images = [member for suffix, member in group if suffix in SUFFIXES]
+        texts = sorted((_TEXTS.index(suffix), member) for suffix, member in group if suffix in _TEXTS)
+        if images and texts:
+            yield images[0], texts[0][1]
+            rest = images[1:]
+        else:
+            rest = [member for _, member in group]
+        alone.extend(f"{member.name} in {shard}" for member in rest)
+
+
+def _read(file: Any, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError("is cut short")
+    return data
+
+
+def _from_json(text: bytes, key: str) -> str | list[str]:
+    """The text, or texts, of a JSON object under a key.
+
+    Raises:
+        ValueError: with a reason that completes "the member ...".
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("has no JSON object beside it") from error
+    value = value.get(key) if isinstance(value, dict) else None
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise ValueError(f"has no text {key!r} in the JSON beside it")
+    said = [one.strip() for one in values if one.strip()]
+    return said[0] if len(said) == 1 else said
