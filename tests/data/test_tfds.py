@@ -447,6 +447,20 @@ def test_any_feature_is_a_field(street):
             tfds.build("street", "train", street, label_key=None, fields=fields)[1]
 
 
+def test_captions_train_beside_their_images(street):
+    data = {
+        "image_size": [4, 6], "num_workers": 0, "transform": {"name": "supervised"},
+        "fields": {"image": {"name": "image"}, "text": {"name": "tokens", "length": 8}},
+        "train": {"name": "tfds", "dataset": "street", "split": "train", "data_dir": street, "label_key": None,
+                  "fields": {"text": "caption"}},
+    }  # fmt: skip
+    inputs = build_inputs(data)
+    pipeline = inputs.train_pipeline(inputs.train_source(), 2, 0)
+    batches = [pipeline.batch(step) for step in range(12)]
+    assert {inputs.kinds()["text"].text(row) for batch in batches for row in batch["text"]} == {"a cat", "a", "b"}
+    assert all((batch["image"] == 7).all() and batch["text_mask"].any(1).all() for batch in batches)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
