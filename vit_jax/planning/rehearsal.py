@@ -1,6 +1,7 @@
 """A config's program without its data: what `bench` runs on random images and `plan` compiles for other machines."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from jax.sharding import Mesh
 
 from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
-from vit_jax.naming import build_named
+from vit_jax.naming import build_named, construct
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
+from vit_jax.training.precompute import Precompute, planned
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.sharding import check_batch, make_mesh
 from vit_jax.training.units import Units, units_of
@@ -67,7 +69,8 @@ class Rehearsal:
 
     def training_flops(self) -> float | None:
         """The same of one example in the train step."""
-        return self.task.flops(self.shapes)
+        # What is computed once is no work of a step.
+        return None if self.program.planned else self.task.flops(self.shapes)
 
     def units(self) -> Units:
         """In what a step's speed is counted."""
@@ -91,8 +94,13 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
-    program = build_program(config, task, inputs.on_device(classes), shapes, mesh)
-    return Rehearsal(config, inputs, task, classes, mesh, program, shapes)
+    precompute = None
+    if config.precompute is not None:
+        section = construct(Precompute, config.precompute, "config.precompute")
+        others = {"on_device_eval": inputs.on_device_eval(), "whole": None, "pipeline": None, "fields": kinds}
+        precompute = functools.partial(planned, section, task, **others)
+    program = build_program(config, task, inputs.on_device(classes), shapes, mesh, precompute=precompute)
+    return Rehearsal(config, inputs, task, classes, mesh, program, program.batch)
 
 
 def _names(classes: int) -> tuple[str, ...]:

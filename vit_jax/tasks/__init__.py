@@ -91,6 +91,9 @@ class Task:
 
     answered_by: tuple[str, ...] = ()
     """Names of the outputs by which the task answers a person: what `predict` computes, and `bench` as inference."""
+    takes: tuple[str, ...] = ()
+    """Names of outputs that `loss` takes from its batch where they are there, instead of computing them of the image:
+    see `vit_jax.training.precompute`."""
     sampling: type | None = None
     """The settings of `sample`: a frozen dataclass whose defaults are the paper's values; None for a task that
     generates nothing."""

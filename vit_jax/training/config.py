@@ -84,6 +84,8 @@ class RunConfig:
             `checksums` (false writes and compares none).
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters, and running statistics with them,
             are taken before the first step.
+        precompute: an output of frozen parameters that is computed once for all training examples, see
+            `vit_jax.training.precompute.Precompute`.
         mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
     """
 
@@ -104,6 +106,7 @@ class RunConfig:
     gradient_norms: bool = False
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None
+    precompute: dict[str, Any] | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

@@ -1,7 +1,8 @@
 """From a config to everything that the loop needs."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Evaluator
-from vit_jax.naming import build_named
+from vit_jax.naming import build_named, construct
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, plain, run_config
 from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
+from vit_jax.training.precompute import Planned, Precompute, planned
 from vit_jax.training.step import OnDevice
 
 
@@ -40,6 +42,8 @@ class Experiment:
         metadata: what a checkpoint must carry beside config and model: what rebuilds the task, fields, preprocessing,
             labels, image size.
         fields: what an example has.
+        precompute: plans what is computed once, from the arguments of `vit_jax.training.precompute.planned` that are
+            known later; None where nothing is.
     """
 
     config: RunConfig
@@ -53,6 +57,7 @@ class Experiment:
         default_factory=lambda: {"preprocess": None, "labels": [], "image_size": None}
     )
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
+    precompute: Callable[..., Planned] | None = None
 
 
 def build_experiment(values: Mapping[str, Any]) -> Experiment:
@@ -71,6 +76,17 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
             "Remove mixup and cutmix from config.data.mix",
         )
+    precompute = None
+    if config.precompute is not None:
+        precompute = functools.partial(
+            planned,
+            construct(Precompute, config.precompute, "config.precompute"),
+            task,
+            on_device_eval=inputs.on_device_eval(),
+            whole=inputs.in_order(source, config.batch_size),
+            pipeline=lambda stored, fields: inputs.train_pipeline(stored, config.batch_size, config.seed, fields),
+            fields=data.fields,
+        )
     own = {key: value for key, value in config.task.items() if key != "name"}
     return Experiment(
         config=config,
@@ -81,6 +97,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         on_device_eval=inputs.on_device_eval(),
         evaluators=evaluators,
         fields=data.fields,
+        precompute=precompute,
         metadata={
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),

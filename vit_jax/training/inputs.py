@@ -107,11 +107,16 @@ class Inputs:
         kinds.check_placed(transform, "config.data.transform")
         return transform
 
-    def train_pipeline(self, source: Source, batch_size: int, seed: int) -> TrainPipeline:
-        kinds = self.kinds(source.label_names)
+    def train_pipeline(self, source: Source, batch_size: int, seed: int, stored: Fields | None = None) -> TrainPipeline:
+        """Training's batches.
+
+        Args:
+            stored: the fields of a source that gives what was computed of its images in their place.
+        """
+        kinds = self.kinds(source.label_names) if stored is None else stored
         return TrainPipeline(
             source,
-            self.augmentation(kinds),
+            self.augmentation(kinds) if stored is None else None,
             batch_size=batch_size,
             seed=seed,
             num_threads=self.num_threads,
@@ -121,6 +126,31 @@ class Inputs:
             balance=self.balance,
             fields=kinds,
         )
+
+    def in_order(self, source: Source, batch_size: int) -> EvalPipeline:
+        """Each example of the training source once, as training shows it.
+
+        Raises:
+            UserError: where training shows an example differently each time.
+        """
+        kinds, mix, preprocess = self.kinds(source.label_names), self.mixing, self.preprocessing
+        transform = self.augmentation(kinds)
+        if transform is not None and getattr(transform, "random", True):
+            raise UserError(
+                f"The transform '{self.transform['name']}' shows an image differently each time, so that nothing can be"
+                " computed of it once",
+                "Remove config.precompute, or what is random: 'supervised' with crop='none' and flip=False",
+            )
+        if mix.mixes_labels or mix.erase:
+            raise UserError(
+                "config.data.mix changes an image differently each time, so that nothing can be computed of it once",
+                "Remove config.precompute or config.data.mix",
+            )
+        described = [self.train, self.transform, preprocess and preprocess.to_json(), len(source), kinds.to_json()]
+        return EvalPipeline(
+            source, transform, batch_size=self.eval_batch_size or batch_size, num_threads=self.num_threads,
+            description=json.dumps(described, sort_keys=True, default=str), fields=kinds,
+        )  # fmt: skip
 
     def eval_pipeline(
         self,

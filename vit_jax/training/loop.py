@@ -55,7 +55,7 @@ def train(
     lead = is_lead()
     writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
     throughput = run.throughput
-    batches = experiment.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
+    batches = run.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 
     def arguments(done: int) -> tuple[dict[str, jax.Array], jax.Array]:

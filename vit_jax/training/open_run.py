@@ -28,7 +28,7 @@ from vit_jax.training.compiling import compile_aloud
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
 from vit_jax.training.evaluation import Evaluation, intervals
-from vit_jax.training.experiment import Experiment
+from vit_jax.training.experiment import Experiment, Pipeline
 from vit_jax.training.metrics import Throughput, read_metrics
 from vit_jax.training.parameters import path_name
 from vit_jax.training.program import Program, build_program
@@ -48,6 +48,7 @@ class Run:
     """A run that is ready to go.
 
     Args:
+        pipeline: its batches.
         start, last: it does the steps start + 1 ... last.
         state, monitor: on the mesh.
         step: compiled (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated.
@@ -62,6 +63,7 @@ class Run:
 
     mesh: Mesh
     rows: NamedSharding
+    pipeline: Pipeline
     start: int
     last: int
     state: State
@@ -110,13 +112,14 @@ def open_run(
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)
     raw = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in row.items()}
-    program = build_program(config, task, experiment.on_device, raw, mesh)
+    program = build_program(config, task, experiment.on_device, raw, mesh, precompute=experiment.precompute)
     product = task.product or ("params" if config.average is None else "ema")
     evaluation = Evaluation(
         experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed
     )
     agreed(lambda: evaluation.check(variables_of(program.state, product)))
-    experiment.fields.check_read(program.read | evaluation.read)
+    planned = program.planned
+    experiment.fields.check_read(program.read | evaluation.read | (planned.reads if planned else set()))
 
     with contextlib.ExitStack() as held:
         agreed(lambda: held.enter_context(taken(workdir, active=lead)))
@@ -132,7 +135,7 @@ def open_run(
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
-                program = build_program(config, task, experiment.on_device, raw, mesh, length)
+                program = build_program(config, task, experiment.on_device, raw, mesh, length, experiment.precompute)
         else:
             state = program.fresh_state()
             if config.init_from:
@@ -147,6 +150,9 @@ def open_run(
             size = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(program.params))
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
             print(f"{size:,} parameters on {devices}, steps {start} to {last}, workdir {workdir}", file=sys.stderr)
+        pipeline = experiment.pipeline
+        if planned and start < last:
+            pipeline = planned.computed(variables_of(state), workdir, mesh, config.seed)
         if start < last:
             said = compile_aloud(program.lower(static_argument(task, start)), "the step")
             if lead:
@@ -154,6 +160,7 @@ def open_run(
         return Run(
             mesh=mesh,
             rows=batch_sharding(mesh),
+            pipeline=pipeline,
             start=start,
             last=last,
             state=state,
@@ -177,7 +184,8 @@ def _throughput(
     experiment: Experiment, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, began: float
 ) -> Throughput:
     task, config = experiment.task, experiment.config
-    flops = task.flops(batch)
+    # What is computed once is no work of a step.
+    flops = None if experiment.precompute else task.flops(batch)
     execution = getattr(trunk_of(task.model), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None

@@ -18,6 +18,7 @@ from vit_jax.tasks import Batch, Task, Variables, static_argument
 from vit_jax.training import cpu, optim, schedules
 from vit_jax.training.config import RunConfig
 from vit_jax.training.parameters import check_patterns, leaf_names
+from vit_jax.training.precompute import Planned
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
@@ -35,7 +36,8 @@ class Program:
         read: names of the arrays of a batch that the loss reads.
         scalars: what the update after `step` of them takes beside its batch, on the host; see `scalars_at`.
         state: shapes of the state, with `shardings` beside it.
-        batch: shapes of a batch as the host sends it.
+        batch: shapes of a batch as the host sends it to a step.
+        planned: what is computed before the first step, None where nothing is.
         fresh_average: the keys of the moving average as it starts, from a state; only where there is one.
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
         monitor: shapes of the monitor.
@@ -52,6 +54,7 @@ class Program:
     state: PyTree
     shardings: PyTree
     batch: Mapping[str, jax.ShapeDtypeStruct]
+    planned: Planned | None
     fresh_average: Callable[[State], State]
     fresh_state: Callable[[], State]
     monitor: PyTree
@@ -91,8 +94,14 @@ def build_program(
     batch: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     extensions: Extensions = (),
+    precompute: Callable[..., Planned] | None = None,
 ) -> Program:
-    """The program of a config whose durations are in steps, for batches of the given shapes."""
+    """The program of a config whose durations are in steps, for batches of the given shapes.
+
+    Args:
+        precompute: plans what is computed of a batch's arrays before the first step and stands in their place, see
+            `vit_jax.training.experiment.Experiment`.
+    """
     # The optimizer needs the parameters' names, the state's shapes need the optimizer.
     prepared = jax.eval_shape(lambda batch: on_device(batch, random_key(config.seed, 0, ON_DEVICE)), batch)
 
@@ -106,6 +115,10 @@ def build_program(
     params = initial["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
+    planned = None
+    if precompute is not None:
+        planned = precompute(initial, frozen, batch)
+        batch = planned.batch(batch)
     tx, rates = optim.build(section, config.steps, split(params, frozen)[0], extensions, task.layers())
     ema_decay, averaged = None, None
     if config.average is not None:
@@ -170,6 +183,7 @@ def build_program(
         state=state,
         shardings=shardings,
         batch=batch,
+        planned=planned,
         fresh_average=lambda state: fresh_average(state, frozen, averaged),
         fresh_state=fresh_state,
         monitor=monitor,

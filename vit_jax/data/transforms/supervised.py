@@ -41,6 +41,12 @@ class Supervised:
         return self.randaugment is None
 
     @property
+    def random(self) -> bool:
+        """Whether it may show another view of the same image."""
+        drawn = self.sampling is not None or self.randaugment is not None
+        return drawn or self.flip or self.rotate > 0 or self.shift > 0
+
+    @property
     def takes_parts(self) -> bool:
         """Whether it asks for no more of an image than it shows, see `vit_jax.data.field.Field.open`."""
         return True
