@@ -1,6 +1,7 @@
 """Which class of one set of names is which of another: folders of synsets for a model of words, or another order."""
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,12 @@ def class_positions(names: Sequence[str], known: Sequence[str]) -> list[int]:
             raise UserError(f"{found[places[0]]!r} and {name!r} are one class", "Put their images together")
         found[places[0]] = name
     return list(found)
+
+
+def base_classes(count: int) -> int:
+    """How many of so many classes are base classes, which a prompt is learned on; the others are new to it. The first
+    half, in their order, and of an odd number the larger part (CoCoOp, arXiv:2203.05557, section 4.1, and its code)."""
+    return math.ceil(count / 2)
 
 
 class ClassesOf:
