@@ -61,6 +61,12 @@ def test_momentum_can_be_bfloat16():
     assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype("bfloat16")}
 
 
+def test_a_constant_warmup():
+    """CoOp's first epoch has a rate of its own, which the cosine then leaves behind."""
+    rate = schedules.build({"name": "cosine", "warmup_steps": 4, "warmup_rate": 1e-5}, 0.002, 12, "schedule")
+    np.testing.assert_allclose([rate(s) for s in (0, 3, 4, 8, 12)], [1e-5, 1e-5, 0.002, 0.001, 0], atol=1e-12)
+
+
 def test_warmup_and_cosine():
     section = {"name": "sgd", "learning_rate": 0.4, "schedule": {"name": "cosine", "warmup_steps": 4}}
     _, schedules = optim.build(section, 20, PARAMS)

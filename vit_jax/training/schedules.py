@@ -25,13 +25,26 @@ def constant(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, cooldo
     return _ramped(lambda step: peak, steps, warmup_steps, cooldown_steps)
 
 
-def cosine(*, peak: NonNegative, steps: int, warmup_steps: Natural = 0, end: NonNegative = 0.0) -> Schedule:
-    """Half a cosine from `peak` at `warmup_steps` to `end` at `steps`."""
+def cosine(
+    *,
+    peak: NonNegative,
+    steps: int,
+    warmup_steps: Natural = 0,
+    end: NonNegative = 0.0,
+    warmup_rate: NonNegative | None = None,
+) -> Schedule:
+    """Half a cosine from `peak` at `warmup_steps` to `end` at `steps`.
+
+    Args:
+        warmup_rate: the rate during the warmup, which then is no ramp (CoOp, arXiv:2109.01134, section 4.1).
+    """
 
     def shape(step: float) -> float:
         progress = _progress(step, warmup_steps, steps)
         return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
+    if warmup_rate is not None:
+        return lambda step: warmup_rate if step < warmup_steps else shape(step)
     return _ramped(shape, steps, warmup_steps, 0)
 
 
