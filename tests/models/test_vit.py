@@ -82,7 +82,7 @@ def reference(model, params, images):
     batch, rows, columns = images.shape[0], images.shape[1] // patch_h, images.shape[2] // patch_w
     patches = images.astype(np.float64).reshape(batch, rows, patch_h, columns, patch_w, 3).swapaxes(2, 3)
     flat_kernel = e["embedding"]["kernel"].reshape(-1, encoder.width)
-    x = patches.reshape(batch, rows * columns, -1) @ flat_kernel + e["embedding"]["bias"]
+    x = patches.reshape(batch, rows * columns, -1) @ flat_kernel + (e["embedding"]["bias"] if encoder.patch_bias else 0)
     if positions.posemb == "learn":
         x = x + e["pos_embedding"].reshape(-1, encoder.width)
     else:
@@ -98,6 +98,8 @@ def reference(model, params, images):
     if tokens.num_registers:
         prefix.append(e["registers"])
     x = np.concatenate([*(np.repeat(token, batch, axis=0) for token in prefix), x], axis=1)
+    if encoder.embedding_norm:
+        x = norm(x, e["norm_embedding"])
     for i in range(encoder.depth):
         p = e[f"block_{i:02d}"]
         y = norm(x, p["norm1"])
@@ -139,6 +141,7 @@ def reference(model, params, images):
         ViT(tiny_encoder(mlp="swiglu", num_registers=2, qkv_bias=False), num_classes=5, pooling="map"),
         ViT(tiny_encoder(distillation_token=True), num_classes=5, pooling="distilled"),
         ViT(tiny_encoder(), num_classes=5, pooling="mean", fc_norm=True),
+        ViT(tiny_encoder(patch_bias=False, embedding_norm=True), num_classes=5),
     ],
     ids=[
         "token+pre_logits",
@@ -150,6 +153,7 @@ def reference(model, params, images):
         "SwiGLU, map past the registers",
         "distilled",
         "norm after pooling",
+        "CLIP's embedding",
     ],
 )
 def test_forward_equals_an_independent_float64_one(model):
@@ -307,6 +311,8 @@ def test_every_argument_of_build_reaches_the_model():
         "dropout_rate": 0.2,
         "attention_dropout_rate": 0.3,
         "drop_path_rate": 0.4,
+        "patch_bias": False,
+        "embedding_norm": True,
         "gelu": "exact",
         "layer_norm_epsilon": 1e-5,
         "num_registers": 3,
@@ -322,6 +328,7 @@ def test_every_argument_of_build_reaches_the_model():
     assert {name: getattr(model, name) for name in of_model} == of_model
     encoder = model.encoder
     assert (encoder.patch_size, encoder.width, encoder.depth, encoder.drop_path_rate) == ((14, 14), 384, 12, 0.4)
+    assert (encoder.patch_bias, encoder.embedding_norm) == (False, True)
     assert encoder.tokens == Tokens(class_token=True, num_registers=3)
     assert encoder.positions == Positions(class_token_posemb=False, posemb_stddev=0.1)
     assert encoder.execution == Execution(jnp.bfloat16, attention_implementation="explicit", sow_attention=True)

@@ -6,7 +6,7 @@ an embedding that says which of two segments a token is in. Texts are [CLS] A [S
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -131,8 +131,9 @@ class Bert(nn.Module):
             found["next_logits"] = nn.Dense(2, name="nsp")(first)
         return found
 
-    def example_inputs(self) -> tuple[Int[Array, "1 1"]]:
+    def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Int[Array, "1 1"]]:
         """See `vit_jax.nn.example_inputs`."""
+        del image_size
         return (jnp.zeros((1, 1), jnp.int32),)
 
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:

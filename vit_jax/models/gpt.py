@@ -11,7 +11,7 @@ paper gives neither width nor stride. What is built is dense in every layer: par
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -118,8 +118,9 @@ class GPT(nn.Module):
         """Of the tokens that come next, float32."""
         return self.text.attend(tokens)
 
-    def example_inputs(self) -> tuple[Int[Array, "1 1"]]:
+    def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Int[Array, "1 1"]]:
         """See `vit_jax.nn.example_inputs`."""
+        del image_size
         return (jnp.zeros((1, 1), jnp.int32),)
 
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:

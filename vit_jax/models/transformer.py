@@ -5,6 +5,7 @@ Post-norm blocks with ReLU, sinusoidal positions, and one matrix for source, tar
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -229,8 +230,9 @@ class Transformer(nn.Module):
         found = self.text.attend(tokens)
         return found + self.bias if self.logits_bias else found
 
-    def example_inputs(self) -> tuple[Int[Array, "1 1"], Int[Array, "1 1"]]:
+    def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Int[Array, "1 1"], Int[Array, "1 1"]]:
         """A source and a target, see `vit_jax.nn.example_inputs`."""
+        del image_size
         return jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)
 
     def redrawn(self, params: PyTree[jax.Array], rng: PRNGKeyArray) -> PyTree[jax.Array]:

@@ -83,7 +83,7 @@ class ViTEncoder(Trunk):
 
     Parameters, all float32 whatever the compute dtype: `embedding`, `cls` [1, 1, D], `pos_embedding` [gh, gw, D],
     `cls_pos_embedding` [1, 1, D], `distillation` and `distillation_pos_embedding` [1, 1, D], `registers` [1, R, D],
-    `block_00`, `block_01`, ..., `norm`.
+    `norm_embedding`, `block_00`, `block_01`, ..., `norm`.
 
     Attributes:
         patch_size: height and width of a patch in pixels.
@@ -95,6 +95,8 @@ class ViTEncoder(Trunk):
         positions: learned or fixed.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path").
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
+        patch_bias: whether the embedding of the patches has a bias; CLIP's has none.
+        embedding_norm: a norm before the first block (CLIP).
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -109,6 +111,8 @@ class ViTEncoder(Trunk):
     positions: Positions = Positions()
     drop_path_rate: float = 0.0
     stem: ResidualTrunk | None = None
+    patch_bias: bool = True
+    embedding_norm: bool = False
 
     def __post_init__(self):
         check_rate("drop_path_rate", self.drop_path_rate)
@@ -151,7 +155,7 @@ class ViTEncoder(Trunk):
             images = maps[stride]
         grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
         dtype, batch, width = self.execution.dtype, images.shape[0], self.width
-        x = PatchEmbed(width, self.patch_size, dtype, name="embedding")(images, keep)
+        x = PatchEmbed(width, self.patch_size, dtype, self.patch_bias, name="embedding")(images, keep)
         position = nn.initializers.normal(self.positions.posemb_stddev)
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.tokens.class_token else None
         if self.positions.posemb == "learn":
@@ -176,11 +180,14 @@ class ViTEncoder(Trunk):
         if prefix:
             prefix = [jnp.broadcast_to(t.astype(dtype), (batch, t.shape[1], width)) for t in prefix]
             x = jnp.concatenate([*prefix, x], axis=1)
+        norm = functools.partial(NORMS[self.style.norm_kind], self.style.norm_epsilon, dtype)
+        if self.embedding_norm:
+            x = norm(name="norm_embedding")(x)
         x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
         x, _ = self.blocks(x, train=train)
         if final_norm:
-            x = NORMS[self.style.norm_kind](self.style.norm_epsilon, dtype, name="norm")(x)
+            x = norm(name="norm")(x)
         if keep is None:
             maps |= {stride * self.patch_size[0]: x[:, self.tokens.count :].reshape(batch, *grid, width)}
         return x, maps
@@ -193,7 +200,8 @@ class ViTEncoder(Trunk):
     def layers(self) -> Layers:
         """All that the first block reads is the first layer, as in BEiT and MAE."""
         positions = ("pos_embedding", "cls_pos_embedding", "distillation_pos_embedding")
-        return (("stem", "embedding", "cls", "distillation", "registers", *positions), *block_layers(self.depth))
+        tokens = ("stem", "embedding", "cls", "distillation", "registers")
+        return ((*tokens, *positions, "norm_embedding"), *block_layers(self.depth))
 
     def flops(self, image_size: tuple[int, int], patches: int | None = None) -> float:
         """See `Trunk`; `patches` are encoded instead of all."""
@@ -293,6 +301,8 @@ class ViT(Classifier):
         class_token: bool | None = None,
         class_token_posemb: bool | None = None,
         drop_path_rate: Decay = 0.0,
+        patch_bias: bool = True,
+        embedding_norm: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         posemb_resize: PosembResize = "align_corners",
         **block: Any,
@@ -306,7 +316,7 @@ class ViT(Classifier):
             class_token: see `Tokens`. None: where the pooling needs one.
             class_token_posemb: see `Positions`. None: where there is a class token and positions are learned, as in the
                 original code.
-            drop_path_rate: see `ViTEncoder`.
+            drop_path_rate: see `ViTEncoder`, like `patch_bias` and `embedding_norm`.
             dtype: compute dtype by name; parameters are always float32.
             posemb_resize: how learned positions are to be interpolated to another grid, see
                 `vit_jax.nn.posemb.interpolate_posemb`. No module needs it: it is for whoever carries parameters over,
@@ -339,6 +349,8 @@ class ViT(Classifier):
             tokens=part(Tokens, _TOKEN_KEYS, class_token=class_token),
             positions=part(Positions, _POSITION_KEYS, class_token_posemb=class_token_posemb),
             drop_path_rate=drop_path_rate,
+            patch_bias=patch_bias,
+            embedding_norm=embedding_norm,
             # Unowned, so that ViT adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

@@ -37,17 +37,19 @@ def unpatchify(patches: Float[Array, "b gh gw pixels"], patch_size: tuple[int, i
 class PatchEmbed(nn.Module):
     """A linear embedding of non-overlapping patches (ViT, equation 1), a convolution with a stride of one patch.
 
-    Parameters, float32: `kernel` [ph, pw, C, width] and `bias` [width].
+    Parameters, float32: `kernel` [ph, pw, C, width] and with a bias `bias` [width].
 
     Attributes:
         width: embedding width.
         patch_size: height and width of a patch in pixels.
         dtype: dtype of the computation and of the result.
+        use_bias: CLIP's has none.
     """
 
     width: int
     patch_size: tuple[int, int]
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -63,11 +65,12 @@ class PatchEmbed(nn.Module):
         """
         patches = patchify(images.astype(self.dtype), self.patch_size)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.patch_size, images.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)) if self.use_bias else None
         if keep is not None:
             # Of the pixels, which have no gradient: that of rows that are picked is a slow scatter.
             patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
         # Patches do not overlap, so the convolution is one matrix product, which runs faster on a CPU.
         kernel = kernel.astype(self.dtype).reshape(-1, self.width)
-        return product(patches, kernel, (((patches.ndim - 1,), (0,)), ((), ()))) + bias.astype(self.dtype)
+        x = product(patches, kernel, (((patches.ndim - 1,), (0,)), ((), ())))
+        return x if bias is None else x + bias.astype(self.dtype)
