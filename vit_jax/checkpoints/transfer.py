@@ -17,6 +17,7 @@ from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import nearest
+from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.posemb import interpolate_posemb
 
 _HEADS = ("head", "distillation_head")
@@ -155,8 +156,8 @@ def fit_positions(
     Raises:
         UserError: when anything but positions would have to change.
     """
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
+    inputs = jax.eval_shape(lambda: example_inputs(model, size))
+    variables = jax.eval_shape(lambda key, x: model.init(key, *x, train=False), jax.random.key(0), inputs)
     flat = flat_arrays(params)
     for name, shape in flat_shapes(variables["params"]).items():
         value = flat[name]

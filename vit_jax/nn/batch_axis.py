@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 _split: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar("split", default=None)
@@ -51,6 +51,14 @@ def feature_splits() -> int:
     return 1 if sharding is None else math.prod(sharding.mesh.shape[name] for name in _others(sharding))
 
 
+def example_axes() -> tuple[Mesh, tuple[str, ...]] | None:
+    """The mesh, and those of its axes over which examples are split; None where they are on one device."""
+    sharding = _split.get()
+    if sharding is None or sharding.mesh.size == 1:
+        return None
+    return sharding.mesh, _examples(sharding)
+
+
 def on_each_device(
     function: Callable[..., Shaped[Array, "b t features"]], arguments: int, *, whole_features: bool = False
 ) -> Callable[..., Shaped[Array, "b t features"]]:
@@ -72,6 +80,9 @@ def on_each_device(
 
 def _others(sharding: NamedSharding) -> tuple[str, ...]:
     """The axes of the mesh over which examples are not split: tensor parallelism."""
+    return tuple(name for name in sharding.mesh.axis_names if name not in _examples(sharding))
+
+
+def _examples(sharding: NamedSharding) -> tuple[str, ...]:
     first = sharding.spec[0]
-    examples = (first,) if isinstance(first, str) else tuple(first or ())
-    return tuple(name for name in sharding.mesh.axis_names if name not in examples)
+    return (first,) if isinstance(first, str) else tuple(first or ())

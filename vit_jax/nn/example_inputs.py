@@ -8,8 +8,7 @@ from jaxtyping import Array
 
 
 def example_inputs(model: nn.Module, image_size: Sequence[int] | None) -> tuple[Array, ...]:
-    """One example as a model takes it, of zeros: what it says by a method of this name, which is told the size of images,
-    or else an image.
+    """One example as a model takes it, of zeros: what it says by a method of this name, or else an image.
 
     Args:
         image_size: height and width in pixels; None for a model that takes none.

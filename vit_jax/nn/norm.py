@@ -105,3 +105,9 @@ class RMSNorm(nn.Module):
 
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Vectors of length 1, in float32 at least; one of zeros stays."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))

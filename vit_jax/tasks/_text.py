@@ -30,9 +30,9 @@ def tokenizer_of(data: DataInfo) -> Tokenizer:
 
 
 def options_of(model: nn.Module, batch: Batch) -> dict[str, Array]:
-    """What a text model is called with beside the ids: which tokens are no padding, and their segments if it knows
-    any."""
-    options = {"token_mask": batch["text_mask"]}
+    """What a text model is called with beside the ids, if the batch has it: which tokens are no padding, and their
+    segments if it knows any."""
+    options = {"token_mask": batch["text_mask"]} if "text_mask" in batch else {}
     if model.text.num_segments and "text_segments" in batch:
         options["segments"] = batch["text_segments"]
     return options

@@ -31,12 +31,6 @@ def views_of(batch: Batch) -> Float[Array, "b 2 h w c"]:
     return images
 
 
-def unit(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Rows of length 1, in float32 at least; a row of zeros stays."""
-    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    return z * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(-1, keepdims=True), 1e-24))
-
-
 def init_heads(
     rng: PRNGKeyArray, model: nn.Module, heads: Mapping[str, nn.Module], images: Float[Array, "b h w c"]
 ) -> Variables:

@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.norm import unit
 from vit_jax.nn.projection import ProjectionHead
 from vit_jax.ranges import Count, Natural, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, model_outputs
-from vit_jax.tasks._two_views import embed, init_heads, unit, views_of
+from vit_jax.tasks._two_views import embed, init_heads, views_of
 
 
 def nt_xent(
