@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
+import numpy as np
 import simplejpeg
+from jaxtyping import UInt8
 
 from vit_jax.data import geometry, tfds_folder
 from vit_jax.data.decode import UnreadableImage, decode
@@ -45,21 +47,8 @@ def write(
     """
     import tensorflow_datasets as tfds
 
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"{name!r} cannot name a data set", "Use lower-case letters, digits and underscores")
-    names = {source.label_names for source in splits.values()}
-    if len(names) != 1:
-        raise UserError("The splits have different classes", "Give all the same class names")
-    (classes,) = names
-    for label in classes:  # TFDS keeps them one a line, and strips the lines
-        if label != label.strip() or len(label.splitlines()) != 1:
-            raise UserError(
-                f"The class {label!r} cannot be written: it is empty, or has blanks around it or a line end in it",
-                "Rename it",
-            )
-    # Its own builders would be found first when it is read again.
-    if name in tfds.list_builders(with_community_datasets=False):
-        raise UserError(f"{name!r} is a data set of TFDS", "Choose another name")
+    refuse_name(name)
+    classes = shared_classes(splits)
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -84,7 +73,7 @@ def write(
             for index in range(len(source)):
                 example = source[index]
                 try:
-                    image = _encoded(example["image"], short_side, example.get("path"))
+                    image = encoded(example["image"], short_side, example.get("path"))
                 except UnreadableImage as error:
                     if unreadable is None:
                         raise
@@ -113,7 +102,50 @@ def write(
     return os.fspath(builder.data_path)
 
 
-def _encoded(image: Any, short_side: int | None, name: str | None) -> bytes:
+def refuse_name(name: str) -> None:
+    """Refuses a name of a data set that is none, or that TFDS's own builders would be found under first.
+
+    Raises:
+        UserError: naming it.
+    """
+    import tensorflow_datasets as tfds
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"{name!r} cannot name a data set", "Use lower-case letters, digits and underscores")
+    if name in tfds.list_builders(with_community_datasets=False):
+        raise UserError(f"{name!r} is a data set of TFDS", "Choose another name")
+
+
+def shared_classes(splits: Mapping[str, Source]) -> tuple[str, ...]:
+    """The classes of all splits.
+
+    Raises:
+        UserError: where they differ, and for names that TFDS would not read as they are: it keeps them one a line, and
+            strips the lines.
+    """
+    names = {source.label_names for source in splits.values()}
+    if len(names) != 1:
+        raise UserError("The splits have different classes", "Give all the same class names")
+    (classes,) = names
+    for label in classes:
+        if label != label.strip() or len(label.splitlines()) != 1:
+            raise UserError(
+                f"The class {label!r} cannot be written: it is empty, or has blanks around it or a line end in it",
+                "Rename it",
+            )
+    return classes
+
+
+def encoded(image: bytes | UInt8[np.ndarray, "h w 3"], short_side: int | None, name: str | None) -> bytes:
+    """An image as it is written: its own bytes once they were seen to decode, PNG of an array, JPEG of what is shrunk.
+
+    Args:
+        short_side: shrink it to this where its shorter side has more pixels.
+        name: what to call it in errors.
+
+    Raises:
+        UnreadableImage: when it cannot be decoded.
+    """
     pixels = image if not isinstance(image, bytes) else decode(image, name)
     if short_side is not None and min(pixels.shape[:2]) > short_side:
         return simplejpeg.encode_jpeg(geometry.resize_short_side(pixels, short_side), _JPEG_QUALITY, "RGB", "444")
