@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from vit_jax.models import text_tower, vit
-from vit_jax.models.two_towers import image_model, text_model
+from vit_jax.models.two_towers import image_model, text_model, told
 from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
 from vit_jax.ranges import Count, Positive
@@ -165,6 +165,12 @@ def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of the image tower alone."""
     own = {name: value for name, value in kwargs.items() if name not in _OWN_KEYS}
     return _image_section(kwargs.get("variant", "B/32"), own)
+
+
+def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the text tower alone."""
+    size = VARIANTS.get(kwargs.get("variant", "B/32"), _BASE)
+    return told(_text_section(size, kwargs, kwargs.get("text")), {"vocab_size": _VOCABULARY, **kwargs})
 
 
 _OWN_KEYS = tuple(name for name in build.__annotations__ if name not in ("image", "return"))

@@ -3,7 +3,7 @@
 What the two give is compared in one space, see `vit_jax.nn.two_towers.TwoTowers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -52,14 +52,28 @@ def image_model(section: Mapping[str, Any]) -> nn.Module:
 
 def text_model(section: Mapping[str, Any], vocab_size: int, end_id: int | None) -> nn.Module:
     """The text tower of a section; it is told the end of a text if it asks."""
-    module = named_module("model", section.get("name"))
-    given = {"end_id": end_id} if "end_id" in getattr(module, "KEYS", ()) else {}
+    given = {"end_id": end_id} if "end_id" in _keys(section) else {}
     return build_named("model", section, "config.model.text", vocab_size=vocab_size, **given)
 
 
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of what goes on from two towers on images alone."""
     return kwargs["image"]
+
+
+def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the text tower alone."""
+    return told(kwargs["text"], kwargs)
+
+
+def told(section: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section with what the two towers are told of the tokenizer."""
+    given = ("vocab_size", "end_id") if "end_id" in _keys(section) else ("vocab_size",)
+    return {**section, **{name: kwargs[name] for name in given if name in kwargs}}
+
+
+def _keys(section: Mapping[str, Any]) -> Sequence[str]:
+    return getattr(named_module("model", section.get("name")), "KEYS", ())
 
 
 def _width(image: nn.Module, text: nn.Module, project_image: Projection, project_text: Projection) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ class ImageText(Task):
 
     model: TwoTowers
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
+    takes: ClassVar[tuple[str, ...]] = ("features", "image_embedding")
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         drawing, redrawing = jax.random.split(rng)
@@ -63,24 +64,30 @@ class ImageText(Task):
     def _embedded(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray
     ) -> tuple[Float[Array, "B E"], Float[Array, "B E"], Any]:
-        """Both sides in training, and the new state.
+        """Both sides in training, and the new state. A batch may hold the features or embeddings of its images in place
+        of them.
 
         Raises:
             UserError: for a batch of one pair.
         """
-        if batch["image"].shape[0] < 2:
+        if batch["text"].shape[0] < 2:
             raise UserError("A contrastive loss over one pair has no negatives", "Set config.batch_size to 2 or more")
         state = variables["model_state"]
+        collections = {"params": variables["params"], **state}
+        known = {name: batch[name] for name in self.takes if name in batch}
         found, new = self.model.apply(
-            {"params": variables["params"], **state},
-            batch["image"],
+            collections,
+            None if known else batch["image"],
             batch["text"],
             **options_of(self.model, batch),
             train=True,
             rngs=dict(zip(("dropout", "drop_path"), jax.random.split(rng), strict=True)),
             mutable=list(state),
         )
-        return found["image_embedding"], found["text_embedding"], new
+        images = (known or found).get("image_embedding")
+        if images is None:
+            images = self.model.apply(collections, known["features"], method="embed_image")
+        return images, found["text_embedding"], new
 
 
 _OF_IMAGES = frozenset({"tokens", "features", "image_embedding", "maps"})
