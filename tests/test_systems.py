@@ -21,7 +21,7 @@ from tests.tasks import test_translate as translating
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
 from tests.tiny_contrastive import contrastive_config
-from tests.tiny_pairs import pairs_config
+from tests.tiny_pairs import SIGLIP, pairs_config
 from vit_jax import naming, tasks
 from vit_jax.checkpoints.store import find, read_params, steps_in
 from vit_jax.commands.main import main
@@ -46,6 +46,7 @@ SYSTEMS = {
         "evals": {"val": {"name": "translation", "output": "greedy"}},
     },
     "clip": pairs_config(TEXTS),
+    "siglip": pairs_config(TEXTS, SIGLIP, "siglip"),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),

@@ -12,6 +12,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), 
 FIELDS = {"image": {"name": "image"}, "text": {"name": "tokens", "length": 10}, "label": {"name": "classes"}}
 TEXT = {"width": 16, "depth": 1, "num_heads": 2, "max_length": 10}
 CLIP = {"name": "clip", "variant": "mu/4", "embed_dim": 8, "text": TEXT}
+SIGLIP = {**CLIP, "name": "siglip", "project_image": "plain"}
 
 
 def write_pairs(folder: Path, rows: int = 16) -> Path:

@@ -26,10 +26,10 @@ NAMES = ("a", "b")
 BERT = {"name": "bert", "width": 16, "depth": 1, "num_heads": 2, "max_length": 10}
 
 
-def task_of(model=CLIP, fields=FIELDS, size=(8, 8)):
+def task_of(model=CLIP, fields=FIELDS, size=(8, 8), name="clip"):
     context = Context(None if size is None else Preprocess(size), NAMES)
     data = DataInfo(size, NAMES, build_fields(fields, context))
-    return build_named("task", {"name": "clip"}, "config.task", model=model, data=data)
+    return build_named("task", {"name": name}, "config.task", model=model, data=data)
 
 
 def batch_of(rows=8, length=10):
