@@ -17,6 +17,7 @@ import vit_jax
 from tests.commands import test_generate as generating
 from tests.tasks import test_bert as bert
 from tests.tasks import test_classify_text as classifying
+from tests.tasks import test_coop as prompting
 from tests.tasks import test_translate as translating
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
@@ -47,6 +48,8 @@ SYSTEMS = {
     },
     "clip": pairs_config(TEXTS),
     "siglip": pairs_config(TEXTS, SIGLIP, "siglip"),
+    "cocoop": prompting.run_config(TEXTS, name="cocoop"),
+    "coop": prompting.run_config(TEXTS),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),

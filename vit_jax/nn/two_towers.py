@@ -120,6 +120,19 @@ class TwoTowers(nn.Module):
         x = self._as_wide(features, "text") if self.project_text == "none" else self.text_projection(features)
         return unit(x)
 
+    def embed_tokens(self, ids: Int[Array, "*b"]) -> Float[Array, "*b width"]:
+        """The vectors of tokens, of which `embed_prompts` takes whole texts."""
+        return self.text.embed(ids)
+
+    def embed_prompts(self, embedded: Float[Array, "k t width"], ends: Int[Array, " k"]) -> Float[Array, "k e"]:
+        """Texts into the space, given as vectors in place of token ids: learned prompts.
+
+        Args:
+            ends: places of the tokens that stand for the texts.
+        """
+        tokens, _ = self.text(None, embedded=embedded)
+        return self.embed_text(self.text_tower.pooled(tokens, ends))
+
     def factor(self) -> Float[Array, ""]:
         """What cosines are multiplied by: one over the temperature, and no more than `max_scale`."""
         limited = self.logit_scale if self.max_scale is None else at_most(self.logit_scale, math.log(self.max_scale))
