@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from vit_jax.models import text_tower, vit
+from vit_jax.models import clip_resnet, text_tower, vit
 from vit_jax.models.two_towers import image_model, text_model, told
 from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
@@ -27,7 +27,7 @@ _VOCABULARY = 49408
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What goes with an image tower (table 20): the width of the space, and the text tower's size."""
+    """What goes with an image tower (tables 19 and 20): the width of the space, and the text tower's size."""
 
     embed_dim: int
     text_width: int
@@ -36,7 +36,17 @@ class Variant:
 
 _BASE = Variant(512, 512, 8)
 # By the name of the image tower. "@336" says nothing about parameters except for how many positions there are.
-VARIANTS = {"B/32": _BASE, "B/16": _BASE, "L/14": Variant(768, 768, 12), "L/14@336": Variant(768, 768, 12)}
+VARIANTS = {
+    "B/32": _BASE,
+    "B/16": _BASE,
+    "L/14": Variant(768, 768, 12),
+    "L/14@336": Variant(768, 768, 12),
+    "RN50": Variant(1024, 512, 8),
+    "RN101": Variant(512, 512, 8),
+    "RN50x4": Variant(640, 640, 10),
+    "RN50x16": Variant(768, 768, 12),
+    "RN50x64": Variant(1024, 1024, 16),
+}
 
 
 class CLIP(TwoTowers):
@@ -116,7 +126,7 @@ def build(
     end_id: int | None = None,
     embed_dim: Count | None = None,
     text: Mapping[str, Any] | None = None,
-    project_image: Projection = "plain",
+    project_image: Projection | None = None,
     project_text: Projection = "plain",
     temperature: Positive = 0.07,
     max_scale: Positive | None = 100.0,
@@ -131,22 +141,30 @@ def build(
         embed_dim: width of the space, instead of the variant's.
         text: keys of the text tower that are not to be the variant's, see `vit_jax.models.text_tower.build`; or with a
             `name` the section of another text model. CLIP's own is trained from scratch.
-        project_image: see `TwoTowers`, like `project_text`, `temperature` and `max_scale`.
-        image: other arguments of the image tower, see `vit_jax.models.vit.ViT.from_variant`; those of `Execution` and
-            `dtype` are the text tower's too.
+        project_image: see `TwoTowers`, like `project_text`, `temperature` and `max_scale`; None for "plain", or "none"
+            for a ResNet, whose attention pooling gives as many features as the space is wide.
+        image: other arguments of the image tower, see `vit_jax.models.vit.ViT.from_variant`, and for a ResNet
+            `vit_jax.models.clip_resnet.ClipResNet.from_variant`; those of `Execution` and `dtype` are the text tower's
+            too.
 
     Raises:
         UserError: for an unknown variant, value or argument.
     """
     size = VARIANTS.get(variant, _BASE)
+    embed_dim = embed_dim or size.embed_dim
+    if project_image is None:
+        project_image = "none" if variant in clip_resnet.VARIANTS else "plain"
     towers = (
-        image_model(_image_section(variant, image)),
+        image_model(_image_section(variant, image, embed_dim)),
         text_model(_text_section(size, image, text), vocab_size, end_id),
     )
-    return CLIP(*towers, embed_dim or size.embed_dim, project_image, project_text, temperature, max_scale)
+    return CLIP(*towers, embed_dim, project_image, project_text, temperature, max_scale)
 
 
-def _image_section(variant: str, image: Mapping[str, Any]) -> dict[str, Any]:
+def _image_section(variant: str, image: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
+    if variant in clip_resnet.VARIANTS:
+        own = {name: value for name, value in image.items() if name not in EXECUTION_KEYS}
+        return {"name": "clip_resnet", "variant": variant, "features": embed_dim, **own}
     own = {"patch_bias": False, "embedding_norm": True, **text_tower.clip_style(image)}
     return {"name": "vit", "variant": variant.partition("@")[0], **own, **image}
 
@@ -164,7 +182,8 @@ def _text_section(size: Variant, image: Mapping[str, Any], text: Mapping[str, An
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of the image tower alone."""
     own = {name: value for name, value in kwargs.items() if name not in _OWN_KEYS}
-    return _image_section(kwargs.get("variant", "B/32"), own)
+    variant = kwargs.get("variant", "B/32")
+    return _image_section(variant, own, kwargs.get("embed_dim") or VARIANTS.get(variant, _BASE).embed_dim)
 
 
 def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -174,4 +193,5 @@ def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _OWN_KEYS = tuple(name for name in build.__annotations__ if name not in ("image", "return"))
-KEYS = (*_OWN_KEYS, *(key for key in vit.KEYS if key not in ("variant", "num_classes")))  # all that `build` takes
+_GIVEN = (*_OWN_KEYS, "num_classes", "features")
+KEYS = (*_OWN_KEYS, *(k for k in dict.fromkeys((*vit.KEYS, *clip_resnet.KEYS)) if k not in _GIVEN))  # of `build`

@@ -164,5 +164,7 @@ class ClipResNet(Classifier):
         )  # fmt: skip
 
 
+KEYS = tuple(name for name in ClipResNet.from_variant.__annotations__ if name != "return")  # all that `build` takes
+
 # What a config's model section calls, and what a checkpoint's metadata holds the arguments of.
 build = ClipResNet.from_variant

@@ -110,7 +110,14 @@ def towers_of(model: Mapping[str, Any] | None, data: DataInfo, default: str) -> 
             "This task compares images with texts, and the data has no images", "Set config.data.image_size"
         )
     section = {"name": default, **(model or {})}
-    module, spec = build_model(section, vocab_size=tokenizer.vocab_size, end_id=tokenizer.eos_id)
+    # A published model may know more tokens than its vocabulary has, in rows that no text uses.
+    vocab_size = section.pop("vocab_size", tokenizer.vocab_size)
+    if vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"The model knows {vocab_size} tokens, and the texts have {tokenizer.vocab_size}",
+            "Leave config.model.vocab_size out, or use the vocabulary of the model",
+        )
+    module, spec = build_model(section, vocab_size=vocab_size, end_id=tokenizer.eos_id)
     if not isinstance(module, TwoTowers):
         raise UserError(
             f"The model {section['name']!r} is not two towers", f"Set config.model.name={default} or two_towers"
