@@ -89,6 +89,23 @@ HF_DINOV2 = Keys(
 HF_SIGLIP = Keys(_HF_TRUNK | _words("intermediate_size vision_use_head"), _HF_FIXED, _HF_HARMLESS)
 # Of the whole model, around its two towers.
 HF_SIGLIP_WHOLE = Keys(_words("model_type vision_config"), {}, _HF_HARMLESS | _words("text_config"))
+HF_DUAL_ENCODER = Keys(
+    _words("model_type text_config vision_config projection_dim"), {}, _HF_HARMLESS | _words("logit_scale_init_value")
+)
+_HF_CLIP_TOWER = _words("""
+    model_type hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act layer_norm_eps
+""")
+HF_CLIP_VISION = Keys(_HF_CLIP_TOWER | _words("image_size patch_size"), _HF_FIXED, _HF_HARMLESS | {"projection_dim"})
+HF_CLIP_TEXT = Keys(
+    _HF_CLIP_TOWER | _words("vocab_size max_position_embeddings eos_token_id"),
+    {"pruned_heads": {}},
+    (_HF_HARMLESS | _words("projection_dim projection_size")) - {"eos_token_id"},
+)
+HF_CLIP = Keys(
+    _words("model_type text_config vision_config text_config_dict vision_config_dict projection_dim"),
+    {},
+    _HF_HARMLESS | _words("logit_scale_init_value"),
+)
 HF_BIT = Keys(
     _words("""
         model_type embedding_size hidden_sizes depths layer_type hidden_act global_padding num_groups
@@ -159,6 +176,32 @@ HF_MARIAN = _hf_text(
     },
     "gradient_checkpointing classif_dropout force_bos_token_to_be_generated",
 )
+
+OPEN_CLIP = Keys(_words("embed_dim quick_gelu vision_cfg text_cfg"), {"custom_text": False}, frozenset())
+_OPEN_CLIP_BLOCKS = {
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "block_type": "default",
+    "final_ln_after_pool": False,
+    "act_kwargs": {},
+    "norm_kwargs": {},
+}
+OPEN_CLIP_VISION = Keys(
+    _words("layers width head_width mlp_ratio patch_size image_size"),
+    {**_OPEN_CLIP_BLOCKS, "attentional_pool": False, "no_ln_pre": False, "pos_embed_type": "learnable",
+     "pool_type": "tok"},
+    _words("patch_dropout output_tokens attn_pooler_queries attn_pooler_heads"),
+)  # fmt: skip
+OPEN_CLIP_TEXT = Keys(
+    _words("context_length vocab_size width heads layers mlp_ratio"),
+    {**_OPEN_CLIP_BLOCKS, "embed_cls": False, "no_causal_mask": False, "pool_type": "argmax", "proj_bias": False,
+     "proj_type": "linear", "tokenizer_kwargs": {}},
+    _words("pad_id eos_id output_tokens"),
+)  # fmt: skip
 
 TIMM = Keys(
     _words("architecture model_args pretrained_cfg num_classes global_pool label_names label_descriptions labels"),

@@ -19,21 +19,21 @@ from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
 
-FORMATS = ("orbax", "npz", "timm", "transformers")
+FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "head_bias_init",
     "posemb_stddev", "layer_scale_init", "zero_init", "name", "parent",
 }  # fmt: skip
-_RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic"}
+_RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic", "open_clip": "bicubic_antialias"}
 
 
 def default_format(target: Path, model: str) -> str:
-    """The format that a file name asks for; of the two libraries of safetensors files the first that has the model."""
+    """The format that a file name asks for; of the libraries of safetensors files the first that has the model."""
     if target.name.endswith(".npz"):
         return "npz"
     if target.name.endswith(".safetensors"):
-        return next((f for f in ("timm", "transformers") if _families(f, model)), "timm")
+        return next((f for f in ("timm", "transformers", "open_clip") if _families(f, model)), "timm")
     return "orbax"
 
 

@@ -14,8 +14,12 @@ SIDECARS = {
     "pooling": "1_Pooling/config.json",
     "sentences": "sentence_bert_config.json",
     "tokenizer": "tokenizer_config.json",
+    "open_clip": "open_clip_config.json",
 }
-VOCABULARIES = ("vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json", "source.spm", "target.spm")
+VOCABULARIES = (
+    "vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json", "source.spm", "target.spm",
+    "spiece.model", "tokenizer.model",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Sidecar:
         pooling: 1_Pooling/config.json of sentence-transformers.
         sentences: sentence_bert_config.json of the same.
         tokenizer: tokenizer_config.json of transformers.
+        open_clip: open_clip_config.json.
         vocabularies: where those of `VOCABULARIES` are that lie there.
     """
 
@@ -38,6 +43,7 @@ class Sidecar:
     pooling: JsonObject = dataclasses.field(default_factory=JsonObject)
     sentences: JsonObject = dataclasses.field(default_factory=JsonObject)
     tokenizer: JsonObject = dataclasses.field(default_factory=JsonObject)
+    open_clip: JsonObject = dataclasses.field(default_factory=JsonObject)
     vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -87,7 +93,7 @@ class Family(Protocol):
     the values of tensors make it, which `tensor(name)` reads.
     """
 
-    LIBRARY: str  # 'timm', 'transformers' or 'google'
+    LIBRARY: str  # 'timm', 'transformers', 'open_clip' or 'google'
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
     WRITES: tuple[str, ...]  # modules in vit_jax.models that it can write: ('vit',)
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import TIMM_RESNET
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, norm, same, shape_of
+from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, shape_of
 from vit_jax.checkpoints.parts import timm as timm_parts
-from vit_jax.checkpoints.parts.resnet import stage_sizes
+from vit_jax.checkpoints.parts.resnet import conv_norm, stage_sizes
 from vit_jax.checkpoints.parts.sidecars import IMAGENET, complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.models.resnet import VARIANTS, build
@@ -46,7 +46,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `vit_jax.checkpoints.published.Family`."""
     args = complete(build, kwargs)
     depths, bottleneck = VARIANTS[str(args["variant"])]
-    entries = _conv_norm("encoder/conv1", "encoder/norm1", "conv1", "bn1")
+    entries = conv_norm("encoder/conv1", "encoder/norm1", "conv1", "bn1")
     channels = args["width"]
     for stage, size in enumerate(args["depths"] or depths):
         width = args["width"] * 2**stage
@@ -54,10 +54,10 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         for unit in range(size):
             ours, theirs = f"encoder/{unit_name(stage, unit)}", f"layer{stage + 1}.{unit}"
             for i in range(1, 4 if bottleneck else 3):
-                entries += _conv_norm(f"{ours}/conv{i}", f"{ours}/norm{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+                entries += conv_norm(f"{ours}/conv{i}", f"{ours}/norm{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
             if channels != out or (stage and not unit):
                 shortcut = f"{theirs}.downsample"
-                entries += _conv_norm(f"{ours}/proj_conv", f"{ours}/proj_norm", f"{shortcut}.0", f"{shortcut}.1")
+                entries += conv_norm(f"{ours}/proj_conv", f"{ours}/proj_norm", f"{shortcut}.0", f"{shortcut}.1")
             channels = out
     head = dense("head", "fc") if args["num_classes"] else []
     return NameMap([*entries, *head], ignored=("*.num_batches_tracked",))
@@ -73,13 +73,3 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         return None
     further = {"first_conv": "conv1", "classifier": "fc", "fixed_input_size": False}
     return timm_parts.config(f"resnet{args['variant']}", metadata, {}, further)
-
-
-def _conv_norm(conv_ours: str, norm_ours: str, conv_theirs: str, norm_theirs: str) -> list[Entry]:
-    """A convolution without a bias, and the norm after it with its statistics."""
-    statistics = (("mean", "running_mean"), ("var", "running_var"))
-    return [
-        conv(f"{conv_ours}/kernel", f"{conv_theirs}.weight"),
-        *norm(norm_ours, norm_theirs),
-        *(same(f"batch_stats/{norm_ours}/{ours}", f"{norm_theirs}.{theirs}") for ours, theirs in statistics),
-    ]

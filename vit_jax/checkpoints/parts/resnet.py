@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vit_jax.checkpoints.name_map import Entry, conv, norm
+from vit_jax.checkpoints.name_map import Entry, conv, norm, same
 from vit_jax.models.bit import STAGE_SIZES
 from vit_jax.nn.residual import unit_name
 
@@ -61,6 +61,16 @@ class ResNetNames:
 def torch_conv(ours: str, theirs: str) -> Entry:
     """A PyTorch convolution without a bias."""
     return conv(f"{ours}/kernel", f"{theirs}.weight")
+
+
+def conv_norm(conv_ours: str, norm_ours: str, conv_theirs: str, norm_theirs: str) -> list[Entry]:
+    """A convolution without a bias, and the norm after it with its statistics."""
+    statistics = (("mean", "running_mean"), ("var", "running_var"))
+    return [
+        conv(f"{conv_ours}/kernel", f"{conv_theirs}.weight"),
+        *norm(norm_ours, norm_theirs),
+        *(same(f"batch_stats/{norm_ours}/{ours}", f"{norm_theirs}.{theirs}") for ours, theirs in statistics),
+    ]
 
 
 def timm_names(prefix: str = "", stem: str = "stem.") -> ResNetNames:

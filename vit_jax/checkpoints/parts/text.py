@@ -21,7 +21,9 @@ _ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+    "quick_gelu": "quick_gelu",
 }
+_NAMES = {name: name for name in ("relu", "silu", "quick_gelu")} | {"gelu_exact": "gelu", "gelu_tanh": "gelu_new"}
 
 
 def activation_of(name: str) -> str:
@@ -37,7 +39,7 @@ def activation_of(name: str) -> str:
 
 def activation_name(activation: str) -> str | None:
     """The inverse; None for one that transformers does not have."""
-    return {"gelu_exact": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}.get(activation)
+    return _NAMES.get(activation)
 
 
 def heads_of(config: JsonObject, key: str, width: int, default: int = 12) -> int:
