@@ -82,9 +82,9 @@ def test_mistakes(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "images", tiny_config())
     for argv, message in (
-        (["bert"], "There is nothing to look at, or too much"),
-        (["bert", "a.png", "--text", "cat"], "There is nothing to look at, or too much"),
-        (["bert", "--word", "cat", "a.png"], "--word is of a text"),
+        (["bert"], "There is nothing to look at"),
+        (["bert", "a.png", "--text", "cat"], "There is no image"),
+        (["bert", "--word", "cat", "a.png"], "--word is of a text alone"),
         (["gpt2", "--text", "cat"], "'cat' is not the number of a token"),
         (["bert", "--text", ""], "empty text"),
         (["gpt2", "--text", ""], "empty text"),

@@ -19,6 +19,7 @@ from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.tokenized import tokenized
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
+from vit_jax.checkpoints.zero_shot import check_two_towers, classifier
 from vit_jax.data.batch import NotedBatch
 from vit_jax.data.fields import Fields
 from vit_jax.data.preprocess import Preprocess
@@ -27,6 +28,7 @@ from vit_jax.naming import construct
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.tasks import Answer, Batch, Task, Variables, example_keys
 from vit_jax.tasks.features import Features
+from vit_jax.tasks.zero_shot import CLASSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,49 @@ class Loaded:
         tokens = self.tokenize(texts)
         count = len(next(iter(tokens.values())))
         return self._embedded("text_embedding", lambda some: {k: x[some] for k, x in tokens.items()}, count, batch_size)
+
+    def zero_shot(
+        self,
+        labels: str | Sequence[str] | Mapping[str, Any],
+        templates: str | Sequence[str] | None = None,
+        *,
+        hierarchy: str | Mapping[str, Sequence[str]] | None = None,
+        joined: bool = False,
+        reweighted: bool = True,
+    ) -> "Loaded":
+        """A classifier of images into classes that are texts: `logits`, `labels`, predict and evaluate work on it.
+
+        Each class is the mean of the embeddings of its names in all templates, made of length 1 (CLIP,
+        arXiv:2103.00020, section 3.1.4).
+
+        Args:
+            labels: ["a cat", "a dog"], a mapping of labels to names, the name of a packaged data set ("imagenet"), or a
+                file, see `vit_jax.data.label_set.label_set`.
+            templates: "imagenet" for the 80 of ImageNet, "photo" for 'a photo of a {}.', a list, or a file, see
+                `vit_jax.data.prompts.templates_of`; by default labels stand by themselves.
+            hierarchy: {label: [subclasses]} or a .json file with it: the class of the likeliest subclass is the answer
+                (CHiLS, arXiv:2302.02551).
+            joined: whether a subclass is called "{sub} {super}" where its name has not that of its class in it.
+            reweighted: whether a subclass's probability is multiplied by its class's, as in the paper.
+
+        Raises:
+            UserError: a model without texts, a label that is empty or there twice, a template without {}, a subclass
+                with two parents.
+        """
+        self.check_two_towers()
+        given = (labels, templates, hierarchy, joined, reweighted)
+        task, classes, fields = classifier(self.task, self.fields, self.embed_texts, *given)
+        return dataclasses.replace(
+            self,
+            task=task,
+            variables={**self.variables, CLASSES: classes},
+            fields=fields,
+            metadata={**self.metadata, "labels": list(task.classes), "fields": fields.to_json()},
+        )
+
+    def check_two_towers(self) -> None:
+        """Refuses a checkpoint that does not have images and texts in one space, with a UserError."""
+        check_two_towers(self.task, self.fields, self.path)
 
     def generate(
         self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, batch_size: int = 32, **settings: Any

@@ -81,6 +81,44 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     return load(arguments.checkpoint, **options, **read_overrides(arguments))
 
 
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """`--labels`, and how they are said, for models of images and texts."""
+    group = parser.add_argument_group("labels of your own", "for a model that compares images with texts")
+    group.add_argument(
+        "--labels",
+        metavar="LABELS|FILE",
+        help="classes with commas between, a .json or .txt file of them, or a data set's such as imagenet",
+    )
+    group.add_argument(
+        "--templates",
+        metavar="NAME|FILE",
+        help="texts around them: photo, imagenet, 'a drawing of a {}.', or a .txt file (default: the bare label)",
+    )
+    group.add_argument(
+        "--hierarchy", metavar="FILE", help="a .json file {label: [subclasses]}: the likeliest subclass decides"
+    )
+
+
+def check_labels(arguments: argparse.Namespace, of_texts: bool) -> None:
+    """Refuses arguments of `add_labels` that do not go together, before anything is loaded.
+
+    Args:
+        of_texts: whether the command was given texts instead of images.
+    """
+    for flag in ("templates", "hierarchy"):
+        if getattr(arguments, flag) is not None and arguments.labels is None:
+            raise UserError(f"--{flag} is of labels", "Give --labels 'a cat, a dog'")
+    if arguments.labels is not None and of_texts:
+        raise UserError("--labels is of images", "Name image files or directories")
+
+
+def with_labels(loaded: "Loaded", arguments: argparse.Namespace) -> "Loaded":
+    """The checkpoint as a classifier into the labels that `add_labels` asks for, where it asks for some."""
+    if arguments.labels is None:
+        return loaded
+    return loaded.zero_shot(arguments.labels, arguments.templates, hierarchy=arguments.hierarchy)
+
+
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """How the processes of one run find each other, where no cluster says it."""
     group = parser.add_argument_group("several processes", "found automatically on TPU, Slurm, Open MPI, Kubernetes")

@@ -24,6 +24,7 @@ from vit_jax.commands import (
     prepare_queries,
     prepare_tokenizer,
     report,
+    retrieve,
     train,
     visualize,
 )
@@ -34,6 +35,7 @@ _COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "retrieve": retrieve,
     "generate": generate,
     "visualize": visualize,
     "convert": convert,

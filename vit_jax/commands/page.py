@@ -59,6 +59,11 @@ def prediction_card(png: bytes, truth: str, ranked: Sequence[tuple[str, float]])
     return f'<div class="card"><img src="{_data_uri(png)}" alt=""><br>{truth}<br>{lines}</div>'
 
 
+def card(png: bytes, lines: Sequence[str]) -> str:
+    """One image with what is said of it."""
+    return f'<div class="card"><img src="{_data_uri(png)}" alt=""><br>{"<br>".join(map(html.escape, lines))}</div>'
+
+
 def grid(cards: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(cards)}</div>'
 

@@ -5,6 +5,8 @@ examples:
   vit_jax predict --checkpoint runs/mine photos/ *.png --output predictions.jsonl
   vit_jax predict --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k photos/ --batch-size 128
   vit_jax predict --checkpoint runs/segment photos/ --output masks/    # a task that answers with pictures
+  vit_jax predict --checkpoint runs/clip photos/ --labels "a cat, a dog"     # a model of images and texts
+  vit_jax predict --checkpoint runs/clip photos/ --labels names.json --templates imagenet
   vit_jax predict --checkpoint runs/genre --text "It was late, and nobody came."
   vit_jax predict --checkpoint runs/mnli --texts pairs.txt --output predictions.jsonl   # tabs between two texts
 
@@ -23,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax.commands.arguments import add_checkpoint, open_loaded
+from vit_jax.commands.arguments import add_checkpoint, add_labels, check_labels, open_loaded, with_labels
 from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.commands.output import is_json_lines, output_file, output_folder
 from vit_jax.commands.text_files import lines_of
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or directories")
     parser.add_argument("--text", action="append", default=[], metavar="TEXT", help="a text instead; repeatable")
     parser.add_argument("--texts", metavar="FILE", help="a file with a text a line, or two with a tab between")
+    add_labels(parser)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name for each image (default 5)")
     parser.add_argument("--output", metavar="FILE|DIR", help=_OUTPUT_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that predict has not written, too")
@@ -67,8 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
             "There are both images and texts" if texts else "There is nothing to predict",
             "Give image files or directories, or --text TEXT or --texts FILE",
         )
+    check_labels(arguments, bool(texts))
     paths = expand(arguments.images) if not texts else []
-    loaded = open_loaded(arguments)
+    loaded = with_labels(open_loaded(arguments), arguments)
     keep_compiled()
     if texts:
         with closing(output):

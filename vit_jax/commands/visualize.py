@@ -4,13 +4,15 @@ examples:
   vit_jax visualize --checkpoint runs/mine cat.jpg
   vit_jax visualize --checkpoint runs/mine photos/ dog.png --output inside-mine
   vit_jax visualize --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k cat.jpg
+  vit_jax visualize --checkpoint runs/clip cat.jpg dog.png --text "a cat" --text "a dog"
   vit_jax visualize --checkpoint runs/bert --text "The animal was tired because it had run" --word it
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
-reconstructs; of a text it is which words a word attends to, in every layer and head (of a translation's encoder). As
-arrays and figures they are in vit_jax.inspection.arrays, reconstruction, texts, figures and text_figures.
+reconstructs; of a text it is which words a word attends to, in every layer and head (of a translation's encoder); of
+images and texts together it is how similar a model of both finds them. As arrays and figures they are in
+vit_jax.inspection.arrays, reconstruction, texts, figures, text_figures and pair_figures.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _MOST = 50  # images; a report with more cannot be read, nor opened by every bro
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or directories")
-    parser.add_argument("--text", action="append", metavar="TEXT", help="a text instead; may be given several times")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text instead, or to compare; repeatable")
     parser.add_argument("--word", metavar="WORD", help="whose attention is drawn (default: the last of each text)")
     parser.add_argument("--output", default="inside", metavar="DIR", help="made if need be (default inside)")
 
@@ -49,20 +51,19 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.compiling import keep_compiled
 
     texts = arguments.text or []
-    if bool(texts) == bool(arguments.images):
-        raise UserError("There is nothing to look at, or too much", "Name images, or give texts with --text")
-    if arguments.word and not texts:
-        raise UserError("--word is of a text", "Give one with --text")
+    if not texts and not arguments.images:
+        raise UserError("There is nothing to look at", "Name images, or give texts with --text")
+    if arguments.word and (arguments.images or not texts):
+        raise UserError("--word is of a text alone", "Give one with --text, and no images")
     paths = expand(arguments.images) if arguments.images else []
-    if len(paths) > _MOST or len(texts) > _MOST:
-        raise UserError(
-            f"These are {len(texts) or len(paths)} {'texts' if texts else 'images'}", f"Name at most {_MOST}"
-        )
+    for some, what in ((texts, "texts"), (paths, "images")):
+        if len(some) > _MOST:
+            raise UserError(f"These are {len(some)} {what}", f"Name at most {_MOST}")
     output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
     keep_compiled()
     images, unreadable = {}, []
-    if texts:
+    if texts and not paths:
         from vit_jax.commands.text_pictures import text_sections
 
         sections = text_sections(loaded, texts, arguments.word)
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         images, unreadable = _read(loaded, paths)
         if not images:
             raise left_out(unreadable, len(paths))
-        sections = _sections(loaded, images)
+        sections = _of_pairs(loaded, images, texts) if texts else _sections(loaded, images)
 
     parts: list[str] = []
     count = 0
@@ -141,6 +142,14 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
     )
     yield "How far it looks", "", [Picture("attention_distance", figure, caption)]
     yield from sections
+
+
+def _of_pairs(
+    loaded: Loaded, images: dict[Path, np.ndarray], texts: list[str]
+) -> Iterator[tuple[str, str, list[Picture]]]:
+    from vit_jax.commands.pair_pictures import pair_sections
+
+    return pair_sections(loaded, images, texts)
 
 
 def _of_weights(loaded: Loaded) -> list[Picture]:

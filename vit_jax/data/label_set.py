@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32, Int
+
 from vit_jax.data.classes import class_positions
 from vit_jax.data.label_names import label_names
 from vit_jax.data.prompts import SLOT, has_classes, prompt_sets, set_classes, templates_of
@@ -169,6 +172,21 @@ def subclasses(classes: LabelSet, asked: str | Mapping[str, Sequence[str]], join
             names.append((f"{sub} {called[0]}" if joins else sub,))
     finer = LabelSet(tuple(sub for sub, _ in found), tuple(names), classes.templates)
     return Subclasses(finer, tuple(i for _, i in found))
+
+
+def ensembled(
+    embeddings: Float32[np.ndarray, "P E"], classes: Int[np.ndarray, " P"], count: int
+) -> Float32[np.ndarray, "K E"]:
+    """The mean of each class's prompts, of length 1.
+
+    Args:
+        embeddings: of the prompts, each of length 1.
+        classes: of each prompt; every class has one or more.
+        count: of the classes.
+    """
+    sums = np.zeros((count, embeddings.shape[1]), np.float64)
+    np.add.at(sums, classes, embeddings)
+    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
 
 
 def _placed(known: Sequence[str], name: str) -> tuple[tuple[str, ...], ...]:

@@ -41,6 +41,7 @@ class Source(Protocol):
     # Optional: `in_memory`, true where examples lie ready in memory, so that processes to read them are not worth it.
     # Optional, for sources that know it without reading examples: `labels`, the class index of each, an array [N], or
     # a sequence with any number of them for each. Balanced training asks for it.
+    # Optional, of the same kind: `texts`, the text or the list of texts of each. Retrieval asks for it.
 
     def __len__(self) -> int: ...
 
