@@ -49,8 +49,12 @@ def main() -> None:
     arguments = parser.parse_args()
     data, workdir, smoke = arguments.data, arguments.workdir, ",smoke" if arguments.smoke else ""
     brown, cldr = data / "brown", data / "cldr"
-    _tokenizer(brown / "bpe_1024.json", brown / "train.jsonl")
-    _tokenizer(cldr / "de_bpe_1024.json", cldr / "de_train.tsv")
+    for file, size, texts in (
+        (brown / "bpe_1024.json", 1024, brown / "train.jsonl"),
+        (brown / "bpe_4096.json", 4096, brown / "train.jsonl"),
+        (cldr / "de_bpe_1024.json", 1024, cldr / "de_train.tsv"),
+    ):
+        _tokenizer(file, size, texts)
     workdir.mkdir(parents=True, exist_ok=True)
 
     grams = once(workdir / "ngrams.json", lambda: _grams(brown))
@@ -140,9 +144,9 @@ def _seconds(runs: Sequence[dict[str, float]]) -> str:
     return f"{statistics.mean(run['seconds'] for run in runs):.0f}"
 
 
-def _tokenizer(path: Path, texts: Path) -> None:
+def _tokenizer(path: Path, size: int, texts: Path) -> None:
     if not path.exists():
-        _run("prepare", "tokenizer", "--kind", "bpe", "--size", "1024", "--output", str(path), str(texts))
+        _run("prepare", "tokenizer", "--kind", "bpe", "--size", str(size), "--output", str(path), str(texts))
 
 
 def _run(*arguments: str) -> None:

@@ -87,11 +87,29 @@ def test_without_heads_and_with_the_mean_of_the_tokens():
     np.testing.assert_allclose(found["features"], np.stack(rows), atol=1e-5)
 
 
+def test_with_norms_before_the_branches_one_comes_after_the_last_block():
+    """Whose sum would go unnormed into the heads. Without one, as published, the last block's own norms are the end."""
+
+    def names(**style):
+        return set(drawn(build(**TINY, **style))["params"]["text"])
+
+    assert names(norm="pre") - names() == {"norm"}
+    model = build(**TINY, norm="pre", pooling="mean")
+    variables = drawn(model)
+    tokens = np.asarray(jax.jit(model.apply)(variables, IDS)["tokens"])
+    scale, bias = (np.asarray(variables["params"]["text"]["norm"][name]) for name in ("scale", "bias"))
+    normed = (tokens - bias) / scale
+    np.testing.assert_allclose(normed.mean(-1), 0, atol=1e-4)
+    np.testing.assert_allclose(normed.std(-1), 1, atol=1e-3)
+
+
 def test_initial_values_are_cut_at_two_deviations():
     model = build(masked_language=True, next_sentence=True, **TINY)
     params = jax.jit(model.redrawn)(drawn(model)["params"], jax.random.key(1))
+    wider = jax.jit(build(**TINY, init_stddev=0.09).redrawn)(params, jax.random.key(1))
     embedding = np.asarray(params["text"]["embedding"])
     assert 0.038 < np.abs(embedding).max() <= 0.04 and 0.016 < embedding.std() < 0.019
+    np.testing.assert_allclose(wider["text"]["embedding"], embedding * 4.5, rtol=1e-5)
     assert not np.asarray(params["nsp"]["bias"]).any() and np.abs(params["nsp"]["kernel"]).max() > 0
 
 

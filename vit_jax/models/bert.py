@@ -24,7 +24,7 @@ from vit_jax.nn.products import product
 from vit_jax.nn.style import EXECUTION_KEYS, STYLE_KEYS, block_style, check_choice, execution_of
 from vit_jax.nn.text_trunk import TextTrunk
 from vit_jax.nn.trunk import Layers, below
-from vit_jax.ranges import Count, Decay
+from vit_jax.ranges import Count, Decay, Positive
 from vit_jax.spelling import nearest
 
 Pooling = Literal["token", "mean"]
@@ -77,6 +77,7 @@ class Bert(nn.Module):
             mean of all tokens that are no padding (Sentence-BERT, arXiv:1908.10084).
         masked_language: whether there is the head that guesses masked tokens.
         next_sentence: whether there is the head that says whether B follows A; it reads the pooler.
+        init_stddev: of kernels and embeddings at first; 0.02 suits the widths of the paper.
 
     Raises:
         UserError: for a trunk that sees to one side alone, an unknown pooling, or `next_sentence` without a pooler.
@@ -87,6 +88,7 @@ class Bert(nn.Module):
     pooling: Pooling = "token"
     masked_language: bool = False
     next_sentence: bool = False
+    init_stddev: float = 0.02
 
     def __post_init__(self):
         check_choice("pooling", self.pooling, get_args(Pooling))
@@ -137,9 +139,9 @@ class Bert(nn.Module):
         return (jnp.zeros((1, 1), jnp.int32),)
 
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:
-        """Parameters with the initial values of the authors' code: N(0, 0.02) cut at two standard deviations for
+        """Parameters with the initial values of the authors' code: normal ones cut at two standard deviations for
         kernels and embeddings, and biases 0."""
-        return normal_redrawn(params, rng, truncated=True)
+        return normal_redrawn(params, rng, stddev=self.init_stddev, truncated=True)
 
     def layers(self) -> Layers:
         """See `vit_jax.nn.trunk.Trunk.layers`."""
@@ -167,6 +169,7 @@ class Bert(nn.Module):
         pooling: Pooling = "token",
         masked_language: bool = False,
         next_sentence: bool = False,
+        init_stddev: Positive = 0.02,
         drop_path_rate: Decay = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
         **block: Any,
@@ -181,10 +184,11 @@ class Bert(nn.Module):
             max_length: the longest text in tokens.
             num_segments: kinds of segments.
             pooler: see `Bert`, like `pooling`, `masked_language` and `next_sentence`.
+            init_stddev: see `Bert`; a narrow model learns sooner with more, such as 1 / sqrt(width).
             drop_path_rate: see `TextTrunk`.
             dtype: compute dtype by name; parameters are always float32.
             block: other arguments of `Execution` and `BlockStyle`; of the last also by the older names, see
-                `block_style`. Without dropout where they do not say.
+                `block_style`. Without dropout where they do not say. With norm="pre" a norm comes after the last block.
 
         Raises:
             UserError: for an unknown variant, value or argument.
@@ -197,22 +201,22 @@ class Bert(nn.Module):
         style: dict[str, Any] = {"norm": "post", "hidden_dropout": False}
         style |= {} if "layer_norm_epsilon" in block else {"norm_epsilon": 1e-12}
         style |= {} if "gelu" in block else {"activation": "gelu_exact"}
+        style |= _those(block, _STYLE_KEYS)
         text = TextTrunk(
             vocab_size=vocab_size,
             max_length=max_length,
             width=size.width,
             depth=size.depth,
-            style=block_style(
-                style | _those(block, _STYLE_KEYS), num_heads=size.num_heads, mlp_dim=mlp_dim or 4 * size.width
-            ),
+            style=block_style(style, num_heads=size.num_heads, mlp_dim=mlp_dim or 4 * size.width),
             execution=execution_of(block, dtype),
             num_segments=num_segments,
             embedding_norm=True,
+            final_norm=style["norm"] == "pre",  # whose sum nothing has normed
             drop_path_rate=drop_path_rate,
             # Unowned, so that Bert adopts it as `text` even when it is made inside another module's setup.
             parent=None,
         )
-        return cls(text, pooler, pooling, masked_language, next_sentence)
+        return cls(text, pooler, pooling, masked_language, next_sentence, init_stddev)
 
 
 def _those(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
