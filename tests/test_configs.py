@@ -75,11 +75,23 @@ class Vocabulary(Bytes):
     mask_id: int = 259
 
 
+class Pairs(Schema):
+    """A source of images with texts."""
+
+    def __init__(self):
+        super().__init__(1, 400_000_000)
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "text": "a red heart"}
+
+
 def build_schema(kind, section, where, **given):
     """Stands for `build_named`: data sets that are not on every machine become schemas of theirs."""
     if kind == "source" and section["name"] in ("documents", "text_pairs"):
         names = section.get("fields") or (["text"] if section["name"] == "documents" else ["source", "target"])
         return Texts(list(names))
+    if kind == "source" and section["name"] in ("pairs", "webdataset"):
+        return Pairs()
     if kind == "tokenizer" and section["name"] in ("bpe", "sentencepiece"):
         return Vocabulary()
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
@@ -99,7 +111,7 @@ def checkpoint(tmp_path_factory):
     return untrained(workdir, tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
-FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "mae_finetune", "vit_paper_finetune")
+FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "vit_paper_finetune")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "bench_b16": ["", "remat=full,scan"],
@@ -125,6 +137,9 @@ ARGUMENTS = {
     "bert_finetune": ["", "data=MNLI,pair"],
     "brown_bert": ["", "texts=genre_texts"],
     "brown_genre": ["", "init=runs/bert", "init=runs/bert,frozen"],
+    "clip": ["", "variant=L/14,data=pairs.jsonl", "text=runs/bert"],
+    "siglip": ["", "variant=L/16,res=256,batch=4096"],
+    "lit": ["", "setting=LU,text=runs/bert,loss=siglip", "setting=UU,text=runs/bert"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
@@ -143,6 +158,10 @@ PROGRAMS = [
     ("simclr_i1k", "model=18,version=2"),
     ("brown_gpt", ""),
     ("cldr_translate", ""),
+    ("clip", ""),
+    ("siglip", ""),
+    ("lit", ""),
+    ("lit", "setting=LU,text=runs/bert,loss=siglip"),
 ]
 
 
@@ -154,7 +173,11 @@ def load(name, argument, checkpoint):
 
 def few_blocks(values):
     """The values with two blocks: blocks are alike, so two of them say as much as all."""
-    return override(values, {"model.depth": "2"} if values["model"]["name"] in ("bert", "gpt", "vit") else {})
+    model = values["model"]
+    two = {"depth": 2} if model["name"] in ("bert", "clip", "gpt", "siglip", "vit") else {}
+    towers = {"clip": ("text",), "siglip": ("text",), "two_towers": ("image", "text")}.get(model["name"], ())
+    two |= {side: {**model.get(side, {}), "depth": 2} for side in towers}
+    return {**values, "model": {**model, **two}}
 
 
 def raw_batch(experiment, batch_size=8):
@@ -200,7 +223,9 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     trunk = "encoder" if "image" in experiment.fields else "text"
-    beside = {"classify": "head", "mae": "decoder"}.get(values["task"]["name"], "projector")
+    beside = {"classify": "head", "mae": "decoder", "clip": "text", "siglip": "text"}.get(
+        values["task"]["name"], "projector"
+    )
     assert set(program.params) >= ({trunk, beside} if trunk == "encoder" else {trunk})
 
 

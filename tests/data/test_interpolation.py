@@ -63,6 +63,22 @@ def test_the_samplings_take_parts_of_another_size(sampling, expected):
     assert (boxes[:, 0] + boxes[:, 2] <= 375).all() and (boxes[:, 1] + boxes[:, 3] <= 500).all() and boxes.min() >= 0
 
 
+def test_the_largest_square_is_anywhere():
+    """CLIP's crop: as high as a photo that lies, as wide as one that stands, and of smaller shares a square too."""
+    rng = np.random.default_rng(1)
+    lying, standing = ((375, 500), (500, 375))
+    boxes = {
+        shape: np.array([geometry.largest_crop_box(*shape, rng) for _ in range(300)]) for shape in (lying, standing)
+    }
+    for (height, width), found in boxes.items():
+        assert (found[:, 2:] == 375).all()
+        assert found[:, 0].max() == height - 375 or found[:, 0].max() > 115
+        assert found[:, 1].max() == width - 375 or found[:, 1].max() > 115
+        assert not found[:, :2].min(0).any() and (found[:, 2] + found[:, 0] <= height).all()
+    part = geometry.largest_crop_box(375, 500, rng, (0.25, 0.25))
+    assert part[2:] == (188, 188)
+
+
 def test_older_names_mean_what_they_meant():
     assert supervised.build(8, crop="inception") == supervised.build(8)
     assert view.build(8, crop="uniform") == view.build(8) and view.build(8, crop="inception").sampling == "inception"

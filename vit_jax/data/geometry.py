@@ -193,8 +193,38 @@ def byol_crop_box(
     return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
 
 
+def largest_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    area: tuple[float, float] = (1.0, 1.0),
+    aspect: tuple[float, float] = (1.0, 1.0),
+) -> tuple[int, int, int, int]:
+    """Draws a crop as CLIP does (arXiv:2103.00020, section 2.4): of all that have an aspect ratio the largest, or of
+    that a share of its pixels, at a random place.
+
+    Args:
+        area: bounds on the share.
+        aspect: bounds on width / height, drawn uniformly in its logarithm; (1, 1) for squares.
+
+    Returns:
+        top, left, height, width in pixels.
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    u_area, u_aspect, u_top, u_left = rng.random(4).tolist()
+    ratio = math.exp(low + u_aspect * (high - low))
+    tall = min(height, width / ratio) * math.sqrt(area[0] + u_area * (area[1] - area[0]))
+    h, w = (min(max(round(x), 1), most) for x, most in ((tall, height), (tall * ratio, width)))
+    return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
+
+
 # How the box of a random crop is drawn, by the name that a config gives.
-CROP_BOXES = {"inception": inception_crop_box, "torchvision": torchvision_crop_box, "byol": byol_crop_box}
+CROP_BOXES = {
+    "inception": inception_crop_box,
+    "torchvision": torchvision_crop_box,
+    "byol": byol_crop_box,
+    "largest": largest_crop_box,
+}
 
 
 def rotate_shift(

@@ -102,8 +102,9 @@ def build(
             is "random" with the sampling "inception".
         sampling: how the part is drawn: "inception" as TensorFlow's `sample_distorted_bounding_box`, "torchvision" as
             its `RandomResizedCrop`, or "byol" as BYOL does. The first takes smaller parts: on photos of 500x375 and
-            areas of 8% to 100%, 37% of the image on average, the others 43% and 52%.
-        area: bounds on the crop's share of the image's pixels.
+            areas of 8% to 100%, 37% of the image on average, the others 43% and 52%. "largest" takes the largest part
+            of its aspect that there is, at a random place: with area and aspect (1, 1) CLIP's random square.
+        area: bounds on the crop's share of the image's pixels, or with "largest" of those of the largest part.
         aspect: bounds on the crop's width / height.
         interpolation: how the part is resized: "area" averages when shrinking and is bilinear when enlarging;
             "bilinear" and "bicubic" are Pillow's, or TensorFlow's with `antialias=False`. Rotation and shift have a
