@@ -19,6 +19,7 @@ from vit_jax.nn.at_most import at_most
 from vit_jax.tasks import DataInfo
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.optim import check_locked
 
 # This generator compiles several times faster than the default one.
 KEY = jax.random.key(0, impl="rbg")
@@ -193,6 +194,35 @@ def test_data_that_is_refused():
         task_of(fields=FIELDS | {"text": {"name": "tokens", "length": 10, "eos": False}})
     with pytest.raises(UserError, match="no images"):
         task_of(fields={"text": FIELDS["text"]}, size=None)
+
+
+def test_a_locked_tower_without_weights_is_refused_before_the_first_step(tmp_path):
+    values = pairs_config(tmp_path, optim={"name": "adamw", "learning_rate": 0.01, "frozen": ["encoder/.*"]})
+    with pytest.raises(UserError, match="locks 'encoder', and no weights are given"):
+        train(build_experiment(values), tmp_path / "run", jax.devices()[:1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_which_towers_may_be_locked():
+    frozen = {"encoder": {"a": True, "b": True}, "text": {"a": True, "b": False}, "head": True}
+    check_locked(frozen, ("encoder", "text"), "a path")
+    check_locked(frozen, ("encoder", "text"), {"encoder": "a path"})
+    check_locked(frozen, ("text", "decoder"), None)
+    with pytest.raises(UserError, match="init_from.encoder"):
+        check_locked(frozen, ("encoder", "text"), {"text": "a path"})
+
+
+def test_what_a_locked_tower_gave_before_takes_the_place_of_the_image():
+    """The loss of features or embeddings in the batch is that of the images."""
+    task, batch = task_of(), batch_of()
+    variables = jax.jit(task.init)(KEY, batch)
+    names = frozenset({"features", "image_embedding"})
+    known = jax.jit(lambda v: task.outputs(v, batch, names, KEY))(variables)
+    texts = {name: batch[name] for name in ("text", "text_mask")}
+    batches = [batch, *({**texts, name: known[name]} for name in sorted(names))]
+    assert set(task.takes) == names
+    losses = jax.jit(lambda v: [task.loss(v, b, KEY, jnp.int32(0))[0] for b in batches])(variables)
+    np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
 
 
 @pytest.mark.long

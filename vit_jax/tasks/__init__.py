@@ -91,6 +91,8 @@ class Task:
 
     answered_by: tuple[str, ...] = ()
     """Names of the outputs by which the task answers a person: what `predict` computes, and `bench` as inference."""
+    locked_when_loaded: tuple[str, ...] = ()
+    """Subtrees of the parameters that a run may freeze as a whole only if it loads them: what the others learn from."""
     takes: tuple[str, ...] = ()
     """Names of outputs that `loss` takes from its batch where they are there, instead of computing them of the image:
     see `vit_jax.training.precompute`."""

@@ -27,6 +27,7 @@ class ImageText(Task):
     model: TwoTowers
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
     takes: ClassVar[tuple[str, ...]] = ("features", "image_embedding")
+    locked_when_loaded: ClassVar[tuple[str, ...]] = ("encoder", "text")
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         drawing, redrawing = jax.random.split(rng)

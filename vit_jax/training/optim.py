@@ -217,6 +217,22 @@ def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
     return mask
 
 
+def check_locked(frozen: PyTree, subtrees: Sequence[str], sources: str | Mapping[str, str] | None) -> None:
+    """Refuses a run that would freeze one of `subtrees` as a whole at the random values that it starts with.
+
+    Args:
+        frozen: see `frozen_mask`.
+        sources: `config.init_from`.
+    """
+    loaded = sources if isinstance(sources, Mapping) else dict.fromkeys(subtrees if sources else ())
+    for name in subtrees:
+        if name not in loaded and all(jax.tree.leaves(frozen.get(name, False))):
+            raise UserError(
+                f"config.optim.frozen locks '{name}', and no weights are given for it: the rest would learn from noise",
+                f"Set config.init_from.{name} to a checkpoint or a published file, or train it too",
+            )
+
+
 def _scaled_by_rate(name: str) -> optax.GradientTransformationExtraArgs:
     """Multiplies by minus the learning rate of that name, which comes with each update: `update(..., rates={name: x})`.
 

@@ -115,6 +115,7 @@ def build_program(
     params = initial["params"]
     section = dict(config.optim)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
+    optim.check_locked(frozen, task.locked_when_loaded, config.init_from)
     planned = None
     if precompute is not None:
         planned = precompute(initial, frozen, batch)
