@@ -16,6 +16,7 @@ import pytest
 import vit_jax
 from tests.commands import test_generate as generating
 from tests.tasks import test_bert as bert
+from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
 from tests.tasks import test_translate as translating
@@ -46,6 +47,8 @@ SYSTEMS = {
         **translating.config(translating.write_pairs(TEXTS)),
         "evals": {"val": {"name": "translation", "output": "greedy"}},
     },
+    "bag_of_words": pairs_config(TEXTS, captioning.VIT, "bag_of_words"),
+    "captioning": pairs_config(TEXTS, captioning.MODEL, "captioning"),
     "clip": pairs_config(TEXTS),
     "siglip": pairs_config(TEXTS, SIGLIP, "siglip"),
     "cocoop": prompting.run_config(TEXTS, name="cocoop"),
