@@ -1,5 +1,6 @@
 """Damaged CSV and JSONL lists of images, with the files that they name beside them."""
 
+import contextlib
 import csv
 import io
 import json
@@ -12,7 +13,8 @@ import numpy as np
 from tests.fuzz.harness import Target
 from tests.fuzz.mutations import damaged_bytes, damaged_value
 from vit_jax.data.decode import UnreadableImage, decode
-from vit_jax.data.sources import manifest
+from vit_jax.data.sources import manifest, pairs
+from vit_jax.errors import UserError
 
 _PATHS = (
     "a.png", "über.png", "d,1.png", "gone.png", "/etc/passwd", "../x.png", "deep/../a.png", ".", "", "a\0.png",
@@ -52,7 +54,12 @@ def build(folder: Path) -> Target:
         return str(path), options
 
     def use(given: tuple[str, dict]) -> manifest.ManifestSource:
-        source = manifest.build(given[0], **given[1])
+        path, options = given
+        with contextlib.suppress(UserError):  # the labels as texts
+            kept = {k: v for k, v in options.items() if k not in ("multi_label", "label_names")}
+            texts = pairs.build(path, "label", repeated="join", **kept)
+            assert all(text.strip() for k in range(len(texts)) for text in np.atleast_1d(texts.texts[k]))
+        source = manifest.build(path, **options)
         for k in range(len(source)):
             try:
                 decode(source[k]["image"])
