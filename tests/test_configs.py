@@ -12,12 +12,14 @@ from ml_dtypes import bfloat16
 
 from tests import goldens
 from tests.tiny import tiny_config, untrained
+from tests.tiny_pairs import CLIP, pairs_config
 from tests.training.test_recipes import adamw, momentum, three_updates
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.description import task_of_model
 from vit_jax.checkpoints.source import StoredModel
 from vit_jax.data import text
+from vit_jax.data.sources import few_shot
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.data.tokenizers.bytes import Bytes
 from vit_jax.naming import build_named
@@ -101,17 +103,20 @@ def build_schema(kind, section, where, **given):
 
 @pytest.fixture(autouse=True)
 def schemas(monkeypatch):
-    for module in (inputs, text):
+    for module in (inputs, text, few_shot):
         monkeypatch.setattr(module, "build_named", build_schema)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pretrained")
-    return untrained(workdir, tiny_config(model__representation_size=16, model__dropout_rate=0.1))
+    towers = pairs_config(workdir, {**CLIP, "text": {**CLIP["text"], "max_length": 40}})
+    untrained(workdir / "towers", towers)
+    return untrained(workdir / "image", tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
 FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "vit_paper_finetune")
+FROM_TOWERS = ("cocoop", "coop")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "bench_b16": ["", "remat=full,scan"],
@@ -140,6 +145,12 @@ ARGUMENTS = {
     "clip": ["", "variant=L/14,data=pairs.jsonl", "text=runs/bert"],
     "siglip": ["", "variant=L/16,res=256,batch=4096"],
     "lit": ["", "setting=LU,text=runs/bert,loss=siglip", "setting=UU,text=runs/bert"],
+    "coop": [
+        "data=photos,shots=8",
+        "data=photos,shots=2,context=csc,length=4,position=middle,once",
+        "data=photos,shots=1,base",
+    ],
+    "cocoop": ["data=photos,batch=8,shots=8,words="],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
@@ -162,12 +173,16 @@ PROGRAMS = [
     ("siglip", ""),
     ("lit", ""),
     ("lit", "setting=LU,text=runs/bert,loss=siglip"),
+    ("coop", "data=photos,shots=8"),
+    ("cocoop", "data=photos,batch=8,shots=8,words="),
 ]
 
 
 def load(name, argument, checkpoint):
     if Path(name).stem in FROM_CHECKPOINT:
         argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
+    if Path(name).stem in FROM_TOWERS:
+        argument = f"{argument},init={checkpoint.parent / 'towers'}"
     return load_config(f"{name}:{argument}")
 
 
@@ -206,6 +221,7 @@ def test_every_config_is_what_it_was(name, argument, checkpoint, request):
     """Every value of it, and every parameter that it makes."""
     values = load(name, argument, checkpoint)
     said = json.loads(json.dumps(values).replace(str(checkpoint), "CHECKPOINT"))
+    said = json.loads(json.dumps(said).replace(str(checkpoint.parent), "FOLDER"))
     found = parameters(build_experiment(few_blocks(values)))
     goldens.check(name, argument, {"config": said, "parameters": found}, request.config.getoption("--update-goldens"))
 
@@ -223,9 +239,15 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     trunk = "encoder" if "image" in experiment.fields else "text"
-    beside = {"classify": "head", "mae": "decoder", "clip": "text", "siglip": "text"}.get(
-        values["task"]["name"], "projector"
-    )
+    named = {
+        "classify": "head",
+        "mae": "decoder",
+        "clip": "text",
+        "siglip": "text",
+        "coop": "prompt",
+        "cocoop": "prompt",
+    }
+    beside = named.get(values["task"]["name"], "projector")
     assert set(program.params) >= ({trunk, beside} if trunk == "encoder" else {trunk})
 
 

@@ -145,6 +145,28 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     return model, {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
 
 
+def starting_towers(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The `model` and `data` sections of a config that goes on from images and texts in one space, and the section of
+    its tokenizer.
+
+    Raises:
+        UserError: for a checkpoint of another kind, or of unknown tokens.
+    """
+    opened = open_source(source)
+    metadata = opened.metadata
+    model, text = metadata["model"], (metadata.get("fields") or {}).get("text", {})
+    if model is None or metadata["preprocess"] is None or "tokenizer" not in text:
+        raise UserError(
+            f"{opened.path} is no model of images and texts that names its tokenizer",
+            "Give a checkpoint such as CLIP's",
+        )
+    # The vocabulary is the tokenizer's to say.
+    own = {name: value for name, value in model["kwargs"].items() if name not in ("vocab_size", "end_id")}
+    preprocess = dict(metadata["preprocess"])
+    data = {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
+    return {"name": model["name"], **own}, data, text["tokenizer"]
+
+
 def fit_positions(
     params: PyTree, model: nn.Module, size: tuple[int, int], method: str = "align_corners"
 ) -> dict[str, Any]:

@@ -213,7 +213,8 @@ def prompted(
     data: DataInfo,
     tokenizer: str | Mapping[str, Any],
     *,
-    context_length: int,
+    context_length: int | None,
+    usual: int,
     words: str | None,
     position: Position,
     classes: Classes,
@@ -222,6 +223,7 @@ def prompted(
     """What a `PromptTask` is made of, for the classes that the data names.
 
     Args:
+        context_length: None for that of the words, or the `usual` one.
         words: what the context starts from, as many tokens as it is long.
 
     Raises:
@@ -247,6 +249,7 @@ def prompted(
             "Use one of CLIP's kind",
         )
     ids = made.encode(words) if words else []
+    context_length = context_length or len(ids) or usual
     if words and len(ids) != context_length:
         raise UserError(
             f"The words {words!r} are {len(ids)} tokens, and the context has {context_length}",

@@ -88,7 +88,7 @@ def build(
     data: DataInfo,
     tokenizer: str | Mapping[str, Any],
     context: str = "unified",
-    context_length: Count = 4,
+    context_length: Count | None = None,
     words: str | None = "a photo of a",
     position: Position = "end",
     classes: Classes = "all",
@@ -98,6 +98,7 @@ def build(
 
     Args:
         context: "unified": there is one, which each image shifts.
+        context_length: as for CoOp; without words 4.
         images_at_once: see `CoCoOp`; the other arguments are those of `vit_jax.tasks.coop.build`.
 
     Raises:
@@ -109,6 +110,6 @@ def build(
             "Leave it out, or use the task 'coop'",
         )
     made = prompted(
-        model, data, tokenizer, context_length=context_length, words=words, position=position, classes=classes
+        model, data, tokenizer, context_length=context_length, usual=4, words=words, position=position, classes=classes
     )
     return CoCoOp(**made, images_at_once=images_at_once)

@@ -31,7 +31,7 @@ def build(
     data: DataInfo,
     tokenizer: str | Mapping[str, Any],
     context: Literal["unified", "csc"] = "unified",
-    context_length: Count = 16,
+    context_length: Count | None = None,
     words: str | None = None,
     position: Position = "end",
     classes: Classes = "all",
@@ -42,7 +42,7 @@ def build(
         model: the section of a `clip`, or of another model with two towers.
         tokenizer: that of the checkpoint: the name of a module in `vit_jax.data.tokenizers`, or its section.
         context: one for all classes, or class-specific.
-        context_length: M, the number of learned vectors.
+        context_length: M, the number of learned vectors; None for as many as the words are, or 16.
         words: what they start from, such as "a photo of a"; None for N(0, 0.02).
         position: where the class's name stands: after the context, in its middle, or in front of it.
         classes: whether all classes are trained on, or the first half ("base"); prompts are made for all.
@@ -51,7 +51,7 @@ def build(
         UserError: see `prompted`.
     """
     made = prompted(
-        model, data, tokenizer, context_length=context_length, words=words, position=position, classes=classes,
-        for_each_class=context == "csc",
+        model, data, tokenizer, context_length=context_length, usual=16, words=words, position=position,
+        classes=classes, for_each_class=context == "csc",
     )  # fmt: skip
     return CoOp(**made)
