@@ -1,11 +1,15 @@
 """Models of images and texts without any other library: what is written is read again, whole or one tower of it."""
 
+import collections
+import io
 import json
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 import vit_jax
 from vit_jax import UserError
@@ -22,11 +26,19 @@ TEXT = {"width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 24, "max_length": 7}
 VIT = {"variant": "B/8", "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 BERT = {"name": "bert", "variant": "base", "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 24, "max_length": 7}
 CLIP = {"name": "clip", **VIT, "text": TEXT, "embed_dim": 8, "vocab_size": V, "end_id": V - 1}
+SIGLIP = {"name": "siglip", **VIT, "text": TEXT, "vocab_size": V}
+LIT = {"name": "two_towers", "vocab_size": V, "embed_dim": 16, "project_image": "none", "project_text": "bias",
+       "image": {"name": "vit", **VIT}, "max_scale": None,
+       "text": {"name": "text_tower", **TEXT, "mask": None, "pooling": "last", "activation": "gelu_tanh",
+                "norm_epsilon": 1e-6}}  # fmt: skip
 CASES = {
     "clip": ("transformers", CLIP),
     "open_clip": ("open_clip", CLIP),
     "resnet": ("open_clip", {"name": "clip", "variant": "RN50", "depths": [1, 1, 1, 1], "width": 4, "text": TEXT,
                              "embed_dim": 8, "vocab_size": V, "end_id": V - 1}),
+    "siglip": ("transformers", SIGLIP),
+    "google": ("npz", SIGLIP),
+    "lit": ("npz", LIT),
     "dual": ("transformers", {"name": "two_towers", "vocab_size": V, "embed_dim": 8, "text": BERT,
                               "image": {"name": "vit", **VIT, "gelu": "exact", "representation_size": 16}}),
 }  # fmt: skip
@@ -52,11 +64,12 @@ def run_of_ours(section, **changes):
 
 @pytest.fixture(scope="module", params=CASES)
 def written(request, tmp_path_factory):
-    """(name, parameters and state, the folder that they were written to)."""
+    """(name, parameters and state, the folder or file that they were written to)."""
     folder, (to, section) = tmp_path_factory.mktemp("model"), CASES[request.param]
-    source, params, state = run_of_ours(section)
-    export(source, folder, to)
-    return request.param, {"params": params, **state}, folder
+    run, params, state = run_of_ours(section)
+    path = folder / "model.npz" if to == "npz" else folder
+    export(run, path, to)
+    return request.param, {"params": params, **state}, path
 
 
 def test_there_and_back(written):
@@ -66,11 +79,12 @@ def test_there_and_back(written):
     again = {"name": section["name"], **loaded.metadata["model"]["kwargs"]}
     wanted = build_named("model", section, "config.model")
     assert build_named("model", again, "config.model") == wanted.clone(parent=None)
-    assert (
-        loaded.model == wanted.clone(parent=None) or name == "dual"
-    )  # whose task tells it of an end it does not ask for
-    assert loaded.metadata["task"]["name"] == "clip" and set(loaded.fields) == {"image", "text"}
+    assert loaded.model == wanted.clone(parent=None)
+    assert loaded.metadata["task"]["name"] == ("siglip" if section is SIGLIP else "clip")
+    assert set(loaded.fields) == {"image", "text"}
     assert loaded.fields["text"].tokenizer.vocab_size == V and loaded.fields["text"].length == 7
+    if name in ("siglip", "google"):  # rows end with the end token, and are filled with it
+        assert loaded.tokenize("5 6")["text"].tolist() == [[5, 6, 1, 1, 1, 1, 1]]
     if name == "clip":
         assert loaded.tokenize("5 6")["text"].tolist() == [[28, 5, 6, 29, 29, 29, 29]]
 
@@ -88,6 +102,24 @@ def test_each_tower_by_itself(written):
     found, reports = init_from(variables, {"encoder": str(folder), "text": f"{folder}::text"})
     assert not any(report.missing for report in reports)
     assert {key.split("/")[1] for key in found} == {"encoder", "text"}
+
+
+def test_blocks_in_one_array_and_no_prefix_are_the_same_model(tmp_path):
+    """As big_vision's scan leaves them, and as the files of LiT lie."""
+    section = {**SIGLIP, "depth": 2, "text": TEXT | {"depth": 2}}
+    run, params, _ = run_of_ours(section)
+    export(run, tmp_path / "plain.npz", "npz")
+    with np.load(tmp_path / "plain.npz") as file:
+        tensors = {name.removeprefix("params/"): file[name] for name in file.files}
+    assert {name.split("/")[0] for name in tensors} == {"img", "txt", "t", "b"}
+    blocks = collections.defaultdict(list)
+    for name in sorted(tensors):
+        if match := re.fullmatch(r"(.*encoderblock)_\d+(/.*)", name):
+            blocks[match[1] + match[2]].append(tensors.pop(name))
+    np.savez(tmp_path / "stacked.npz", **tensors, **{name: np.stack(arrays) for name, arrays in blocks.items()})
+    found = vit_jax.load(tmp_path / "stacked.npz")
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert found.metadata["model"]["name"] == "siglip" and found.preprocess.image_size == (32, 32)
 
 
 def test_embeddings_of_images_and_texts(tmp_path):
@@ -119,6 +151,22 @@ def test_with_as_many_tokens_as_openai_s_it_is_that_vocabulary(tmp_path):
     assert loaded.tokenize("a photo of a cat")["text"].tolist() == [[49406, 320, 1125, 539, 320, 2368, 49407]]
     assert loaded.tokenize("Cat!")["text"].tolist() == [[49406, 2368, 256, 49407, 0, 0, 0]]
     assert loaded.model.text_tower.end_id == 49407
+
+
+def test_siglip_s_vocabulary_beside_it(tmp_path):
+    """Texts lose capitals and punctuation; rows end with the end token, and are filled with it."""
+    export(run_of_ours(SIGLIP)[0], tmp_path, "transformers")
+    model, text = io.BytesIO(), "The cat sat on the mat, and the other cat sat on the other mat. A photo of two dogs."
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([text, text.lower()] * 5), model_writer=model, vocab_size=V, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    loaded = vit_jax.load(tmp_path)
+    row, ids = loaded.tokenize("THE cat!")["text"][0], SentencePieceProcessor(model_proto=model.getvalue())
+    wanted = ids.encode("the cat")[:6]
+    assert row.tolist() == wanted + [1] * (7 - len(wanted))
+    assert loaded.tokenize("the cat sat on the other mat and the dogs")["text"][0, -1] == 1
 
 
 def test_a_temperature_beyond_the_limit_is_read_without_one(tmp_path):

@@ -62,7 +62,6 @@ CASES = {
         hf_dinov2,
     ),
     "SigLIP vision": lambda: (transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**vision())), hf_siglip),
-    "SigLIP": lambda: (transformers.SiglipModel(siglip_config()), hf_siglip),
     "SigLIP, classifier": lambda: (transformers.SiglipForImageClassification(siglip_config(**LABELS)), hf_siglip),
 }
 

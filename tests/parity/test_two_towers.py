@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import vit_jax
 from tests.parity.oracle import TOLERANCE, error, files_beside, read, to_torch
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.families import hf_clip, hf_clip_vision, hf_dual_encoder, open_clip_resnet
+from vit_jax.checkpoints.families import hf_clip, hf_clip_vision, hf_dual_encoder, hf_siglip_pair, open_clip_resnet
 from vit_jax.checkpoints.families import open_clip as of_open_clip
 from vit_jax.checkpoints.source import open_source
 
@@ -50,6 +50,11 @@ def of_open(vision, **more):
     return model
 
 
+def siglip():
+    text = {**TEXT, "hidden_size": 32, "num_attention_heads": 4, "projection_size": 32}
+    return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=IMAGE))
+
+
 VIT = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "mlp_ratio": 1.5}
 RESNET = {"layers": [1, 2, 1, 1], "width": 8, "head_width": 32}
 # By name: our family, and what makes theirs.
@@ -62,6 +67,7 @@ CASES = {
         hf_clip_vision,
         lambda: transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**IMAGE, projection_dim=20)),
     ),
+    "siglip": (hf_siglip_pair, siglip),
     "dual": (hf_dual_encoder, dual),
     "open_clip": (of_open_clip, lambda: of_open(VIT)),
     "open_clip, quick": (of_open_clip, lambda: of_open(VIT, quick_gelu=True)),
@@ -131,14 +137,19 @@ def theirs(model, name, padding=0):
             return {
                 "image_embedding": found["image_features"], "text_embedding": found["text_features"], "logits": logits,
             }  # fmt: skip
-        texts = {"input_ids": ids, "attention_mask": torch.from_numpy(there).long()}
-        found = model(pixel_values=pixels, **texts)
-        return {
+        if "siglip" in name:  # its texts see their padding
+            found = model(pixel_values=pixels, input_ids=ids)
+        else:
+            texts = {"input_ids": ids, "attention_mask": torch.from_numpy(there).long()}
+            found = model(pixel_values=pixels, **texts)
+        given = {
             "features": model.vision_model(pixels).pooler_output,
-            "text_features": model.text_model(**texts).pooler_output,
             "image_embedding": found.image_embeds, "text_embedding": found.text_embeds,
             "logits": found.logits_per_image,
         }  # fmt: skip
+        if "siglip" not in name:  # theirs are projected
+            given["text_features"] = model.text_model(**texts).pooler_output
+        return given
 
 
 def ours(loaded, name, padding=0):

@@ -18,7 +18,7 @@ SIDECARS = {
 }
 VOCABULARIES = (
     "vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json", "source.spm", "target.spm",
-    "spiece.model", "tokenizer.model",
+    "spiece.model", "sentencepiece.model", "tokenizer.model",
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def build(
         mlp_dim: of the MLPs; None for four times the width.
         max_length: the longest text in tokens.
         mask: "causal" for CLIP's, None for SigLIP's.
-        pooling: see `TextTower`, like `end_id`.
+        pooling: see `TextTower`, like `end_id`, which only the pooling "end" asks for.
         drop_path_rate: see `TextTrunk`.
         dtype: compute dtype by name; parameters are always float32.
         block: other arguments of `Execution` and `BlockStyle`; of the last also by the older names, see `block_style`.
@@ -132,7 +132,7 @@ def build(
         # Unowned, so that the tower adopts it as `text` even when it is made inside another module's setup.
         parent=None,
     )
-    return TextTower(text, pooling, end_id)
+    return TextTower(text, pooling, end_id if pooling == "end" else None)
 
 
 def clip_style(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import google as google_parts
 from vit_jax.checkpoints.parts import vit as parts
 from vit_jax.checkpoints.parts.sidecars import is_of
@@ -24,11 +22,6 @@ MODELS = "ViT"
 WRITES = ("vit",)
 COMPARED = "timm, which reads such files too; all namings with one another"
 
-# Of a block: ours, and theirs in both generations.
-_LAYERS = {
-    "pre_linen": ("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"),
-    "linen": ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
-}
 _TABLES = {
     "encoder": "Transformer/posembed_input/pos_embedding",
     "block": "Transformer/pos_embedding",
@@ -44,16 +37,18 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     prefix = google_parts.prefix_of(tensors, "embedding/kernel")
     if prefix is None or f"{prefix}Transformer/encoder_norm/scale" not in tensors:
         return None
+    if google_parts.two_towers_in(tensors) is not None:  # which are `google_two_towers`'s
+        return None
     names = {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
     if "conv_root/kernel" in names or len(names["embedding/kernel"]) != 4:
         return None
     scanned = f"{_STACKED}LayerNorm_0/scale" in names
     block = _STACKED if scanned else _BLOCK.format(0)
-    found = [kind for kind, layers in _LAYERS.items() if f"{block}{layers[1]}/query/kernel" in names]
-    if not found or f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel" not in names:
+    found = [kind for kind, layers in google_parts.LAYERS.items() if f"{block}{layers[1]}/query/kernel" in names]
+    if not found or f"{block}{google_parts.LAYERS[found[0]][3]}/Dense_0/kernel" not in names:
         return None
-    query = shape_of(names, f"{block}{_LAYERS[found[0]][1]}/query/kernel", 3 + scanned)[scanned:]
-    mlp_dim = shape_of(names, f"{block}{_LAYERS[found[0]][3]}/Dense_0/kernel", 2 + scanned)[-1]
+    query = shape_of(names, f"{block}{google_parts.LAYERS[found[0]][1]}/query/kernel", 3 + scanned)[scanned:]
+    mlp_dim = shape_of(names, f"{block}{google_parts.LAYERS[found[0]][3]}/Dense_0/kernel", 2 + scanned)[-1]
     depth = shape_of(names, f"{_STACKED}LayerNorm_0/scale", 2)[0] if scanned else parts.depth_of(names, _BLOCK)
 
     *patch, _, width = shape_of(names, "embedding/kernel", 4)
@@ -112,41 +107,21 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     def leaf(ours: str, theirs: str, *kinds: str) -> list[Entry]:
         return [same(f"{ours}/{kind}", f"{prefix}{theirs}/{kind}") for kind in kinds]
 
-    def attention(ours: str, theirs: str) -> list[Entry]:
-        parts_of = ("query", "key", "value", "out")
-        return [e for part in parts_of for e in leaf(f"{ours}/{part}", f"{theirs}/{part}", "kernel", "bias")]
-
-    def mlp(ours: str, theirs: str) -> list[Entry]:
-        pairs = (("fc1", "Dense_0"), ("fc2", "Dense_1"))
-        return [e for a, b in pairs for e in leaf(f"{ours}/{a}", f"{theirs}/{b}", "kernel", "bias")]
-
     entries = leaf("encoder/embedding", "embedding", "kernel", "bias")
     if class_token:
         entries.append(same("encoder/cls", f"{prefix}cls"))
     if kwargs.get("posemb", "learn") == "learn":
         table = _TABLES[layout.get("table") or ("encoder" if class_posemb else "top")]
         entries.append(parts.position_entry(kwargs, prefix + table, layout.get("grid")))
-    norm1, heads, norm2, hidden = _LAYERS[layout.get("names", "linen")]
-    blocks = []
-    for i in range(size.depth):
-        ours, theirs = f"encoder/block_{i:02d}", _STACKED if scanned else _BLOCK.format(i)
-        blocks.append(
-            leaf(f"{ours}/norm1", theirs + norm1, "scale", "bias")
-            + attention(f"{ours}/attention", theirs + heads)
-            + leaf(f"{ours}/norm2", theirs + norm2, "scale", "bias")
-            + mlp(f"{ours}/mlp", theirs + hidden)
-        )
-    if scanned:
-        entries += [_stacked([e.ours[0] for e in layers], layers[0].theirs[0]) for layers in zip(*blocks, strict=True)]
-    else:
-        entries += [entry for block in blocks for entry in block]
+    names = layout.get("names", "linen")
+    entries += google_parts.block_entries("encoder", f"{prefix}Transformer/", size.depth, names, scanned)
     entries += leaf("encoder/norm", "Transformer/encoder_norm", "scale", "bias")
     if kwargs.get("pooling") == "map":
         head = layout.get("head", _MAP)
         entries.append(same("pool/probe", f"{prefix}{head}probe"))
-        entries += attention("pool/attention", f"{head}MultiHeadDotProductAttention_0")
+        entries += google_parts.attention("pool/attention", f"{prefix}{head}MultiHeadDotProductAttention_0")
         entries += leaf("pool/norm", f"{head}LayerNorm_0", "scale", "bias")
-        entries += mlp("pool/mlp", f"{head}MlpBlock_0")
+        entries += google_parts.mlp("pool/mlp", f"{prefix}{head}MlpBlock_0")
     if kwargs.get("representation_size"):
         entries += leaf("pre_logits", "pre_logits", "kernel", "bias")
     if kwargs["num_classes"]:
@@ -163,14 +138,3 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     if not parts.is_plain(kwargs, posemb=..., representation_size=...) or kwargs.get("pooling", "token") not in pools:
         return None
     return google_parts.config(metadata)
-
-
-def _stacked(ours: list[str], theirs: str) -> Entry:
-    """One array with the layers of all blocks in front."""
-
-    def read(stack: NDArray) -> list[NDArray]:
-        if stack.shape[0] != len(ours):
-            raise ValueError
-        return list(stack)
-
-    return Entry(tuple(ours), (theirs,), read, lambda *layers: [np.stack(layers)])

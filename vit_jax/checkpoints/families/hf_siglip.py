@@ -1,4 +1,4 @@
-"""SigLIP's vision tower as transformers names it, alone or inside the whole model."""
+"""SigLIP's vision tower as transformers names it, alone or under a classifier; both towers are `hf_siglip_pair`'s."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,10 +37,10 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     }
     if prefix is None or any(len(tensors.get(name, ())) != rank for name, rank in needed.items()):
         return None
-    if f"{prefix}embeddings.class_embedding" in tensors:  # that is CLIP
+    if f"{prefix}embeddings.class_embedding" in tensors or "logit_scale" in tensors:  # that is CLIP, or both towers
         return None
     config = sidecar.config
-    if "vision_config" in config:
+    if "vision_config" in config:  # of a classifier
         hf_parts.check(config, HF_SIGLIP_WHOLE, "siglip")
         config = {"model_type": "siglip_vision_model"} | config.object("vision_config")
     remarks = hf_parts.check(config, HF_SIGLIP, "siglip_vision_model", "siglip")
@@ -88,7 +88,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         *parts.block_entries(kwargs, names),
         *norm("encoder/norm", f"{prefix}post_layernorm"),
     ]
-    ignored = (f"{prefix}embeddings.position_ids", "text_model.*", "logit_scale", "logit_bias")
+    ignored = (f"{prefix}embeddings.position_ids",)
     head = f"{prefix}head."
     if kwargs.get("pooling") == "map":
         attention, qkv = "pool/attention", ("query", "key", "value")

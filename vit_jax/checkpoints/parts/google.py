@@ -4,8 +4,10 @@ that we write beside them."""
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vit_jax.checkpoints.json_file import JsonObject
-from vit_jax.checkpoints.name_map import Entry, Shapes, same
+from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, same
 from vit_jax.checkpoints.parts.sidecars import INCEPTION, label_names
 from vit_jax.checkpoints.published import Published, Sidecar
 
@@ -27,6 +29,64 @@ def prefix_of(tensors: Iterable[str], landmark: str) -> str | None:
 def ignored(prefix: str) -> tuple[str, ...]:
     """Patterns of what is not a parameter of the image model in a file with this prefix."""
     return _BESIDE[prefix]
+
+
+def two_towers_in(tensors: Iterable[str]) -> str | None:
+    """What stands before `img/` and `txt/` in a file of both towers whose text tower is big_vision's own; else None."""
+    names, both = set(tensors), ("img/embedding/kernel", "txt/Embed_0/embedding")
+    return next((p for p in ("params/", "") if all(p + name in names for name in both)), None)
+
+
+# Of a block: norm, attention, norm and MLP, in both generations.
+LAYERS = {
+    "pre_linen": ("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"),
+    "linen": ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
+}
+
+
+def block_entries(ours: str, theirs: str, depth: int, names: str, scanned: bool) -> list[Entry]:
+    """All blocks of a Transformer.
+
+    Args:
+        ours: the subtree that has them.
+        theirs: what stands before their names.
+        names: of `LAYERS`.
+        scanned: whether the layers of all blocks are in one array.
+    """
+    norm1, heads, norm2, hidden = LAYERS[names]
+    blocks = []
+    for i in range(depth):
+        inner, block = f"{ours}/block_{i:02d}", theirs + ("encoderblock/" if scanned else f"encoderblock_{i}/")
+        blocks.append(
+            norm(f"{inner}/norm1", block + norm1)
+            + attention(f"{inner}/attention", block + heads)
+            + norm(f"{inner}/norm2", block + norm2)
+            + mlp(f"{inner}/mlp", block + hidden)
+        )
+    if scanned:
+        return [stacked([e.ours[0] for e in layers], layers[0].theirs[0]) for layers in zip(*blocks, strict=True)]
+    return [entry for block in blocks for entry in block]
+
+
+def attention(ours: str, theirs: str) -> list[Entry]:
+    """The projections of an attention."""
+    return [e for part in ("query", "key", "value", "out") for e in dense(f"{ours}/{part}", f"{theirs}/{part}")]
+
+
+def mlp(ours: str, theirs: str) -> list[Entry]:
+    """Both layers of an MLP."""
+    return dense(f"{ours}/fc1", f"{theirs}/Dense_0") + dense(f"{ours}/fc2", f"{theirs}/Dense_1")
+
+
+def stacked(ours: list[str], theirs: str) -> Entry:
+    """One array with the layers of all blocks in front."""
+
+    def read(stack: NDArray) -> list[NDArray]:
+        if stack.shape[0] != len(ours):
+            raise ValueError
+        return list(stack)
+
+    return Entry(tuple(ours), (theirs,), read, lambda *layers: [np.stack(layers)])
 
 
 def kernel(ours: str, theirs: str) -> Entry:

@@ -40,15 +40,19 @@ def vision(
     return clip_parts.vit_tower(size, kernel[2:], image_size[0]), style(config), grid, image_size
 
 
-def text(
-    tensors: Shapes, config: JsonObject, prefix: str, heads: int = 8
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Of a text tower: its size, its style, and how many tokens it knows."""
+def text(tensors: Shapes, config: JsonObject, prefix: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Of CLIP's text tower: its size, its style, and how many tokens it knows."""
+    size, vocab_size = text_size(tensors, config, prefix, 8)
+    return size, style(config), vocab_size
+
+
+def text_size(tensors: Shapes, config: JsonObject, prefix: str, heads: int) -> tuple[dict[str, Any], int]:
+    """Of a text tower its size, and how many tokens it knows; `heads` are those of its class of configs."""
     vocab_size = shape_of(tensors, f"{prefix}embeddings.token_embedding.weight", 2)[0]
     length = shape_of(tensors, f"{prefix}embeddings.position_embedding.weight", 2)[0]
     config.must_agree("vocab_size", vocab_size)
     config.must_agree("max_position_embeddings", length)
-    return _size(tensors, config, prefix, heads) | {"max_length": length}, style(config), vocab_size
+    return _size(tensors, config, prefix, heads) | {"max_length": length}, vocab_size
 
 
 def _size(tensors: Shapes, config: JsonObject, prefix: str, heads: int) -> dict[str, int]:

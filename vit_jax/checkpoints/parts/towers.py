@@ -153,3 +153,18 @@ def is_clip_vit(tower: Any) -> bool:
         and encoder.stem is None
         and is_plain_trunk(encoder)
     )
+
+
+def is_plain_vit(tower: Any) -> bool:
+    """Whether an image tower is a ViT with nothing that came after the first papers."""
+    if not isinstance(tower, ViT) or tower.pooling not in ("token", "mean", "map") or tower.fc_norm:
+        return False
+    encoder = tower.encoder
+    extra = encoder.tokens.distillation_token or encoder.tokens.num_registers
+    return (
+        not extra
+        and encoder.stem is None
+        and not encoder.embedding_norm
+        and encoder.patch_bias
+        and is_plain_trunk(encoder)
+    )
