@@ -1,6 +1,7 @@
 """Classes that are texts: as CLIP and CHiLS have them, through predict, evaluate and evaluators as they are."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -19,6 +20,7 @@ from vit_jax.inspection import extract
 from vit_jax.nn.subclasses import mapped_up, reweighted
 from vit_jax.tasks import Ranked
 from vit_jax.training.evaluation import evaluate_loaded
+from vit_jax.training.inputs import build_inputs
 
 NAMES = {"red": ["red", "crim"], "green": "green", "blue": "blue", "white": "white"}
 TEMPLATES = ["{}", "a {}.", "{} dot"]
@@ -48,6 +50,14 @@ def loaded(stored):
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(1).normal(size=(6, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i, colour in enumerate(((220, 30, 30), (30, 40, 220), (240, 240, 240))):
+        (folder / f"{i}.png").write_bytes(image_png(np.full((12, 12, 3), colour, np.uint8)))
+    return folder
 
 
 def unit(x):
@@ -169,6 +179,24 @@ def test_the_retrieval_evaluator(loaded):
     assert (found["val/images"], found["val/texts"]) == (16, 16)
 
 
+def test_all_captions_of_an_image_belong_to_it(stored, photos, tmp_path):
+    """Read as the data reads texts, numbered by their image; each image once."""
+    rows = [{"path": f"{photos}/{i}.png", "text": texts} for i, texts in enumerate((["red", "a red"], "blue", ["w"]))]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = {"name": "pairs", "path": str(tmp_path / "pairs.jsonl"), "root": "/"}
+    inputs = build_inputs(stored.metadata["config"]["data"])
+    evaluator = retrieval.build(functools.partial(inputs.eval_pipeline, 2, "x"), section)
+    texts = [evaluator.texts.source[i] for i in range(len(evaluator.texts.source))]
+    assert [(one["text"], one["label"]) for one in texts] == [("red", 0), ("a red", 0), ("blue", 1), ("w", 2)]
+    with evaluator.texts.iterate() as batches:
+        parts = list(batches)
+    assert [part["label"].tolist() for part in parts] == [[0, 0], [1, 2]] and parts[0]["text"].shape == (2, 32)
+    with evaluator.images.iterate() as batches:
+        parts = list(batches)
+    assert [part["label"].tolist() for part in parts] == [[0, 1], [2, 0]] and parts[1]["valid"].tolist() == [1, 0]
+    assert set(parts[0]) == {"image", "label", "valid", "index"}
+
+
 def test_what_is_refused(loaded, tmp_path):
     with pytest.raises(UserError, match="does not compare images with texts"):
         vit_jax.load(untrained(tmp_path / "vit", tiny_config())).zero_shot(["a", "b"])
@@ -185,14 +213,6 @@ def test_what_is_refused(loaded, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             evaluation(loaded, **evaluator)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for i, colour in enumerate(((220, 30, 30), (30, 40, 220), (240, 240, 240))):
-        (folder / f"{i}.png").write_bytes(image_png(np.full((12, 12, 3), colour, np.uint8)))
-    return folder
 
 
 def test_predict_takes_labels(checkpoint, stored, photos, tmp_path, capsys):
@@ -219,6 +239,7 @@ def test_predict_takes_labels(checkpoint, stored, photos, tmp_path, capsys):
     assert "--templates is of labels" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_retrieve_ranks_pictures_and_texts(checkpoint, stored, photos, tmp_path, capsys):
     argv = ["retrieve", "--checkpoint", str(checkpoint)]
     page = tmp_path / "page.html"
