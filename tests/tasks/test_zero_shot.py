@@ -16,6 +16,7 @@ from vit_jax.commands import retrieve
 from vit_jax.commands.figures import image_png
 from vit_jax.commands.main import main
 from vit_jax.evaluators import retrieval
+from vit_jax.evaluators.zero_shot import ZeroShotAccuracy
 from vit_jax.inspection import extract
 from vit_jax.nn.subclasses import mapped_up, reweighted
 from vit_jax.tasks import Ranked
@@ -195,6 +196,15 @@ def test_all_captions_of_an_image_belong_to_it(stored, photos, tmp_path):
         parts = list(batches)
     assert [part["label"].tolist() for part in parts] == [[0, 1], [2, 0]] and parts[1]["valid"].tolist() == [1, 0]
     assert set(parts[0]) == {"image", "label", "valid", "index"}
+
+
+def test_one_label_an_image():
+    class Several:
+        def features(self, pipeline, output):
+            return np.eye(3, dtype=np.float32), np.ones((3, 2), np.int32)
+
+    with pytest.raises(UserError, match="several labels an image"):
+        ZeroShotAccuracy(None, None, ("a", "b")).metrics(Several())
 
 
 def test_what_is_refused(loaded, tmp_path):

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from vit_jax.data.label_set import ensembled, labels_for, subclasses
 from vit_jax.data.pipeline import EvalPipeline
+from vit_jax.errors import UserError
 from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.classification_files import class_table
 from vit_jax.evaluators.image_text import IMAGE, TEXT, Texts, blocks, checked, images_alone, texts_alone
@@ -59,6 +60,8 @@ class ZeroShotAccuracy:
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
         count = len(self.classes)
         images, labels = checked(run.features(self.images, IMAGE))
+        if labels.ndim != 1:
+            raise UserError("The evaluation data has several labels an image", "Use a source with one label an image")
         coarse = ensembled(*checked(run.features(self.prompts, TEXT)), count)
         judged = {"": [_judged(scores, labels[i : i + len(scores)]) for i, scores in blocks(images, coarse)]}
         if self.finer is not None:
