@@ -51,15 +51,14 @@ def ours_softmax(images, texts, factor, bias):
 CASES = {"softmax": (ours_softmax, softmax_formula), "sigmoid": (sigmoid_loss, sigmoid_formula)}
 
 
-def mesh_of(devices):
-    return jax.make_mesh(
-        (devices, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
-    )
+def mesh_of(devices, tensor=1):
+    shape = (devices // tensor, tensor)
+    return jax.make_mesh(shape, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
 
 
-def gradients_of(loss, devices):
+def gradients_of(loss, devices, tensor=1):
     """Value and gradients by all four, jitted for so many devices as the train step is."""
-    rows = NamedSharding(mesh_of(devices), PartitionSpec("data"))
+    rows = NamedSharding(mesh_of(devices, tensor), PartitionSpec("data"))
 
     def function(*args):
         with batch_split_like(rows):
@@ -70,7 +69,8 @@ def gradients_of(loss, devices):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_papers_formula_and_its_gradients(name, monkeypatch):
-    """In pieces of at most two rows, the last of them filled up; gradients against differences in float64."""
+    """In pieces of at most two rows, the last of them filled up; gradients against differences in float64. Two of the
+    eight devices may have the same examples, by tensor parallelism."""
     monkeypatch.setattr(contrastive_loss, "_ROWS", 2)
     ours, formula = CASES[name]
     expected = formula(IMAGES, TEXTS, FACTOR, BIAS)
@@ -82,16 +82,17 @@ def test_the_papers_formula_and_its_gradients(name, monkeypatch):
         moved[1][which][at] -= step
         slopes.append((which, at, (formula(*moved[0]) - formula(*moved[1])) / (2 * step)))
     found = []
-    for devices in (1, 8):
-        function, rows = gradients_of(ours, devices)
+    for devices, tensor in ((1, 1), (8, 1), (8, 2)):
+        function, rows = gradients_of(ours, devices, tensor)
         arguments = [jnp.asarray(x, jnp.float32) for x in inputs]
         value, gradients = function(*jax.device_put(arguments[:2], rows), *arguments[2:])
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         for which, at, slope in slopes:
             np.testing.assert_allclose(gradients[which][at], slope, rtol=1e-4, atol=1e-7)
         found.append(gradients)
-    for one, eight in zip(*found, strict=True):
-        np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-7)
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     assert np.abs(found[0][0]).max() > 1e-3
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.tiny import trained
 from tests.tiny_pairs import CLIP, FIELDS, pairs_config
 from vit_jax import UserError
 from vit_jax.data.field import Context
@@ -169,9 +170,35 @@ def test_any_two_towers():
     assert set(params) == {"encoder", "text", "pooler", "text_projection", "logit_scale"}
     assert params["text_projection"]["kernel"].shape == (16, 32)
     assert two_towers.downstream(task.model_spec["kwargs"]) == image
+    # Of layer-wise rates the last block of either tower has the full one.
+    assert task.layers()[-1] == ("encoder/block_00", "text/block_00")
+    lengths = {"image": batch["image"], "text": batch["text"]}
+    assert task.forward_flops(lengths) == sum(task.forward_flops({name: x}) for name, x in lengths.items()) > 0
     assert task_of({**CLIP, "text": BERT}).model.text_tower.pooler
     with pytest.raises(UserError, match="width 16, to be compared with others of width 32"):
         jax.eval_shape(task_of({**model, "project_text": "none", "embed_dim": 32}).init, jax.random.key(0), batch)
+
+
+def test_words_in_no_order():
+    """The other text tower of the paper's pseudo-code: the mean of the tokens that are no padding."""
+    task = task_of({**CLIP, "scan": True, "text": {"name": "cbow", "width": 16}})
+    batch = batch_of()
+    variables = jax.jit(task.init)(KEY, batch)
+    assert jax.tree.map(jnp.shape, variables["params"]["text"]) == {"embedding": (259, 16)}
+    turned = {"text": batch["text"][:, ::-1], "text_mask": batch["text_mask"][:, ::-1]}
+    features = frozenset({"text_features"})
+    found, other, without = jax.jit(
+        lambda v: [
+            task.outputs(v, part, features, KEY)["text_features"] for part in (batch, turned, {"text": batch["text"]})
+        ]
+    )(variables)
+    table = np.asarray(variables["params"]["text"]["embedding"], np.float64)
+    expected = [table[ids[mask]].mean(0) for ids, mask in zip(batch["text"], batch["text_mask"], strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(other, expected, atol=1e-7)
+    assert np.abs(without - found).max() > 1e-4
+    loss = jax.jit(lambda v: task.loss(v, batch, KEY, jnp.int32(0))[0])(variables)
+    assert np.isfinite(loss)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +250,22 @@ def test_what_a_locked_tower_gave_before_takes_the_place_of_the_image():
     assert set(task.takes) == names
     losses = jax.jit(lambda v: [task.loss(v, b, KEY, jnp.int32(0))[0] for b in batches])(variables)
     np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_a_locked_image_tower_stays_what_it_was_loaded_as(tmp_path):
+    """LiT: the text tower learns, from a BERT of its own or from nothing; the image tower is that of the checkpoint."""
+    trained(tmp_path / "vit")
+    model = {"name": "two_towers", "image": {"name": "vit", "variant": "mu/4", "pooling": "mean"}, "text": BERT}
+    values = pairs_config(
+        tmp_path, {**model, "project_image": "none", "project_text": "bias"},
+        optim={"name": "adamw", "learning_rate": 0.01, "frozen": ["encoder/.*"]}, init_from={"encoder": str(tmp_path / "vit")},
+    )  # fmt: skip
+    train(build_experiment(values), tmp_path / "lit", jax.devices()[:1])
+    before, after = vit_jax.load(tmp_path / "vit").params, vit_jax.load(tmp_path / "lit").params
+    jax.tree.map(np.testing.assert_array_equal, after["encoder"], before["encoder"])
+    fresh = build_experiment(values).task.init(jax.random.key(0), batch_of())["params"]
+    assert np.abs(after["text_projection"]["bias"]).max() > 0 == np.abs(fresh["text_projection"]["bias"]).max()
 
 
 @pytest.mark.long

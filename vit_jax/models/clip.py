@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from vit_jax.models import clip_resnet, text_tower, vit
-from vit_jax.models.two_towers import image_model, text_model, told
+from vit_jax.models.two_towers import image_model, run_as, text_model, told
 from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
 from vit_jax.ranges import Count, Positive
@@ -170,13 +170,12 @@ def _image_section(variant: str, image: Mapping[str, Any], embed_dim: int) -> di
 
 
 def _text_section(size: Variant, image: Mapping[str, Any], text: Mapping[str, Any] | None) -> dict[str, Any]:
-    run = {name: image[name] for name in (*EXECUTION_KEYS, "dtype") if name in image}
     if text and "name" in text:
-        return {**run, **text}
+        return run_as(image, text)
     own = {"width": size.text_width, "num_heads": size.text_heads}
     if text and "width" in text:  # heads of a width of one's own, as wide as CLIP's where that divides
         own["num_heads"] = max(text["width"] // 64, 1)
-    return {"name": "text_tower", **own, **run, **(text or {})}
+    return run_as(image, {"name": "text_tower", **own, **(text or {})})
 
 
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

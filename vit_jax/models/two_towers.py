@@ -10,6 +10,7 @@ import flax.linen as nn
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, named_module
+from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
 from vit_jax.ranges import Count, Positive
 
@@ -64,6 +65,13 @@ def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of the text tower alone."""
     return told(kwargs["text"], kwargs)
+
+
+def run_as(image: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a text tower that is run as its image tower, with its dtype, where it reads that and does not say
+    otherwise."""
+    known = _keys(text)
+    return {name: image[name] for name in (*EXECUTION_KEYS, "dtype") if name in image and name in known} | dict(text)
 
 
 def told(section: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
