@@ -6,7 +6,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 
 from vit_jax.nn.attention import attention
 from vit_jax.nn.block import mlp_of
@@ -57,7 +57,10 @@ class MAPHead(nn.Module):
     execution: Execution = Execution()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t width"]) -> Float[Array, "b width"]:
+    def __call__(
+        self, x: Float[Array, "b t width"], mask: Bool[Array, "b 1 1 t"] | None = None
+    ) -> Float[Array, "b width"]:
+        """Pools the tokens, of which `mask` says the ones to attend to; None for all."""
         batch, _, width = x.shape
         dtype = self.execution.dtype
         # The blocks' biases, gates and positions are theirs: the head is big_vision's whatever they have.
@@ -68,7 +71,7 @@ class MAPHead(nn.Module):
         execution = dataclasses.replace(self.execution, sow_attention=False)
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
         probe = jnp.broadcast_to(probe.astype(dtype), (batch, 1, width))
-        x, _ = MultiHeadAttention(style, execution, name="attention")(probe, x, train=False)
+        x, _ = MultiHeadAttention(style, execution, name="attention")(probe, x, train=False, mask=mask)
         norm = NORMS[style.norm_kind](style.norm_epsilon, dtype, name="norm")
         x = x + mlp_of(style, execution, "mlp")(norm(x), train=False)
         return x[:, 0]
