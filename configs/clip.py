@@ -21,9 +21,11 @@ Where this differs:
 - data: theirs was never published.
 
 `data` is a pattern of tar shards (.jpg or .png with .txt or .json), or a manifest .jsonl or .csv of images and texts;
-`vit_jax prepare pairs` makes and checks them.
+`vit_jax prepare pairs` makes and checks them. `held_out` is another, for retrieval; `imagenet` measures zero-shot
+accuracy on its validation images, of TFDS.
 
-Arguments: `variant`, `data`, `text`, `init` (a CLIP to go on from), `lr`, `epochs`, `batch`, `smoke`.
+Arguments: `variant`, `data`, `held_out`, `imagenet`, `text`, `init` (a CLIP to go on from), `lr`, `epochs`, `batch`,
+`smoke`.
 """
 
 from ml_collections import ConfigDict
@@ -36,11 +38,11 @@ _SIZES = {"L/14@336": 336, "RN50x4": 288, "RN50x16": 384, "RN50x64": 448}
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(
-        arg, variant="B/32", data="shards/*.tar", text="", init="", lr=0.0, epochs=32, batch=32_768, smoke=False
+        arg, variant="B/32", data="shards/*.tar", held_out="", imagenet=False, text="", init="", lr=0.0,
+        epochs=32, batch=32_768, smoke=False,
     )  # fmt: skip
     size, resnet = _SIZES.get(arg.variant, 224), arg.variant.startswith("RN")
-    manifest = arg.data.endswith((".jsonl", ".csv"))
-    pairs = dict(name="pairs", path=arg.data) if manifest else dict(name="webdataset", paths=arg.data)
+    pairs = _pairs(arg.data)
 
     config = ConfigDict()
     config.seed = 0
@@ -60,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(size, size),
         preprocess=dict(resize="short_side", resize_to=size, interpolation="bicubic", mean=MEAN, std=STD),
         train=pairs,
-        eval=pairs,
+        eval=_pairs(arg.held_out or arg.data),
         fields=dict(image=dict(name="image"), text=dict(name="tokens", length=77, long="cut", **tokens)),
         transform=dict(
             name="supervised",
@@ -82,7 +84,18 @@ def get_config(arg: str = "") -> ConfigDict:
         schedule=dict(name="cosine", warmup_steps=5 if arg.smoke else 2000),
     )
     config.evals = {}
-    config.eval_every = None
+    if arg.held_out:
+        config.evals.retrieval = dict(name="retrieval")
+    if arg.imagenet:
+        imagenet = dict(name="tfds", dataset="imagenet2012", split="validation")
+        config.evals.zero_shot = dict(name="zero_shot", source=imagenet, names="imagenet")
+    config.eval_every = None if arg.smoke else 5000
     config.log_every = 5 if arg.smoke else 50
     config.checkpoint = dict(every=10 if arg.smoke else 1000, keep=1)
     return config
+
+
+def _pairs(data: str) -> dict[str, str]:
+    """The source of a pattern of tar shards, or of a manifest."""
+    manifest = data.endswith((".jsonl", ".csv"))
+    return dict(name="pairs", path=data) if manifest else dict(name="webdataset", paths=data)

@@ -16,10 +16,10 @@ unlocked, u from scratch and unlocked. "Lu" is the paper's LiT; "LU" starts the 
 "uu" train both. What is locked costs no gradient, no slot of the optimizer and no saved activation. With
 `--config.precompute.output=features` what it gives is computed once, for a transform without chance.
 
-`data` is as in `clip`.
+`data`, `held_out` and `imagenet` are as in `clip`.
 
 Arguments: `setting`, `init` an image model, `text` a BERT, `variant` of the image model, `loss` clip or siglip, `data`,
-`res`, `steps`, `batch`, `smoke`.
+`held_out`, `imagenet`, `res`, `steps`, `batch`, `smoke`.
 """
 
 from ml_collections import ConfigDict
@@ -32,8 +32,8 @@ SETTINGS = ("Lu", "LU", "UU", "uu")
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(
-        arg, setting="Lu", init="", text="", variant="B/16", loss="clip", data="shards/*.tar", res=224, steps=5000,
-        batch=4096, smoke=False,
+        arg, setting="Lu", init="", text="", variant="B/16", loss="clip", data="shards/*.tar", held_out="",
+        imagenet=False, res=224, steps=5000, batch=4096, smoke=False,
     )  # fmt: skip
     if arg.setting not in SETTINGS:
         raise UserError(f"There is no setting {arg.setting!r} of LiT", f"Use one of {', '.join(SETTINGS)}")
@@ -48,8 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise UserError(f"The setting {arg.setting} {why}", "Give text=PATH with LU and UU, and none with Lu and uu")
     if arg.loss not in ("clip", "siglip"):
         raise UserError(f"There is no loss {arg.loss!r} of LiT", "Use clip or siglip")
-    manifest = arg.data.endswith((".jsonl", ".csv"))
-    pairs = dict(name="pairs", path=arg.data) if manifest else dict(name="webdataset", paths=arg.data)
+    pairs = _pairs(arg.data)
     steps = 20 if arg.smoke else arg.steps
 
     config = ConfigDict()
@@ -75,7 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(arg.res, arg.res),
         preprocess=dict(resize="squash", interpolation="bilinear"),
         train=pairs,
-        eval=pairs,
+        eval=_pairs(arg.held_out or arg.data),
         fields=dict(image=dict(name="image"), text=dict(name="tokens", tokenizer="wordpiece", length=16, long="cut")),
         transform=dict(
             name="supervised",
@@ -94,7 +93,18 @@ def get_config(arg: str = "") -> ConfigDict:
         schedule=dict(name="cosine", warmup_steps=2 if arg.smoke else max(3 * steps // 100, 100)),
     )
     config.evals = {}
-    config.eval_every = None
+    if arg.held_out:
+        config.evals.retrieval = dict(name="retrieval")
+    if arg.imagenet:
+        imagenet = dict(name="tfds", dataset="imagenet2012", split="validation")
+        config.evals.zero_shot = dict(name="zero_shot", source=imagenet, names="imagenet")
+    config.eval_every = None if arg.smoke else 5000
     config.log_every = 5 if arg.smoke else 50
     config.checkpoint = dict(every=10 if arg.smoke else 1000, keep=1)
     return config
+
+
+def _pairs(data: str) -> dict[str, str]:
+    """The source of a pattern of tar shards, or of a manifest."""
+    manifest = data.endswith((".jsonl", ".csv"))
+    return dict(name="pairs", path=data) if manifest else dict(name="webdataset", paths=data)

@@ -14,9 +14,9 @@ SigLIP 2 (arXiv:2502.14786) of fixed resolution has the same architecture with a
 losses beside this one (captioning, self-distillation, masked prediction), which are not here: its files are read, not
 trained.
 
-`data` is as in `clip`. `vocabulary` is the SentencePiece model.
+`data`, `held_out` and `imagenet` are as in `clip`. `vocabulary` is the SentencePiece model.
 
-Arguments: `variant`, `res`, `data`, `vocabulary`, `examples` seen in all, `batch`, `smoke`.
+Arguments: `variant`, `res`, `data`, `held_out`, `imagenet`, `vocabulary`, `examples` seen in all, `batch`, `smoke`.
 """
 
 from ml_collections import ConfigDict
@@ -26,11 +26,11 @@ from vit_jax.training.config import parse_arg
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(
-        arg, variant="B/16", res=224, data="shards/*.tar", vocabulary="c4_en.model", examples=3_000_000_000,
-        batch=32_768, smoke=False,
+        arg, variant="B/16", res=224, data="shards/*.tar", held_out="", imagenet=False,
+        vocabulary="c4_en.model", examples=3_000_000_000, batch=32_768,
+        smoke=False,
     )  # fmt: skip
-    manifest = arg.data.endswith((".jsonl", ".csv"))
-    pairs = dict(name="pairs", path=arg.data) if manifest else dict(name="webdataset", paths=arg.data)
+    pairs = _pairs(arg.data)
     steps = 20 if arg.smoke else arg.examples // arg.batch
     tokenizer = dict(name="sentencepiece", path=arg.vocabulary, canonical=True, pad_with_end=True)
 
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
         image_size=(arg.res, arg.res),
         preprocess=dict(resize="squash", interpolation="bilinear"),
         train=pairs,
-        eval=pairs,
+        eval=_pairs(arg.held_out or arg.data),
         fields=dict(
             image=dict(name="image"),
             text=dict(name="tokens", length=64, bos=False, long="cut", tokenizer=tokenizer),
@@ -67,7 +67,18 @@ def get_config(arg: str = "") -> ConfigDict:
         schedule=dict(name="cosine", warmup_steps=max(3 * steps // 100, 1)),
     )
     config.evals = {}
-    config.eval_every = None
+    if arg.held_out:
+        config.evals.retrieval = dict(name="retrieval")
+    if arg.imagenet:
+        imagenet = dict(name="tfds", dataset="imagenet2012", split="validation")
+        config.evals.zero_shot = dict(name="zero_shot", source=imagenet, names="imagenet")
+    config.eval_every = None if arg.smoke else 5000
     config.log_every = 5 if arg.smoke else 50
     config.checkpoint = dict(every=10 if arg.smoke else 1000, keep=1)
     return config
+
+
+def _pairs(data: str) -> dict[str, str]:
+    """The source of a pattern of tar shards, or of a manifest."""
+    manifest = data.endswith((".jsonl", ".csv"))
+    return dict(name="pairs", path=data) if manifest else dict(name="webdataset", paths=data)
