@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 of fixed resolution: Zhai et al., "Sigmoid loss for language image pre-training"
+"""SigLIP and SigLIP 2: Zhai et al., "Sigmoid loss for language image pre-training"
 (arXiv:2303.15343), and Tschannen et al., "SigLIP 2" (arXiv:2502.14786).
 
 The image tower is a ViT without class token whose features are an attention pooling, without a projection; the text
@@ -17,9 +17,8 @@ import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from vit_jax.models import text_tower, vit
-from vit_jax.models.two_towers import image_model, text_model, told
+from vit_jax.models.two_towers import image_model, run_as, text_model, told
 from vit_jax.models.vit_variants import VARIANTS, parse_variant
-from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
 from vit_jax.ranges import Count, Positive
 
@@ -61,6 +60,7 @@ def build(
     temperature: Positive = 0.1,
     max_scale: Positive | None = None,
     logit_bias: float | None = -10.0,
+    naflex: bool = False,
     **image: Any,
 ) -> SigLIP:
     """A SigLIP of a published size, from values that JSON can hold.
@@ -74,6 +74,7 @@ def build(
         text: keys of the text tower that are not to be the variant's, see `vit_jax.models.text_tower.build`; or with a
             `name` the section of another text model.
         project_image: see `TwoTowers`, like `project_text`, `temperature`, `max_scale` and `logit_bias`.
+        naflex: images of any aspect ratio (SigLIP 2), see `vit_jax.models.naflex`.
         image: other arguments of the image tower, see `vit_jax.models.vit.ViT.from_variant`; those of `Execution` and
             `dtype` are the text tower's too.
 
@@ -81,34 +82,33 @@ def build(
         UserError: for an unknown variant, value or argument.
     """
     towers = (
-        image_model(_image_section(variant, image)),
+        image_model(_image_section(variant, image, naflex)),
         text_model(_text_section(variant, image, text), vocab_size, end_id),
     )
     embed_dim = embed_dim or towers[0].encoder.width
     return SigLIP(*towers, embed_dim, project_image, project_text, temperature, max_scale, logit_bias)
 
 
-def _image_section(variant: str, image: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": "vit", "variant": variant, "pooling": "map", **image}
+def _image_section(variant: str, image: Mapping[str, Any], naflex: bool) -> dict[str, Any]:
+    return {"name": "naflex" if naflex else "vit", "variant": variant, "pooling": "map", **image}
 
 
 def _text_section(variant: str, image: Mapping[str, Any], text: Mapping[str, Any] | None) -> dict[str, Any]:
-    run = {name: image[name] for name in (*EXECUTION_KEYS, "dtype") if name in image}
     if text and "name" in text:
-        return {**run, **text}
+        return run_as(image, text)
     size = parse_variant(variant)[0]
     size = VARIANTS["So400m"] if size == VARIANTS["g-opt"] else size
     own = {"width": size.width, "depth": size.depth, "mlp_dim": size.mlp_dim, "num_heads": size.num_heads}
     if text and "width" in text:
         own["mlp_dim"] = None
     kind = {"max_length": _LENGTH, "mask": None, "pooling": "last", "norm_epsilon": 1e-6, "activation": "gelu_tanh"}
-    return {"name": "text_tower", **own, **kind, **run, **(text or {})}
+    return run_as(image, {"name": "text_tower", **own, **kind, **(text or {})})
 
 
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of the image tower alone."""
     own = {name: value for name, value in kwargs.items() if name not in _OWN_KEYS}
-    return _image_section(kwargs.get("variant", "B/16"), own)
+    return _image_section(kwargs.get("variant", "B/16"), own, kwargs.get("naflex", False))
 
 
 def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,4 +118,8 @@ def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _OWN_KEYS = tuple(name for name in build.__annotations__ if name not in ("image", "return"))
-KEYS = (*_OWN_KEYS, *(key for key in vit.KEYS if key not in ("variant", "num_classes")))  # all that `build` takes
+KEYS = (
+    *_OWN_KEYS,
+    "grid",
+    *(key for key in vit.KEYS if key not in ("variant", "num_classes")),
+)  # all that `build` takes

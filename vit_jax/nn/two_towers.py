@@ -79,6 +79,7 @@ class TwoTowers(nn.Module):
         self,
         images: Float[Array, "b h w c"] | None = None,
         ids: Int[Array, "b t"] | None = None,
+        shapes: Int[Array, "b 2"] | None = None,
         *,
         token_mask: Shaped[Array, "b t"] | None = None,
         segments: Int[Array, "b t"] | None = None,
@@ -88,6 +89,7 @@ class TwoTowers(nn.Module):
         """Embeds normalised images, texts, or both.
 
         Args:
+            shapes: rows and columns of patches of each image, for an image model of any aspect ratio.
             token_mask: 1 where there is a token, 0 at padding; each text model says what it makes of it.
             segments: for a text model that knows some.
             maps: give "maps" of the images too.
@@ -101,7 +103,8 @@ class TwoTowers(nn.Module):
         """
         found = {}
         if images is not None:
-            of_images = self.image_tower(images, train=train, **({"maps": True} if maps else {}))
+            options = ({"maps": True} if maps else {}) | ({} if shapes is None else {"shapes": shapes})
+            of_images = self.image_tower(images, train=train, **options)
             found |= {**of_images, "image_embedding": self.embed_image(of_images["features"])}
         if ids is not None:
             options = {"token_mask": token_mask} | ({} if segments is None else {"segments": segments})
@@ -160,8 +163,9 @@ class TwoTowers(nn.Module):
         return self.text_tower.text
 
     def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Array, Array]:
-        """An image and a text, see `vit_jax.nn.example_inputs`."""
-        return (*example_inputs(self.image_tower, image_size), *example_inputs(self.text_tower, image_size))
+        """An image and a text, and the shape of an image that has one; see `vit_jax.nn.example_inputs`."""
+        image, *shape = example_inputs(self.image_tower, image_size)
+        return (image, *example_inputs(self.text_tower, image_size), *shape)
 
     def redrawn(self, params: PyTree[Array], rng: PRNGKeyArray) -> PyTree[Array]:
         """Parameters with the initial values of the text model's authors, where it says some."""

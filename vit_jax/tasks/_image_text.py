@@ -31,7 +31,7 @@ class ImageText(Task):
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         drawing, redrawing = jax.random.split(rng)
-        options = options_of(self.model, batch)
+        options = {**options_of(self.model, batch), **_shapes(batch)}
         variables = dict(self.model.init({"params": drawing}, batch["image"], batch["text"], **options))
         params = self.model.redrawn(variables.pop("params"), redrawing)
         return {"params": params, "model_state": variables}
@@ -45,7 +45,7 @@ class ImageText(Task):
         size = jax.tree.leaves(dict(batch))[0].shape[0]
         given: dict[str, Any] = {}
         if "image" in batch and names & _OF_IMAGES:
-            options = {"maps": True} if "maps" in names else {}
+            options = ({"maps": True} if "maps" in names else {}) | _shapes(batch)
             given |= self.model.apply(collections, batch["image"], **options)
         if "text" in batch and names & _OF_TEXTS:
             given |= self.model.apply(collections, ids=batch["text"], **options_of(self.model, batch))
@@ -58,7 +58,11 @@ class ImageText(Task):
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
         """See `Task`: of one image and one text, where there are both."""
-        image = self.model.flops(batch["image"].shape[-3:-1]) if "image" in batch else 0.0
+        image = 0.0
+        if "image_shape" in batch:
+            image = self.model.image_tower.patch_flops(batch["image"].shape[-2])
+        elif "image" in batch:
+            image = self.model.flops(batch["image"].shape[-3:-1])
         text = self.model.text_flops(batch["text"].shape[-1]) if "text" in batch else 0.0
         return None if image is None else image + text
 
@@ -81,6 +85,7 @@ class ImageText(Task):
             None if known else batch["image"],
             batch["text"],
             **options_of(self.model, batch),
+            **({} if known else _shapes(batch)),
             train=True,
             rngs=dict(zip(("dropout", "drop_path"), jax.random.split(rng), strict=True)),
             mutable=list(state),
@@ -93,6 +98,11 @@ class ImageText(Task):
 
 _OF_IMAGES = frozenset({"tokens", "features", "image_embedding", "maps"})
 _OF_TEXTS = frozenset({"text_tokens", "text_features", "text_embedding"})
+
+
+def _shapes(batch: Batch) -> dict[str, Array]:
+    """What an image model of any aspect ratio is told beside the patches, see `vit_jax.data.fields.naflex`."""
+    return {"shapes": batch["image_shape"]} if "image_shape" in batch else {}
 
 
 def towers_of(model: Mapping[str, Any] | None, data: DataInfo, default: str) -> tuple[TwoTowers, dict[str, Any]]:
