@@ -89,7 +89,9 @@ def test_siglip_of_any_aspect_ratio_learns_from_patches():
     task = build_named("task", {"name": "siglip"}, "config.task", model=MODEL, data=data)
     rows, shapes = padded([np.ones((4 * (1 + i % 2), 4 * (1 + i % 3), 3), np.float32) * i for i in range(8)], 6)
     batch = {**batch_of(), "image": rows, "image_shape": shapes}
-    variables = jax.jit(task.init)(KEY, batch)
+    rng = np.random.default_rng(0)
+    shapes_of = jax.eval_shape(task.init, KEY, batch)
+    variables = jax.tree.map(lambda x: rng.uniform(0.05, 0.2, x.shape).astype(x.dtype), shapes_of)
     loss, gradient = jax.jit(
         jax.value_and_grad(lambda p: task.loss({"params": p, "model_state": {}}, batch, KEY, jnp.int32(0))[0])
     )(variables["params"])

@@ -18,6 +18,7 @@ from vit_jax.models import clip, two_towers
 from vit_jax.naming import build_named
 from vit_jax.nn.at_most import at_most
 from vit_jax.tasks import DataInfo
+from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 from vit_jax.training.optim import check_locked
@@ -250,6 +251,30 @@ def test_what_a_locked_tower_gave_before_takes_the_place_of_the_image():
     assert set(task.takes) == names
     losses = jax.jit(lambda v: [task.loss(v, b, KEY, jnp.int32(0))[0] for b in batches])(variables)
     np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
+
+
+def test_the_settings_of_lit():
+    """What is locked, and what is loaded; a setting that lacks its weights, or has some that it would not use, is
+    refused."""
+
+    def said(argument):
+        config = load_config(f"lit:{argument}")
+        return list(config["optim"]["frozen"]), sorted(config.get("init_from") or ())
+
+    assert said("init=a") == (["encoder/.*"], ["encoder"])
+    assert said("setting=LU,init=a,text=b") == (["encoder/.*"], ["encoder", "pooler", "text"])
+    assert said("setting=UU,init=a,text=b") == ([], ["encoder", "pooler", "text"])
+    assert said("setting=uu") == ([], [])
+    for argument, match in (
+        ("setting=Lu", "image tower from a pretrained one"),
+        ("setting=uu,init=a", "image tower from scratch"),
+        ("setting=LU,init=a", "text tower from a BERT"),
+        ("init=a,text=b", "text tower from scratch"),
+        ("setting=lu,init=a", "no setting 'lu'"),
+        ("init=a,loss=sigmoid", "no loss 'sigmoid'"),
+    ):
+        with pytest.raises(UserError, match=match):
+            said(argument)
 
 
 @pytest.mark.long

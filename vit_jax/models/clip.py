@@ -20,7 +20,7 @@ from vit_jax.models import clip_resnet, text_tower, vit
 from vit_jax.models.two_towers import image_model, run_as, text_model, told
 from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
-from vit_jax.ranges import Count, Positive
+from vit_jax.ranges import Count, Natural, Positive
 
 _VOCABULARY = 49408
 
@@ -123,7 +123,7 @@ def build(
     *,
     variant: str = "B/32",
     vocab_size: Count = _VOCABULARY,
-    end_id: int | None = None,
+    end_id: Natural | None = None,
     embed_dim: Count | None = None,
     text: Mapping[str, Any] | None = None,
     project_image: Projection | None = None,

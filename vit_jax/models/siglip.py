@@ -20,7 +20,7 @@ from vit_jax.models import text_tower, vit
 from vit_jax.models.two_towers import image_model, run_as, text_model, told
 from vit_jax.models.vit_variants import VARIANTS, parse_variant
 from vit_jax.nn.two_towers import Projection, TwoTowers
-from vit_jax.ranges import Count, Positive
+from vit_jax.ranges import Count, Natural, Positive
 
 _VOCABULARY = 32000
 _LENGTH = 64
@@ -52,7 +52,7 @@ def build(
     *,
     variant: str = "B/16",
     vocab_size: Count = _VOCABULARY,
-    end_id: int | None = None,
+    end_id: Natural | None = None,
     embed_dim: Count | None = None,
     text: Mapping[str, Any] | None = None,
     project_image: Projection = "none",

@@ -92,7 +92,7 @@ def build(
     max_length: Count = 77,
     mask: Literal["causal"] | None = "causal",
     pooling: TextPooling = "end",
-    end_id: int | None = None,
+    end_id: Natural | None = None,
     drop_path_rate: Decay = 0.0,
     dtype: Literal["float32", "bfloat16"] = "float32",
     **block: Any,

@@ -12,7 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_named, named_module
 from vit_jax.nn.style import EXECUTION_KEYS
 from vit_jax.nn.two_towers import Projection, TwoTowers
-from vit_jax.ranges import Count, Positive
+from vit_jax.ranges import Count, Natural, Positive
 
 
 def build(
@@ -20,7 +20,7 @@ def build(
     image: Mapping[str, Any],
     text: Mapping[str, Any],
     vocab_size: Count,
-    end_id: int | None = None,
+    end_id: Natural | None = None,
     embed_dim: Count | None = None,
     project_image: Projection = "plain",
     project_text: Projection = "plain",
