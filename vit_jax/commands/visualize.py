@@ -5,13 +5,16 @@ examples:
   vit_jax visualize --checkpoint runs/mine photos/ dog.png --output inside-mine
   vit_jax visualize --checkpoint hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k cat.jpg
   vit_jax visualize --checkpoint runs/clip cat.jpg dog.png --text "a cat" --text "a dog"
+  vit_jax visualize --checkpoint runs/coop --output prompt
   vit_jax visualize --checkpoint runs/bert --text "The animal was tired because it had run" --word it
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
 reconstructs; of a text it is which words a word attends to, in every layer and head (of a translation's encoder); of
-images and texts together it is how similar a model of both finds them. As arrays and figures they are in
+images and texts together it is how similar a model of both finds them. Of a learned prompt, without images and texts,
+the tokens nearest to its vectors are printed, and the directory receives the vectors (prompt.safetensors) and what they
+mean (prompt.json). As arrays and figures they are in
 vit_jax.inspection.arrays, reconstruction, texts, figures, text_figures and pair_figures.
 """
 
@@ -51,8 +54,6 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.training.compiling import keep_compiled
 
     texts = arguments.text or []
-    if not texts and not arguments.images:
-        raise UserError("There is nothing to look at", "Name images, or give texts with --text")
     if arguments.word and (arguments.images or not texts):
         raise UserError("--word is of a text alone", "Give one with --text, and no images")
     paths = expand(arguments.images) if arguments.images else []
@@ -61,6 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"These are {len(some)} {what}", f"Name at most {_MOST}")
     output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
+    if not texts and not arguments.images:
+        _learned(loaded, output)
+        return
     keep_compiled()
     images, unreadable = {}, []
     if texts and not paths:
@@ -91,6 +95,16 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Report: {report}, and {count} pictures beside it")
     if unreadable:
         raise left_out(unreadable, len(paths))
+
+
+def _learned(loaded: Loaded, output: Path) -> None:
+    """What there is to see of a checkpoint by itself."""
+    from vit_jax.commands.prompt_words import write_prompt
+    from vit_jax.inspection.prompts import has_prompt
+
+    if not has_prompt(loaded):
+        raise UserError("There is nothing to look at", "Name images, or give texts with --text")
+    write_prompt(loaded, output)
 
 
 def _read(loaded: Loaded, paths: list[Path]) -> tuple[dict[Path, np.ndarray], list[UserError]]:
