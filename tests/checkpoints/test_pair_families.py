@@ -37,6 +37,7 @@ CASES = {
     "resnet": ("open_clip", {"name": "clip", "variant": "RN50", "depths": [1, 1, 1, 1], "width": 4, "text": TEXT,
                              "embed_dim": 8, "vocab_size": V, "end_id": V - 1}),
     "siglip": ("transformers", SIGLIP),
+    "naflex": ("transformers", SIGLIP | {"naflex": True, "grid": 4}),
     "google": ("npz", SIGLIP),
     "lit": ("npz", LIT),
     "dual": ("transformers", {"name": "two_towers", "vocab_size": V, "embed_dim": 8, "text": BERT,
@@ -62,7 +63,10 @@ def run_of_ours(section, **changes):
     return StoredModel("run", metadata, lambda: (params, state)), params, state
 
 
-@pytest.fixture(scope="module", params=CASES)
+_LONG = ("open_clip", "resnet", "naflex", "lit")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.long) if n in _LONG else n for n in CASES])
 def written(request, tmp_path_factory):
     """(name, parameters and state, the folder or file that they were written to)."""
     folder, (to, section) = tmp_path_factory.mktemp("model"), CASES[request.param]
@@ -80,7 +84,7 @@ def test_there_and_back(written):
     wanted = build_named("model", section, "config.model")
     assert build_named("model", again, "config.model") == wanted.clone(parent=None)
     assert loaded.model == wanted.clone(parent=None)
-    assert loaded.metadata["task"]["name"] == ("siglip" if section is SIGLIP else "clip")
+    assert loaded.metadata["task"]["name"] == ("siglip" if section["name"] == "siglip" else "clip")
     assert set(loaded.fields) == {"image", "text"}
     assert loaded.fields["text"].tokenizer.vocab_size == V and loaded.fields["text"].length == 7
     if name in ("siglip", "google"):  # rows end with the end token, and are filled with it
@@ -93,7 +97,7 @@ def test_each_tower_by_itself(written):
     """`part`, and `init_from`, which takes a tower by the name of its parameters."""
     name, variables, folder = written
     image, text = vit_jax.load(folder, part="encoder"), vit_jax.load(folder, part="text")
-    model = {"resnet": "clip_resnet"}.get(name, "vit"), "bert" if name == "dual" else "text_tower"
+    model = {"resnet": "clip_resnet", "naflex": "naflex"}.get(name, "vit"), "bert" if name == "dual" else "text_tower"
     assert (image.metadata["model"]["name"], text.metadata["model"]["name"]) == model
     assert image.params["encoder"].keys() == variables["params"]["encoder"].keys() and "text" not in image.params
     jax.tree.map(np.testing.assert_array_equal, text.params["text"], variables["params"]["text"])
@@ -134,6 +138,18 @@ def test_embeddings_of_images_and_texts(tmp_path):
     np.testing.assert_allclose(loaded.embed_images(prepared), images, rtol=1e-5)
     both = {"image": prepared, **loaded.tokenize(["5 6", "7", "8 9 10"])}
     np.testing.assert_allclose(loaded.outputs(both, "text_embedding")["text_embedding"], texts, rtol=1e-5)
+
+
+def test_images_of_any_aspect_ratio_are_embedded(tmp_path):
+    """In patches, as the field of the model cuts them; those of one image do not depend on the others."""
+    export(run_of_ours(SIGLIP, naflex=True, grid=4)[0], tmp_path, "transformers")
+    loaded = vit_jax.load(tmp_path)
+    assert loaded.fields["image"].to_json() == {"name": "naflex", "patch_size": 8, "max_patches": 256}
+    rng = np.random.default_rng(1)
+    wide, high = (rng.integers(0, 256, size, np.uint8) for size in ((32, 96, 3), (64, 40, 3)))
+    both, alone = loaded.embed_images([wide, high]), loaded.embed_images([high])
+    assert both.shape == (2, 16)
+    np.testing.assert_allclose(both[1:], alone, atol=1e-5)
 
 
 def test_a_model_without_a_vocabulary_says_so_once(tmp_path, capsys):

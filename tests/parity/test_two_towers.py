@@ -17,7 +17,14 @@ from safetensors.torch import save_file
 import vit_jax
 from tests.parity.oracle import TOLERANCE, error, files_beside, read, to_torch
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.families import hf_clip, hf_clip_vision, hf_dual_encoder, hf_siglip_pair, open_clip_resnet
+from vit_jax.checkpoints.families import (
+    hf_clip,
+    hf_clip_vision,
+    hf_dual_encoder,
+    hf_siglip2,
+    hf_siglip_pair,
+    open_clip_resnet,
+)
 from vit_jax.checkpoints.families import open_clip as of_open_clip
 from vit_jax.checkpoints.source import open_source
 
@@ -55,6 +62,12 @@ def siglip():
     return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=IMAGE))
 
 
+def siglip2():
+    text = {**TEXT, "hidden_size": 32, "num_attention_heads": 4, "projection_size": 32}
+    image = {**BLOCKS, "patch_size": 8, "num_patches": 16}
+    return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=image))
+
+
 VIT = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "mlp_ratio": 1.5}
 RESNET = {"layers": [1, 2, 1, 1], "width": 8, "head_width": 32}
 # By name: our family, and what makes theirs.
@@ -68,6 +81,7 @@ CASES = {
         lambda: transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**IMAGE, projection_dim=20)),
     ),
     "siglip": (hf_siglip_pair, siglip),
+    "siglip2": (hf_siglip2, siglip2),
     "dual": (hf_dual_encoder, dual),
     "open_clip": (of_open_clip, lambda: of_open(VIT)),
     "open_clip, quick": (of_open_clip, lambda: of_open(VIT, quick_gelu=True)),
@@ -122,6 +136,13 @@ def inputs(name, padding=0):
     return images, ids, np.arange(LENGTH) < np.array([LENGTH, 7, 2])[:, None]
 
 
+def patches():
+    """Three images in rows of patches, of which two are not filled; which places are; and rows and columns."""
+    shapes = np.array([[4, 4], [2, 5], [3, 3]])
+    rows = np.random.default_rng(2).normal(size=(3, 16, 192)).astype(np.float32)
+    return rows, np.arange(16) < shapes.prod(1)[:, None], shapes
+
+
 def theirs(model, name, padding=0):
     images, ids, there = inputs(name, padding)
     pixels, ids = to_torch(images), torch.from_numpy(ids)
@@ -136,6 +157,15 @@ def theirs(model, name, padding=0):
             logits = found["logit_scale"] * found["image_features"] @ found["text_features"].T
             return {
                 "image_embedding": found["image_features"], "text_embedding": found["text_features"], "logits": logits,
+            }  # fmt: skip
+        if name == "siglip2":
+            rows, filled, shapes = map(torch.from_numpy, patches())
+            images = {"spatial_shapes": shapes, "pixel_attention_mask": filled.long()}
+            found = model(pixel_values=rows, input_ids=ids, **images)
+            return {
+                "features": model.vision_model(rows, images["pixel_attention_mask"], shapes).pooler_output,
+                "image_embedding": found.image_embeds, "text_embedding": found.text_embeds,
+                "logits": found.logits_per_image,
             }  # fmt: skip
         if "siglip" in name:  # its texts see their padding
             found = model(pixel_values=pixels, input_ids=ids)
@@ -157,7 +187,10 @@ def ours(loaded, name, padding=0):
     variables = {"params": loaded.params, **loaded.model_state}
     if "vision" in name:
         return jax.jit(loaded.model.apply)(variables, images)
-    found = jax.jit(loaded.model.apply)(variables, images, ids, token_mask=there)
+    options = {}
+    if name == "siglip2":
+        images, _, options["shapes"] = patches()
+    found = jax.jit(loaded.model.apply)(variables, images, ids, token_mask=there, **options)
     embeddings = found["image_embedding"], found["text_embedding"]
     return found | {"logits": loaded.model.apply(variables, *embeddings, method="similarity")}
 

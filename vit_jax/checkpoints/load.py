@@ -17,7 +17,7 @@ from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.source import open_source
-from vit_jax.checkpoints.tokenized import tokenized
+from vit_jax.checkpoints.tokenized import image_rows, tokenized
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.checkpoints.zero_shot import check_two_towers, classifier
 from vit_jax.data.batch import NotedBatch
@@ -131,8 +131,7 @@ class Loaded:
             raise UserError(f"{self.path} takes no images", "Load a model of images and texts")
 
         def batch(some: slice) -> Batch:
-            rows = images[some] if prepared else np.stack([self.preprocess(one) for one in images[some]])
-            return {"image": self._checked(rows)}
+            return {"image": self._checked(images[some])} if prepared else image_rows(self.fields, images[some])
 
         return self._embedded("image_embedding", batch, len(images), batch_size)
 

@@ -1,11 +1,15 @@
-"""Texts as a model takes them."""
+"""Texts and images as a model takes them: rows of a batch as evaluation makes them."""
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data.decode import decode
 from vit_jax.data.fields import Fields
+from vit_jax.data.pixels import as_rgb
 from vit_jax.errors import UserError
 
 
@@ -27,3 +31,21 @@ def tokenized(fields: Fields, texts: Sequence[str], path: object) -> dict[str, S
     [name] = names
     rows = [fields[name].batched(name, fields[name].read(text, f"text {i}", None)) for i, text in enumerate(texts, 1)]
     return {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != f"{name}_cut"}
+
+
+def image_rows(fields: Fields, images: Sequence[Any]) -> dict[str, Shaped[np.ndarray, "N ..."]]:
+    """The arrays of the field "image", and what it has beside them.
+
+    Args:
+        images: paths, bytes, or what `vit_jax.data.pixels.as_rgb` takes.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+
+    def row(image: Any) -> dict[str, Any]:
+        pixels = decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
+        return fields.batched(fields.evaluated({"image": pixels}))
+
+    rows = [row(image) for image in images]
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -142,7 +142,7 @@ def is_plain_trunk(trunk: Any) -> bool:
 
 def is_clip_vit(tower: Any) -> bool:
     """Whether an image tower is CLIP's, whatever its size, activation and epsilon."""
-    if not isinstance(tower, ViT) or tower.pooling != "token" or tower.fc_norm or tower.representation_size:
+    if type(tower) is not ViT or tower.pooling != "token" or tower.fc_norm or tower.representation_size:
         return False
     encoder = tower.encoder
     return (
@@ -157,7 +157,7 @@ def is_clip_vit(tower: Any) -> bool:
 
 def is_plain_vit(tower: Any) -> bool:
     """Whether an image tower is a ViT with nothing that came after the first papers."""
-    if not isinstance(tower, ViT) or tower.pooling not in ("token", "mean", "map") or tower.fc_norm:
+    if type(tower) is not ViT or tower.pooling not in ("token", "mean", "map") or tower.fc_norm:
         return False
     encoder = tower.encoder
     extra = encoder.tokens.distillation_token or encoder.tokens.num_registers
