@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vit_jax
 from tests.tasks.test_clip import KEY, batch_of
-from tests.tiny_pairs import FIELDS, TEXT
+from tests.tiny_pairs import FIELDS, TEXT, pairs_config
 from vit_jax import UserError
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
@@ -16,6 +17,8 @@ from vit_jax.models import naflex, siglip, vit
 from vit_jax.naming import build_named
 from vit_jax.nn.patch import patchify
 from vit_jax.tasks import DataInfo
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 
 MODEL = {"name": "siglip", "naflex": True, "variant": "mu/4", "grid": 3, "embed_dim": 32, "text": TEXT}
 
@@ -100,3 +103,15 @@ def test_siglip_of_any_aspect_ratio_learns_from_patches():
     assert siglip.downstream(task.model_spec["kwargs"])["name"] == "naflex"
     with pytest.raises(UserError, match="rows and columns"):
         jax.eval_shape(lambda v: task.model.apply(v, rows), variables)
+
+
+@pytest.mark.long
+def test_a_run_on_images_of_any_aspect_ratio(tmp_path):
+    """Through training's transform and pipeline, an evaluation of the features of whole images, and back from disk."""
+    values = pairs_config(tmp_path, MODEL, "siglip", steps=3, log_every=1)
+    patches = {"name": "naflex", "patch_size": 4, "max_patches": 6}
+    values["data"] = {**values["data"], "fields": {**FIELDS, "image": patches}}
+    summary = train(build_experiment(values), tmp_path / "run", jax.devices()[:1])
+    assert 0 <= summary["knn/accuracy"] <= 1
+    loaded = vit_jax.load(tmp_path / "run")
+    assert loaded.fields["image"].to_json() == patches
