@@ -240,6 +240,7 @@ def test_which_towers_may_be_locked():
         check_locked(frozen, ("encoder", "text"), {"text": "a path"})
 
 
+@pytest.mark.long
 def test_what_a_locked_tower_gave_before_takes_the_place_of_the_image():
     """The loss of features or embeddings in the batch is that of the images."""
     task, batch = task_of(), batch_of()
