@@ -17,19 +17,16 @@ import csv
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.runs import fit, once, spread, write_tables
 from benchmarks.witten_bell import bits_per_byte
 from vit_jax.checkpoints.load import load
 from vit_jax.commands.main import main as vit_jax
-from vit_jax.commands.table import table
 from vit_jax.errors import UserError
-from vit_jax.training.config import load_config
-from vit_jax.training.experiment import build_experiment
-from vit_jax.training.loop import train
 
 ORDERS = 6
 PROMPTS = ("The jury said", "She looked at", "The most important")
@@ -77,21 +74,6 @@ def main() -> None:
         print(f"\n{prompt} ...\n  {text}")
 
 
-def once(file: Path, make: Callable[[], dict]) -> dict:
-    """What `make` gives, kept in a file; it is called when the file is not there."""
-    if not file.exists():
-        file.write_text(json.dumps(make(), indent=2, ensure_ascii=False) + "\n")
-    return json.loads(file.read_text())
-
-
-def fit(run: Path, spec: str) -> dict[str, float]:
-    """Trains a config where that has not been done; returns what it measured last."""
-    if not (run / "summary.json").exists():
-        print(f"\n{run.name}", flush=True)
-        train(build_experiment(load_config(spec)), run)
-    return json.loads((run / "summary.json").read_text())
-
-
 def report(workdir: Path, grams: dict[str, float], copied: dict[str, float], found: Found) -> None:
     """Prints the tables and writes them, and all figures, into the workdir."""
 
@@ -122,22 +104,7 @@ def report(workdir: Path, grams: dict[str, float], copied: dict[str, float], fou
         (["Brown, held out", "right, %", "seconds"], bert),
         (["names of emoji, held out", "exact, % (chrF: of 100)", "seconds"], names),
     ]
-    text = "\n".join(
-        "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---"] * len(header), *rows))
-        for header, rows in tables
-    )
-    (workdir / "table.md").write_text(text)
-    everything = {"ngrams": grams, "copied": copied, "runs": found}
-    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
-    for header, rows in tables:
-        print("\n" + table(header, rows))
-
-
-def spread(values: Sequence[float], percent: bool) -> str:
-    """Mean and standard deviation."""
-    digits, factor = (1, 100.0) if percent else (2, 1.0)
-    mean = f"{factor * statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {factor * statistics.pstdev(values):.{digits}f}" if len(values) > 1 else mean
+    write_tables(workdir, tables, {"ngrams": grams, "copied": copied, "runs": found})
 
 
 def _seconds(runs: Sequence[dict[str, float]]) -> str:

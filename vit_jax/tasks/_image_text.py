@@ -1,6 +1,7 @@
 """What tasks have in common that compare images with texts: two towers, one batch of pairs, outputs of either side."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -42,15 +43,19 @@ class ImageText(Task):
         cosines are multiplied by, and `logit_bias [B]`. A batch needs what is named, and no more."""
         del rng
         collections = {"params": variables["params"], **variables["model_state"]}
-        size = jax.tree.leaves(dict(batch))[0].shape[0]
         given: dict[str, Any] = {}
         if "image" in batch and names & _OF_IMAGES:
             options = ({"maps": True} if "maps" in names else {}) | _shapes(batch)
             given |= self.model.apply(collections, batch["image"], **options)
         if "text" in batch and names & _OF_TEXTS:
             given |= self.model.apply(collections, ids=batch["text"], **options_of(self.model, batch))
-        for name, method in (("logit_scale", "factor"), ("logit_bias", "bias")):
-            given[name] = jnp.full(size, self.model.apply(collections, method=method))
+
+        def everywhere(method: str) -> Array:
+            # Of one array alone, so that nobody thinks that the others were read.
+            return jnp.full(batch[next(iter(batch))].shape[0], self.model.apply(collections, method=method))
+
+        given["logit_scale"] = functools.partial(everywhere, "factor")
+        given["logit_bias"] = functools.partial(everywhere, "bias")
         for name in sorted(names & (_OF_IMAGES | _OF_TEXTS) - given.keys()):
             side = "images" if name in _OF_IMAGES else "texts"
             raise UserError(f"The output {name!r} is made of {side}, which this data does not have", "Name another")

@@ -1,0 +1,49 @@
+"""What the scripts of experiments have in common: runs that are made once, and tables of what they measured."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_jax.commands.table import table
+from vit_jax.training.config import load_config
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # a header and rows
+
+
+def once(file: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, kept in a file; it is called when the file is not there."""
+    if not file.exists():
+        made = make()
+        file.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def fit(run: Path, spec: str) -> dict[str, float]:
+    """Trains a config where that has not been done; returns what it measured last."""
+    if not (run / "summary.json").exists():
+        print(f"\n{run.name}", flush=True)
+        train(build_experiment(load_config(spec)), run)
+    return json.loads((run / "summary.json").read_text())
+
+
+def write_tables(workdir: Path, tables: Sequence[Table], everything: Any) -> None:
+    """Prints tables and writes them to `table.md`, and all figures to `results.json`."""
+    text = "\n".join(
+        "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---"] * len(header), *rows))
+        for header, rows in tables
+    )
+    (workdir / "table.md").write_text(text, encoding="utf-8")
+    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
+    for header, rows in tables:
+        print("\n" + table(header, rows))
+
+
+def spread(values: Sequence[float], percent: bool = True) -> str:
+    """Mean and standard deviation, shares in per cent."""
+    digits, factor = (1, 100.0) if percent else (2, 1.0)
+    mean = f"{factor * statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {factor * statistics.pstdev(values):.{digits}f}" if len(values) > 1 else mean
