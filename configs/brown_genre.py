@@ -23,7 +23,7 @@ from vit_jax.training.config import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, data="brown", init="", frozen=False, steps=900, lr=0.0, seed=0, smoke=False)
+    arg = parse_arg(arg, data="brown", init="", frozen=False, steps=600, lr=0.0, seed=0, smoke=False)
     if arg.frozen and not arg.init:
         raise UserError("Features are those of a pretrained model", "Write brown_genre:frozen,init=PATH")
     steps = 20 if arg.smoke else arg.steps

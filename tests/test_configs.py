@@ -78,13 +78,14 @@ class Vocabulary(Bytes):
 
 
 class Pairs(Schema):
-    """A source of images with texts."""
+    """A source of images with texts, and with classes where it is asked for some."""
 
-    def __init__(self):
-        super().__init__(1, 400_000_000)
+    def __init__(self, classes, length):
+        super().__init__(classes or 1, length)
+        self.label_names = self.label_names[:classes]
 
     def __getitem__(self, index):
-        return {**super().__getitem__(index), "text": "a red heart"}
+        return {"image": np.full((8, 8, 3), 99, np.uint8), "label": 0, "text": "a red heart"}
 
 
 def build_schema(kind, section, where, **given):
@@ -93,7 +94,8 @@ def build_schema(kind, section, where, **given):
         names = section.get("fields") or (["text"] if section["name"] == "documents" else ["source", "target"])
         return Texts(list(names))
     if kind == "source" and section["name"] in ("pairs", "webdataset"):
-        return Pairs()
+        few = section.get("split") == "test"  # all of whose texts are read for retrieval
+        return Pairs(2 if section.get("label_key") else 0, 4 if few else 400_000_000)
     if kind == "tokenizer" and section["name"] in ("bpe", "sentencepiece"):
         return Vocabulary()
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
@@ -112,11 +114,14 @@ def checkpoint(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pretrained")
     towers = pairs_config(workdir, {**CLIP, "text": {**CLIP["text"], "max_length": 40}})
     untrained(workdir / "towers", towers)
+    (workdir / "emoji").mkdir()
+    (workdir / "emoji/categories.json").write_text('{"class 0": ["cat", "dog"], "class 1": ["rose"]}')
     return untrained(workdir / "image", tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
 FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "vit_paper_finetune")
 FROM_TOWERS = ("cocoop", "coop")
+ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "bench_b16": ["", "remat=full,scan"],
@@ -183,6 +188,8 @@ def load(name, argument, checkpoint):
         argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
     if Path(name).stem in FROM_TOWERS:
         argument = f"{argument},init={checkpoint.parent / 'towers'}"
+    if Path(name).stem in ON_EMOJI:
+        argument = ",".join(filter(None, [argument, f"data={checkpoint.parent / 'emoji'}"]))
     return load_config(f"{name}:{argument}")
 
 
