@@ -1,4 +1,4 @@
-"""What small models of text learn in a quarter of an hour on two cores: GPT, BERT and the Transformer of 2017.
+"""What small models of text learn in minutes on two cores: GPT, BERT and the Transformer of 2017.
 
 On the Brown corpus (`vit_jax prepare brown`) a GPT beside n-grams, and a BERT: hidden words, next sentences, and the
 genre of a passage by fine-tuning it, by its features, and from scratch. On the names of emoji (`vit_jax prepare cldr`)
