@@ -15,7 +15,7 @@ Hardware and time: the largest ViT took 12 days on 256 V100 (section 2.5).
 The text tower is trained from scratch too, as the paper's is. Where a lecture says that it is pretrained, that is LiT's
 or VisionTextDualEncoder's: `text=PATH` starts from a BERT's weights instead, with its tokens.
 
-Where this differs:
+Where this differs, without a known effect:
 - factor: it is limited where it is used, not set back after each step.
 - precision: bfloat16 with norms, softmax and parameters in float32, theirs float16 with a scaled loss.
 - data: theirs was never published.

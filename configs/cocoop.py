@@ -17,7 +17,11 @@ Expected (table 1, the mean over 11 data sets; base classes are the first half, 
 CoOp's row is `coop:base`. Hardware and time: not given; a step encodes a prompt for every class and image, which is why
 the authors' batch is 1.
 
-Where this differs: as for `coop`.
+Where this differs, without a known effect:
+- weight decay: none. The authors' training library has 5e-4 by default, which moves a vector by a millionth a step.
+- rate: it falls with every step, in the authors' code with every epoch.
+- splits: those of TFDS, or of the folder. The authors have made their own for all sets but ImageNet.
+- words: with them the context is learned as what is added to the words' vectors, which is the same.
 
 Arguments: `init=PATH` of a CLIP (must be given); `data=FOLDER` with the splits train and test, or `dataset=NAME` of
 TFDS; `shots` of each class, drawn by `seed`; `words` that the context starts from (none: 4 vectors from N(0, 0.02)),

@@ -29,11 +29,11 @@ Learned on ImageNet with 16 shots, and tested on other sets of it (the paper's t
 
 Hardware and time: not given. A step encodes one prompt for each class, forward and backward, whatever the batch.
 
-Where this differs:
+Where this differs, without a known effect:
 - weight decay: none. The authors' training library has 5e-4 by default, which moves a vector by a millionth a step.
-- the rate falls with every step, in the authors' code with every epoch.
+- rate: it falls with every step, in the authors' code with every epoch.
 - splits: those of TFDS, or of the folder. The authors have made their own for all sets but ImageNet.
-- with `words` the context is learned as what is added to the words' vectors, which is the same.
+- words: with them the context is learned as what is added to the words' vectors, which is the same.
 
 Arguments: `init=PATH` of a CLIP (must be given); `data=FOLDER` with the splits train and test, or `dataset=NAME` of
 TFDS; `shots` of each class, drawn by `seed`; `context` (unified, csc), `length` of it (0: that of the words, or 16),

@@ -149,11 +149,15 @@ def test_a_marian_folder_with_its_three_files_takes_sentences(tmp_path):
 
 def test_what_the_other_library_cannot_hold_is_refused(tmp_path):
     for name, change in (("marian", {"positions": "pairs"}), ("gpt1", {"activation": "gelu_exact"}),
-                         ("bert", {"num_segments": 0}), ("gpt1", {"mlp_dim": 24})):  # fmt: skip
+                         ("gpt1", {"mlp_dim": 24})):  # fmt: skip
         with pytest.raises(UserError, match="transformers has no place for this"):
             export(run_of_ours(CASES[name] | change)[0], tmp_path / "x", "transformers")
     with pytest.raises(UserError, match="cannot keep norm_epsilon=1e-06"):  # torch's is not in the config
         export(run_of_ours(CASES["marian"] | {"norm_epsilon": 1e-6})[0], tmp_path / "x", "transformers")
+    with pytest.raises(UserError, match="no place for text/norm/bias"):
+        export(run_of_ours(CASES["bert"] | {"norm": "pre"})[0], tmp_path / "x", "transformers")
+    for name in ("bert", "gpt2"):  # a narrow model's initial values are no part of what it computes
+        export(run_of_ours(CASES[name] | {"init_stddev": 0.09})[0], tmp_path / name, "transformers")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "head_bias_init",
-    "posemb_stddev", "layer_scale_init", "zero_init", "name", "parent",
+    "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "name", "parent",
 }  # fmt: skip
 _RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic", "open_clip": "bicubic_antialias"}
 

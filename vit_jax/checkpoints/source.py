@@ -220,11 +220,12 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
     found = [(module, published) for module, published in answers if published is not None]
     if not found:
         some = ", ".join(shown(name) for name in list(shapes)[:3])
-        known = "; ".join(f"{m.LIBRARY}: {m.MODELS}" for m in families_of())
+        libraries = ", ".join(sorted({m.LIBRARY for m in families_of()}))
         named = next((name for key in ("architecture", "model_type") if (name := sidecar.config.text(key))), None)
         said = "" if named is None else f"its config.json says {shown(named)}, "
         raise UserError(
-            f"{path} is of no family that vit_jax knows; {said}its tensors are {some}, ...", f"Known: {known}"
+            f"{path} is of no family that vit_jax knows; {said}its tensors are {some}, ...",
+            f"docs/weights.md lists what is read of {libraries}",
         )
     if len(found) > 1:
         which = " and ".join(f"{m.LIBRARY}'s {m.MODELS}" for m, _ in found)

@@ -75,10 +75,7 @@ class Store:
         context.async_options.create_directories_asynchronously = False
         # Devices with the same array share its writing by slices, each of which is a program to compile.
         context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory, context=context, preservation_policy=Kept(policy, self._measured),
-            cleanup_tmp_directories=True,
-        )  # fmt: skip
+        self._checkpointer: ocp.training.Checkpointer | None = None
 
     def save(self, step: int, state: PyTree, metadata: Mapping[str, Any]) -> None:
         """Starts to write a step; returns while the writing goes on. Errors of the previous one surface here."""
@@ -89,6 +86,13 @@ class Store:
             complete["frozen_in"], state = self._keep_frozen(fixed), {**state, "params": trained}
         complete["checksums"] = digests_of(state) if self._policy.checksums else None
         complete["digest"] = text_digest(complete)
+        if self._checkpointer is None:
+            # Not sooner: it begins to remove what is unfinished here, in the background, waits for that before its own
+            # saves alone, and would take the folder of the frozen parameters for such.
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory, context=self._context, preservation_policy=Kept(self._policy, self._measured),
+                cleanup_tmp_directories=True,
+            )  # fmt: skip
         self._saving = self._checkpointer.save_async(
             step, state, checkpointable_name=_STATE, force=True, custom_metadata=complete
         )
@@ -147,7 +151,8 @@ class Store:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            if self._checkpointer is not None:
+                self._checkpointer.close()
 
     def _recorded(self, step: int) -> float | None:
         path = self.directory / str(step)
