@@ -9,6 +9,7 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
+from vit_jax.data.piece_model import piece_model
 from vit_jax.data.tokenizer_json import numbers_in
 from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary
 from vit_jax.data.words import Derived, outside, utf8
@@ -87,12 +88,7 @@ class Marian(Derived):
 
     @functools.cached_property
     def _library(self) -> SentencePieceProcessor:
-        library = SentencePieceProcessor()
-        try:
-            library.LoadFromSerializedProto(self.model.data)
-        except RuntimeError as error:  # all that the library says of any damage
-            raise damaged(self.model.name, "SentencePiece finds no model in it") from error
-        return library
+        return piece_model(self.model)
 
 
 def build(*, path: File, vocabulary: File) -> Marian:

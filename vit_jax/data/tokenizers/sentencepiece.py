@@ -8,7 +8,8 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
-from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary
+from vit_jax.data.piece_model import piece_model
+from vit_jax.data.vocabularies import File, Vocabulary, read_vocabulary
 from vit_jax.data.words import Derived, outside, utf8
 
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
@@ -72,12 +73,7 @@ class SentencePiece(Derived):
 
     @functools.cached_property
     def _library(self) -> SentencePieceProcessor:
-        library = SentencePieceProcessor()
-        try:
-            library.LoadFromSerializedProto(self.model.data)
-        except RuntimeError as error:  # all that the library says of any damage
-            raise damaged(self.model.name, "SentencePiece finds no model in it") from error
-        return library
+        return piece_model(self.model)
 
 
 def canonicalized(text: str) -> str:
