@@ -7,7 +7,7 @@
 Paper: none; the two uses of "BERT: pre-training of deep bidirectional Transformers for language understanding"
 (arXiv:1810.04805): fine-tuning (section 4) and, `frozen`, features (section 5.3): the last four layers, one after the
 other, as means over the tokens of a passage, for nearest neighbours and a linear probe.
-Expected: see the table of the experiments on text in the docs. Hardware: 2 CPU cores. Time: 2 minutes.
+Expected: see the table of the experiments on text in the docs. Hardware: 2 CPU cores. Time: 1 minute.
 
 The passages have 80 words or more; those of the test are out of texts of which there is none in training.
 
