@@ -171,6 +171,8 @@ def test_another_resolution(tmp_path):
     stored = np.asarray(CASES["vit"].read()[0]["encoder"]["pos_embedding"])
     expected = interpolate_posemb(stored, (6, 8), "bicubic_antialias")
     np.testing.assert_array_equal(loaded.params["encoder"]["pos_embedding"], expected)
+    assert loaded.resized == (f"encoder/pos_embedding {stored.shape[:2]} -> (6, 8)",)
+    assert vit_jax.load(tmp_path / "run").resized == ()
 
 
 def test_a_file_with_a_hole_or_too_much(tmp_path):

@@ -11,7 +11,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.models import resnet, vit
-from vit_jax.nn.posemb import interpolate_posemb
+from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.open_run import open_run
 
@@ -52,6 +52,21 @@ def test_positions_are_resized_as_their_source_says(sources, tmp_path):
     np.testing.assert_array_equal(
         found["params/encoder/pos_embedding"], interpolate_posemb(positions, (4, 6), "bicubic_antialias")
     )
+
+
+def test_what_follows_is_said_by_name_and_shape():
+    """A table of another window and a grid follow; other heads, another width, and what has another name do not."""
+    table, grid = np.zeros((9, 2), np.float32), np.zeros((2, 2, 8), np.float32)
+    assert fitted_positions("a/relative_position_bias_table", table, (49, 2)).shape == (49, 2)
+    assert fitted_positions("pos_embedding", grid, (4, 3, 8)).shape == (4, 3, 8)
+    for name, value, shape in (
+        ("a/relative_position_bias_table", table, (49, 4)),
+        ("a/relative_position_bias_table", table, (48, 2)),
+        ("a/pos_embedding", grid, (4, 3, 16)),
+        ("a/pos_embedding", grid[0], (4, 8)),
+        ("a/cls", grid, (4, 3, 8)),
+    ):
+        assert fitted_positions(name, value, shape) is None
 
 
 def test_subtrees_from_sources(pretrained):

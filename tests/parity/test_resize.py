@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vit_jax.nn.posemb import interpolate_posemb
+from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
 
 GRIDS = [
     ((14, 14), (24, 24)),
@@ -32,3 +32,15 @@ def test_every_method_is_one_of_torch(old, new, method, arguments):
         torch.from_numpy(grid.transpose(2, 0, 1)[None].copy()), size=new, **arguments
     )
     np.testing.assert_allclose(interpolate_posemb(grid, new, method), expected[0].numpy().transpose(1, 2, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16)])
+def test_tables_of_windows_as_their_authors_resize_them(old, new):
+    """A table [(2M - 1)^2, heads] is a picture of each head (Swin's `load_pretrained`)."""
+    (before, after), heads = (2 * old - 1, 2 * new - 1), 3
+    table = np.random.default_rng(0).normal(size=(before**2, heads)).astype(np.float32)
+    pictures = torch.from_numpy(table).permute(1, 0).view(1, heads, before, before)
+    theirs = torch.nn.functional.interpolate(pictures, size=(after, after), mode="bicubic")
+    name = "encoder/stage_0/block_00/attention/relative_position_bias_table"
+    found = fitted_positions(name, table, (after**2, heads))
+    np.testing.assert_allclose(found, theirs.view(heads, after**2).permute(1, 0).numpy(), atol=1e-5)

@@ -41,6 +41,7 @@ class Loaded:
         variables: `{"params": ..., "model_state": ...}`, nested dicts of float32 arrays.
         fields: how its inputs are read and prepared, as in training's evaluation.
         metadata: what the checkpoint says about itself, with the whole config of its run.
+        resized: positions that were interpolated for another `image_size`, as 'encoder/pos_embedding (4, 4) -> (8, 8)'.
     """
 
     path: epath.Path
@@ -48,6 +49,7 @@ class Loaded:
     variables: Variables
     fields: Fields
     metadata: Mapping[str, Any]
+    resized: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module | None:
@@ -251,7 +253,7 @@ def load(
         model: builds the module from the stored keyword arguments, for models that live outside vit_jax; what is loaded
             gives the outputs of that model.
         image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
-            width). Learned position embeddings are interpolated, the way that goes with the weights.
+            width). Learned positions are interpolated, the way that goes with the weights; `Loaded.resized` names them.
         in_channels: channels of the images that the model is to take, which the caller prepares; the first kernel is
             summed for one and repeated for more, see `fit_channels`.
         overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
@@ -279,14 +281,15 @@ def load(
     else:
         task, fields = _outside(model, metadata, source.path), described_data(metadata).fields
     params, model_state = source.read()
+    resized: tuple[str, ...] = ()
     if image_size is not None:
         if task.model is None:
             raise UserError(f"{source.path} has several models, which are not resized", "Leave image_size out")
         size = tuple(metadata["image_size"])
-        params = fit_positions(params, task.model, size, resize_method(metadata["model"]))
+        params, resized = fit_positions(params, task.model, size, resize_method(metadata["model"]))
     if in_channels is not None:
         params = fit_channels(params, in_channels)
-    return Loaded(source.path, task, {"params": params, "model_state": model_state}, fields, metadata)
+    return Loaded(source.path, task, {"params": params, "model_state": model_state}, fields, metadata, resized)
 
 
 def _resized(metadata: Mapping[str, Any], image_size: int | tuple[int, int], path: epath.Path) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import nearest
 from vit_jax.nn.example_inputs import example_inputs
-from vit_jax.nn.posemb import interpolate_posemb
+from vit_jax.nn.posemb import fitted_positions
 
 _HEADS = ("head", "distillation_head")
-_POSEMB = "pos_embedding"
 _PARAMS = "params/"
 _TEXT = "text"  # the subtree that reads tokens
 
@@ -35,7 +34,7 @@ class Report:
     Args:
         loaded: parameters that were taken over as they are.
         state: the same for the model's state.
-        resized: position embeddings interpolated to another grid, as 'name (4, 4) -> (8, 8)'.
+        resized: positions interpolated to another grid or window, as 'name (4, 4) -> (8, 8)'.
         missing: in the model but not in the source: they keep their fresh values.
         unused: in the source but not in the model.
     """
@@ -83,7 +82,8 @@ def init_from(
             with sources 'path' (its subtree of the same name) or 'path::subtree'. A subtree is one of every collection:
             the running statistics of an encoder come with its parameters.
 
-    Position embeddings of another grid are interpolated as the source says (the model's `posemb_resize`).
+    Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
+    says (the model's `posemb_resize`).
 
     Returns:
         Flat name ('params/encoder/...', 'batch_stats/encoder/...') -> array for what was found, and a report for each
@@ -169,33 +169,39 @@ def starting_towers(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[s
 
 def fit_positions(
     params: PyTree, model: nn.Module, size: tuple[int, int], method: str = "align_corners"
-) -> dict[str, Any]:
-    """`params` with learned positions interpolated to the grid that the model has for images of `size` pixels [h, w].
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """`params` with learned positions interpolated to what the model has for images of `size` pixels [h, w].
 
     Args:
         method: see `vit_jax.nn.posemb.interpolate_posemb`.
+
+    Returns:
+        The parameters, and what was resized as `Report` has it.
 
     Raises:
         UserError: when anything but positions would have to change.
     """
     inputs = jax.eval_shape(lambda: example_inputs(model, size))
     variables = jax.eval_shape(lambda key, x: model.init(key, *x, train=False), jax.random.key(0), inputs)
-    flat = flat_arrays(params)
+    flat, resized = flat_arrays(params), []
     for name, shape in flat_shapes(variables["params"]).items():
         value = flat[name]
         if value.shape == shape:
             continue
-        if not _is_position(name, value.shape, shape):
+        fitted = fitted_positions(name, np.asarray(value), shape, method)
+        if fitted is None:
             raise UserError(
                 f"{name} is {value.shape} and would have to be {shape} for images of {size[0]}x{size[1]} pixels",
                 "Use the image size that the weights were made for",
             )
-        flat[name] = jnp.asarray(interpolate_posemb(np.asarray(value), shape[:2], method))
-    return nested(flat)
+        resized.append(_change(name, value.shape, shape))
+        flat[name] = jnp.asarray(fitted)
+    return nested(flat), tuple(resized)
 
 
-def _is_position(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    return name.endswith("/" + _POSEMB) and len(old) == len(new) == 3 and old[2] == new[2]
+def _change(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> str:
+    """The last axis of positions, their width or their heads, stays what it is."""
+    return f"{name} {old[:-1]} -> {new[:-1]}"
 
 
 def flat_arrays(params: PyTree) -> dict[str, Any]:
@@ -227,9 +233,10 @@ def _match(
         if key not in source:
             continue
         value = source[key]
-        if value.shape != shape and _is_position(key, value.shape, shape):
-            resized[key] = f"{_shown(key)} {value.shape[:2]} -> {shape[:2]}"
-            value = interpolate_posemb(value, shape[:2], method)
+        fitted = None if value.shape == shape else fitted_positions(key, value, shape, method)
+        if fitted is not None:
+            resized[key] = _change(_shown(key), value.shape, shape)
+            value = fitted
         if value.shape != shape:
             raise UserError(
                 f"{name} has {_shown(key)} of shape {value.shape}, the model needs {shape}",

@@ -1,5 +1,7 @@
 """Two-dimensional position embeddings: fixed sine-cosine tables, and resizing of learned ones."""
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -93,3 +95,48 @@ def interpolate_posemb(
     if method in ("bicubic", "bicubic_antialias"):
         return resize_bicubic(posemb, new_hw, antialias=method == "bicubic_antialias")
     return resize_bilinear(posemb, new_hw, align_corners=method == "align_corners")
+
+
+def _fitted_grid(value: np.ndarray, shape: tuple[int, ...], method: PosembResize) -> np.ndarray | None:
+    """An embedding for each patch, [gh, gw, D]."""
+    fits = value.ndim == len(shape) == 3 and value.shape[2] == shape[2]
+    return interpolate_posemb(value, shape[:2], method) if fits else None
+
+
+def _fitted_table(value: np.ndarray, shape: tuple[int, ...], method: PosembResize) -> np.ndarray | None:
+    """A bias for each offset in a square window and each head, [(2M - 1)^2, H]: each head's picture is resized
+    bicubically whatever the method, as Swin's authors do it."""
+    del method
+    if not (value.ndim == len(shape) == 2 and value.shape[1] == shape[1]):
+        return None
+    old, new = (math.isqrt(offsets) for offsets in (value.shape[0], shape[0]))
+    if (old * old, new * new) != (value.shape[0], shape[0]):
+        return None
+    picture = resize_bicubic(value.reshape(old, old, -1), (new, new), antialias=False)
+    return picture.reshape(shape)
+
+
+# How learned positions follow another resolution or another window, by what modules call them. Positions under other
+# names belong to one size alone; those that are computed (sine-cosine tables, Swin v2's biases) follow by themselves.
+FOLLOWS: Mapping[str, Callable[[np.ndarray, tuple[int, ...], PosembResize], np.ndarray | None]] = {
+    "pos_embedding": _fitted_grid,
+    "relative_position_bias_table": _fitted_table,
+}
+
+
+def fitted_positions(
+    name: str, value: Float[np.ndarray, "..."], shape: tuple[int, ...], method: PosembResize = "align_corners"
+) -> Float[np.ndarray, "..."] | None:
+    """A parameter of positions as a model of another resolution or window has it.
+
+    Args:
+        name: of the parameter, 'encoder/pos_embedding'; what is after its last slash says how it follows.
+        value: what there is.
+        shape: what the model has.
+        method: see `interpolate_posemb`.
+
+    Returns:
+        The same for the other size; None for a parameter that holds no positions, or none that could follow.
+    """
+    follow = FOLLOWS.get(name.rpartition("/")[2])
+    return None if follow is None else follow(value, tuple(shape), method)
