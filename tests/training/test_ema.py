@@ -68,6 +68,30 @@ def test_what_has_no_average_stands_in_it_without_a_gradient():
     assert jax.tree.map(float, new["ema"]) == {"a": {"w": pytest.approx(0.75 + 0.25 * w)}}
 
 
+class ByStatistics(Task):
+    """Notes which running statistics the loss is given as those of the average."""
+
+    def loss(self, variables, batch, rng, step):
+        value = jnp.square(variables["params"]["w"]).sum()
+        given = variables["ema_model_state"]["batch_stats"]
+        noted = {name: (given[name]["mean"], jnp.float32(1)) for name in given}
+        statistics = {"a": {"mean": jnp.float32(8)}, "b": {"mean": jnp.float32(9)}}
+        return value, (noted, {"batch_stats": statistics})
+
+
+def test_running_statistics_are_averaged_by_the_same_decay_and_given_to_the_loss():
+    """`a` has an average, `b` none: of that the loss gets what stands in its place."""
+    params, tx = {"w": jnp.float32(1)}, optax.with_extra_args_support(optax.sgd(0.1))
+    of = {name: {"mean": jnp.float32(value)} for name, value in (("a", 2), ("b", 3))}
+    state = {"step": jnp.int32(0), "params": params, "model_state": {"batch_stats": of}, "opt_state": tx.init(params)}
+    state |= {"ema": params, "ema_model_state": {"batch_stats": {"a": {"mean": jnp.float32(4)}}}}
+    update = make_update(ByStatistics(), tx, on_device=lambda batch, rng: batch, frozen={"w": False})
+    scalars = {"seed": jnp.uint32(0), "rates": {}, "ema": {"old": jnp.float32(0.75), "new": jnp.float32(0.25)}}
+    new, metrics, _ = update(state, {"x": jnp.ones(2)}, scalars, None)
+    assert (float(metrics["a"][0]), float(metrics["b"][0])) == (4, 3)
+    assert float(new["ema_model_state"]["batch_stats"]["a"]["mean"]) == 0.75 * 4 + 0.25 * 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -185,6 +185,9 @@ def test_frozen_is_one_pattern_or_several_but_not_everything():
         ({"name": "cosine", "start": 0.99}, "config.ema_decay.end is None"),
         ({"name": "cosine", "start": 0.99, "end": 1.5}, "config.ema_decay.end is 1.5"),
         ({"name": "cosin", "start": 0.99, "end": 1.0}, "Did you mean 'cosine'"),
+        ({"name": "ramp", "end": 1.5, "timescale": 10}, "config.ema_decay.end is 1.5"),
+        ({"name": "ramp", "end": 0.9, "timescale": 0}, "config.ema_decay.timescale is 0"),
+        ({"name": "ramp", "end": 0.9, "timescal": 10}, "Did you mean 'timescale'"),
     ],
 )
 def test_a_decay_schedule_that_is_none(section, message):
@@ -196,6 +199,12 @@ def test_decays_of_the_moving_average():
     assert schedules.ema_decay(0.9, 10)(3) == 0.9
     cosine = schedules.ema_decay({"name": "cosine", "start": 0.99, "end": 1.0}, 10)
     np.testing.assert_allclose([cosine(t) for t in (0, 5, 10)], [0.99, 0.995, 1.0], rtol=1e-6)
+    ramp = schedules.ema_decay({"name": "ramp", "end": 0.9998, "timescale": 2000}, 10, ((5, 8),))
+    np.testing.assert_allclose([ramp(t) for t in (1, 2000, 40_000)], [0.9998 * (1 - np.exp(-t / 2000))
+                                                                       for t in (1, 2000, 40_000)], rtol=1e-12)  # fmt: skip
+    assert not schedules.follows_length(
+        {"schedule": {"name": "constant"}}, {"name": "ramp", "end": 0.9, "timescale": 9}
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from vit_jax.nn.trunk import Layers
 from vit_jax.spelling import closest
 
 Batch = Mapping[str, Array]
-Variables = dict[str, Any]  # {"params": tree, "model_state": tree} and, where the config asks for one, "ema"
+# {"params": tree, "model_state": tree}, and in the loss of a run with a moving average "ema" and "ema_model_state": the
+# same trees with the averages of what has one.
+Variables = dict[str, Any]
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight), both float32 scalars
 
 _OUTPUTS = 2**32 - 1  # keys of training are folded from the step first, which never comes so far

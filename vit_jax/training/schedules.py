@@ -120,7 +120,7 @@ def laid_out(step: float, steps: int, extensions: Extensions) -> float:
 def follows_length(optim: Mapping[str, Any], ema_decay: Any) -> bool:
     """Whether another length of the run changes a schedule of these two sections of a config."""
     sections = [group.get("schedule") for group in optim.get("groups", [optim])] + [ema_decay]
-    return any(s.get("name") not in ("constant", "rsqrt") or s.get("cooldown_steps") for s in sections
+    return any(s.get("name") not in ("constant", "rsqrt", "ramp") or s.get("cooldown_steps") for s in sections
                if isinstance(s, Mapping))  # fmt: skip
 
 
@@ -132,11 +132,16 @@ def ema_decay(
     A section names a schedule from `start` to `end` over the run; the cosine to 1 is that of BYOL and MoCo v3. The
     average after update t takes `decay(t)` of its old value.
 
+    `{"name": "ramp", "end": 0.9998, "timescale": 2000}` is `end * (1 - exp(-t / timescale))`, whatever the run's length
+    (EfficientViT's, arXiv:2205.14756, as its authors' code has it): the average forgets the first steps soon.
+
     Raises:
-        UserError: unknown names and keys, or a decay outside [0, 1].
+        UserError: unknown names and keys, a decay outside [0, 1], or a timescale that is not above 0.
     """
     if not isinstance(value, Mapping):
         return lambda step: value
+    if value.get("name") == "ramp":
+        return construct(_ramp, {key: v for key, v in value.items() if key != "name"}, where, ("name",))
     known = ("name", "start", "end")
     for key in value:
         if key not in known:
@@ -144,6 +149,10 @@ def ema_decay(
     for key in ("start", "end"):
         check_value(value.get(key), Share, f"{where}.{key}")
     return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, where, extensions)
+
+
+def _ramp(*, end: Share, timescale: Positive) -> Schedule:
+    return lambda step: end * -math.expm1(-step / timescale)
 
 
 def _ramped(shape: Schedule, steps: int, warmup: int, cooldown: int) -> Schedule:

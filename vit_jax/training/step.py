@@ -65,7 +65,10 @@ def make_update(
         keys = jax.random.split(random_key(seed, count, LOSS), size)
         trained, fixed = split(state["params"], frozen)
         # Whatever has no average stands in it as it is, but outside of what is differentiated.
-        average = {"ema": merge(state["params"], state["ema"])} if "ema" in state else {}
+        average = {}
+        if "ema" in state:
+            statistics = merge(state["model_state"], state.get("ema_model_state", {}))
+            average = {"ema": merge(state["params"], state["ema"]), "ema_model_state": statistics}
         extra = {"static": static} if task.static is not None else {}
 
         def loss(trained: PyTree, rows: tuple[Batch, Array]) -> tuple[Array, tuple[Any, Any]]:
