@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.products import products
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
 
@@ -72,21 +73,6 @@ def test_counts_are_those_of_the_lowered_program(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     jaxpr = jax.make_jaxpr(model.apply)(variables, images)
     assert forward_flops(model, (64, 64)) == products(jaxpr.jaxpr)
-
-
-def products(jaxpr):
-    """Of all matrix products and convolutions: twice the outputs times what is summed up for each."""
-    total = 0
-    for equation in jaxpr.eqns:
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            total += products(inner) if hasattr(inner, "eqns") else 0
-        if equation.primitive.name == "conv_general_dilated":
-            total += 2 * equation.outvars[0].aval.size * np.prod(equation.invars[1].aval.shape[:3])
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * equation.outvars[0].aval.size * np.prod([equation.invars[0].aval.shape[i] for i in contracted])
-    return total
 
 
 def test_a_model_without_a_count_says_so():

@@ -4,6 +4,7 @@ Matrix products and convolutions are counted, a multiplication and an addition a
 many as one pass forward.
 """
 
+import math
 from typing import Any
 
 
@@ -12,9 +13,45 @@ def product_flops(rows: int, inputs: int, outputs: int) -> float:
     return 2.0 * rows * inputs * outputs
 
 
+def mixing_flops(queries: int, keys: int, width: int) -> float:
+    """Of softmax attention between projections: the scores, and the values that they weigh; all heads together."""
+    return 4.0 * queries * keys * width
+
+
+def windows_of(grid: tuple[int, int], window: tuple[int, int]) -> int:
+    """How many windows cover a grid, of which the last may reach over the edge."""
+    return math.prod(-(-side // edge) for side, edge in zip(grid, window, strict=True))
+
+
+def window_mixing_flops(windows: int, window: tuple[int, int], width: int) -> float:
+    """`mixing_flops` where each token sees those of its own window; shifting windows costs none.
+
+    Args:
+        windows: see `windows_of`; of sparse windows those that are kept.
+        window: rows and columns of one.
+        width: of all heads together.
+    """
+    tokens = math.prod(window)
+    return windows * mixing_flops(tokens, tokens, width)
+
+
+def linear_mixing_flops(tokens: int, heads: int, head_dim: int) -> float:
+    """Of linear attention between projections, Q (K^T V) with a row of ones that counts the weights; of the quadratic
+    form (Q K^T) V where there are no more tokens than features of a head, as it is computed then."""
+    if tokens <= head_dim:
+        return heads * mixing_flops(tokens, tokens, head_dim)
+    return 4.0 * tokens * heads * head_dim * (head_dim + 1)
+
+
+def aggregation_flops(tokens: int, channels: int, groups: int, kernel_size: int) -> float:
+    """Of a depthwise convolution and a grouped 1x1 convolution after it, which mixes neighbours into each token before
+    multi-scale linear attention."""
+    return product_flops(tokens, kernel_size**2, channels) + product_flops(tokens, channels // groups, channels)
+
+
 def block_flops(tokens: int, width: int, mlp_dim: int, mlp_matrices: int = 2) -> float:
     """Of a Transformer block with self-attention and as many matrices in its MLP; a gated one has three."""
-    attention = product_flops(tokens, width, 4 * width) + 4 * tokens**2 * width
+    attention = product_flops(tokens, width, 4 * width) + mixing_flops(tokens, tokens, width)
     return attention + product_flops(tokens, width, mlp_matrices * mlp_dim)
 
 
