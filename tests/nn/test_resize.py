@@ -1,5 +1,7 @@
 """Bilinear resizing against SciPy and jax.image, and position embeddings."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ import scipy.ndimage
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import Positions, Tokens, ViTEncoder
-from vit_jax.nn.posemb import SINCOS2D, interpolate_posemb, sincos2d
-from vit_jax.nn.resize import cubic_weights, linear_weights, resize_bilinear
+from vit_jax.nn.posemb import RESIZES, SINCOS2D, interpolate_posemb, sincos2d
+from vit_jax.nn.resize import cubic_weights, linear_weights, resize_bilinear, resize_maps
 from vit_jax.nn.style import BlockStyle
 
 GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
@@ -90,6 +92,33 @@ def test_resizing_keeps_the_dtype_and_the_same_grid_is_untouched():
     grid = grid_of((3, 5))
     assert resize_bilinear(grid, (4, 4), align_corners=True).dtype == np.float32
     np.testing.assert_array_equal(interpolate_posemb(grid, (3, 5)), grid)
+
+
+@pytest.mark.parametrize("method", RESIZES)
+def test_on_the_device_maps_are_resized_as_on_the_host(method):
+    maps = np.random.default_rng(0).normal(size=(2, 6, 9, 3)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def resized(maps, new_hw):
+        return resize_maps(maps, new_hw, method)
+
+    for new in ((4, 13), (11, 5)):  # either axis first
+        expected = np.stack([interpolate_posemb(grid, new, method) for grid in maps])
+        np.testing.assert_allclose(resized(maps, new), expected, atol=2e-6)
+    # The gradient is the transpose of the same matrices, so that <resize(x), y> = <x, gradient>.
+    y = np.random.default_rng(1).normal(size=(2, 4, 13, 3)).astype(np.float32)
+    gradient = jax.grad(lambda maps: (resized(maps, (4, 13)) * y).sum())(maps)
+    np.testing.assert_allclose((gradient * maps).sum(), (resized(maps, (4, 13)) * y).sum(), rtol=1e-4)
+
+
+def test_maps_keep_dtype_and_size_and_are_computed_in_float32():
+    maps = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
+    half = maps.astype(jax.numpy.bfloat16)
+    resized = resize_maps(half, (7, 7), "bicubic")
+    assert resized.dtype == half.dtype
+    exact = resize_maps(half.astype(np.float32), (7, 7), "bicubic")
+    np.testing.assert_array_equal(resized, exact.astype(half.dtype))
+    assert resize_maps(maps, (4, 4), "bicubic") is maps
 
 
 def test_an_unknown_convention_is_a_user_error():

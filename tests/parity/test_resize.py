@@ -1,10 +1,14 @@
-"""Resizing of position embeddings against torch."""
+"""Resizing against torch, on the host and within what is compiled."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 import torch
 
 from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
+from vit_jax.nn.resize import resize_maps
 
 GRIDS = [
     ((14, 14), (24, 24)),
@@ -31,7 +35,10 @@ def test_every_method_is_one_of_torch(old, new, method, arguments):
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(grid.transpose(2, 0, 1)[None].copy()), size=new, **arguments
     )
-    np.testing.assert_allclose(interpolate_posemb(grid, new, method), expected[0].numpy().transpose(1, 2, 0), atol=1e-5)
+    expected = expected[0].numpy().transpose(1, 2, 0)
+    np.testing.assert_allclose(interpolate_posemb(grid, new, method), expected, atol=1e-5)
+    resized = jax.jit(functools.partial(resize_maps, new_hw=new, method=method))(grid[None])
+    np.testing.assert_allclose(resized[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16)])

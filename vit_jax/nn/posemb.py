@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.resize import resize_bicubic, resize_bilinear
+from vit_jax.nn.resize import Resize, resize_bicubic, resize_bilinear
 
-PosembResize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
+PosembResize = Resize
 
 RESIZES = get_args(PosembResize)
 

@@ -1,7 +1,20 @@
-"""Resizing of small grids with separable weight matrices, so that the sampling convention is explicit."""
+"""Resizing with separable weight matrices, so that the sampling convention is explicit.
 
+A parameter is resized once, on the host in float64 (`resize_grid`); maps and images of a batch on the device, within
+what is compiled (`resize_maps`). Both apply the same matrices.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+
+# "align_corners" is bilinear with the corners of both grids on top of each other; the others have half-pixel centres,
+# and are PyTorch's: "half_pixel" its bilinear, "bicubic" and "bicubic_antialias" its two dialects of that.
+Resize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
 
 
 def linear_weights(old: int, new: int, align_corners: bool) -> Float[np.ndarray, "new old"]:
@@ -79,3 +92,37 @@ def resize_bicubic(
     return resize_grid(
         grid, *(cubic_weights(old, new, antialias) for old, new in zip(grid.shape[:2], new_hw, strict=True))
     )
+
+
+_WEIGHTS: Mapping[Resize, Callable[[int, int], Float[np.ndarray, "new old"]]] = {
+    "align_corners": lambda old, new: linear_weights(old, new, align_corners=True),
+    "half_pixel": lambda old, new: linear_weights(old, new, align_corners=False),
+    "bicubic": lambda old, new: cubic_weights(old, new, antialias=False),
+    "bicubic_antialias": lambda old, new: cubic_weights(old, new, antialias=True),
+}
+
+
+def resize_maps(
+    maps: Float[Array, "*b h w c"], new_hw: tuple[int, int], method: Resize
+) -> Float[Array, "*b new_h new_w c"]:
+    """Resizes maps or images on the device, to any size up or down; traceable, and so is its gradient.
+
+    The matrices are constants of what is compiled, which `new_hw` therefore is static for. Computes in float32 whatever
+    the dtype, which is kept.
+
+    Args:
+        method: see `Resize`. Without antialiasing a reduction by more than 2 skips inputs.
+    """
+    hw = maps.shape[-3:-1]
+    if hw == tuple(new_hw):
+        return maps
+    rows, columns = (jnp.float32(_WEIGHTS[method](old, new)) for old, new in zip(hw, new_hw, strict=True))
+    x, precise = maps.astype(jnp.float32), jax.lax.Precision.HIGHEST  # a TPU would round to bfloat16
+    # The axis that shrinks more, or grows less, comes first: less is left to do for the other.
+    if new_hw[0] * hw[1] <= new_hw[1] * hw[0]:
+        x = jnp.einsum("...hwc,yh->...ywc", x, rows, precision=precise)
+        x = jnp.einsum("...ywc,xw->...yxc", x, columns, precision=precise)
+    else:
+        x = jnp.einsum("...hwc,xw->...hxc", x, columns, precision=precise)
+        x = jnp.einsum("...hxc,yh->...yxc", x, rows, precision=precise)
+    return x.astype(maps.dtype)
