@@ -14,11 +14,13 @@ from etils import epath
 import vit_jax
 from tests.checkpoints.test_export import source as random_vit
 from vit_jax.checkpoints import families, remote
+from vit_jax.checkpoints.description import overridden
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import families_of, open_source
 from vit_jax.commands.main import main
 from vit_jax.errors import UserError
+from vit_jax.models import vit
 
 
 class Bomb:
@@ -78,9 +80,30 @@ def test_sha256(tmp_path):
     refused(path, "of no family", sha256="sha256:" + right)
 
 
-def test_our_own_checkpoints_take_no_overrides(tmp_path):
+def test_our_own_checkpoints_take_no_sha256(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    refused(tmp_path, "takes neither overrides nor a sha256", overrides={"num_heads": 3})
+    refused(tmp_path, "not a published weight file, so it takes no sha256", sha256="0" * 64)
+
+
+def test_the_model_of_a_run_takes_what_may_change_after_training(monkeypatch):
+    """In all three places of the metadata, and nothing else of the model."""
+    monkeypatch.setattr(vit, "AFTER_TRAINING", ("drop_path_rate",), raising=False)
+    kwargs = {"variant": "mu/16", "drop_path_rate": 0.0}
+    section = {"name": "vit", **kwargs}
+    task = {"name": "classify", "kwargs": {"model": section, "label_smoothing": 0.1}}
+    model = {"name": "vit", "kwargs": {**kwargs, "num_classes": 2}}
+    metadata = {"step": 3, "model": model, "task": task, "config": {"seed": 1, "model": section}}
+    before = json.dumps(metadata)
+    changed = overridden(metadata, {"drop_path_rate": 0.5}, "runs/x")
+    assert json.dumps(metadata) == before
+    assert json.dumps(changed) == before.replace('"drop_path_rate": 0.0', '"drop_path_rate": 0.5')
+    with pytest.raises(
+        UserError, match="runs/x is a .* not be given another num_heads. It may be given drop_path_rate"
+    ):
+        overridden(metadata, {"num_heads": 3}, "runs/x")
+    monkeypatch.delattr(vit, "AFTER_TRAINING")
+    with pytest.raises(UserError, match="another drop_path_rate. Leave it out"):
+        overridden(metadata, {"drop_path_rate": 0.5}, "runs/x")
 
 
 def test_without_the_hub_s_library(monkeypatch):

@@ -69,6 +69,33 @@ def _without_projected(section: Mapping[str, Any]) -> dict[str, Any]:
     return {**section, "name": "probed", "norm": "none", "frozen": False, "projection": layers}
 
 
+def overridden(metadata: Mapping[str, Any], overrides: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """Metadata of a run with other arguments of its model: those under `AFTER_TRAINING` of its module, with which the
+    parameters are what they were.
+
+    Raises:
+        UserError: an argument that is not among them.
+    """
+    model = metadata["model"]
+    free = getattr(named_module("model", model["name"]), "AFTER_TRAINING", ()) if model else ()
+    for key in overrides:
+        if key not in free:
+            raise UserError(
+                f"{path} is a checkpoint of this project, whose model may not be given another {key}",
+                f"It may be given {', '.join(free)}"
+                if free
+                else "Leave it out: the checkpoint holds its own arguments",
+            )
+    changed = {**metadata, "model": {**model, "kwargs": {**model["kwargs"], **overrides}}}
+    for section in ("task", "config"):
+        values = dict(metadata[section] or {})
+        inner = dict(values.get("kwargs") or {}) if section == "task" else values
+        if inner.get("model"):
+            inner["model"] = {**inner["model"], **overrides}
+        changed[section] = {**values, "kwargs": inner} if section == "task" else inner
+    return changed
+
+
 def rebuilt(metadata: Mapping[str, Any], path: object) -> tuple[Task, Fields]:
     """The task and the fields of a checkpoint.
 

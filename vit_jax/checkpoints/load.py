@@ -257,7 +257,7 @@ def load(
         in_channels: channels of the images that the model is to take, which the caller prepares; the first kernel is
             summed for one and repeated for more, see `fit_channels`.
         overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
-            `num_heads`, `gelu` or `layer_norm_epsilon`.
+            `num_heads`, `gelu` or `layer_norm_epsilon`; of a run's model those that leave its parameters as they are.
         sha256: what a published file must hash to.
         allow_nonfinite: also load parameters that are NaN or infinite, which are an error otherwise.
         checksums: False skips comparing what is read from a checkpoint of this project with the checksums saved in it.

@@ -17,7 +17,7 @@ from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.average import last_steps, read_averaged
-from vit_jax.checkpoints.description import task_of_model, task_with_model
+from vit_jax.checkpoints.description import overridden, task_of_model, task_with_model
 from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
@@ -67,7 +67,8 @@ def open_source(
     Args:
         path: a workdir or step directory of this project; a .safetensors or .npz file, an index of several, or a
             folder with one of them; a URL of a file, or 'hf://owner/name'.
-        overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`.
+        overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`; of a run's
+            model those that leave its parameters as they are, see `vit_jax.checkpoints.description.overridden`.
         sha256: what the weight file must hash to.
         allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
         checksums: compare what is read from a checkpoint of this project with the checksums saved in it.
@@ -82,14 +83,16 @@ def open_source(
         path = str(remote.fetch(path, sha256))
     file = None if remote.is_remote(path) else _weight_file(Path(path).expanduser())
     if file is None:
-        if overrides or sha256:
+        if sha256:
             raise UserError(
-                f"{path} is not a published weight file, so it takes neither overrides nor a sha256",
-                "Leave them out: a checkpoint of this project holds its own arguments",
+                f"{path} is not a published weight file, so it takes no sha256",
+                "Leave it out: a checkpoint of this project has checksums of its own",
             )
         steps = [store.find(path)] if average is None else last_steps(path, average)
         step = steps[-1]
         metadata = store.read_metadata(step)
+        if overrides:
+            metadata = overridden(metadata, overrides, path)
 
         def read() -> tuple[dict, dict]:
             if average is None:

@@ -60,7 +60,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--model.KEY",
         dest="_",
         metavar="VALUE",
-        help="what a published file cannot say about its model, for example --model.num_heads=12",
+        help="what a file cannot say about its model, as --model.num_heads=12, or what may change after training",
     )
 
 
