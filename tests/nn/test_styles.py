@@ -12,6 +12,7 @@ import pytest
 import scipy.special
 
 from vit_jax.errors import UserError
+from vit_jax.nn import activation
 from vit_jax.nn.block import Block
 from vit_jax.nn.mask import CAUSAL, Band, dense
 from vit_jax.nn.multi_head import empty_cache, empty_cross_cache
@@ -37,8 +38,15 @@ ACTIVATIONS = {
     "gelu_exact": lambda x: 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2))),
     "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "relu": lambda x: np.maximum(x, 0),
+    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_what_their_names_say(name):
+    x = np.linspace(-5, 5, 101)
+    np.testing.assert_allclose(activation.ACTIVATIONS[name](x.astype(np.float32)), ACTIVATIONS[name](x), atol=2e-6)
 
 
 def random_params(module, *args, seed=1, **kwargs):

@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_exact": functools.partial(nn.gelu, approximate=False),
     "quick_gelu": quick_gelu,
     "relu": nn.relu,
+    "hard_swish": nn.hard_swish,
     "silu": nn.silu,
 }
 
