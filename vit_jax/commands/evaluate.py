@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, False, "take data and evaluators from this config instead of the checkpoint's")
     parser.add_argument("--cache", metavar="DIR", help="keep frozen features there, and use those that are there")
     parser.add_argument("--output", metavar="FILE|DIR", help=_OUTPUT_HELP)
+    parser.add_argument(
+        "--recalibrate",
+        type=int,
+        metavar="N",
+        help="estimate the running statistics of batch normalisation anew on N training images first, 100 at a time",
+    )
     add_cluster(parser)
 
 
@@ -52,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_same({"config": values})
         keep_compiled()
         keep = output.keep if output and is_lead() else None
-        metrics = evaluate_loaded(loaded, values, arguments.cache, keep)
+        metrics = evaluate_loaded(loaded, values, arguments.cache, keep, arguments.recalibrate)
         if not is_lead():
             return
         print(f"{printable(loaded.path)}\n\n{show_metrics(metrics)}")

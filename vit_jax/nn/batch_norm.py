@@ -1,9 +1,33 @@
 """Batch normalisation over the global batch."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
+
+_found: contextvars.ContextVar[dict[str, Float[Array, " c"]] | None] = contextvars.ContextVar("found", default=None)
+
+
+@contextlib.contextmanager
+def by_batch() -> Iterator[dict[str, Float[Array, " c"]]]:
+    """Around tracing an evaluation: every `BatchNorm` goes by its batch, as in training; all else stays as it is.
+
+    Yields:
+        A dict that fills with what the batch has: 'batch_stats/encoder/norm1/mean', '.../var', by the path of the norm
+            within what is applied.
+    """
+    found: dict[str, Float[Array, " c"]] = {}
+    token = _found.set(found)
+    try:
+        yield found
+    finally:
+        _found.reset(token)
 
 
 class BatchNorm(nn.BatchNorm):
@@ -33,4 +57,22 @@ class BatchNorm(nn.BatchNorm):
             raise UserError(
                 "Batch normalisation over one example would leave nothing of it", "Set config.batch_size to 2 or more"
             )
+        if not train and (found := _found.get()) is not None:
+            return self._by_batch(x, found)
         return super().__call__(x, use_running_average=not train)
+
+    def _by_batch(self, x: Array, found: dict[str, Array]) -> Array:
+        """As in training, but what the batch has goes into `found`: an evaluation may not change its variables."""
+        dtype, axes = self.dtype or x.dtype, tuple(range(x.ndim - 1))
+        x = x.astype(jnp.float32)
+        mean = x.mean(axes)
+        x = x - mean
+        var = jnp.square(x).mean(axes)
+        name = "/".join(("batch_stats", *self.path))
+        found[f"{name}/mean"], found[f"{name}/var"] = mean, var
+        x = x * jax.lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            x = x * self.get_variable("params", "scale")
+        if self.use_bias:
+            x = x + self.get_variable("params", "bias")
+        return x.astype(dtype)

@@ -84,6 +84,9 @@ class RunConfig:
             `checksums` (false writes and compares none).
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters, and running statistics with them,
             are taken before the first step.
+        recalibrate: training images on which the running statistics of batch normalisation are estimated anew after the
+            last step, for what is evaluated and loaded then, see `vit_jax.training.recalibrate`. None: those of
+            training stay.
         precompute: an output of frozen parameters that is computed once for all training examples, see
             `vit_jax.training.precompute.Precompute`.
         mesh: sizes of the axes `data`, `fsdp`, `tensor`; -1 takes the devices that are left.
@@ -106,6 +109,7 @@ class RunConfig:
     gradient_norms: bool = False
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None
+    recalibrate: Count | None = None
     precompute: dict[str, Any] | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
 

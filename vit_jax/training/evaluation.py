@@ -22,6 +22,7 @@ from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.tasks import Batch, Variables, example_keys
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
+from vit_jax.training.recalibrate import recalibration, replaced
 from vit_jax.training.sharding import batch_sharding, check_batch, host_rows, make_mesh, place, put, replicated
 
 # (variables, batch from the host, seed) -> what is kept of the batch
@@ -252,13 +253,19 @@ def judging(answers: Answers, evaluators: Mapping[str, Evaluator]) -> dict[str, 
 
 
 def evaluate_loaded(
-    loaded: Loaded, values: Mapping[str, Any], cache: epath.PathLike | None = None, keep: Keep | None = None
+    loaded: Loaded,
+    values: Mapping[str, Any],
+    cache: epath.PathLike | None = None,
+    keep: Keep | None = None,
+    recalibrate: int | None = None,
 ) -> dict[str, float]:
     """Runs the evaluators of a plain config on a loaded checkpoint, with the checkpoint's own preprocessing.
 
     Args:
         cache: a directory in which frozen features are kept for the next time.
         keep: takes the files that evaluators offer beside their numbers, named 'evaluator_file'; None for none.
+        recalibrate: training images of the config on which running statistics are estimated anew before, see
+            `vit_jax.training.recalibrate`; None for those of the checkpoint.
     """
     config = run_config(values)
     if not config.evals:
@@ -273,13 +280,19 @@ def evaluate_loaded(
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
     # The objective is that of the checkpoint, whatever config names the data.
     evaluators = judging(Answers(loaded.labels, loaded.task.objective), evaluators)
+    mesh = make_mesh(config.mesh)
+    everywhere = replicated(mesh)
+    variables = jax.tree.map(lambda leaf: place(leaf, everywhere), loaded.variables)
+    if recalibrate is not None:
+        source = inputs.train_source()
+        anew = recalibration(recalibrate, loaded.task, inputs, source, config.seed, "--recalibrate")
+        anew.check(variables)
+        variables["model_state"] = replaced(variables["model_state"], anew(variables, mesh))
     kept = None
     if cache is not None and jax.process_count() == 1:
         described = [loaded.metadata["task"], loaded.metadata["model"]]
-        kept = FeatureCache(cache, features.digest(loaded.variables, described))
-    mesh = make_mesh(config.mesh)
+        kept = FeatureCache(cache, features.digest(variables, described))
     evaluation = Evaluation(
         evaluators, loaded.task.outputs, inputs.on_device_eval(), mesh, cache=kept, keep=keep, seed=config.seed
     )
-    everywhere = replicated(mesh)
-    return evaluation.run(jax.tree.map(lambda leaf: place(leaf, everywhere), loaded.variables))
+    return evaluation.run(variables)

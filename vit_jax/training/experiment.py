@@ -16,6 +16,7 @@ from vit_jax.training.config import RunConfig, plain, run_config
 from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.precompute import Planned, Precompute, planned
+from vit_jax.training.recalibrate import Recalibration, recalibration
 from vit_jax.training.step import OnDevice
 
 
@@ -44,6 +45,7 @@ class Experiment:
         fields: what an example has.
         precompute: plans what is computed once, from the arguments of `vit_jax.training.precompute.planned` that are
             known later; None where nothing is.
+        recalibration: estimates the product's running statistics after the last step; None for those of training.
     """
 
     config: RunConfig
@@ -58,6 +60,7 @@ class Experiment:
     )
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
     precompute: Callable[..., Planned] | None = None
+    recalibration: Recalibration | None = None
 
 
 def build_experiment(values: Mapping[str, Any]) -> Experiment:
@@ -87,6 +90,9 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             pipeline=lambda stored, fields: inputs.train_pipeline(stored, config.batch_size, config.seed, fields),
             fields=data.fields,
         )
+    recalibrate = None
+    if config.recalibrate is not None:
+        recalibrate = recalibration(config.recalibrate, task, inputs, source, config.seed, "config.recalibrate")
     own = {key: value for key, value in config.task.items() if key != "name"}
     return Experiment(
         config=config,
@@ -98,6 +104,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         evaluators=evaluators,
         fields=data.fields,
         precompute=precompute,
+        recalibration=recalibrate,
         metadata={
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),

@@ -129,6 +129,8 @@ def train(
                     pending = None
                 with throughput.paused():
                     _check_finite(int(monitor["first_bad"]), run.store, workdir)
+                    if last:
+                        state = run.finished(state)
                     if save:  # before anything is measured: what was trained is not to be lost by that
                         writer.flush()
                         run.store.save(step, state, {**run.metadata, "log": sums_of(monitor)})

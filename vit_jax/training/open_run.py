@@ -55,6 +55,7 @@ class Run:
         put_scalars, scalars: what a step takes beside its batch, see `vit_jax.training.program.Program`.
         fresh_monitor: compiled; the monitor for the next line of the log.
         product: which tree evaluation uses.
+        finished: turns the state after the last step into the one that is saved and evaluated.
         owed: evaluators that were to run after step `start` and of which the log has nothing.
         metadata: what every checkpoint carries.
         throughput: counts examples and seconds, from the beginning of `open_run` on.
@@ -74,6 +75,7 @@ class Run:
     scalars: Callable[[int], Scalars]
     product: str
     evaluation: Evaluation
+    finished: Callable[[State], State]
     owed: Sequence[str]
     policy: Policy
     store: Store
@@ -118,6 +120,10 @@ def open_run(
         experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed
     )
     agreed(lambda: evaluation.check(variables_of(program.state, product)))
+    # A run that is stopped before its end goes on as if it had not been.
+    recalibration = experiment.recalibration if last == config.steps else None
+    if recalibration:
+        agreed(lambda: recalibration.check(program.state))
     planned = program.planned
     experiment.fields.check_read(program.read | evaluation.read | (planned.reads if planned else set()))
 
@@ -171,6 +177,9 @@ def open_run(
             scalars=program.scalars,
             product=product,
             evaluation=evaluation,
+            finished=(lambda state: recalibration.state(state, product, mesh))
+            if recalibration
+            else lambda state: state,
             owed=_owed(workdir, start, evaluation.due(start, start == last)) if start else (),
             policy=policy,
             store=store,
