@@ -58,6 +58,48 @@ def test_paths_equal_numpy(implementation, biased, masked):
     np.testing.assert_allclose(out, reference(q, k, v, **extras)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_take_turns_with_several_biases(implementation, masked):
+    """Of windows of one image after those of another, each has its bias, and each image the same ones."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(6, 4, 2, 8)).astype(np.float32) for _ in range(3))
+    bias = rng.normal(size=(3, 2, 4, 4)).astype(np.float32)
+    mask = (rng.random((6, 1, 4, 4)) < 0.7) | np.eye(4, dtype=bool) if masked else None
+    run = jax.jit(lambda b: attention(q, k, v, bias=b, mask=mask, implementation=implementation))
+    expected = reference(q, k, v, np.tile(bias, (2, 1, 1, 1)), mask)
+    np.testing.assert_allclose(run(bias), expected[0], atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda b: jnp.sin(run(b)).sum()))
+    whole = gradient(np.tile(bias, (2, 1, 1, 1)))
+    np.testing.assert_allclose(gradient(bias), whole[:3] + whole[3:], atol=1e-5)
+    if implementation == "explicit":
+        out, weights = attention(q, k, v, bias=bias, mask=mask, return_weights=True)
+        np.testing.assert_allclose(weights, expected[1], atol=1e-6)
+        np.testing.assert_array_equal(out, attention(q, k, v, bias=bias, mask=mask))
+    with pytest.raises(UserError, match="the first may also divide the batch"):
+        attention(q, k, v, bias=np.zeros((4, 2, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+def test_a_bias_is_never_made_as_large_as_the_batch_of_it(implementation):
+    """What a compiled step needs beside its inputs does not grow by a copy of the bias for each row."""
+    rows, tokens, heads = 64, 49, 3
+    q = jax.ShapeDtypeStruct((rows, tokens, heads, 8), np.float32)
+
+    def temporaries(bias_rows):
+        def loss(q, bias):
+            return jnp.square(attention(q, q, q, bias=bias, implementation=implementation)).sum()
+
+        bias = jax.ShapeDtypeStruct((bias_rows, heads, tokens, tokens), np.float32) if bias_rows else None
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1) if bias_rows else 0)).lower(q, bias).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    one = 4 * heads * tokens**2
+    plain, shared, turns = (temporaries(n) for n in (0, 1, 16))
+    assert shared - plain < 4 * one, (plain, shared, one)
+    assert turns - plain < 3 * 16 * one, (plain, turns, one)
+
+
 BANDS = [("causal", Band(after=0)), (Band(2, 0), Band(2, 0)), (Band(3, 1), Band(3, 1)), (Band(None, 2), Band(None, 2))]
 
 

@@ -1,10 +1,11 @@
 """Scaled dot-product attention on one of five implementations."""
 
-from typing import Literal, get_args
+import functools
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, Shaped
 
 from vit_jax.errors import UserError
 from vit_jax.nn import fused_attention
@@ -96,7 +97,7 @@ def attention(
     k: Float[Array, "b s h d"],
     v: Float[Array, "b s h d"],
     *,
-    bias: Float[Array, "#b #h #t #s"] | None = None,
+    bias: Float[Array, "w #h #t #s"] | None = None,
     mask: Mask | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
@@ -111,7 +112,8 @@ def attention(
         q: queries; their dtype is the dtype of the result.
         k: keys.
         v: values.
-        bias: added to the scaled logits.
+        bias: added to the scaled logits. Its first axis divides the batch, and row i gets bias i % w: of all windows of
+            one image after those of another each has its own. Nothing is made as large as the batch of it.
         mask: "causal", a window, or an array that is True where a query may attend to a key.
         scale: of the logits; None for 1 / sqrt(d).
         dropout_rate: fraction of the attention weights that is dropped, 0 for none.
@@ -161,18 +163,18 @@ def attention(
     if implementation == "recomputed":
         return recomputed_attention(q, k, v, scale, band)
     if implementation == "cudnn":
+        if bias is not None and bias.shape[0] > 1:  # cuDNN takes a bias for all rows, or for each
+            bias = jnp.tile(bias, (shape[0] // bias.shape[0], 1, 1, 1))
         return cudnn_attention(q, k, v, bias, array, scale, band)
     if implementation == "xla":
-        return jax.nn.dot_product_attention(
-            q, k, v, bias=bias, mask=array, scale=scale, implementation="xla", **masks.library_band(band, shape)
-        )
+        return _library_attention(q, k, v, bias, array, scale=scale, **masks.library_band(band, shape))
 
     # Heads first makes every product below a batch of plain matrix products; the scale costs less on q than on logits.
     q, k, v = (x.swapaxes(1, 2) for x in (q * scale, k, v))
     # Not q @ k^T: XLA would write k out transposed, which it can multiply with as it lies.
     logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
-        logits = logits + bias.astype(jnp.float32)
+        logits = (_by_bias(logits, bias) + bias.astype(jnp.float32)).reshape(logits.shape)
     if mask is not None:
         seen = array if band is None else masks.dense(band, *shape[2:])
         # Finite, so that a query which may attend to nothing gets uniform weights and not NaN.
@@ -187,3 +189,26 @@ def attention(
     out = jnp.matmul(used.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = out.astype(v.dtype).swapaxes(1, 2)
     return (out, weights / total) if return_weights else out
+
+
+def _by_bias(x: Shaped[Array, "b *rest"], bias: Float[Array, "w h t s"]) -> Shaped[Array, "n w *rest"]:
+    """The rows that each of several biases belongs to, side by side; `x` itself where there is one for all or each."""
+    return x if bias.shape[0] in (1, len(x)) else x.reshape(-1, bias.shape[0], *x.shape[1:])
+
+
+def _library_attention(
+    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, **how: Any
+) -> Float[Array, "b t h d"]:
+    """`jax.nn.dot_product_attention`, which takes a bias for all rows or for each, over the rows of each bias."""
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="xla", **how)
+    if bias is None or bias.shape[0] in (1, len(q)):
+        return attend(q, k, v, bias=bias, mask=mask)
+    if mask is not None:
+        mask = _by_bias(jnp.broadcast_to(mask, (len(q), *mask.shape[1:])), bias)
+
+    def of_one(q: Array, k: Array, v: Array, bias: Array, mask: Array | None) -> Array:
+        return attend(q, k, v, bias=bias[None], mask=mask)
+
+    axes = (1, 1, 1, 0, None if mask is None else 1)
+    out = jax.vmap(of_one, axes, out_axes=1)(*(_by_bias(x, bias) for x in (q, k, v)), bias, mask)
+    return out.reshape(q.shape[0], *out.shape[2:])

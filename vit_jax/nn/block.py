@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -161,8 +161,9 @@ class Block(nn.Module):
         drop_path_rate: float | Float[Array, ""] = 0.0,
         train: bool = False,
         mask: Mask | None = None,
-        bias: Float[Array, "#b #h #t #s"] | None = None,
+        bias: Float[Array, "w #h #t #s"] | None = None,
         angles: Float[Array, "*b t half"] | None = None,
+        grid: tuple[int, int] | None = None,
         memory: Float[Array, "b m memory_width"] | None = None,
         memory_mask: Mask | None = None,
         condition: Float[Array, "b c"] | Float[Array, "b t c"] | None = None,
@@ -177,6 +178,7 @@ class Block(nn.Module):
             mask: which tokens a token sees.
             bias: added to the logits of the self-attention.
             angles: of rotary positions.
+            grid: rows and columns of the tokens, where they are places of an image, for blocks that see them so.
             memory: what a style with cross-attention attends to; left out where the cache holds it.
             memory_mask: which tokens of the memory a token sees.
             condition: what adaptive norms are computed from, of an example or of each token.
@@ -210,8 +212,7 @@ class Block(nn.Module):
 
         def attend(y: Array) -> Array:
             nonlocal cache
-            layer = MultiHeadAttention(style, execution, name="attention")
-            y, cache = layer(y, None, cache, train=train, mask=mask, bias=bias, angles=angles, at=at)
+            y, cache = self.self_attention(y, cache, grid, train=train, mask=mask, bias=bias, angles=angles, at=at)
             return dropout(y)
 
         x = adds(x, attend, "norm1", layer_scale="layer_scale1", modulation=parts[:2], gate=parts[2])
@@ -221,6 +222,13 @@ class Block(nn.Module):
         mlp = functools.partial(mlp_of(style, execution, "mlp"), train=train)
         x = adds(x, mlp, "norm2", layer_scale="layer_scale2", modulation=parts[3:5], gate=parts[5])
         return x, cache if filled is None else CrossCache(cache, filled)
+
+    def self_attention(
+        self, y: Float[Array, "b t width"], cache: Cache | None, grid: tuple[int, int] | None, **how: Any
+    ) -> tuple[Float[Array, "b t width"], Cache | None]:
+        """The layer `attention`, of all tokens among each other; blocks that attend in windows have another."""
+        del grid
+        return MultiHeadAttention(self.style, self.execution, name="attention")(y, None, cache, **how)
 
     def _added(
         self,

@@ -76,11 +76,15 @@ def check_shape(mask: Array | None, bias: Array | None, shape: tuple[int, int, i
     for what, array in (("mask", mask), ("bias", bias)):
         if array is None or isinstance(array, Band):
             continue
-        fits = array.ndim == 4 and all(a in (1, b) for a, b in zip(array.shape, shape, strict=True))
+        # A mask is for all rows or for each; of several biases each is for every w-th row.
+        rows = array.shape[0] if what == "bias" and array.ndim and array.shape[0] else shape[0]
+        wanted = (rows, *shape[1:]) if shape[0] % rows == 0 else shape
+        fits = array.ndim == 4 and all(a in (1, b) for a, b in zip(array.shape, wanted, strict=True))
         if not fits:
             raise UserError(
                 f"An attention {what} of shape {tuple(array.shape)} does not fit logits of shape {shape}",
-                "It needs the axes batch, heads, queries and keys, each in full or of size 1",
+                "It needs the axes batch, heads, queries and keys, each in full or of size 1"
+                + ("; the first may also divide the batch" if what == "bias" else ""),
             )
 
 

@@ -108,7 +108,7 @@ class MultiHeadAttention(nn.Module):
         *,
         train: bool,
         mask: Mask | None = None,
-        bias: Float[Array, "#b #h #t #s"] | None = None,
+        bias: Float[Array, "w #h #t #s"] | None = None,
         angles: Float[Array, "*b t half"] | None = None,
         at: Int[Array, ""] | Int[Array, " b"] | int | None = None,
     ) -> tuple[Float[Array, "b t width"], Cache | Filled | None]:
@@ -119,7 +119,7 @@ class MultiHeadAttention(nn.Module):
                 without one attends.
             mask: which keys a query sees; with a cache the positions are those of the cache, and without a mask all
                 tokens so far are seen.
-            bias: added to the logits.
+            bias: added to the logits, see `vit_jax.nn.attention.attention`.
             angles: of rotary positions, see `vit_jax.nn.rotary`; those of the tokens of `x`.
             at: position of the first token of `x` in the cache, of all rows or of each.
 

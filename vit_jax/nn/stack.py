@@ -53,26 +53,34 @@ class BlockStack(nn.Module):
     With the collection "hidden" mutable it holds what each block gives, `layers` [depth, B, T, D]; nobody else pays.
 
     Attributes:
-        styles: block i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs, n for
+        styles: block number i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs, n for
             a model of which every n-th block attends to a memory.
         depth: number of blocks.
-        drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), see `drop_path_rates`.
+        drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), see `drop_path_rates`; or of
+            every block, where they are a part of a model.
         execution: how the blocks are run.
         block: a module class with the attributes `style` and `execution`, called as `vit_jax.nn.block.Block` is. Its
             parameters under names that start with "norm" stay float32 where others are cast to the compute dtype.
+        first: number of the first block, where they are a part of a longer stack.
 
     Raises:
-        UserError: for no style, a rate that is none, or a depth that the styles do not divide in a scan.
+        UserError: for no style, a rate that is none, rates of another number of blocks, or a depth that the styles do
+            not divide in a scan.
     """
 
     styles: tuple[Any, ...]
     depth: int
-    drop_path_rate: float = 0.0
+    drop_path_rate: float | tuple[float, ...] = 0.0
     execution: Execution = Execution()
     block: Callable[..., nn.Module] = Block
+    first: int = 0
 
     def __post_init__(self):
-        check_rate("drop_path_rate", self.drop_path_rate)
+        rates = self.drop_path_rate if isinstance(self.drop_path_rate, tuple) else (self.drop_path_rate,)
+        for rate in rates:
+            check_rate("drop_path_rate", rate)
+        if rates is self.drop_path_rate and len(rates) != self.depth:
+            raise UserError(f"There are {len(rates)} rates of stochastic depth for {self.depth} blocks", "Give as many")
         if not self.styles:
             raise UserError("A stack of blocks has no style", "Give it at least one")
         if self.execution.scan and self.depth % len(self.styles):
@@ -98,14 +106,15 @@ class BlockStack(nn.Module):
 
     def _loop(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
         caches, hidden, shown = [], [], self._shows_hidden()
-        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
+        for i, rate in enumerate(self._rates()):
 
             def run(block: nn.Module, x: Array, cache: PyTree, rate: float = rate) -> tuple[Array, PyTree]:
                 return block(x, cache, drop_path_rate=rate, train=train, **shared)
 
             if self.execution.remat != "none":
                 run = nn.remat(run, policy=_REMAT_POLICIES[self.execution.remat])
-            block = self.block(self.styles[i % len(self.styles)], self.execution, name=block_name(i))
+            number = self.first + i
+            block = self.block(self.styles[number % len(self.styles)], self.execution, name=block_name(number))
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
             hidden += [x] if shown else []
@@ -116,7 +125,8 @@ class BlockStack(nn.Module):
     def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
         """One step of the scan runs one block of each style."""
         period = len(self.styles)
-        blocks = [self.block(style, self.execution, parent=None) for style in self.styles]
+        styles = [self.styles[(self.first + j) % period] for j in range(period)]
+        blocks = [self.block(style, self.execution, parent=None) for style in styles]
 
         def groups(tree: PyTree) -> list[PyTree]:
             """What belongs to the layers of each style, out of what belongs to all layers."""
@@ -125,8 +135,8 @@ class BlockStack(nn.Module):
         layers = {"params": [self._stacked_parameters(j) for j in range(period)], "cache": groups(cache)}
         rngs = [name for name in _RNGS if train and self.has_rng(name)]
         layers["rngs"] = groups({name: jax.random.split(self.make_rng(name), self.depth) for name in rngs})
-        if train and self.drop_path_rate > 0:
-            layers["drop_path_rate"] = groups(jnp.array(drop_path_rates(self.drop_path_rate, self.depth)))
+        if train and any(self._rates()):
+            layers["drop_path_rate"] = groups(jnp.array(self._rates()))
 
         shown = self._shows_hidden()
 
@@ -156,6 +166,11 @@ class BlockStack(nn.Module):
             cache = jax.tree.map(in_order, *caches)
         return _placed(x), cache
 
+    def _rates(self) -> tuple[float, ...]:
+        """Of stochastic depth, block by block."""
+        rate = self.drop_path_rate
+        return rate if isinstance(rate, tuple) else drop_path_rates(rate, self.depth)
+
     def _shows_hidden(self) -> bool:
         return self.is_mutable_collection("hidden") and not self.is_initializing()
 
@@ -166,5 +181,5 @@ class BlockStack(nn.Module):
             norms = any(part.key.startswith("norm") for part in path)
             return jnp.stack([leaf.astype(leaf.dtype if norms else self.execution.dtype) for leaf in leaves])
 
-        indices = range(first, self.depth, len(self.styles))
+        indices = range(self.first + first, self.first + self.depth, len(self.styles))
         return jax.tree_util.tree_map_with_path(stack, *(self.get_variable("params", block_name(i)) for i in indices))
