@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from vit_jax.errors import UserError
+from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.products import product
 
 
@@ -32,6 +33,36 @@ def unpatchify(patches: Float[Array, "b gh gw pixels"], patch_size: tuple[int, i
     (batch, rows, columns, pixels), (height, width) = patches.shape, patch_size
     x = patches.reshape(batch, rows, columns, height, pixels // height).swapaxes(2, 3)
     return x.reshape(batch, rows * height, columns * width, pixels // (height * width))
+
+
+def padded_to(x: Float[Array, "b h w c"], multiple: tuple[int, int]) -> Float[Array, "b ph pw c"]:
+    """`x` with zeros at the bottom and on the right, so that both sides are multiples."""
+    more = [(0, -side % of) for side, of in zip(x.shape[1:3], multiple, strict=True)]
+    return jnp.pad(x, [(0, 0), *more, (0, 0)]) if any(after for _, after in more) else x
+
+
+class PatchMerging(nn.Module):
+    """Every 2x2 places become one of twice the width (Swin, section 3.1); what is odd is filled up with zeros.
+
+    Parameters, float32: `norm`, `reduction` with kernel [4C, 2C].
+
+    Attributes:
+        epsilon: of the norm.
+        dtype: dtype of the computation and of the result.
+    """
+
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow out"]:
+        x = padded_to(x, (2, 2))
+        batch, height, width, channels = x.shape
+        # Side by side lie the places (0, 0), (1, 0), (0, 1), (1, 1), as the authors have them.
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+        x = LayerNorm(self.epsilon, self.dtype, name="norm")(x.reshape(batch, height // 2, width // 2, 4 * channels))
+        dense = nn.Dense(2 * channels, use_bias=False, dtype=self.dtype, dot_general=product, name="reduction")
+        return dense(x)
 
 
 class PatchEmbed(nn.Module):

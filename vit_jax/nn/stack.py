@@ -53,8 +53,8 @@ class BlockStack(nn.Module):
     With the collection "hidden" mutable it holds what each block gives, `layers` [depth, B, T, D]; nobody else pays.
 
     Attributes:
-        styles: block number i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs, n for
-            a model of which every n-th block attends to a memory.
+        styles: block number i has `styles[i % len(styles)]`: one for a plain Transformer, two for Swin's shifted pairs,
+            n for a model of which every n-th block attends to a memory.
         depth: number of blocks.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path"), see `drop_path_rates`; or of
             every block, where they are a part of a model.
