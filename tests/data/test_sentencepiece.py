@@ -4,6 +4,8 @@ import pickle
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+from vit_jax.checkpoints.parts.siglip import field
+from vit_jax.checkpoints.published import Sidecar
 from vit_jax.data.fields import Context, build_fields
 from vit_jax.data.text import tokenizer_of
 from vit_jax.data.tokenizers.sentencepiece import build, canonicalized
@@ -45,16 +47,36 @@ def test_texts_are_made_canonical_as_for_siglip(path):
     assert build(path=path, canonical=True).encode("THE Cat's, mat!") == build(path=path).encode("the cats mat")
 
 
+def test_texts_are_made_lower_case_as_for_siglip_2(path):
+    """Punctuation stays; a run that was made before there was the option is described as it was."""
+    plain = build(path=path)
+    lower = build(path=path, lower_case=True)
+    assert lower.encode("THE Cat, a Mat.") == plain.encode("the cat, a mat.") != plain.encode("THE Cat, a Mat.")
+    assert tokenizer_of(lower.to_json() | {"name": "sentencepiece"})[0] == lower != plain
+    assert "lower_case" not in plain.to_json()
+
+
+def test_siglip_2s_field_has_lower_case_and_the_vocabularys_padding(path):
+    """It is known by its 256,000 tokens, whatever vocabulary lies beside the file."""
+    for tokens, ids in ((256_000, "the cat's mat, and"), (32_000, "the cats mat and")):
+        section, said = field(Sidecar(vocabularies={"tokenizer.model": path}), tokens, 20)
+        of_text = build_fields({"text": section}, Context(None, ()))["text"]
+        row = of_text.batched("text", of_text.read("THE Cat's mat, and", "text", None))["text"].tolist()
+        wanted = [*build(path=path).encode(ids)[:19], 1]
+        assert row == wanted + [0 if tokens == 256_000 else 1] * (20 - len(wanted))
+        assert said == ()
+
+
 def test_siglips_rows_end_with_the_end_and_are_filled_with_it(path):
     tokenizer = {"name": "sentencepiece", "path": path, "canonical": True, "pad_with_end": True}
     section = {"name": "tokens", "tokenizer": tokenizer, "length": 64, "bos": False, "long": "cut"}
     fields = build_fields({"text": section}, Context(None, ()))
-    field = fields["text"]
+    of_text = fields["text"]
 
     def row(text):
-        return field.batched("text", field.read(text, "text", None))["text"].tolist()
+        return of_text.batched("text", of_text.read(text, "text", None))["text"].tolist()
 
-    ids = field.tokenizer.encode("the cat")
+    ids = of_text.tokenizer.encode("the cat")
     assert row("The cat!") == ids + [1] * (64 - len(ids))
     long = row(TEXT * 9)
     assert len(long) == 64

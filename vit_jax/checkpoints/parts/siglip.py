@@ -13,7 +13,6 @@ from vit_jax.nn.two_towers import TwoTowers
 
 _SIZE = ("width", "depth", "num_heads", "mlp_dim", "max_length")
 _GEMMA = 256_000  # tokens of SigLIP 2's vocabulary
-_LOWER = "texts are read as they are given, and SigLIP 2 was trained on lower-case ones: write them so"
 # What `vit_jax.models.siglip.build` gives its image tower anyway.
 _USUAL = {
     "num_classes": 0, "pooling": "map", "class_token": False, "class_token_posemb": False, "gelu": "tanh",
@@ -49,7 +48,8 @@ def field(
     sidecar: Sidecar, vocab_size: int, length: int, canonical: bool = True
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The field of texts and what has to be said about it: rows end with at least one end token (big_vision's "sticky"
-    one), which SigLIP fills them with; SigLIP 2, whose vocabulary is Gemma's, has padding of its own.
+    one), which SigLIP fills them with; SigLIP 2, whose vocabulary is Gemma's, has padding of its own and reads texts in
+    lower case (the authors' SigLIP2_demo.ipynb, and transformers' Siglip2Tokenizer).
 
     Only a SentencePiece model beside the file is read.
 
@@ -58,13 +58,13 @@ def field(
     """
     second = vocab_size == _GEMMA
     kind = {"name": "sentencepiece", "canonical": canonical and not second, "pad_with_end": not second}
+    kind |= {"lower_case": True} if second else {}
     files = ("spiece.model", "sentencepiece.model", "tokenizer.model")
     section, _ = text_parts.section_of(sidecar, vocab_size, dict.fromkeys(files, kind))
     if section is None:
         ids = {"name": "ids", "vocab_size": vocab_size, "pad_id": 1, "eos_id": 1}
         return text_parts.tokens_section(ids, length, eos=True), (NUMBERS,)
-    said = (_LOWER,) if second else ()
-    return text_parts.tokens_section(section, length, eos=True), said
+    return text_parts.tokens_section(section, length, eos=True), ()
 
 
 def is_siglip(model: TwoTowers, kind: type[ViT] = ViT) -> bool:

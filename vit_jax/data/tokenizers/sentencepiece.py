@@ -26,11 +26,13 @@ class SentencePiece(Derived):
         model: the file.
         canonical: whether texts are made lower case and lose their punctuation first, as for SigLIP.
         pad_with_end: whether rows are filled with the end token, as for SigLIP, rather than the model's padding.
+        lower_case: whether texts are made lower case first and keep their punctuation, as for SigLIP 2.
     """
 
     model: Vocabulary
     canonical: bool = False
     pad_with_end: bool = False
+    lower_case: bool = False
 
     cls_id = sep_id = mask_id = None
 
@@ -58,10 +60,13 @@ class SentencePiece(Derived):
 
     def to_json(self) -> dict[str, Any]:
         own = {"canonical": self.canonical, "pad_with_end": self.pad_with_end}
+        # Left out where it is not asked for, so that what older runs have stored is still the same.
+        own |= {"lower_case": True} if self.lower_case else {}
         return {"path": self.model.to_json(), **own}
 
     def encode(self, text: str) -> list[int]:
         utf8(text)
+        text = text.lower() if self.lower_case else text
         return self._library.encode(canonicalized(text) if self.canonical else text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -86,14 +91,18 @@ def _there(token: int) -> int | None:
     return None if token < 0 else token
 
 
-def build(*, path: File, canonical: bool = False, pad_with_end: bool = False) -> SentencePiece:
-    """The tokens of a SentencePiece model. SigLIP's field has both options, `length=64`, `bos=False` and `long="cut"`.
+def build(
+    *, path: File, canonical: bool = False, pad_with_end: bool = False, lower_case: bool = False
+) -> SentencePiece:
+    """The tokens of a SentencePiece model. SigLIP's field has `canonical`, `pad_with_end`, `length=64`, `bos=False` and
+    `long="cut"`, that of SigLIP 2 `lower_case` in place of the first two.
 
     Args:
         path: the .model file.
         canonical: take away capitals and punctuation first.
         pad_with_end: fill rows with the end token.
+        lower_case: take away capitals alone.
     """
-    tokenizer = SentencePiece(read_vocabulary(path), canonical, pad_with_end)
+    tokenizer = SentencePiece(read_vocabulary(path), canonical, pad_with_end, lower_case)
     tokenizer._library  # noqa: B018  a damaged file is found here, not in the middle of an epoch
     return tokenizer
