@@ -53,7 +53,7 @@ def inside(place, monkeypatch):
         ("predict --checkpoint nowhere photo.png --top many", "--top is 'many'. It must be a whole number"),
         ("predict --checkpoint nowhere photo.png --config.steps=3", "no flag --config.KEY"),
         ("convert nowhere out --to pytorch", "There is no --to 'pytorch'"),
-        ("bench dta", "There is no data 'dta'. Did you mean 'data'"),
+        ("bench dta", "There is no mode 'dta'. Did you mean 'data'"),
         ("bench data --kind folder", "Did you mean '--kinds'"),
         ("bench", "Give either --config or --variant"),
         # Configs.

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from vit_jax.inspection.arrays import position_similarity
 from vit_jax.inspection.figures import similarity_figure
@@ -58,6 +59,28 @@ def run_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, floa
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
+    return png(drawing)
+
+
+def power_laws(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str) -> bytes:
+    """Curves on logarithmic axes, on which a power of `xlabel` is a straight line: title -> label -> (x, y) points."""
+    drawing = Figure(figsize=(4.0 * len(panels), 4.0), layout="constrained", dpi=110)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    styles = dict(zip(labels, itertools.cycle(itertools.product(("-", "--"), _COLOURS)), strict=False))
+    handles = {}
+    for axes, (title, lines) in zip(drawing.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, points in lines.items():
+            (line, colour), (xs, ys) = styles[label], zip(*points, strict=True)
+            (handles[label],) = axes.plot(xs, ys, line, color=colour, label=label, marker="o", markersize=3)
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axes.set(title=title, xlabel=xlabel, xscale="log", yscale="log", xticks=ticks)
+        axes.set_xticklabels([f"{tick:,.0f}" for tick in ticks], fontsize=8)
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    drawing.legend(handles=list(handles.values()), loc="outside lower center", ncols=6, frameon=False)
     return png(drawing)
 
 

@@ -110,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
             kinds = {"int": "It must be a whole number", "float": "It must be a number"}
             raise UserError(f"{of_type[1]} is {of_type[3]}", kinds.get(of_type[2], f"'{self.prog} --help' says more"))
         if of_choice:
-            what = "command" if of_choice[1] == "COMMAND" else of_choice[1]
+            what = {"COMMAND": "command", "MODE": "mode"}.get(of_choice[1], of_choice[1])
             raise UserError(
                 f"There is no {what} {of_choice[2]!r}", nearest(of_choice[2], re.findall(r"[\w-]+", of_choice[3]))
             )
