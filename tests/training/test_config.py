@@ -110,6 +110,12 @@ def test_durations_in_groups():
     assert config.optim["groups"][1] == groups[1]
 
 
+def test_durations_in_a_task():
+    task = {"name": "classify", "teacher": {"ratio": 2.0, "after": {"epochs": 2}}}
+    config = run_config({**tiny_config(), "task": task}).in_steps(80)
+    assert config.task == {"name": "classify", "teacher": {"ratio": 2.0, "after": 10}}
+
+
 def test_a_duration_is_replaced_whole():
     assert override({"steps": 9}, {"steps.epochs": "1.5"}) == {"steps": {"epochs": 1.5}}
     assert override({"steps": {"epochs": 3}}, {"steps.examples": "1e6"}) == {"steps": {"examples": 1e6}}

@@ -55,6 +55,13 @@ def test_sgd_momentum_with_clipping():
     np.testing.assert_allclose(got[-1]["block"]["fc1"]["kernel"], p, rtol=1e-6)
 
 
+def test_each_number_of_a_gradient_can_be_clipped():
+    got, _ = updates({"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "clip_value": 0.5})
+    p = PARAMS["block"]["fc1"]["kernel"] - 0.1 * sum(np.clip(g["block"]["fc1"]["kernel"], -0.5, 0.5) for g in GRADS)
+    assert max(abs(g["block"]["fc1"]["kernel"]).max() for g in GRADS) > 0.5
+    np.testing.assert_allclose(got[-1]["block"]["fc1"]["kernel"], p, rtol=1e-6)
+
+
 def test_momentum_can_be_bfloat16():
     tx, _ = optim.build({"name": "sgd", "learning_rate": 0.1, "accumulator_dtype": "bfloat16"}, 10, PARAMS)
     state = tx.init(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), PARAMS))
@@ -147,6 +154,7 @@ def test_groups_and_frozen():
         ({"name": "sgd", "learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
         ({"name": "sgd", "learning_rate": "1e-3x"}, "config.optim.learning_rate is '1e-3x'"),
         ({"name": "sgd", "learning_rate": 1.0, "lr": 2.0}, "'config.optim.lr'. Did you mean 'learning_rate'"),
+        ({"name": "sgd", "learning_rate": 1.0, "clip_value": 0.0}, "config.optim.clip_value is 0.0"),
         ({"name": "sgd", "learning_rate": 1.0, "clip_norm": -1.0}, "config.optim.clip_norm is -1.0. It must be a number of at least 0 or none"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": None}, "config.optim.schedule is None. It must be a section"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": "cosine"}, "config.optim.schedule is 'cosine'"),

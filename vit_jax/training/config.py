@@ -141,7 +141,7 @@ class RunConfig:
         top = {k: v and in_steps(v, f"config.{k}", examples, self.batch_size) for k, v in top.items()}
         sections = {
             k: sections_in_steps(getattr(self, k), f"config.{k}", examples, self.batch_size)
-            for k in ("checkpoint", "evals", "optim")
+            for k in ("checkpoint", "evals", "optim", "task")
         }
         return dataclasses.replace(self, **top, **sections)
 

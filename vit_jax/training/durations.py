@@ -13,8 +13,8 @@ from vit_jax.naming import nearest
 
 UNITS = ("steps", "epochs", "examples")
 _ENDLESS = 2**31  # steps are counted in an int32
-# Keys below config.checkpoint, config.evals and config.optim that hold a duration.
-_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale")
+# Keys below config.checkpoint, config.evals, config.optim and config.task that hold a duration.
+_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale", "after")
 
 
 def is_duration(value: Any) -> bool:

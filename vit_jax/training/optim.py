@@ -39,9 +39,9 @@ def build(
     The rates are not in the transformation: `update` takes them by name, `rates={"learning_rate": 1e-3}`.
 
     The section names one optimizer: `name` and its arguments, `learning_rate`, `schedule` (a section of its own, see
-    `vit_jax.training.schedules`), `clip_norm` (of all gradients together), `learning_rate_multipliers` (a list of
-    (pattern, factor), first match counts, 1 without one), `layer_decay` (see `parameters.layerwise`). Multipliers scale
-    the whole update, decay included, as parameter groups in PyTorch do.
+    `vit_jax.training.schedules`), `clip_norm` (of all gradients together), `clip_value` (of each number of them, either
+    way), `learning_rate_multipliers` (a list of (pattern, factor), first match counts, 1 without one), `layer_decay`
+    (see `parameters.layerwise`). Multipliers scale the whole update, decay included, as parameter groups in PyTorch do.
 
     Or it has `groups`, a list of such sections each with a `match`: a regular expression over the whole parameter path
     ('encoder/.*'); the first match counts. Of several groups the rates are named 'learning_rate/<match>'.
@@ -279,6 +279,7 @@ def _common(
     learning_rate: NonNegative,
     schedule: Mapping[str, Any],
     clip_norm: NonNegative | None,  # 0 is none, as it always was
+    clip_value: Positive | None,
     layer_decay: Positive | None,
     learning_rate_multipliers: Sequence[tuple[str, NonNegative]],
 ) -> None:
@@ -300,13 +301,15 @@ def _optimizer(
     own = ("name", *inspect.signature(_common).parameters)
     name, schedule = values.pop("name", None), values.pop("schedule", {"name": "constant"})
     clip_norm, layer_decay = values.pop("clip_norm", None), values.pop("layer_decay", None)
-    multipliers = values.pop("learning_rate_multipliers", ())
+    clip_value, multipliers = values.pop("clip_value", None), values.pop("learning_rate_multipliers", ())
     if name not in OPTIMIZERS:
         raise UserError(f"There is no optimizer named {name!r}", nearest(name, OPTIMIZERS))
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
     schedule = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if clip_value is not None:
+        parts.append(optax.clip(clip_value))
     parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=_scaled_by_rate(rate), names=names))
     if multipliers:
         parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
