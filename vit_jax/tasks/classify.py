@@ -69,17 +69,20 @@ class Classify(Task):
         targets = self._targets(batch["label"])
         weights = None if self.class_weights is None else jnp.array(self.class_weights, jnp.float32)
         losses = classification_losses(logits, targets, self.objective, weights, self.focal_gamma)
-        # The answer is right if it is one of several labels, or of mixed ones the largest; no answer is right where
-        # there is no label.
-        label = self._shares(batch["label"])
+        metrics = {
+            "loss": (losses.sum(), jnp.float32(losses.shape[0])),
+            "accuracy": self._accuracy(logits, batch["label"]),
+        }
+        return losses.mean(), (metrics, new_state)
+
+    def _accuracy(self, logits: Float[Array, "B K"], label: Array) -> tuple[Array, Array]:
+        """The answer is right if it is one of several labels, or of mixed ones the largest; no answer is right where
+        there is no label."""
+        label = self._shares(label)
         largest = label.max(axis=-1)
         correct = jnp.take_along_axis(label, logits.argmax(-1)[:, None], axis=-1)[:, 0] == largest
         labelled = (largest > 0).astype(jnp.float32)
-        metrics = {
-            "loss": (losses.sum(), jnp.float32(losses.shape[0])),
-            "accuracy": ((correct * labelled).sum(), labelled.sum()),
-        }
-        return losses.mean(), (metrics, new_state)
+        return (correct * labelled).sum(), labelled.sum()
 
     def _targets(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Class indices, multi-hot or mixed labels as smoothed targets; for softmax each row sums to 1, or 0."""
