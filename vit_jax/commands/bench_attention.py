@@ -8,7 +8,7 @@ examples:
 
 A kind is one layer of attention between its projections, on a square grid of tokens. Operations are counted on paper,
 beside XLA's own count; time and temporary memory are of one pass forward, and of training, which also computes all
-gradients. Growth is the slope on logarithmic axes, fitted to times from 1,024 tokens up. The kinds take turns, so that
+gradients. Growth is the slope on logarithmic axes from 1,024 tokens up. The kinds take turns, so that
 a machine with other work slows all alike. What does not fit in memory is said and left out: it is never tried.
 
 With --models the same of whole models with random parameters and 1000 classes, the train step with AdamW; --topology
@@ -25,7 +25,7 @@ from vit_jax.commands.table import table
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
 
-_KINDS, _GRIDS, _SIZES = "softmax", "16,32,64", "224,384"
+_KINDS, _GRIDS, _SIZES = "softmax,window,shifted,sparse", "16,32,64", "224,384"
 _BATCH = {"layers": 1, "models": 2}  # one image is none for batch statistics
 
 
@@ -89,7 +89,8 @@ def _layers(arguments: argparse.Namespace, given: Mapping[str, Any]) -> dict[str
     grids = _numbers(arguments.grid or _GRIDS, "--grid")
     layer = LayerSize(arguments.width or 96, arguments.heads or 3)
     rows = board_layers.rows_of(kinds, grids, layer, **given)
-    return {"width": layer.width, "heads": layer.heads, "rows": rows, "exponents": board_layers.growth(rows)}
+    sizes = {"width": layer.width, "heads": layer.heads, "window": layer.window, "ratio": layer.ratio}
+    return {**sizes, "rows": rows, "exponents": board_layers.growth(rows)}
 
 
 def _models(arguments: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +133,10 @@ def _title(results: Mapping[str, Any]) -> str:
     where = f"{results['device']} with {results['cpus']} CPUs, {load}"
     if results["what"] == "models":
         return f"Models, {what}; {where}"
-    return f"Layers of width {results['width']} with {results['heads']} heads, {what}; {where}"
+    layer = (
+        f"width {results['width']} with {results['heads']} heads, windows of {results['window']}x{results['window']}"
+    )
+    return f"Layers of {layer}, of sparse ones {results['ratio']:.0%} left out, {what}; {where}"
 
 
 def _cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -163,8 +167,8 @@ def _growth_note(results: Mapping[str, Any]) -> str:
     if results["what"] == "models":
         return "Growth: cost is proportional to pixels to this power; in parentheses, to the side of the image."
     return (
-        "Growth: cost is proportional to tokens to this power; in parentheses, to the resolution. Operations are those "
-        "of mixing; time and memory are fitted from 1,024 tokens up."
+        "Growth: cost is proportional to tokens to this power, fitted from 1,024 tokens up; in parentheses, to the "
+        "resolution. Operations are those of mixing."
     )
 
 

@@ -101,10 +101,10 @@ def exponents(rows: Sequence[Mapping[str, Any]], places: str, fewest: int = 0) -
     Args:
         rows: with `places`, "flops", and of each mode "seconds" and "temporaries_bytes".
         places: what they are called.
-        fewest: of them from which on time and memory count.
+        fewest: of them from which on rows count.
     """
-    found = {"flops": exponent((row[places], row["flops"]) for row in rows)}
     large = [row for row in rows if row[places] >= fewest]
+    found = {"flops": exponent((row[places], row["flops"]) for row in large)}
     for mode in MODES:
         found[mode] = exponent((row[places], row[mode].get("seconds")) for row in large)
     found["temporaries"] = exponent((row[places], row["training"]["temporaries_bytes"]) for row in large)

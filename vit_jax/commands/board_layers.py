@@ -14,7 +14,9 @@ from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.style import Execution
 from vit_jax.planning.mixers import KINDS, LayerSize, Mixer
 
-FEWEST_TOKENS = 1024  # from which on times are fitted: below, it is calling a program that takes the time
+# From which on growth is fitted. Below, it is calling a program that takes the time, and the windows that are kept are
+# few whole ones.
+FEWEST_TOKENS = 1024
 
 
 def rows_of(
