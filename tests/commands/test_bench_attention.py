@@ -88,10 +88,11 @@ def test_memory_that_may_be_taken(tmp_path, monkeypatch):
 @pytest.mark.long
 def test_whole_models(capsys, tmp_path):
     output = tmp_path / "models.html"
-    argv = ["bench", "attention", "--models", "vit:mu/16", "--sizes", "32", "--rounds", "1", "--output", str(output)]
+    argv = ["bench", "attention", "--models", "vit:mu/16", "--sizes", "32", "--rounds", "1"]
+    argv += ["--batch-size", "8", "--output", str(output)]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert "vit:mu/16  32x32" in out and "Models, batch 2" in out and output.exists()
+    assert "vit:mu/16  32x32" in out and "Models, batch 8" in out and output.exists()
 
 
 @pytest.mark.parametrize(
