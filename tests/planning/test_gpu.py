@@ -106,7 +106,9 @@ def compiled():
 def rehearsal():
     config = types.SimpleNamespace(batch_size=32, microbatch=None)
     mesh = make_mesh({}, jax.devices())
-    return types.SimpleNamespace(config=config, mesh=mesh, training_flops=lambda: 1e6, units=Units)
+    return types.SimpleNamespace(
+        config=config, mesh=mesh, training_flops=lambda: 1e6, units=Units, implementations=dict
+    )
 
 
 def test_kernels_of_a_gpu_run_one_after_the_other():

@@ -4,13 +4,16 @@ import json
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.commands.plan import _show
+from vit_jax.naming import build_model
 from vit_jax.planning import plan as module
 from vit_jax.planning.plan import KEYS, estimate, plan
+from vit_jax.planning.rehearsal import Rehearsal
 from vit_jax.planning.roofline import finished
 from vit_jax.planning.topology import Topology, topology
 from vit_jax.training.chips import TPUS
@@ -183,6 +186,14 @@ def test_a_plan_for_a_tpu():
         topology("v5e:3x3")
 
 
+def test_what_convolutions_are_run_as_is_said_for_the_planned_device():
+    task = types.SimpleNamespace(model=build_model({"name": "efficientvit", "variant": "B0"}, num_classes=3)[0])
+    for platform, which in (("cpu", "products"), ("tpu", "convolution")):
+        mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+        found = Rehearsal.implementations(types.SimpleNamespace(task=task, mesh=mesh))
+        assert found == {"convolutions": which}
+
+
 def test_a_model_that_does_not_count_itself_has_no_utilisation(cpu):
     """The compiler's count is no substitute: it has what is computed twice, and a scanned block once."""
     found = dict.fromkeys(KEYS, 0) | {
@@ -195,7 +206,11 @@ def test_a_model_that_does_not_count_itself_has_no_utilisation(cpu):
     config = types.SimpleNamespace(batch_size=16, microbatch=None)
     for flops, known in ((None, False), (1e6, True)):
         rehearsal = types.SimpleNamespace(
-            config=config, training_flops=lambda flops=flops: flops, mesh=make_mesh({}, cpu.devices), units=Units
+            config=config,
+            training_flops=lambda flops=flops: flops,
+            mesh=make_mesh({}, cpu.devices),
+            units=Units,
+            implementations=dict,
         )
         done = finished(found, KEYS, rehearsal, cpu.chip)
         assert (done["mfu"] is not None) == known and done["images_per_second"] > 0

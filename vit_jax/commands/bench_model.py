@@ -107,6 +107,7 @@ def measure_config(
         "image_size": list(rehearsal.inputs.image_size or ()),
         "parameters": int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(program.params))),
         "rounds": rounds,
+        "implementations": rehearsal.implementations(),
         "loader": _loader(rehearsal, rounds),
     }
 
@@ -261,7 +262,8 @@ def show(results: Mapping[str, Any]) -> str:
     devices = f"{results['devices']} {results['device']}"
     size = f" at {'x'.join(map(str, results['image_size']))}" if results["image_size"] else ""
     model = results["model"].get("variant") or results["model"].get("name", "model")
-    what = f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']}{size}, {devices}"
+    chosen = "".join(f", {kind} as {which}" for kind, which in results.get("implementations", {}).items())
+    what = f"{model}, {results['parameters']:,} parameters, batch {results['batch_size']}{size}, {devices}{chosen}"
     loader = results["loader"]
     speed = loader.get("skipped") or f"{loader[f'{examples}_per_second']:.1f} {examples}/s"
     trace = f"\nTrace: {results['profile']} (xprof --logdir {results['profile']})" if "profile" in results else ""

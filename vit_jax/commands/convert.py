@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", type=Path, help="a .safetensors or .npz file, a folder or a workdir")
     parser.add_argument(
         "--to",
-        choices=("orbax", "npz", "timm", "transformers", "open_clip"),
+        choices=("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit"),
         help="the format; by default .npz and .safetensors (timm where it has the model) as DST ends, else orbax",
     )
     add_overrides(parser)

@@ -121,6 +121,7 @@ def _show(found: dict[str, Any], values: dict[str, Any], target: Any) -> str:
     for each in found["collectives"]:
         axes = ", ".join(each["axes"]) or "no axis"
         rows.append([f"{each['count']} {each['kind']} over {axes}", f"{each['bytes'] / 1e6:,.1f} MB"])
+    rows += [[kind, f"as {which}"] for kind, which in found["implementations"].items()]
     rows.append(["compile time", f"{found['compile_seconds']:.0f} s"])
     if found["resources"]:
         binding = max(found["resources"], key=found["resources"].get)

@@ -26,7 +26,7 @@ from vit_jax.training.chips import Chip
 KEYS = (
     "arguments_bytes", "temporaries_bytes", "peak_bytes", "hbm_bytes", "bytes_accessed", "counted_bytes", "flops",
     "kernels", "collectives", "compile_seconds", "step_seconds", "images_per_second",
-    "examples_per_second", "tokens_per_second", "mfu", "fits",
+    "examples_per_second", "tokens_per_second", "mfu", "fits", "implementations",
 )  # fmt: skip
 _FORM = 3  # of what is kept
 _DEPTHS = (2, 4)  # of the models from which the costs of a scanned one are extended

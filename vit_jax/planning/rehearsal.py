@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named, construct
+from vit_jax.nn.platform import computing_on
 from vit_jax.tasks import DataInfo, Task
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
@@ -71,6 +72,13 @@ class Rehearsal:
         """The same of one example in the train step."""
         # What is computed once is no work of a step.
         return None if self.program.planned else self.task.flops(self.shapes)
+
+    def implementations(self) -> dict[str, str]:
+        """How the model runs what has several implementations, on the devices of the mesh, where it says so itself
+        (`implementations()`): {"convolutions": "products"}."""
+        said = getattr(getattr(self.task, "model", None), "implementations", dict)
+        with computing_on(self.mesh.devices.flat[0].platform):
+            return said()
 
     def units(self) -> Units:
         """In what a step's speed is counted."""

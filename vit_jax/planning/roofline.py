@@ -50,6 +50,7 @@ def finished(found: Mapping[str, Any], keys: Sequence[str], rehearsal: Rehearsal
         **rehearsal.units().per_second(config.batch_size / seconds if seconds else None),
         "mfu": useful / (seconds * chip.flops) if seconds and useful else None,
         "fits": not found["oom"] and found["peak_bytes"] <= chip.hbm_bytes,
+        "implementations": rehearsal.implementations(),
     }
     return {k: found[k] for k in keys if k in found} | {"resources": resources}
 
