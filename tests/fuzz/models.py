@@ -20,7 +20,11 @@ _MAE["trunk"].pop("num_classes")
 _BIT = {"name": "bit", "variant": "R50x1", "stage_sizes": [1, 1], "width": 32, "num_classes": 3}
 _HF_BIT = {**_BIT, "weight_epsilon": 1e-8, "weight_epsilon_in": "variance", "group_norm_epsilon": 1e-5}
 _MIXER = {"name": "mixer", "variant": "S/8", "width": 16, "depth": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 24}
+_EFFICIENTVIT = {"name": "efficientvit", "variant": "B1", "widths": [4, 4, 8, 8, 16], "depths": [1, 1, 1, 1, 1],
+                 "head_width": 4, "head_widths": [8, 12], "num_classes": 3}  # fmt: skip
 _MODELS = {
+    "timm_efficientvit": ("timm", {**_EFFICIENTVIT, "attention_epsilon": 1e-5}),
+    "efficientvit_authors": ("efficientvit", _EFFICIENTVIT),
     "timm_vit": ("timm", _VIT),
     "timm_registers": ("timm", {**_DINO, "pooling": "token", "class_token_posemb": False, "num_registers": 2}),
     "hf_vit": ("transformers", {**_VIT, "gelu": "exact"}),
@@ -42,16 +46,20 @@ def write_all(folder: Path) -> dict[str, Path]:
 def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
     module = build_named("model", model, "config.model")
     size = (32, 32)
-    shapes = flat_shapes(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, 3)))["params"])
+    shapes = dict(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, 3))))
     rng = np.random.default_rng(0)
-    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def drawn(tree):
+        return nested({name: rng.normal(size=shape).astype(np.float32) for name, shape in flat_shapes(tree).items()})
+
+    params, state = drawn(shapes.pop("params")), drawn(shapes)
     metadata = {
         "model": {"name": model["name"], "kwargs": {key: value for key, value in model.items() if key != "name"}},
         "preprocess": {"image_size": list(size), "resize": "squash", "interpolation": "bicubic"},
         "labels": ["ant", "bee", "cow"] if model.get("num_classes") else [],
         "image_size": list(size),
     }
-    source = StoredModel(epath.Path("memory"), metadata, lambda: (nested(params), {}))
+    source = StoredModel(epath.Path("memory"), metadata, lambda: (params, state))
     return export(source, folder / "model.npz" if to == "npz" else folder, to)[0]
 
 

@@ -11,6 +11,7 @@ MODELS = {
     "vit": {"variant": "mu/4", "depth": 1},
     "mixer": {"variant": "B/4", "width": 8, "depth": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 8},
     "resnet": {"variant": 18, "width": 8, "stem": "cifar"},
+    "efficientvit": {"variant": "B0"},
     "bit": {"variant": "R50x1", "width": 32, "stage_sizes": [1]},
 }
 

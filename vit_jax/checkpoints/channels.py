@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from vit_jax.errors import UserError
 
 # Where an image trunk first sees pixels, the stem of a hybrid before its embedding.
-_FIRST = tuple(f"encoder/{name}/kernel" for name in ("stem/root_conv", "root_conv", "conv1", "embedding"))
+_FIRST = tuple(
+    f"encoder/{name}/kernel" for name in ("stem/root_conv", "root_conv", "conv1", "stage_0/stem/conv", "embedding")
+)
 
 
 def channels_of(params: dict[str, Any]) -> int | None:

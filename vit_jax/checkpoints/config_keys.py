@@ -277,3 +277,13 @@ TIMM_RESNETV2 = Keys(
     },
     _TIMM_HARMLESS | _words("zero_init_last"),
 )
+TIMM_EFFICIENTVIT = Keys(
+    _words("widths depths head_dim head_widths"),
+    {
+        "in_chans": 3,
+        "global_pool": "avg",
+        "expand_ratio": 4,
+        "norm_eps": 1e-7,
+    },
+    _TIMM_HARMLESS,
+)

@@ -19,10 +19,11 @@ from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
 
-FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip")
+FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
-    "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "dtype", "head_bias_init",
+    "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "drop_path_skip", "dtype",
+    "head_bias_init", "implementation",
     "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "name", "parent",
 }  # fmt: skip
 _RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic", "open_clip": "bicubic_antialias"}
@@ -33,7 +34,7 @@ def default_format(target: Path, model: str) -> str:
     if target.name.endswith(".npz"):
         return "npz"
     if target.name.endswith(".safetensors"):
-        return next((f for f in ("timm", "transformers", "open_clip") if _families(f, model)), "timm")
+        return next((f for f in FORMATS[2:] if _families(f, model)), "timm")
     return "orbax"
 
 

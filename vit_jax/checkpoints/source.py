@@ -200,7 +200,9 @@ def _wrapper(names: Iterable[str]) -> str:
 def _pickle(path: Path) -> UserError:
     return UserError(
         f"{path} is a pickle, or may be one: opening it could run code, so vit_jax never does",
-        "Take the .safetensors file of the same model, or save it with safetensors.torch.save_file",
+        "Take the .safetensors file of the same model, or save it with safetensors.torch.save_file: "
+        'weights = torch.load("FILE", map_location="cpu", weights_only=True), and then '
+        'save_file(weights.get("state_dict", weights), "model.safetensors")',
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.nn.conv import Conv
-from vit_jax.nn.flops import product_flops
+from vit_jax.nn.flops import aggregation_flops, linear_mixing_flops, product_flops
 from vit_jax.nn.mbconv import ConvNorm, MobileStyle
 
 
@@ -122,15 +122,8 @@ class MultiScaleLinearAttention(nn.Module):
 
     def flops(self, channels: int, size: tuple[int, int]) -> float:
         """Of one map of so many channels and [h, w] places."""
-        places, d = size[0] * size[1], self.head_width
+        places, heads = size[0] * size[1], self.heads(channels) * (1 + len(self.scales))
         projections = product_flops(places, channels, 3 * channels)
-        projections += product_flops(places, channels * (1 + len(self.scales)), channels)
-        gathering = sum(product_flops(places, scale**2 + d, 3 * channels) for scale in self.scales)
-        return projections + gathering + self.heads(channels) * (1 + len(self.scales)) * attention_flops(places, d)
-
-
-def attention_flops(tokens: int, width: int) -> float:
-    """Of `linear_attention` of so many tokens to themselves, for one head of so many features."""
-    if tokens <= width:
-        return 2 * product_flops(tokens, width, tokens)
-    return 2 * product_flops(tokens, width, width + 1)
+        projections += product_flops(places, heads * self.head_width, channels)
+        gathering = [aggregation_flops(places, 3 * channels, 3 * self.heads(channels), k) for k in self.scales]
+        return projections + sum(gathering) + linear_mixing_flops(places, heads, self.head_width)
