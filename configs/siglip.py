@@ -5,8 +5,9 @@
 Paper: "Sigmoid loss for language image pre-training" (arXiv:2303.15343): t' = log 10 and b = -10 at first (algorithm
 1); a batch of 32,768 is enough (abstract, section 4.2); texts of 64 tokens of a SentencePiece vocabulary of 32,000. The
 learning rate 1e-3, the cosine with 3 % of warmup and the gradient's norm of at most 1 are those of the authors'
-siglip_lit_coco.py. beta2 0.95, which makes large batches stable, and the decay of 1e-4 a step (not multiplied by the
-rate, which is 0.1 here) are given from memory of the paper's text, and were not compared with it.
+siglip_lit_coco.py. beta2 0.95, which makes training stable, and the decay of 1e-4 a step (not multiplied by the rate,
+which is 0.1 here) are those of a replication by others, which gives the paper as its source (siglip_replication.py of
+github.com/ZitengWangNYU/big_vision); for a batch of 32,768 it has 3e-4 and 3e-5. The paper's own text was not at hand.
 Expected: not known without the authors' data, which was never published (WebLI).
 Hardware and time: four TPUv4 train a CLIP of base size at a batch of 4,096 (abstract); the time is not known.
 

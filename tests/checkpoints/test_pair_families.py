@@ -15,8 +15,11 @@ import vit_jax
 from vit_jax import UserError
 from vit_jax.checkpoints import source as opening
 from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.families import hf_bert
+from vit_jax.checkpoints.name_map import NameMap
+from vit_jax.checkpoints.parts import google_bert
 from vit_jax.checkpoints.source import StoredModel, open_source
-from vit_jax.checkpoints.transfer import init_from
+from vit_jax.checkpoints.transfer import flat_arrays, init_from
 from vit_jax.commands.main import main
 from vit_jax.naming import build_named
 from vit_jax.nn.example_inputs import example_inputs
@@ -40,6 +43,7 @@ CASES = {
     "naflex": ("transformers", SIGLIP | {"naflex": True, "grid": 4}),
     "google": ("npz", SIGLIP),
     "lit": ("npz", LIT),
+    "lit_bert": ("npz", LIT | {"text": BERT | {"pooler": False, "activation": "gelu_tanh"}}),
     "dual": ("transformers", {"name": "two_towers", "vocab_size": V, "embed_dim": 8, "text": BERT,
                               "image": {"name": "vit", **VIT, "gelu": "exact", "representation_size": 16}}),
 }  # fmt: skip
@@ -63,7 +67,7 @@ def run_of_ours(section, **changes):
     return StoredModel("run", metadata, lambda: (params, state)), params, state
 
 
-_LONG = ("open_clip", "resnet", "naflex", "lit")
+_LONG = ("open_clip", "resnet", "naflex", "lit", "lit_bert")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.long) if n in _LONG else n for n in CASES])
@@ -97,7 +101,10 @@ def test_each_tower_by_itself(written):
     """`part`, and `init_from`, which takes a tower by the name of its parameters."""
     name, variables, folder = written
     image, text = vit_jax.load(folder, part="encoder"), vit_jax.load(folder, part="text")
-    model = {"resnet": "clip_resnet", "naflex": "naflex"}.get(name, "vit"), "bert" if name == "dual" else "text_tower"
+    model = (
+        {"resnet": "clip_resnet", "naflex": "naflex"}.get(name, "vit"),
+        "bert" if name in ("dual", "lit_bert") else "text_tower",
+    )
     assert (image.metadata["model"]["name"], text.metadata["model"]["name"]) == model
     assert image.params["encoder"].keys() == variables["params"]["encoder"].keys() and "text" not in image.params
     jax.tree.map(np.testing.assert_array_equal, text.params["text"], variables["params"]["text"])
@@ -124,6 +131,36 @@ def test_blocks_in_one_array_and_no_prefix_are_the_same_model(tmp_path):
     found = vit_jax.load(tmp_path / "stacked.npz")
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.metadata["model"]["name"] == "siglip" and found.preprocess.image_size == (32, 32)
+
+
+def test_the_bert_of_lit_has_flaxformer_s_names():
+    """Google's converter keeps TensorFlow's matrices, of which transformers' are the transposed: the same parameters in
+    both libraries' names."""
+    section = BERT | {"vocab_size": V, "pooler": False, "activation": "gelu_tanh"}
+    _, params, _ = run_of_ours(section)
+    ours = {name: np.asarray(leaf) for name, leaf in flat_arrays(params).items()}
+    kwargs = {key: value for key, value in section.items() if key != "name"}
+    theirs = hf_bert.name_map(kwargs, {"prefix": ""}).write(ours)
+    found = NameMap(google_bert.entries(build_named("model", section, "config.model"), "txt/")).write(ours)
+    names = {
+        "embedder/embedders_token_ids/embedding": "embeddings.word_embeddings.weight",
+        "embedder/embedders_position_ids/embedding": "embeddings.position_embeddings.weight",
+        "embedder/embedders_segment_ids/embedding": "embeddings.token_type_embeddings.weight",
+    }
+    layer = ("encoder_block/layer_sequence/layers_0/", "encoder.layer.0.")
+    dense = {"attention_block/attention_layer/" + part: f"attention.self.{part}" for part in ("query", "key", "value")}
+    dense |= {"attention_block/dense_layer": "attention.output.dense", "mlp_block/mlp/dense_layer": "intermediate.dense",
+              "mlp_block/dense_layer": "output.dense"}  # fmt: skip
+    norms = {"attention_block/layer_norm": "attention.output.LayerNorm", "mlp_block/layer_norm": "output.LayerNorm"}
+    for parts, first in ((dense, "kernel"), (norms, "scale")):
+        for google, hf in parts.items():
+            names |= {f"{layer[0]}{google}/{first}": f"{layer[1]}{hf}.weight",
+                      f"{layer[0]}{google}/bias": f"{layer[1]}{hf}.bias"}  # fmt: skip
+    names |= {"layer_norm/scale": "embeddings.LayerNorm.weight", "layer_norm/bias": "embeddings.LayerNorm.bias"}
+    assert found.keys() == {f"txt/BertEncoder_0/{name}" for name in names} and set(names.values()) == theirs.keys()
+    for google, hf in names.items():
+        wanted = theirs[hf].T if google.endswith("kernel") else theirs[hf]
+        np.testing.assert_array_equal(found[f"txt/BertEncoder_0/{google}"], wanted, err_msg=google)
 
 
 def test_embeddings_of_images_and_texts(tmp_path):

@@ -1,23 +1,25 @@
 """SigLIP, SigLIP 2 and LiT in the npz files of Google's repositories: `img/` a ViT, `txt/` big_vision's text
-Transformer, `t` the logarithm of the logits' factor, and with a sigmoid loss `b`, their bias."""
+Transformer or a BERT, `t` the logarithm of the logits' factor, and with a sigmoid loss `b`, their bias."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.families import google_vit
-from vit_jax.checkpoints.name_map import NameMap, Shapes, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import google as google_parts
+from vit_jax.checkpoints.parts import google_bert as bert_parts
 from vit_jax.checkpoints.parts import siglip as siglip_parts
 from vit_jax.checkpoints.parts import towers
 from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.models import siglip, two_towers
+from vit_jax.models.bert import Bert
 from vit_jax.models.text_tower import TextTower
 from vit_jax.nn.two_towers import TwoTowers
 
 LIBRARY = "google"
-MODELS = "SigLIP, SigLIP 2 and LiT with a text Transformer, both towers"
+MODELS = "SigLIP, SigLIP 2 and LiT with a text Transformer or a BERT, both towers"
 WRITES = ("siglip", "two_towers")
 COMPARED = "the same model in transformers' names; plain and stacked blocks only there and back"
 
@@ -34,14 +36,16 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     of_image = google_vit.describe(
         _under(f"{prefix}img/", tensors), Sidecar({"library_name": "vit_jax", "preprocess": own.object("preprocess")})
     )
-    text, layout = _text(_under(f"{prefix}txt/", tensors))
+    of_text = _under(f"{prefix}txt/", tensors)
+    bert = bert_parts.WORDS in of_text
+    text, layout = (bert_parts.arguments_of(of_text), {}) if bert else _text(of_text)
     if of_image is None or text is None:
         return None
     vocab_size, image = text.pop("vocab_size"), dict(of_image.kwargs)
     projected = shape_of(tensors, f"{prefix}txt/head/kernel", 2, (0, 0))[1]
     image_dim = image.pop("num_classes")
     embed_dim = projected or image_dim or text["width"]
-    if f"{prefix}b" in tensors and image["pooling"] == "map" and projected and not image_dim:
+    if f"{prefix}b" in tensors and image["pooling"] == "map" and projected and not image_dim and not bert:
         model, task, style = "siglip", "siglip", {"activation": "gelu_tanh", "norm_epsilon": 1e-6}
         kwargs = siglip_parts.whole(image, text, style, vocab_size, embed_dim)
     else:
@@ -49,7 +53,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         style = {"mask": None, "pooling": "last", "activation": "gelu_tanh", "norm_epsilon": 1e-6}
         kwargs = {
             "image": {"name": "vit", **image},
-            "text": {"name": "text_tower", **text, **style},
+            "text": {"name": "bert", **text} if bert else {"name": "text_tower", **text, **style},
             "vocab_size": vocab_size,
             "embed_dim": embed_dim,
             "project_image": "bias" if image_dim else "none",
@@ -58,7 +62,10 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         }
         kwargs |= {"logit_bias": -10.0} if f"{prefix}b" in tensors else {}
     kwargs |= own.object("kwargs")
-    field, said = siglip_parts.field(sidecar, vocab_size, text["max_length"], canonical=model == "siglip")
+    if bert:
+        field, said = bert_parts.field(sidecar, {**text, "vocab_size": vocab_size})
+    else:
+        field, said = siglip_parts.field(sidecar, vocab_size, text["max_length"], canonical=model == "siglip")
     fields = {"image": {"name": "image"}, "text": field}
     layout |= {"prefix": prefix, "image": {**of_image.layout, "prefix": ""}}
     return Published(model, kwargs, of_image.preprocess, layout, (), said, fields, {"name": task, "kwargs": {}})
@@ -72,7 +79,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
             see `google_parts.block_entries`.
     """
     model = _built(kwargs)
-    prefix, text = layout.get("prefix", "params/"), model.text
+    prefix = layout.get("prefix", "params/")
     image = google_vit.name_map(_image_arguments(model), layout.get("image", {}))
     entries = [
         dataclasses.replace(
@@ -84,15 +91,11 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         for entry in image.entries
     ]  # fmt: skip
     txt = f"{prefix}txt/"
-    entries += [
-        same("text/embedding", f"{txt}Embed_0/embedding"),
-        same("text/pos_embedding", f"{txt}pos_embedding", (-1, text.width), (1, -1, text.width)),
-        *google_parts.block_entries(
-            "text", txt + _BLOCKS, text.depth, layout.get("names", "linen"), layout.get("scanned", False)
-        ),
-        *google_parts.norm("text/norm", f"{txt}{_BLOCKS}encoder_norm"),
-        towers.scalar("logit_scale", f"{prefix}t", (1,)),
-    ]
+    if isinstance(model.text_tower, Bert):
+        entries += bert_parts.entries(model.text_tower, txt)
+    else:
+        entries += _text_entries(model, txt, layout)
+    entries.append(towers.scalar("logit_scale", f"{prefix}t", (1,)))
     if model.project_text != "none":
         entries += google_parts.dense("text_projection", f"{txt}head")
     if model.logit_bias_init is not None:
@@ -106,14 +109,14 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         return None
     model = _built(metadata["model"]["kwargs"])
     tower = model.text_tower
-    fits = (
-        towers.is_plain_vit(model.image_tower)
-        and isinstance(tower, TextTower)
-        and (tower.text.mask, tower.pooling) == (None, "last")
-        and towers.is_plain_trunk(tower.text)
-        and "plain" not in (model.project_image, model.project_text)
-    )
-    return google_parts.config(metadata) if fits else None
+    if isinstance(tower, Bert):
+        of_text = bert_parts.fits(tower)
+    else:
+        of_text = isinstance(tower, TextTower) and (tower.text.mask, tower.pooling) == (None, "last")
+        of_text = of_text and towers.is_plain_trunk(tower.text)
+    fits = towers.is_plain_vit(model.image_tower) and of_text
+    plain = "plain" in (model.project_image, model.project_text)
+    return google_parts.config(metadata) if fits and not plain else None
 
 
 def _built(kwargs: Mapping[str, Any]) -> TwoTowers:
@@ -126,6 +129,19 @@ def _image_arguments(model: TwoTowers) -> dict[str, Any]:
     tower = model.image_tower
     arguments = towers.vit_arguments(tower) | {"representation_size": tower.representation_size}
     return arguments | {"num_classes": model.embed_dim if model.project_image == "bias" else 0}
+
+
+def _text_entries(model: TwoTowers, txt: str, layout: Mapping[str, Any]) -> list[Entry]:
+    """The names of big_vision's text Transformer, which begin with `txt`."""
+    text = model.text
+    return [
+        same("text/embedding", f"{txt}Embed_0/embedding"),
+        same("text/pos_embedding", f"{txt}pos_embedding", (-1, text.width), (1, -1, text.width)),
+        *google_parts.block_entries(
+            "text", txt + _BLOCKS, text.depth, layout.get("names", "linen"), layout.get("scanned", False)
+        ),
+        *google_parts.norm("text/norm", f"{txt}{_BLOCKS}encoder_norm"),
+    ]
 
 
 def _text(tensors: Shapes) -> tuple[dict[str, Any] | None, dict[str, Any]]:

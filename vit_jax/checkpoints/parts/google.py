@@ -32,9 +32,12 @@ def ignored(prefix: str) -> tuple[str, ...]:
 
 
 def two_towers_in(tensors: Iterable[str]) -> str | None:
-    """What stands before `img/` and `txt/` in a file of both towers whose text tower is big_vision's own; else None."""
-    names, both = set(tensors), ("img/embedding/kernel", "txt/Embed_0/embedding")
-    return next((p for p in ("params/", "") if all(p + name in names for name in both)), None)
+    """What stands before `img/` and `txt/` in a file of both towers, its texts read by big_vision's own Transformer or
+    by flaxformer's BERT; else None."""
+    names = set(tensors)
+    texts = ("txt/Embed_0/embedding", "txt/BertEncoder_0/embedder/embedders_token_ids/embedding")
+    there = (p for p in ("params/", "") if f"{p}img/embedding/kernel" in names)
+    return next((p for p in there if any(p + name in names for name in texts)), None)
 
 
 # Of a block: norm, attention, norm and MLP, in both generations.
