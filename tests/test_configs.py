@@ -130,6 +130,7 @@ ARGUMENTS = {
     "own_images": ["root=photos", "dataset=cifar10"],
     "linear_probe": ["", "method=moco_v3,pooling=mean", "method=simclr,data=photos"],
     "mae_finetune": ["", "variant=H/14,data=photos"],
+    "efficientvit_i1k": ["", "variant=B3", "variant=L1"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],
@@ -162,6 +163,7 @@ CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in 
 # goldens hold.
 PROGRAMS = [
     ("digits", ""),
+    ("efficientvit_i1k", "variant=L1"),
     ("finetune", "data=photos,res=16,microbatch=64"),
     ("linear_probe", ""),
     ("linear_probe", "method=simclr,data=photos"),
@@ -248,6 +250,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     trunk = "encoder" if "image" in experiment.fields else "text"
     named = {
         "classify": "head",
+        "efficientvit": "head",
         "mae": "decoder",
         "clip": "text",
         "siglip": "text",

@@ -46,6 +46,21 @@ RECIPES = [
     ("simclr_i1k", "", "task", {"loss_per": "image", "temperature": 0.1}),
     ("simclr_i1k", "", "optim", {"learning_rate": 4.8, "weight_decay": 1e-6,
                                  "schedule": {"name": "cosine", "warmup_steps": {"epochs": 10}}}),
+    *(("efficientvit_i1k", f"variant={variant}", section, expected)
+      for variant, alpha, layers, magnitude, depth, skip, mesa in (
+          ("B1", 0.1, 1, 3, 0.05, 0, None), ("B2", 0.1, 1, 3, 0.05, 0, None), ("B3", 0.3, 2, 6, 0.1, 0, None),
+          ("L1", 0.2, 2, 5, 0.1, 2, 2.0), ("L2", 0.4, 2, 5, 0.1, 3, 2.75), ("L3", 0.6, 2, 6, 0.1, 3, 3.5))
+      for section, expected in (
+          ("data.mix", {"mixup": alpha, "cutmix": alpha, "erase": 0.2 if mesa else 0.0, "erase_fill": "mean"}),
+          ("data.transform", {"sampling": "torchvision", "area": [0.08, 1.0], "interpolation": "bicubic", "randaugment": {
+              "policy": "timm", "layers": layers, "magnitude": magnitude, "magnitude_std": 1.0, "probability": 0.5}}),
+          ("data.preprocess", {"resize": "short_side", "resize_to": 236 if variant == "B1" else 224, **IMAGENET}),
+          ("model", {"variant": variant, "drop_path_rate": depth, "drop_path_skip": skip}),
+          ("task", {"label_smoothing": 0.1, "sizes": [128, 160, 192, 224],
+                    "mesa": mesa and {"ratio": mesa, "after": {"epochs": 95.0}}}),
+          ("optim", {"learning_rate": 8 * (1.5e-4 if mesa else 2.5e-4), "weight_decay": 0.1, "clip_value": 2.0,
+                     "clip_norm": None, "schedule": {"name": "cosine", "warmup_steps": {"epochs": 20}}}),
+          ("ema.decay", {"name": "ramp", "end": 0.9998, "timescale": 2000}))),
     ("transformer_wmt", "variant=big", "optim", {
         "b1": 0.9, "b2": 0.98, "eps": 1e-9, "learning_rate": 1024**-0.5 * 4000**-0.5, "weight_decay": 0.0,
         "schedule": {"name": "rsqrt", "warmup_steps": 4000, "timescale": 4000}}),
@@ -96,6 +111,7 @@ DIFFERS = {
     "clip": {"factor", "precision", "data"},
     "cocoop": {"weight decay", "rate", "splits", "words"},
     "coop": {"weight decay", "rate", "splits", "words"},
+    "efficientvit_i1k": {"sizes", "mixing", "stochastic depth", "evaluation", "precision"},
     "gpt2": {"precision"},
     "linear_probe": {"momentum", "head", "rate", "evaluation pixels"},
     "mae_finetune": {"positions", "head", "mixing", "precision"},
