@@ -52,6 +52,23 @@ def test_report_and_pictures(tmp_path, capsys):
     assert len(re.findall(r"<figcaption>[^<]{60,}", text)) == 18
 
 
+@pytest.mark.long
+def test_windows_and_what_is_attended_to_in_them(tmp_path):
+    small = {"name": "swin", "variant": "T", "width": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 2}
+    model = {f"model__{key}": value for key, value in small.items()}
+    untrained(tmp_path / "run", tiny_config(**model, model__pooling="none", data__image_size=(32, 32)))
+    command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
+    assert main([*command, "--output", str(tmp_path / "inside")]) == 0
+    count, text = images_in(tmp_path / "inside")
+    assert made(tmp_path / "inside") == [
+        "01_a_windows.png",
+        "attention_distance.png",
+        "patch_filters.png",
+        "report.html",
+    ]
+    assert count == 3 and "Shifted windows lie across" in text
+
+
 @pytest.mark.slow
 def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
     untrained(tmp_path / "run", tiny_config(model__pooling="map", model__scan="True"))

@@ -214,9 +214,9 @@ def test_it_costs_nothing_when_off():
 def test_it_compiles_once():
     model = loaded()
     extract.attention_weights(model, images())
-    before = extract._sown._cache_size()
+    before = extract.sown._cache_size()
     extract.attention_weights(model, images())
-    assert extract._sown._cache_size() == before
+    assert extract.sown._cache_size() == before
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ examples:
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
-reconstructs; of a text it is which words a word attends to, in every layer and head (of a translation's encoder); of
-images and texts together it is how similar a model of both finds them. Of a learned prompt, without images and texts,
-the tokens nearest to its vectors are printed, and the directory receives the vectors (prompt.safetensors) and what they
-mean (prompt.json). As arrays and figures they are in
-vit_jax.inspection.arrays, reconstruction, texts, figures, text_figures and pair_figures.
+reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes; of a text
+it is which words a word attends to, in every layer and head (of a translation's encoder); of images and texts together
+it is how similar a model of both finds them. Of a learned prompt, without images and texts, the tokens nearest to its
+vectors are printed, and the directory receives the vectors (prompt.safetensors) and what they mean (prompt.json). As
+arrays and figures they are in vit_jax.inspection.arrays, reconstruction, texts, figures, text_figures and pair_figures.
 """
 
 from __future__ import annotations
@@ -126,9 +126,16 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
     """
     import numpy as np
 
-    from vit_jax.inspection import arrays, extract, figures
+    from vit_jax.inspection import arrays, extract, figures, layers
 
     of_model = _of_weights(loaded)
+    names = {path: f"{number:02d}_{_plain(path.stem)}" for number, path in enumerate(images, 1)}
+    if layers.has_windows(loaded):
+        from vit_jax.commands.window_pictures import window_sections
+
+        yield from [("The weights", "", of_model)] if of_model else []
+        yield from window_sections(loaded, images, names)
+        return
     attends = extract.has_attention(loaded)
     if not of_model and not attends:
         # The sentence names the model.
@@ -141,11 +148,11 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
 
     grid, size = extract.patch_grid(loaded), loaded.preprocess.image_size
     distances, sections = [], []
-    for number, (path, image) in enumerate(images.items(), 1):
+    for path, image in images.items():
         x = loaded.preprocess.normalize(image)[None]
         weights = extract.attention_weights(loaded, x)
         distances.append(arrays.mean_attention_distance(weights, grid, extract.patch_pixels(loaded)))
-        sections.append((path.name, "", _of_image(loaded, f"{number:02d}_{_plain(path.stem)}", image, x, weights)))
+        sections.append((path.name, "", _of_image(loaded, names[path], image, x, weights)))
     of_images = "this image" if len(images) == 1 else f"these {len(images)} images"
     figure = figures.distance_figure({"mean attention distance": np.mean(distances, axis=0)}, size)
     caption = (

@@ -43,7 +43,7 @@ def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[
     execution = Execution(dtype=encoder.execution.dtype, sow_attention=True)
     model = model.clone(encoder=encoder.clone(execution=execution))
 
-    tree = _sown(model, loaded.params, loaded.model_state, jnp.asarray(images))
+    tree = sown(model, loaded.params, loaded.model_state, jnp.asarray(images))
     # The names of the blocks are numbered, so that sorted by name they are in order.
     leaves = sorted(
         (jax.tree_util.keystr(path), leaf)
@@ -132,7 +132,8 @@ def _of_images(loaded: Loaded) -> nn.Module:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sown(model: nn.Module, params: PyTree, model_state: PyTree, images: Float[Array, "B H W 3"]) -> PyTree:
+def sown(model: nn.Module, params: PyTree, model_state: PyTree, images: Float[Array, "B H W 3"]) -> PyTree:
+    """What the modules of a model sow as "intermediates" in evaluation."""
     variables = {"params": params, **model_state}
     return model.apply(variables, images, train=False, mutable=["intermediates"])[1]["intermediates"]
 

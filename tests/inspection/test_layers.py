@@ -1,0 +1,123 @@
+"""Where layers of windows look, against loops over windows, and pictures of it."""
+
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from tests.loaded import loaded_model
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.inspection import arrays, layers, window_figures
+from vit_jax.inspection.layers import Layer
+from vit_jax.models import swin
+
+SIZE = (48, 40)  # maps of 12x10 and 6x5 places: both are filled up to windows of 4x4
+KWARGS = {"variant": "T", "num_classes": 3, "width": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+
+
+@functools.cache
+def made():
+    """A Swin of two stages, its parameters drawn at random, and its layers for two images."""
+    model = swin.build(**KWARGS)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: (0.4 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+    loaded = loaded_model(model, params, ("a", "b", "c"), Preprocess(SIZE), {"model": {"name": "swin"}})
+    images = rng.standard_normal((2, *SIZE, 3)).astype(np.float32)
+    return loaded, layers.window_layers(loaded, images)
+
+
+def test_layers_of_windows_lie_where_they_are():
+    loaded, found = made()
+    assert layers.has_windows(loaded)
+    assert [layer.name for layer in found] == [f"stage_{i}/block_{j:02d}" for i in range(2) for j in range(2)]
+    assert [(layer.grid, layer.pixels) for layer in found] == [((12, 10), 4)] * 2 + [((6, 5), 8)] * 2
+    assert [layer.weights.shape for layer in found] == [(2, 9, 1, 16, 16)] * 2 + [(2, 4, 2, 16, 16)] * 2
+    for layer in found:
+        np.testing.assert_allclose(layer.weights.sum(axis=-1), 1, atol=1e-5)
+        # Each place of the map is in one window.
+        centres = layer.queries[0][np.isfinite(layer.queries[0, ..., 0])]
+        assert sorted(map(tuple, (centres / layer.pixels - 0.5).tolist())) == list(
+            itertools.product(*map(range, layer.grid))
+        )
+
+
+def test_a_query_attends_to_its_window_alone():
+    _, (plain, shifted, *_) = made()
+    at = (4.0 * 5 + 2, 4.0 * 6 + 2)  # the place in row 5, column 6
+    for layer, rows, columns in ((plain, slice(4, 8), slice(4, 8)), (shifted, slice(2, 6), slice(6, 10))):
+        maps = layers.attended(layer, at)
+        assert maps.shape == (2, 1, 12, 10)
+        np.testing.assert_allclose(maps[:, :, rows, columns].sum(axis=(-2, -1)), 1, atol=1e-5)
+        assert (maps[:, :, rows, columns] > 0).all()
+        assert layer.groups[5, 6] == layer.groups[rows, columns].min() == layer.groups[rows, columns].max()
+        assert (layer.groups == layer.groups[5, 6]).sum() == 16
+
+
+def test_pieces_of_a_window_that_came_around_are_apart():
+    """In the corner the last shifted window has four pieces of the map, of which each sees itself alone."""
+    _, (_, shifted, *_) = made()
+    maps = layers.attended(shifted, (2.0, 2.0))
+    np.testing.assert_allclose(maps[0, 0].sum(), 1, atol=1e-5)
+    assert (
+        maps[0, 0, :2, :2].sum() > 0.999
+        and len({shifted.groups[0, 0], shifted.groups[0, 5], shifted.groups[5, 0]}) == 3
+    )
+
+
+def test_distance_against_a_loop():
+    """Over the places of the map: what was filled up has none, and its weight is shared among the others."""
+    _, found = made()
+    for layer in found:
+        expected = []
+        for head in range(layer.weights.shape[2]):
+            of_queries = []
+            for image, window, query in itertools.product(*map(range, (*layer.weights.shape[:2], 16))):
+                p, keys = layer.queries[0, window, query], layer.keys[0, window]
+                if np.isfinite(p).all():
+                    weights = layer.weights[image, window, head, query]
+                    known = [k for k in range(16) if np.isfinite(keys[k]).all()]
+                    total = sum(weights[k] for k in known)
+                    of_queries.append(sum(weights[k] * math.dist(p, keys[k]) for k in known) / total)
+            expected.append(np.mean(of_queries))
+        np.testing.assert_allclose(layers.attention_distance(layer), expected, rtol=1e-4)
+
+
+def test_one_group_is_a_vit():
+    """The distance of one window with all tokens is that of a Vision Transformer, which has prefix tokens too."""
+    rng = np.random.default_rng(1)
+    weights = rng.random((2, 3, 7, 7)).astype(np.float32)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    places = np.concatenate([[[np.nan, np.nan]], layers.centres((2, 3), 4)])[None, None]
+    layer = Layer("block_00", weights[:, None], places, places, (2, 3), 4)
+    expected = arrays.mean_attention_distance(weights[None], (2, 3), (4, 4))[0]
+    np.testing.assert_allclose(layers.attention_distance(layer), expected, rtol=1e-5)
+    np.testing.assert_allclose(layers.attended(layer, (6, 10))[1], weights[1, :, 6, 1:].reshape(3, 2, 3))
+
+
+def test_borders_of_windows_are_drawn():
+    tile = np.zeros((64, 64, 3), np.float32)
+    groups = np.repeat([[0, 0, 1, 1]], 4, axis=0)
+    drawn = window_figures.outlined(tile, groups).max(axis=-1) > 0
+    assert drawn[:, 31:33].all() and not drawn[:, :31].any() and not drawn[:, 33:].any() and not tile.any()
+
+
+def test_what_is_left_out_is_dark():
+    image = np.full((40, 40, 3), 200, np.uint8)
+    kept = np.zeros((4, 4), bool)
+    kept[:2] = True
+    (canvas,) = (
+        np.asarray(drawn.get_array()) for drawn in window_figures.kept_figure(image, {"a": kept}).axes[0].images
+    )
+    light, dark = (np.isclose(canvas[..., 0], share * 200 / 255, atol=1e-3).sum() for share in (1.0, 0.2))
+    assert light == 3 * dark > 0, "the image itself, and half of it"
+
+
+@pytest.mark.long
+def test_a_model_without_windows():
+    from vit_jax.models import resnet
+
+    assert not layers.has_windows(loaded_model(resnet.build(18, num_classes=3), {}, ("a", "b", "c"), Preprocess(SIZE)))
