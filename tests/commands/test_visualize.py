@@ -56,7 +56,7 @@ def test_report_and_pictures(tmp_path, capsys):
 def test_windows_and_what_is_attended_to_in_them(tmp_path):
     small = {"name": "swin", "variant": "T", "width": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 2}
     model = {f"model__{key}": value for key, value in small.items()}
-    untrained(tmp_path / "run", tiny_config(**model, model__pooling="none", data__image_size=(32, 32)))
+    untrained(tmp_path / "run", tiny_config(**model, data__image_size=(32, 32)))
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
     assert main([*command, "--output", str(tmp_path / "inside")]) == 0
     count, text = images_in(tmp_path / "inside")

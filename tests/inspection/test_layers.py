@@ -1,5 +1,6 @@
 """Where layers of windows look, against loops over windows, and pictures of it."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -10,9 +11,9 @@ import pytest
 
 from tests.loaded import loaded_model
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.inspection import arrays, layers, window_figures
+from vit_jax.inspection import arrays, layers, linear, window_figures
 from vit_jax.inspection.layers import Layer
-from vit_jax.models import swin
+from vit_jax.models import efficientvit, swin
 
 SIZE = (48, 40)  # maps of 12x10 and 6x5 places: both are filled up to windows of 4x4
 KWARGS = {"variant": "T", "num_classes": 3, "width": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
@@ -117,7 +118,25 @@ def test_what_is_left_out_is_dark():
 
 
 @pytest.mark.long
-def test_a_model_without_windows():
-    from vit_jax.models import resnet
-
-    assert not layers.has_windows(loaded_model(resnet.build(18, num_classes=3), {}, ("a", "b", "c"), Preprocess(SIZE)))
+def test_linear_attention_has_the_maps_that_it_never_computes():
+    """Of both of its stages, each row a mixture; of one query the same row as among all."""
+    kwargs = {"variant": "B0", "num_classes": 3, "widths": [8] * 5, "depths": [1] * 5, "head_width": 4}
+    model, size = efficientvit.build(**kwargs), (96, 64)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *size, 3), np.float32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32), shapes["params"])
+    state = jax.tree.map(lambda x: np.ones(x.shape, np.float32), {"batch_stats": shapes["batch_stats"]})
+    loaded = loaded_model(model, params, ("a", "b", "c"), Preprocess(size), {"model": None})
+    loaded = dataclasses.replace(loaded, variables={"params": params, "model_state": state})
+    assert linear.has_linear_attention(loaded) and not layers.has_windows(loaded)
+    images = rng.standard_normal((2, *size, 3)).astype(np.float32)
+    whole, one = (linear.linear_layers(loaded, images, at) for at in (None, (40.0, 8.0)))
+    assert [(layer.grid, layer.pixels) for layer in whole] == [((6, 4), 16), ((3, 2), 32)]
+    assert whole[0].name < whole[1].name
+    for all_rows, row in zip(whole, one, strict=True):
+        assert all_rows.weights.shape[:3] == (2, 1, 4)
+        sums = all_rows.weights.sum(axis=-1)
+        assert np.all((np.abs(sums - 1) < 1e-4) | (sums == 0)) and (sums > 0).mean() > 0.5
+        maps = layers.attended(row, (40.0, 8.0))
+        np.testing.assert_allclose(maps, layers.attended(all_rows, (40.0, 8.0)), rtol=1e-4)
+        np.testing.assert_allclose(maps[:, 0].reshape(2, -1), row.weights[:, 0, 0, 0], rtol=1e-6)

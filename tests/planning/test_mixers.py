@@ -6,6 +6,7 @@ import pytest
 
 from tests.products import products
 from vit_jax import UserError
+from vit_jax.nn.platform import computing_on
 from vit_jax.planning.mixers import KINDS, LayerSize
 
 SIZE = LayerSize(width=24, heads=3, window=4)
@@ -18,7 +19,9 @@ def test_counts_are_those_of_the_program(kind):
     variables = jax.eval_shape(mixer.init, jax.random.key(0), X)
     counted = mixer.flops((12, 16))
     assert min(counted) > 0
-    assert 2 * sum(counted) == products(jax.make_jaxpr(mixer.apply)(variables, X).jaxpr)
+    # On a CPU depthwise convolutions are sums of shifted maps, which are no products.
+    with computing_on("gpu" if kind == "multiscale" else "cpu"):
+        assert 2 * sum(counted) == products(jax.make_jaxpr(mixer.apply)(variables, X).jaxpr)
     assert jax.eval_shape(mixer.apply, variables, X).shape == X.shape
 
 

@@ -25,7 +25,7 @@ from vit_jax.commands.table import table
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
 
-_KINDS, _GRIDS, _SIZES = "softmax,window,shifted,sparse", "16,32,64", "224,384"
+_KINDS, _GRIDS, _SIZES = "softmax,window,shifted,sparse,linear,multiscale", "16,32,64", "224,384"
 _BATCH = {"layers": 1, "models": 2}  # one image is none for batch statistics
 
 

@@ -11,11 +11,12 @@ examples:
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
-reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes; of a text
-it is which words a word attends to, in every layer and head (of a translation's encoder); of images and texts together
-it is how similar a model of both finds them. Of a learned prompt, without images and texts, the tokens nearest to its
-vectors are printed, and the directory receives the vectors (prompt.safetensors) and what they mean (prompt.json). As
-arrays and figures they are in vit_jax.inspection.arrays, reconstruction, texts, figures, text_figures and pair_figures.
+reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes, of an
+EfficientViT the attention that it never writes out; of a text it is which words a word attends to, in every layer and
+head (of a translation's encoder); of images and texts together it is how similar a model of both finds them. Of a
+learned prompt, without images and texts, the tokens nearest to its vectors are printed, and the directory receives the
+vectors (prompt.safetensors) and what they mean (prompt.json). As arrays and figures they are in vit_jax.inspection:
+arrays, layers, linear, reconstruction, texts; figures, window_figures, text_figures and pair_figures.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
     """
     import numpy as np
 
-    from vit_jax.inspection import arrays, extract, figures, layers
+    from vit_jax.inspection import arrays, extract, figures, layers, linear
 
     of_model = _of_weights(loaded)
     names = {path: f"{number:02d}_{_plain(path.stem)}" for number, path in enumerate(images, 1)}
@@ -137,6 +138,11 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
         yield from window_sections(loaded, images, names)
         return
     attends = extract.has_attention(loaded)
+    if not attends and linear.has_linear_attention(loaded):
+        from vit_jax.commands.window_pictures import linear_sections
+
+        yield from linear_sections(loaded, images, names)
+        return
     if not of_model and not attends:
         # The sentence names the model.
         extract.attention_weights(loaded, np.zeros((1, *loaded.preprocess.image_size, 3), np.float32))

@@ -48,7 +48,7 @@ def linear_sections(loaded: Loaded, images: Mapping[Path, np.ndarray], names: Ma
     """Of each image what one place attends to in each layer of linear attention."""
     from vit_jax.inspection.linear import linear_layers
 
-    at = tuple(side / 2 for side in loaded.preprocess.image_size)
+    at = _middle(loaded.preprocess.image_size)
     for path, image in images.items():
         found = linear_layers(loaded, loaded.preprocess.normalize(image)[None], at)
         maps = {layer.name: layers.attended(layer, at)[0].mean(axis=0) for layer in found}
@@ -71,7 +71,7 @@ def _attended(name: str, image: np.ndarray, found: list[Layer]) -> Picture:
     stages = dict.fromkeys(layer.name.partition("/")[0] for layer in found)
     of_stages = [[layer for layer in found if layer.name.startswith(f"{stage}/")] for stage in stages]
     shown = {layer.name.replace("/", ", "): layer for stage in of_stages for layer in stage[-2:]}
-    at = tuple(side / 2 for side in image.shape[:2])
+    at = _middle(image.shape[:2])
     maps = {label: layers.attended(layer, at)[0].mean(axis=0) for label, layer in shown.items()}
     groups = {label: layer.groups for label, layer in shown.items()}
     caption = (
@@ -100,3 +100,8 @@ def _kept(name: str, image: np.ndarray, found: list[Layer]) -> list[Picture]:
         "among those that are kept."
     )
     return [Picture(f"{name}_kept", window_figures.kept_figure(image, kept), caption)]
+
+
+def _middle(size: tuple[int, int]) -> tuple[float, float]:
+    """The centre of the pixel in the middle, which is nowhere on a border of places."""
+    return tuple(side // 2 + 0.5 for side in size)

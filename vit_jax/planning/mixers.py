@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
-from vit_jax.nn.flops import mixing_flops, product_flops, window_mixing_flops
+from vit_jax.nn.flops import linear_mixing_flops, mixing_flops, product_flops, window_mixing_flops
+from vit_jax.nn.linear_attention import MultiScaleLinearAttention
+from vit_jax.nn.mbconv import MobileStyle
 from vit_jax.nn.multi_head import MultiHeadAttention
 from vit_jax.nn.pruning import best_first, gathered, kept_count, magnitudes, scattered
 from vit_jax.nn.style import BlockStyle, Execution
@@ -166,4 +168,40 @@ class Sparse(Window):
         return kept
 
 
-KINDS: Mapping[str, type[Mixer]] = {"softmax": Softmax, "window": Window, "shifted": Shifted, "sparse": Sparse}
+class Linear(Mixer):
+    """Every token attends to every token by a plain product, ReLU for softmax: Q (K^T V) (EfficientViT)."""
+
+    SCALES: ClassVar[tuple[int, ...]] = ()
+
+    def setup(self):
+        style = MobileStyle(dtype=self.execution.dtype)
+        self.attention = MultiScaleLinearAttention(self._head_width, self.SCALES, style=style)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return self.attention(x, train=False)
+
+    def flops(self, grid: Grid) -> Counted:
+        scales, width = 1 + len(self.SCALES), self.size.width
+        mixing = scales * linear_mixing_flops(grid[0] * grid[1], self.size.heads, self._head_width)
+        whole = MultiScaleLinearAttention(self._head_width, self.SCALES, parent=None).flops(width, grid)
+        return Counted(mixing, whole - mixing)
+
+    @property
+    def _head_width(self) -> int:
+        return self.size.width // self.size.heads
+
+
+class MultiScale(Linear):
+    """The same of tokens and of what 5x5 convolutions gather around them, side by side (EfficientViT's LiteMLA)."""
+
+    SCALES: ClassVar[tuple[int, ...]] = (5,)
+
+
+KINDS: Mapping[str, type[Mixer]] = {
+    "softmax": Softmax,
+    "window": Window,
+    "shifted": Shifted,
+    "sparse": Sparse,
+    "linear": Linear,
+    "multiscale": MultiScale,
+}
