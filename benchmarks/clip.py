@@ -15,6 +15,7 @@ figures in `results.json`; at the end `queries.png`, what the first CLIP finds f
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import statistics
@@ -36,8 +37,18 @@ from vit_jax.training.evaluation import evaluate_loaded
 Found = dict[str, list[dict[str, float]]]
 Rows = list[dict[str, Any]]
 
-MODELS = {"clip": "CLIP from scratch", "lit": "LiT, DINOv2's architecture locked, MiniLM unlocked"}
-RIDGES = {"dinov2": "ridge, locked features to locked MiniLM", "pixels": "ridge, 16x16 pixels to locked MiniLM"}
+MODELS = {
+    "clip": "CLIP from scratch",
+    "lit": "LiT, DINOv2's architecture locked, MiniLM unlocked",
+    "lit-names": "the same, trained on names alone",
+}
+RIDGES = {
+    "dinov2": "ridge, locked features to locked MiniLM of names",
+    "dinov2+keywords": "the same of names with keywords, in the test too",
+    "pixels": "ridge, 16x16 pixels to locked MiniLM of names",
+    "pixels+keywords": "the same of names with keywords, in the test too",
+}
+ARMS = ("category/accuracy", "category/mapped_up_accuracy", "category/reweighted_accuracy")
 PENALTIES = tuple(10.0**k for k in range(-1, 6))
 RANKS = (1, 5, 10)
 
@@ -54,13 +65,15 @@ def main() -> None:
     smoke = ",smoke" if arguments.smoke else ""
     workdir.mkdir(parents=True, exist_ok=True)
     baselines = once(workdir / "ridge.json", functools.partial(_ridges, data, towers))
+    lit = f"emoji_lit:data={data},towers={towers}"
+    specs = {"clip": f"emoji_clip:data={data}", "lit": lit, "lit-names": f"{lit},keywords=false"}
     found: Found = {}
     probes: dict[str, dict[str, float]] = {}
     for seed in range(arguments.seeds):
-        for name, spec in (("clip", f"emoji_clip:data={data}"), ("lit", f"emoji_lit:data={data},towers={towers}")):
+        for name, spec in specs.items():
             run = workdir / f"{name}-{seed}"
             found.setdefault(name, []).append(fit(run, f"{spec},seed={seed}{smoke}"))
-            if seed == 0:
+            if seed == 0 and name != "lit-names":  # whose features are those of the same locked tower
                 probes[name] = once(workdir / f"probe-{name}.json", functools.partial(_probed, run, data))
             report(workdir, baselines, found, probes)
     queries(load(workdir / "clip-0"), data, workdir / "queries.png")
@@ -81,13 +94,14 @@ def report(workdir: Path, baselines: Mapping[str, Any], found: Found, probes: Ma
         [said, *(f"{100 * baselines[name][key]:.1f}" for key in (*ranks, *art)), ""] for name, said in RIDGES.items()
     ]
     names += [[said, *cells(name, *ranks, *art), seconds(name)] for name, said in MODELS.items() if name in found]
-    arms = ["category/accuracy", "category/mapped_up_accuracy", "category/reweighted_accuracy"]
     categories = [["the commonest category", f"{100 * baselines['commonest']:.1f}", "", "", "", ""]]
+    for name, said in RIDGES.items():
+        categories.append([said, *(f"{100 * baselines[name][arm]:.1f}" for arm in ARMS[:2]), "", "", ""])
     for name, said in MODELS.items():
         if name in found:
             probe = probes.get(name, {})
             labelled = [f"{100 * probe[key]:.1f}" if key in probe else "" for key in ("probe/accuracy", "knn/accuracy")]
-            categories.append([said, *cells(name, *arms), *labelled])
+            categories.append([said, *cells(name, *ARMS), *labelled])
     pixels = [f"{100 * probes['clip'][key]:.1f}" for key in ("pixel_probe/accuracy", "pixel_knn/accuracy")]
     categories.append(["pixels", "", "", "", *pixels])
     columns = [f"name, R@{k}" for k in RANKS] + [f"picture, R@{k}" for k in RANKS] + [f"2nd art, R@{k}" for k in RANKS]
@@ -113,18 +127,23 @@ def _probed(run: Path, data: Path) -> dict[str, float]:
 
 
 def _ridges(data: Path, towers: Path) -> dict[str, Any]:
-    """Retrieval by ridge regressions, and the share of the commonest category."""
+    """Retrieval and categories by ridge regressions, and the share of the commonest category."""
     google, twitter = (_rows(data / f"{art}.jsonl") for art in ("google", "twitter"))
     train, test, other = (
         [row for row in rows if row["split"] == split]
         for rows, split in ((google, "train"), (google, "test"), (twitter, "test"))
     )
-    text = load(towers / "minilm")
-    # In training a name with its keywords, as in the issue of a picture's meaning; in the test the name alone.
-    targets = _embedded(text, [", ".join([row["text"], *row["keywords"]]) for row in train])
-    of_test, of_other = (_embedded(text, [row["text"] for row in rows]) for rows in (test, other))
-    image = load(towers / "dinov2", image_size=112)
+    subcategories = json.loads((data / "categories.json").read_text(encoding="utf-8"))
+    categories = sorted(subcategories)
+    above = [category for category in categories for _ in subcategories[category]]
+    text, image = load(towers / "minilm"), load(towers / "dinov2", image_size=112)
     small = Preprocess(image_size=(16, 16))
+    below = [subcategory for category in categories for subcategory in subcategories[category]]
+    by_name, by_subcategory = _embedded(text, categories), _embedded(text, below)
+    embedded = {
+        keywords: [_embedded(text, [_said(row, keywords) for row in rows]) for rows in (train, test, other)]
+        for keywords in (False, True)
+    }
     given = {
         "dinov2": lambda rows: _features(image, data, rows),
         "pixels": lambda rows: np.stack([small(str(data / row["path"])).reshape(-1) for row in rows]),
@@ -132,13 +151,29 @@ def _ridges(data: Path, towers: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, features in given.items():
         x, x_test, x_other = (features(rows) for rows in (train, test, other))
-        penalty = _chosen(x, targets)
-        weights = _ridge(x, targets, penalty)
-        found[name] = {"penalty": penalty, **_recalls("retrieval", _with_one(x_test) @ weights, of_test)}
-        found[name] |= _recalls("other_art", _with_one(x_other) @ weights, of_other)
-    categories = [row["category"] for row in test]
-    commonest = max(set(row["category"] for row in train), key=[row["category"] for row in train].count)
-    return {**found, "commonest": statistics.mean(category == commonest for category in categories)}
+        for keywords, (targets, of_test, of_other) in embedded.items():
+            penalty = _chosen(x, targets)
+            weights = _ridge(x, targets, penalty)
+            seen, seen_other = (_with_one(some) @ weights for some in (x_test, x_other))
+            right = [
+                statistics.mean(names[best] == row["category"] for best, row in zip(bests, test, strict=True))
+                for names, bests in (
+                    (categories, (seen @ by_name.T).argmax(1)),
+                    (above, (seen @ by_subcategory.T).argmax(1)),
+                )
+            ]
+            found[f"{name}+keywords" if keywords else name] = {
+                "penalty": penalty,
+                **_recalls("retrieval", seen, of_test),
+                **_recalls("other_art", seen_other, of_other),
+                **dict(zip(ARMS, right, strict=False)),
+            }
+    commonest = statistics.mode(row["category"] for row in train)
+    return {**found, "commonest": statistics.mean(row["category"] == commonest for row in test)}
+
+
+def _said(row: Mapping[str, Any], keywords: bool) -> str:
+    return ", ".join([row["text"], *(row["keywords"] if keywords else [])])
 
 
 def _rows(path: Path) -> Rows:
@@ -146,7 +181,8 @@ def _rows(path: Path) -> Rows:
 
 
 def _embedded(text: Loaded, texts: Sequence[str]) -> np.ndarray:
-    field, found = text.fields["text"], []
+    # The model takes 512 tokens, and no name with its keywords has more than 64.
+    field, found = dataclasses.replace(text.fields["text"], length=64), []
     for start in range(0, len(texts), 64):
         some = [field.batched("text", field.read(one, "A name", None)) for one in texts[start : start + 64]]
         batch = {key: np.stack([np.asarray(row[key]) for row in some]) for key in some[0]}
