@@ -2,12 +2,12 @@
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_jax.commands.table import table
-from vit_jax.training.config import load_config
+from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
@@ -22,11 +22,11 @@ def once(file: Path, make: Callable[[], Any]) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def fit(run: Path, spec: str) -> dict[str, float]:
-    """Trains a config where that has not been done; returns what it measured last."""
+def fit(run: Path, spec: str, changes: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Trains a config, with some keys changed, where that has not been done; returns what it measured last."""
     if not (run / "summary.json").exists():
         print(f"\n{run.name}", flush=True)
-        train(build_experiment(load_config(spec)), run)
+        train(build_experiment(override(load_config(spec), changes or {})), run)
     return json.loads((run / "summary.json").read_text())
 
 
