@@ -12,11 +12,13 @@ from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.commands.main import main
+from vit_jax.naming import build_named
 from vit_jax.nn.batch_norm import BatchNorm, by_batch
 from vit_jax.tasks import in_training
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 from vit_jax.training.metrics import round_off
+from vit_jax.training.parameters import path_name
 
 MODEL = {"name": "resnet", "variant": "18", "depths": [1], "width": 8, "stem": "cifar", "zero_init": False}
 
@@ -51,6 +53,25 @@ def test_the_norm_of_a_batch_is_that_of_training():
         mean, var = (new["batch_stats"][k] for k in ("mean", "var"))
         np.testing.assert_allclose(found["batch_stats/mean"], mean / 0.1, rtol=1e-5)
         np.testing.assert_allclose(found["batch_stats/var"], (var - 0.9) / 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["B1", "L1"])
+def test_every_norm_of_efficientvit_is_found(variant):
+    section = {"name": "efficientvit", "variant": variant, "depths": [1] * 5}
+    model = build_named("model", section, "config.model", num_classes=3)
+    images = jnp.zeros((2, 64, 64, 3))
+
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def found(variables, images):
+        with by_batch() as found:
+            model.apply(variables, images, train=False)
+        return found
+
+    estimated, held = jax.eval_shape(found, variables, images), {"batch_stats": variables["batch_stats"]}
+    assert {name: leaf.shape for name, leaf in estimated.items()} == {
+        path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(held)
+    }
 
 
 def test_the_product_has_the_means_of_batches_of_training_images(run):
