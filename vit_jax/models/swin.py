@@ -80,18 +80,26 @@ class SwinStage(nn.Module):
     block: Callable[..., nn.Module] = WindowBlock
     merging: Callable[..., nn.Module] = PatchMerging
 
+    @property
+    def styles(self) -> tuple[WindowStyle, WindowStyle]:
+        """Of plain and shifted blocks."""
+        return (self.style, dataclasses.replace(self.style, shifted=True))
+
     def setup(self):
-        pair = (self.style, dataclasses.replace(self.style, shifted=True))
-        self.blocks = BlockStack(pair, self.depth, self.drop_path_rates, self.execution, self.block)
+        self.blocks = BlockStack(self.styles, self.depth, self.drop_path_rates, self.execution, self.block)
         nn.share_scope(self, self.blocks)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b oh ow out"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False, **how: Any) -> Float[Array, "b oh ow out"]:
         if self.merges:
             x = self.merging(self.style.norm_epsilon, self.execution.dtype, name="downsample")(x)
         batch, *grid, width = x.shape
-        x, _ = self.blocks(x.reshape(batch, -1, width), train=train, grid=tuple(grid))
+        x = self.run(x.reshape(batch, -1, width), tuple(grid), train=train, **how)
         return x.reshape(batch, *grid, width)
+
+    def run(self, x: Float[Array, "b t width"], grid: tuple[int, int], *, train: bool) -> Float[Array, "b t width"]:
+        """Applies the blocks."""
+        return self.blocks(x, train=train, grid=grid)[0]
 
 
 class SwinEncoder(Trunk):
@@ -157,7 +165,7 @@ class SwinEncoder(Trunk):
         Images of any size are filled up with zeros to whole patches, and maps to whole windows.
 
         Args:
-            of_stages: further arguments of every stage.
+            of_stages: further arguments of the stages, a value for each of them; None for none.
 
         Raises:
             UserError: for images that are smaller than the last stride, a window that is larger than the image, or
@@ -171,12 +179,16 @@ class SwinEncoder(Trunk):
         x = LayerNorm(epsilon, dtype, name="norm_embedding")(x)
         x = nn.Dropout(style.dropout_rate)(x, deterministic=not train)
         stride, maps, rates = self.patch_size, {}, drop_path_rates(self.drop_path_rate, sum(self.depths))
-        for i, (style, depth) in enumerate(zip(self.styles, self.depths, strict=True)):
+        for i, depth in enumerate(self.depths):
             own, rates = rates[:depth], rates[depth:]
-            stage = self.stage(style, depth, own, i > 0, self.execution, name=stage_name(i))
-            maps[stride * 2**i] = x = stage(x, train=train, **of_stages)
+            how = {name: values[i] for name, values in of_stages.items() if values is not None}
+            maps[stride * 2**i] = x = self.stage_of(i, own)(x, train=train, **how)
         maps[self.stride] = x = LayerNorm(epsilon, dtype, name="norm")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1]), maps
+
+    def stage_of(self, i: int, rates: tuple[float, ...]) -> nn.Module:
+        """The i-th stage, with its rates of stochastic depth."""
+        return self.stage(self.styles[i], self.depths[i], rates, i > 0, self.execution, name=stage_name(i))
 
     def grids(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
         """Rows and columns of the map of each stage."""
