@@ -252,6 +252,16 @@ def judging(answers: Answers, evaluators: Mapping[str, Evaluator]) -> dict[str, 
     return fitted
 
 
+def inputs_of(loaded: Loaded, config: RunConfig) -> Inputs:
+    """The data of a config, prepared as a checkpoint says."""
+    data = dict(config.data)
+    if loaded.preprocess is not None:
+        preprocess = loaded.preprocess.to_json()
+        data |= {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
+    data["fields"] = loaded.metadata["fields"]
+    return build_inputs(data)
+
+
 def evaluate_loaded(
     loaded: Loaded,
     values: Mapping[str, Any],
@@ -271,12 +281,7 @@ def evaluate_loaded(
     if not config.evals:
         raise UserError("The config names no evaluators", "Add one, for example --config.evals.val.name=classification")
     intervals(config)
-    data = dict(config.data)
-    if loaded.preprocess is not None:
-        preprocess = loaded.preprocess.to_json()
-        data |= {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
-    data["fields"] = loaded.metadata["fields"]
-    inputs = build_inputs(data)
+    inputs = inputs_of(loaded, config)
     evaluators = build_evaluators(config.evals, inputs, config.batch_size)
     # The objective is that of the checkpoint, whatever config names the data.
     evaluators = judging(Answers(loaded.labels, loaded.task.objective), evaluators)
