@@ -119,7 +119,9 @@ def checkpoint(tmp_path_factory):
     return untrained(workdir / "image", tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
-FROM_CHECKPOINT = ("bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "vit_paper_finetune")
+FROM_CHECKPOINT = (
+    "bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "sparsevit_i1k", "vit_paper_finetune",
+)  # fmt: skip
 FROM_TOWERS = ("cocoop", "coop")
 ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
@@ -141,6 +143,9 @@ ARGUMENTS = {
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
+    "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
+    "garment_sparse": ["", "stage=adapt"],
+    "sparsevit_i1k": ["", "stage=finetune,ratios=cfg3"],
     "transformer_wmt": ["", "variant=big"],
     "gpt2": ["", "variant=gpt1", "variant=gpt3-13b,batch=2048"],
     "brown_gpt": ["", "smoke"],
@@ -173,6 +178,9 @@ PROGRAMS = [
     ("shifted_fashion", "method=mae"),
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
+    ("garment_mixers", "mixer=multiscale"),
+    ("garment_sparse", ""),
+    ("garment_sparse", "stage=adapt"),
     ("simclr_i1k", "model=18,version=2"),
     ("brown_gpt", ""),
     ("cldr_translate", ""),
@@ -251,6 +259,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     named = {
         "classify": "head",
         "efficientvit": "head",
+        "sparsevit": "head",
         "mae": "decoder",
         "clip": "text",
         "siglip": "text",
@@ -484,6 +493,11 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
         ("simclr_i1k:model=S16/", "There is no ViT 'S16/'"),
         ("simclr_i1k:version=3", "Unknown version 3 of SimCLR"),
         ("moco_v3_i1k:varaint=S/16", "Did you mean 'variant'"),
+        ("sparsevit_i1k", "needs a checkpoint"),
+        ("sparsevit_i1k:init=x,ratios=cfg4", "Unknown ratios 'cfg4'. Did you mean 'cfg"),
+        ("sparsevit_i1k:init=x,stage=tune", "Unknown stage 'tune'. Did you mean 'finetune'"),
+        ("garment_mixers:mixer=windows", "Unknown mixer 'windows'. Did you mean 'window'"),
+        ("garment_sparse:stage=dens", "Unknown stage 'dens'. Did you mean 'dense'"),
         ("shifted_fashion:method=moco_v2", "Unknown method 'moco_v2'. Did you mean 'moco_v3'"),
     ],
 )

@@ -117,6 +117,7 @@ DIFFERS = {
     "mae_finetune": {"positions", "head", "mixing", "precision"},
     "mae_i1k": {"precision"},
     "moco_v3_i1k": {"heads", "colours", "blur", "precision"},
+    "sparsevit_i1k": {"images", "augmentation", "schedule"},
     "transformer_wmt": {"batches", "rate", "precision"},
     "simclr_i1k": {"memory", "colours", "brightness", "crops", "blur", "evaluation pixels"},
     "vit_i1k": {"levels", "mixup", "precision", "few-shot"},

@@ -20,6 +20,7 @@ from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_translate as translating
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
@@ -59,6 +60,7 @@ SYSTEMS = {
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
     "simclr": contrastive_config("simclr", model__depth=1),
+    "sparsevit": pruning.config(),
 }
 NOT_TRAINED = {"features"}
 

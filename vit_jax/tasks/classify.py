@@ -61,10 +61,7 @@ class Classify(Task):
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         del step
-        keys = jax.random.split(rng)
-        outputs, new_state = in_training(
-            self.model, variables["params"], variables["model_state"], keys, batch["image"]
-        )
+        outputs, new_state, told = self._in_training(variables, batch["image"], rng)
         logits = outputs["logits"]
         targets = self._targets(batch["label"])
         weights = None if self.class_weights is None else jnp.array(self.class_weights, jnp.float32)
@@ -73,7 +70,7 @@ class Classify(Task):
             "loss": (losses.sum(), jnp.float32(losses.shape[0])),
             "accuracy": self._accuracy(logits, batch["label"]),
         }
-        return losses.mean(), (metrics, new_state)
+        return losses.mean(), (metrics | told, new_state)
 
     def _accuracy(self, logits: Float[Array, "B K"], label: Array) -> tuple[Array, Array]:
         """The answer is right if it is one of several labels, or of mixed ones the largest; no answer is right where
@@ -83,6 +80,13 @@ class Classify(Task):
         correct = jnp.take_along_axis(label, logits.argmax(-1)[:, None], axis=-1)[:, 0] == largest
         labelled = (largest > 0).astype(jnp.float32)
         return (correct * labelled).sum(), labelled.sum()
+
+    def _in_training(
+        self, variables: Variables, images: Float[Array, "B H W 3"], rng: PRNGKeyArray
+    ) -> tuple[dict[str, Array], Any, Metrics]:
+        """What the model gives, its new state, and what else is to be told of it."""
+        params, state = variables["params"], variables["model_state"]
+        return *in_training(self.model, params, state, jax.random.split(rng), images), {}
 
     def _targets(self, label: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Class indices, multi-hot or mixed labels as smoothed targets; for softmax each row sums to 1, or 0."""
