@@ -72,15 +72,24 @@ def _run(overrides: tuple[tuple[str, Any], ...]) -> Path:
     return workdir
 
 
-def untrained(workdir: Path, config: dict[str, Any], step: int = 1) -> Path:
-    """A checkpoint of a config's model, whose parameters and statistics are random numbers, and of no optimizer."""
+def untrained(workdir: Path, config: dict[str, Any], step: int = 1, signed: bool = False) -> Path:
+    """A checkpoint of a config's model, whose parameters and statistics are random numbers, and of no optimizer.
+
+    Args:
+        signed: of both signs, and biases of zero, so that answers differ from image to image.
+    """
     experiment = build_experiment(config)
     rows = experiment.pipeline.batch(0, slices=1, index=0)
     batch = jax.eval_shape(experiment.on_device, rows, jax.random.key(0))
     shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
     rng = np.random.default_rng(0)
     # Positive, since some are variances; small, so that nothing saturates.
-    state = jax.tree.map(lambda x: jax.numpy.asarray(rng.uniform(0.05, 0.2, x.shape).astype(x.dtype)), shapes)
+
+    def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.uniform(-1, 1, x.shape) if signed else rng.uniform(0.05, 0.2, x.shape)
+        return jax.numpy.asarray(values * (not signed or path[-1].key != "bias"), x.dtype)
+
+    state = jax.tree.map_with_path(drawn, shapes)
     workdir.mkdir(parents=True, exist_ok=True)
     store = Store(epath.Path(workdir), Policy())
     store.save(step, state, {**open_run._metadata(experiment, "params", ()), "log": {}})

@@ -25,6 +25,7 @@ from vit_jax.commands import (
     prepare_tokenizer,
     report,
     retrieve,
+    search_sparsity,
     train,
     visualize,
 )
@@ -40,6 +41,7 @@ _COMMANDS = {
     "visualize": visualize,
     "convert": convert,
     "report": report,
+    "search-sparsity": search_sparsity,
     "prepare": prepare,
     "prepare pairs": prepare_pairs,
     "prepare queries": prepare_queries,
