@@ -11,9 +11,9 @@ within the same; and `kept.png`, which windows are kept.
 
     python benchmarks/efficient_attention.py --workdir runs/efficient_attention
 
-Every run (mixer or stage, seed) is a folder of its own; what is done is skipped and what was interrupted goes on, so the
-command can be stopped and started again at will. Times are measured once, after the first seed: leave the machine alone
-then. After every seed it writes its tables to `table.md` in the workdir, with all figures in `results.json`.
+Every run (mixer or stage, seed) is a folder of its own; what is done is skipped and what was interrupted goes on, so
+the command can be stopped and started again at will. Times are measured once, after the first seed: leave the machine
+alone then. After every seed it writes its tables to `table.md` in the workdir, with all figures in `results.json`.
 """
 
 import argparse

@@ -19,7 +19,7 @@ IMAGES = 8
 
 
 def kept_windows(loaded: Loaded, ratios: Ratios, output: Path) -> None:
-    """Writes a PNG of the first images of the evaluation data, and below each what the plain windows of each stage see."""
+    """Writes a PNG of the first images of the evaluation data, and below each what the plain windows of stages see."""
     config = run_config(loaded.metadata["config"])
     inputs = inputs_of(loaded, config)
     batch = next(iter(inputs.eval_pipeline(config.batch_size, "config.data.eval").iterate()))
