@@ -88,7 +88,7 @@ def sparse(workdir: Path, seed: int, more: str, found: dict[str, Any], smoke: bo
     for stage, run in runs.items():
         start = f",init={runs['dense']}" if stage == "adapt" else ""
         fit(run, f"garment_sparse:stage={stage},seed={seed},{more}{start}")
-    examples = 20 if smoke else 10_000
+    examples = 20 if smoke else 2000
     of_seed = functools.partial(_curves, runs, examples, CHOICES[::4] if smoke else CHOICES)
     found["curves"].append(once(workdir / f"curves-{seed}.json", of_seed))
     adapted = load(runs["adapt"])
@@ -99,10 +99,13 @@ def sparse(workdir: Path, seed: int, more: str, found: dict[str, Any], smoke: bo
         )
         kept_windows(adapted, uniform_ratios(space_of(encoder_of(adapted), size), 0.6), workdir / "kept.png")
     output = workdir / f"ratios-{seed}.json"
-    few = ["--generations=1", "--population=3", "--parents=2", "--examples=20"] if smoke else ["--examples=2000"]
+    few = ["--generations=1", "--population=3", "--parents=2", "--examples=20"]
+    some = ["--generations=5", "--population=25", "--parents=8", "--examples=1000"]
     asked = ["--checkpoint", str(runs["adapt"]), f"--max-latency={LATENCY}", f"--seed={seed}", "--output", str(output)]
-    # Windows of latency are wide where there is little to choose from.
-    if not output.exists() and vit_jax(["search-sparsity", *asked, "--min-latency=0.3", "--batch-size=16", *few]):
+    # A wide window, because there are only 648 ratios to choose from.
+    if not output.exists() and vit_jax(
+        ["search-sparsity", *asked, "--min-latency=0.3", "--batch-size=16", *(few if smoke else some)]
+    ):
         sys.exit("The search did not end")
     found["found"].append(once(output, dict))
 
