@@ -118,10 +118,10 @@ def reference(p, style, x, memory=None, memory_mask=None, condition=None, **self
             own = None if style.norm == "adaptive" and name in ("norm1", "norm2") else p[name]
             return normed(y, style.norm_kind, style.norm_epsilon, own)
 
-        y = x if style.norm == "post" else norm(x)
+        y = x if "post" in style.norm else norm(x)
         if parts[0] is not None:
             y = y * (1 + parts[1]) + parts[0]
-        y = branch(y)
+        y = norm(branch(y)) if style.norm == "residual_post" else branch(y)
         y = y * p[scale] if scale in p else y
         y = y if parts[2] is None else y * parts[2]
         y = y if gate is None else y * np.tanh(p[gate])
@@ -156,6 +156,16 @@ STYLES = {
     ),
     "window": ({"layer_scale_init": 0.1}, {"mask": Band(2, 1)}, {"mask": np.asarray(dense(Band(2, 1), T, T))}),
     "swin": ({"norm_epsilon": 1e-5, "activation": "gelu_exact"}, {"bias": BIAS, "mask": SEEN}, {}),
+    "swin v2": (
+        {
+            "norm": "residual_post",
+            "norm_epsilon": 1e-5,
+            "qk_norm": "l2",
+            "biases": ("query", "value", "out", "fc1", "fc2"),
+        },
+        {"bias": BIAS, "mask": SEEN},
+        {},
+    ),
     "flamingo": (
         {"cross": "gated", "norm_memory": True, "biases": ()},
         {"mask": "causal", "memory": MEMORY, "memory_mask": MEMORY_SEEN},

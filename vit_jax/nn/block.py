@@ -244,11 +244,13 @@ class Block(nn.Module):
     ) -> Float[Array, "b t width"]:
         """`x` and what a branch makes of it, with the norm where the style has it."""
         post = self.style.norm == "post"
-        y = x if post else _norm(self.style, self.execution, norm)(x)
+        y = x if post or self.style.norm == "residual_post" else _norm(self.style, self.execution, norm)(x)
         shift, scale = modulation
         if shift is not None:
             y = y * (1 + scale) + shift
         y = branch(y)
+        if self.style.norm == "residual_post":
+            y = _norm(self.style, self.execution, norm)(y)
         if layer_scale and self.style.layer_scale_init is not None:
             init = nn.initializers.constant(self.style.layer_scale_init)
             y = y * self.param(layer_scale, init, y.shape[-1:]).astype(y.dtype)

@@ -49,10 +49,12 @@ class PatchMerging(nn.Module):
     Attributes:
         epsilon: of the norm.
         dtype: dtype of the computation and of the result.
+        norm_last: the norm comes after the product (Swin v2).
     """
 
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    norm_last: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow out"]:
@@ -60,9 +62,10 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = x.shape
         # Side by side lie the places (0, 0), (1, 0), (0, 1), (1, 1), as the authors have them.
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
-        x = LayerNorm(self.epsilon, self.dtype, name="norm")(x.reshape(batch, height // 2, width // 2, 4 * channels))
+        x = x.reshape(batch, height // 2, width // 2, 4 * channels)
+        norm = LayerNorm(self.epsilon, self.dtype, name="norm")
         dense = nn.Dense(2 * channels, use_bias=False, dtype=self.dtype, dot_general=product, name="reduction")
-        return dense(x)
+        return norm(dense(x)) if self.norm_last else dense(norm(x))
 
 
 class PatchEmbed(nn.Module):

@@ -15,7 +15,7 @@ from vit_jax.nn.dtype import compute_dtype
 from vit_jax.ranges import Count, Decay, Positive
 from vit_jax.spelling import nearest
 
-NormOrder = Literal["pre", "post", "adaptive"]
+NormOrder = Literal["pre", "post", "residual_post", "adaptive"]
 NormKind = Literal["layer", "rms"]
 QKNorm = Literal["none", "layer", "rms", "l2"]
 Cross = Literal["none", "plain", "gated"]
@@ -43,8 +43,9 @@ class BlockStyle:
         num_heads: attention heads.
         mlp_dim: hidden width of the MLP.
         head_dim: width of a head; None for the width of the model over the heads.
-        norm: "pre" is x + f(norm(x)) (GPT-2, ViT), "post" norm(x + f(x)) (the Transformer of 2017, BERT), "adaptive"
-            x + gate * f(norm(x) * (1 + scale) + shift), all three of a condition and the norm without parameters (DiT).
+        norm: "pre" is x + f(norm(x)) (GPT-2, ViT), "post" norm(x + f(x)) (the Transformer of 2017, BERT),
+            "residual_post" x + norm(f(x)) (Swin v2), "adaptive" x + gate * f(norm(x) * (1 + scale) + shift), all three
+            of a condition and the norm without parameters (DiT).
         norm_kind: "layer" or "rms".
         norm_epsilon: of every norm of the block.
         activation: of the MLP, see `vit_jax.nn.activation.ACTIVATIONS`.
