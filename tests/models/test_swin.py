@@ -1,12 +1,16 @@
 """Swin: published sizes, sizes that no window divides, scan, errors; the numbers are in tests/parity."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
 from vit_jax.models.swin import SwinStage, build
+from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.nn.parameter_count import parameter_count
 
 KEY = jax.random.key(0, impl="rbg")
@@ -70,6 +74,27 @@ def test_scan_and_remat_equal_the_loop():
     )  # fmt: skip
 
 
+@pytest.mark.long
+def test_eight_devices_keep_their_windows():
+    """Gradients are those of one device, and windows stay with their images: gradients alone are summed over devices."""
+    model = build(num_classes=3, **{**TINY, "depths": [2, 1]})
+    params, x = drawn(model, (16, 16)), images(16, 16, batch=16)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+
+    def loss(params, x):
+        with batch_split_like(split):
+            return (model.apply(params, x)["logits"] ** 2).mean()
+
+    alone = jax.jit(jax.grad(lambda p, x: (model.apply(p, x)["logits"] ** 2).mean()))(params, x)
+    step = jax.jit(jax.grad(loss), in_shardings=(whole, split), out_shardings=whole).lower(params, x).compile()
+    assert not re.findall(r"all-gather|all-to-all|collective-permute", step.as_text())
+    together = step(jax.device_put(params, whole), jax.device_put(x, split))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), together, alone
+    )  # fmt: skip
+
+
 def test_layers_name_every_parameter_of_the_trunk_once():
     model = build(num_classes=3, **TINY)
     params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]["encoder"]
@@ -97,6 +122,7 @@ def test_stochastic_depth_grows_over_all_stages():
     [
         ({"variant": "X"}, r"no Swin 'X'"),
         ({"num_heads": [3, 4]}, "width of 8 in stage 0 does not divide into 3 heads"),
+        ({"window_size": [4]}, "window_size names 1 windows for 2 stages"),
         ({"num_heads": [2]}, "2 depths for 1 stages"),
         ({"depths": [2, 3], "scan": True}, "Stage 1 has 3 blocks, and a scan"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0"),

@@ -115,6 +115,14 @@ HF_BIT = Keys(
     _HF_HARMLESS,
 )
 
+_HF_SWIN = _words("""
+    model_type image_size patch_size embed_dim depths num_heads window_size mlp_ratio hidden_act layer_norm_eps
+    hidden_size num_layers
+""")
+_HF_SWIN_FIXED = {"num_channels": 3, "qkv_bias": True, "use_absolute_embeddings": False, "path_norm": True}
+HF_SWIN = Keys(_HF_SWIN, _HF_SWIN_FIXED, _HF_HARMLESS)
+HF_SWIN_V2 = Keys(_HF_SWIN | {"pretrained_window_sizes"}, _HF_SWIN_FIXED, _HF_HARMLESS)
+
 _HF_DROPOUT = _words("""
     attn_pdrop embd_pdrop resid_pdrop classifier_dropout activation_dropout decoder_layerdrop encoder_layerdrop init_std
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
@@ -287,3 +295,7 @@ TIMM_EFFICIENTVIT = Keys(
     },
     _TIMM_HARMLESS,
 )
+_TIMM_SWIN = _words("img_size patch_size embed_dim depths num_heads window_size mlp_ratio")
+_TIMM_SWIN_FIXED = {"in_chans": 3, "global_pool": "avg", "qkv_bias": True, "always_partition": False}
+TIMM_SWIN = Keys(_TIMM_SWIN, {**_TIMM_SWIN_FIXED, "head_dim": None}, _TIMM_HARMLESS)
+TIMM_SWIN_V2 = Keys(_TIMM_SWIN | {"pretrained_window_sizes"}, {**_TIMM_SWIN_FIXED, "act_layer": "gelu"}, _TIMM_HARMLESS)

@@ -215,7 +215,8 @@ class SwinEncoder(Trunk):
             if i:
                 total += product_flops(places, 2 * width, width)
             within = product_flops(windows.tokens, width, 4 * width) + 4 * windows.tokens**2 * width
-            total += depth * (windows.count * within + 2 * product_flops(places, width, style.mlp_dim))
+            block = windows.count * within + 2 * product_flops(places, width, style.mlp_dim)
+            total += depth * (block + style.bias_flops(windows))
         return total
 
     def _check_size(self, size: tuple[int, int]) -> None:
@@ -234,6 +235,8 @@ class SwinEncoder(Trunk):
             )
 
 
+# Keys of styles that may have a value for each stage.
+_BY_STAGE = ("window_size", "pretrained_window")
 _STYLE_KEYS = tuple(
     f.name for f in dataclasses.fields(WindowStyle) if f.name not in ("num_heads", "mlp_dim", "shifted")
 )
@@ -247,13 +250,26 @@ def stage_styles(
 
     Args:
         kind: of the styles.
+        values: windows may be lists of one for each stage.
         given: what the model decides, where `values` do not say otherwise.
+
+    Raises:
+        UserError: for windows of another number of stages, or a wrong value.
     """
-    values = {**given, **values}
+    values, stages = {**given, **values}, len(size.num_heads)
+    of_stages = {name: values.pop(name) for name in _BY_STAGE if isinstance(values.get(name), list | tuple)}
+    for name, sides in of_stages.items():
+        if len(sides) != stages:
+            raise UserError(
+                f"{name} names {len(sides)} windows for {stages} stages", "Give one for each, or one for all"
+            )
     return tuple(
-        construct(kind, values, "config.model", num_heads=heads, mlp_dim=int(mlp_ratio * size.width * 2**i))
+        construct(
+            kind, values | {name: sides[i] for name, sides in of_stages.items()}, "config.model",
+            num_heads=heads, mlp_dim=int(mlp_ratio * size.width * 2**i),
+        )
         for i, heads in enumerate(size.num_heads)
-    )
+    )  # fmt: skip
 
 
 def swin_size(
@@ -294,8 +310,8 @@ class Swin(Classifier):
             patch_size: see `SwinEncoder`, like `drop_path_rate` and `shrink_window`.
             mlp_ratio: hidden width of an MLP over the width of its stage.
             dtype: compute dtype by name; parameters are always float32.
-            block: other arguments of `Execution` and `WindowStyle`; by default the `window_size` is 7, the
-                `norm_epsilon` 1e-5 and the `activation` "gelu_exact".
+            block: other arguments of `Execution` and `WindowStyle`; by default the `window_size` is 7 (a list is of
+                one for each stage), the `norm_epsilon` 1e-5 and the `activation` "gelu_exact".
 
         Raises:
             UserError: for an unknown variant, value or argument.
@@ -318,6 +334,7 @@ class Swin(Classifier):
 
 
 _NAMED_KEYS = tuple(name for name in Swin.from_variant.__annotations__ if name not in ("block", "return"))
+KEYS = (*_NAMED_KEYS, *_BLOCK_KEYS)  # all that `build` takes
 
 # What a config's model section calls, and what a checkpoint's metadata holds the arguments of.
 build = Swin.from_variant
