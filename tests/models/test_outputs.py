@@ -36,6 +36,10 @@ MODELS = {
         | {"widths": [8, 8, 16, 32, 32], "head_width": 8, "head_widths": [40, 24]},
         {4: 8, 8: 16, 16: 32, 32: 32},
     ),
+    "swin_v2": (
+        {"name": "swin_v2", "variant": "T", "width": 16, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 4, 8]},
+        {4: 16, 8: 32, 16: 64, 32: 128},
+    ),
     "cifar": ({"name": "resnet", "variant": "50", "depths": [1, 1], "width": 8, "stem": "cifar"}, {1: 32, 2: 64}),
 }
 
@@ -75,7 +79,7 @@ def test_models_count_themselves(model, size, expected):
     assert found / 1e9 == pytest.approx(expected, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", ["hybrid", "bit", "cifar", "mixer", "fc_norm", "swin", "efficientvit"])
+@pytest.mark.parametrize("name", ["hybrid", "bit", "cifar", "mixer", "fc_norm", "swin", "swin_v2", "efficientvit"])
 def test_counts_are_those_of_the_lowered_program(name):
     model = build_model(MODELS[name][0], num_classes=0)[0]
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
