@@ -116,12 +116,15 @@ def checkpoint(tmp_path_factory):
     untrained(workdir / "towers", towers)
     (workdir / "emoji").mkdir()
     (workdir / "emoji/categories.json").write_text('{"class 0": ["cat", "dog"], "class 1": ["rose"]}')
+    swin = {"name": "swin", "variant": "T", "width": 16, "depths": [1, 1], "num_heads": [1, 2], "patch_size": 2}
+    untrained(workdir / "swin", {**tiny_config(), "model": {**swin, "window_size": 2}})
     return untrained(workdir / "image", tiny_config(model__representation_size=16, model__dropout_rate=0.1))
 
 
 FROM_CHECKPOINT = (
     "bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "sparsevit_i1k", "vit_paper_finetune",
 )  # fmt: skip
+FROM_SWIN = ("swin_finetune384",)
 FROM_TOWERS = ("cocoop", "coop")
 ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
@@ -136,6 +139,10 @@ ARGUMENTS = {
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],
+    "swin_finetune384": ["", "res=224,drop_path=0.2"],
+    "swin_i1k": ["", "variant=B"],
+    "swin_i22k": ["", "variant=L"],
+    "swinv2_i1k": ["", "variant=B,window=16"],
     "vit_i1k": ["", "variant=B/16", "recipe=plain,aug=none"],
     "vit_i21k": ["", "recipe=paper"],
     "simclr_i1k": ["model=18", "model=18,version=2", "model=S/16"],
@@ -182,6 +189,8 @@ PROGRAMS = [
     ("garment_sparse", ""),
     ("garment_sparse", "stage=adapt"),
     ("simclr_i1k", "model=18,version=2"),
+    ("swin_i1k", ""),
+    ("swinv2_i1k", ""),
     ("brown_gpt", ""),
     ("cldr_translate", ""),
     ("clip", ""),
@@ -196,6 +205,8 @@ PROGRAMS = [
 def load(name, argument, checkpoint):
     if Path(name).stem in FROM_CHECKPOINT:
         argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
+    if Path(name).stem in FROM_SWIN:
+        argument = ",".join(filter(None, [argument, f"init={checkpoint.parent / 'swin'}"]))
     if Path(name).stem in FROM_TOWERS:
         argument = f"{argument},init={checkpoint.parent / 'towers'}"
     if Path(name).stem in ON_EMOJI:
@@ -209,6 +220,7 @@ def few_blocks(values):
     two = {"depth": 2} if model["name"] in ("bert", "clip", "gpt", "siglip", "vit") else {}
     towers = {"clip": ("text",), "siglip": ("text",), "two_towers": ("image", "text")}.get(model["name"], ())
     two |= {side: {**model.get(side, {}), "depth": 2} for side in towers}
+    two |= {"depths": [2, 2, 2, 2]} if model["name"].startswith("swin") and "depths" not in model else {}
     return {**values, "model": {**model, **two}}
 
 
@@ -482,6 +494,11 @@ def test_resize_to_keeps_its_proportion(checkpoint, monkeypatch):
         ("finetune", "needs a checkpoint"),
         ("finetune:init=nowhere", "There is no checkpoint at .*nowhere"),
         ("mae_finetune", "needs a checkpoint"),
+        ("swin_finetune384", "needs a checkpoint"),
+        ("swin_finetune384:init=x,res=300", "no whole places"),
+        ("swin_i1k:variant=L", "no recipe for Swin 'L'"),
+        ("swin_i22k:variant=X", "There is no Swin 'X'"),
+        ("swinv2_i1k:variant=L", "no recipe for Swin v2 'L'"),
         ("linear_probe", "needs a checkpoint"),
         ("linear_probe:init=x,method=moco", "Unknown method 'moco'. Did you mean 'moco_v3'"),
         ("vit_paper_finetune:init=x,dataset=cifar", "Did you mean 'cifar10'"),

@@ -61,6 +61,16 @@ RECIPES = [
           ("optim", {"learning_rate": 8 * (1.5e-4 if mesa else 2.5e-4), "weight_decay": 0.1, "clip_value": 2.0,
                      "clip_norm": None, "schedule": {"name": "cosine", "warmup_steps": {"epochs": 20}}}),
           ("ema.decay", {"name": "ramp", "end": 0.9998, "timescale": 2000}))),
+    ("swin_i1k", "variant=B", "optim", {
+        "learning_rate": 1e-3, "weight_decay": 0.05, "b2": 0.999, "clip_norm": 5.0, "weight_decay_multipliers": None,
+        "schedule": {"name": "cosine", "warmup_steps": {"epochs": 20}, "end": 1e-5}}),
+    ("swin_i1k", "variant=S", "model", {"name": "swin", "variant": "S", "drop_path_rate": 0.3}),
+    ("swin_i1k", "", "data.mix", {"mixup": 0.8, "cutmix": 1.0, "erase": 0.25}),
+    ("swinv2_i1k", "window=16", "optim", {"weight_decay": 0.05, "weight_decay_multipliers": [[".*/positions/.*", 0.0]]}),
+    ("swinv2_i1k", "window=16", "model", {"name": "swin_v2", "variant": "T", "window_size": 16}),
+    ("swin_i22k", "", "optim", {
+        "learning_rate": 1e-3, "weight_decay": 0.05,
+        "schedule": {"name": "cosine", "warmup_steps": {"epochs": 5}, "end": 1e-5}}),
     ("transformer_wmt", "variant=big", "optim", {
         "b1": 0.9, "b2": 0.98, "eps": 1e-9, "learning_rate": 1024**-0.5 * 4000**-0.5, "weight_decay": 0.0,
         "schedule": {"name": "rsqrt", "warmup_steps": 4000, "timescale": 4000}}),
@@ -118,6 +128,10 @@ DIFFERS = {
     "mae_i1k": {"precision"},
     "moco_v3_i1k": {"heads", "colours", "blur", "precision"},
     "sparsevit_i1k": {"images", "augmentation", "schedule"},
+    "swin_finetune384": {"warmup", "mixing", "head", "precision"},
+    "swin_i1k": {"warmup", "initial values", "mixing", "precision"},
+    "swinv2_i1k": {"warmup", "initial values", "mixing", "precision"},
+    "swin_i22k": {"warmup", "initial values", "mixing", "precision", "validation"},
     "transformer_wmt": {"batches", "rate", "precision"},
     "simclr_i1k": {"memory", "colours", "brightness", "crops", "blur", "evaluation pixels"},
     "vit_i1k": {"levels", "mixup", "precision", "few-shot"},
