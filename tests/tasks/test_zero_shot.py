@@ -180,6 +180,19 @@ def test_the_retrieval_evaluator(loaded):
     assert (found["val/images"], found["val/texts"]) == (16, 16)
 
 
+def test_a_model_of_pictures_and_texts_is_probed_with_labels(loaded, photos, tmp_path):
+    """Most have learned from data without a field of that name, and neighbours are found all the same."""
+    section = loaded.metadata["config"]["data"]["eval"]
+    fields = {name: field for name, field in loaded.metadata["fields"].items() if name != "label"}
+    without = dataclasses.replace(loaded, metadata={**loaded.metadata, "fields": fields})
+    asked = {"name": "knn", "k": 1, "train": section}
+    assert evaluation(without, **asked) == evaluation(loaded, **asked) == {"val/accuracy": 1.0}  # each finds itself
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"path": f"{photos}/0.png", "text": "red"}) + "\n")
+    unlabelled = {"name": "pairs", "path": str(tmp_path / "pairs.jsonl"), "root": "/"}
+    with pytest.raises(UserError, match="need the class of every example, and this source has none"):
+        evaluation(without, **{**asked, "train": unlabelled})
+
+
 def test_all_captions_of_an_image_belong_to_it(stored, photos, tmp_path):
     """Read as the data reads texts, numbered by their image; each image once."""
     rows = [{"path": f"{photos}/{i}.png", "text": texts} for i, texts in enumerate((["red", "a red"], "blue", ["w"]))]

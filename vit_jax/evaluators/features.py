@@ -13,12 +13,32 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
+from vit_jax.data.fields import Fields
+from vit_jax.data.fields.classes import Classes
+from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply
 
 PIXELS = "pixels"  # instead of a task's output: the preprocessed image itself, as the baseline
 
 Labelled = tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, " N"]]
+
+
+def labelled(data: EvalPipeline) -> EvalPipeline:
+    """The same examples with their classes, where the source has some and a checkpoint's fields do not: a model of
+    pictures and texts was trained without, and is probed like any other.
+
+    Raises:
+        UserError: for a source without classes.
+    """
+    if "label" in data.fields:
+        return data
+    if not data.source.label_names:
+        raise UserError(
+            "Probes and neighbours need the class of every example, and this source has none",
+            "Name one that has, or for a manifest its label_key",
+        )
+    return data.over(data.source, Fields({**data.fields, "label": Classes()}), data.description)
 
 
 def measure(output: str, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -172,7 +172,8 @@ class Evaluation:
         cache = self._cache if pipeline.description is not None else None
         found = cache.read(output, pipeline.description) if cache else None
         if found is None:
-            found = features.collect(self._batches(self._of_features(output), variables, pipeline))
+            batches = self._batches(self._of_features(output), variables, features.labelled(pipeline))
+            found = features.collect(batches)
             if cache:
                 cache.write(output, pipeline.description, found)
         return found
