@@ -43,8 +43,9 @@ def measure(
         place: where they stand on the board, for what is said of one that does not fit.
 
     Returns:
-        By name and mode "seconds" (median), "seconds_min", "temporaries_bytes" and "needed_bytes", or "skipped", why it
-        was not run, and what it would have needed.
+        By name and mode "seconds" (median), "seconds_min", on a CPU "cpu_seconds" of all its threads, which other work
+        lengthens less, "temporaries_bytes" and "needed_bytes"; or "skipped", why it was not run, and what it would have
+        needed.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in programs}
     running = {}
@@ -61,15 +62,18 @@ def measure(
                 )
             else:
                 running[name, mode] = program.start()
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in running}
+    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in running}
     for turn in range(warmup + rounds):
         for key, once in running.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             jax.block_until_ready(once())
             if turn >= warmup:
-                seconds[key].append(time.perf_counter() - began)
+                seconds[key].append((time.perf_counter() - began[0], time.process_time() - began[1]))
     for (name, mode), taken in seconds.items():
-        found[name][mode] |= {"seconds": statistics.median(taken), "seconds_min": min(taken)}
+        wall, cpu = zip(*taken, strict=True)
+        found[name][mode] |= {"seconds": statistics.median(wall), "seconds_min": min(wall)}
+        if jax.default_backend() == "cpu":
+            found[name][mode]["cpu_seconds"] = statistics.median(cpu)
     return found
 
 
