@@ -14,7 +14,14 @@ from nbclient.exceptions import CellExecutionError
 from colabs.execute import COLAB, FOLDER, NAMES, execute, link, read, tidy
 from vit_jax.data.vocabularies import SHIPPED
 
-FIGURES = {"fewshot_probe": 4, "finetune_own_folder": 4, "look_inside": 7, "masked_autoencoder": 3, "small_gpt": 2}
+FIGURES = {
+    "efficient_attention": 4,
+    "fewshot_probe": 4,
+    "finetune_own_folder": 4,
+    "look_inside": 7,
+    "masked_autoencoder": 3,
+    "small_gpt": 2,
+}
 REPOSITORY = Path(__file__).parents[1]
 
 
