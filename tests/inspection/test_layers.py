@@ -13,7 +13,7 @@ from tests.loaded import loaded_model
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.inspection import arrays, layers, linear, window_figures
 from vit_jax.inspection.layers import Layer
-from vit_jax.models import efficientvit, swin
+from vit_jax.models import efficientvit, mixer_swin, sparse_swin, swin
 
 SIZE = (48, 40)  # maps of 12x10 and 6x5 places: both are filled up to windows of 4x4
 KWARGS = {"variant": "T", "num_classes": 3, "width": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
@@ -56,6 +56,30 @@ def test_a_query_attends_to_its_window_alone():
         assert (maps[:, :, rows, columns] > 0).all()
         assert layer.groups[5, 6] == layer.groups[rows, columns].min() == layer.groups[rows, columns].max()
         assert (layer.groups == layer.groups[5, 6]).sum() == 16
+
+
+@pytest.mark.long
+def test_windows_that_are_left_out():
+    """Of nine windows of the first stage four are computed, the second stage has all."""
+    loaded, dense = made()
+    model = sparse_swin.build(**KWARGS, pruning_ratios=[[0.5], [0.0]])
+    loaded = loaded_model(model, loaded.params, ("a", "b", "c"), Preprocess(SIZE), {"model": None})
+    images = np.random.default_rng(5).standard_normal((2, *SIZE, 3)).astype(np.float32)
+    found = layers.window_layers(loaded, images)
+    assert [layer.weights.shape[:2] for layer in found] == [(2, 4)] * 2 + [(2, 4)] * 2
+    assert [layer.name for layer in found] == [layer.name for layer in dense]
+    for layer, all_of_it in zip(found[:2], dense[:2], strict=True):
+        assert layer.queries.shape == (2, 4, 16, 2) and layer.kept.shape == (2, 12, 10)
+        for image in range(2):
+            places = layer.queries[image][np.isfinite(layer.queries[image, ..., 0])]
+            rows, columns = (places // 4).astype(int).T
+            kept = np.zeros((12, 10), bool)
+            kept[rows, columns] = True
+            np.testing.assert_array_equal(layer.kept[image], kept)
+            assert len(np.unique(all_of_it.groups[kept] // 9)) == 4, "whole windows"
+    assert [layer.kept is None for layer in found] == [False, False, True, True]
+    # What is asked lies in a window that is computed, the nearest one.
+    np.testing.assert_allclose(layers.attended(found[0], (2.0, 2.0)).sum(axis=(-2, -1)), 1, atol=1e-5)
 
 
 def test_pieces_of_a_window_that_came_around_are_apart():
@@ -140,3 +164,9 @@ def test_linear_attention_has_the_maps_that_it_never_computes():
         maps = layers.attended(row, (40.0, 8.0))
         np.testing.assert_allclose(maps, layers.attended(all_rows, (40.0, 8.0)), rtol=1e-4)
         np.testing.assert_allclose(maps[:, 0].reshape(2, -1), row.weights[:, 0, 0, 0], rtol=1e-6)
+    mixed = mixer_swin.build(mixer="linear", **KWARGS)
+    fresh = jax.eval_shape(mixed.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), fresh)
+    of_mixer = loaded_model(mixed, zeros["params"], ("a", "b", "c"), Preprocess(SIZE), {"model": None})
+    of_mixer = dataclasses.replace(of_mixer, variables={"params": zeros.pop("params"), "model_state": zeros})
+    assert linear.has_linear_attention(of_mixer) and not layers.has_windows(of_mixer)

@@ -4,12 +4,14 @@ linear attention. Where every token attends to every other on one grid, `extract
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.inspection.extract import sown
+from vit_jax.models.swin import stage_name
 from vit_jax.nn.stack import block_name
 from vit_jax.nn.style import Execution
 from vit_jax.nn.window import Windows
@@ -45,28 +47,42 @@ class Layer:
 def has_windows(loaded: Loaded) -> bool:
     """Whether `window_layers` can be had."""
     encoder = getattr(loaded.model, "encoder", None)
-    return all(hasattr(encoder, name) for name in ("styles", "grids", "depths"))
+    if loaded.preprocess is None or not all(hasattr(encoder, name) for name in ("styles", "grids", "depths")):
+        return False
+    images = jnp.zeros((1, *loaded.preprocess.image_size, 3))
+    tree = jax.eval_shape(lambda: _sown(loaded, images))
+    return "attention_weights" in tree[stage_name(0)][block_name(0)]["attention"]
 
 
 def window_layers(loaded: Loaded, images: Float[Array, "B H W 3"]) -> list[Layer]:
-    """The layers of a Swin or a SparseViT: exactly the weights of the forward pass, for preprocessed images."""
+    """The layers of a Swin, a Swin v2 or a SparseViT: exactly the weights of the forward pass.
+
+    Args:
+        images: preprocessed.
+    """
+    encoder, tree, found = loaded.model.encoder, _sown(loaded, jnp.asarray(images)), []
+    grids = encoder.grids(images.shape[1:3])
+    for i, (style, grid, depth) in enumerate(zip(encoder.styles, grids, encoder.depths, strict=True)):
+        stage = tree[stage_name(i)]
+        # Plain and shifted in turn, or all alike: the stage says.
+        styles = encoder.stage(style, depth, (0.0,) * depth, i > 0, parent=None).styles
+        orders = stage["orders"][0] if "orders" in stage else None
+        for j in range(depth):
+            own = styles[j % len(styles)]
+            weights = np.asarray(stage[block_name(j)]["attention"]["attention_weights"][0])
+            weights = weights.reshape(len(images), -1, *weights.shape[1:])
+            order = None if orders is None else np.asarray(orders[own.shifted])
+            name = f"{stage_name(i)}/{block_name(j)}"
+            found.append(_of_windows(name, weights, own.windows(grid), order, encoder.patch_size * 2**i))
+    return found
+
+
+def _sown(loaded: Loaded, images: Float[Array, "B H W 3"]) -> PyTree:
+    """What the trunk sows where it is run so that it has weights to give."""
     model, encoder = loaded.model, loaded.model.encoder
     execution = Execution(dtype=encoder.execution.dtype, sow_attention=True)
     model = model.clone(encoder=encoder.clone(execution=execution))
-    tree = sown(model, loaded.params, loaded.model_state, jnp.asarray(images))["encoder"]
-    grids = encoder.grids(images.shape[1:3])
-    found = []
-    for i, (style, grid, depth) in enumerate(zip(encoder.styles, grids, encoder.depths, strict=True)):
-        stage = tree[f"stage_{i}"]
-        orders = stage["orders"][0] if "orders" in stage else None
-        for j in range(depth):
-            windows = dataclasses.replace(style, shifted=j % 2 == 1).windows(grid)
-            weights = np.asarray(stage[block_name(j)]["attention"]["attention_weights"][0])
-            weights = weights.reshape(len(images), -1, *weights.shape[1:])
-            order = None if orders is None else np.asarray(orders[j % 2])
-            name = f"stage_{i}/{block_name(j)}"
-            found.append(_of_windows(name, weights, windows, order, encoder.patch_size * 2**i))
-    return found
+    return sown(model, loaded.params, loaded.model_state, images)["encoder"]
 
 
 def attention_distance(layer: Layer) -> Float[np.ndarray, " heads"]:
