@@ -38,7 +38,8 @@ def test_half_precision_rounds_inputs_and_outputs_alone(tokens):
     found = jax.jit(linear_attention)(q, k, v)
     assert found.dtype == jnp.bfloat16
     exact = by_the_formula(*(x.astype(jnp.float32) for x in (q, k, v)))
-    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=2**-8)
+    # All but ties are the float64 result, rounded once.
+    assert (found == jnp.asarray(exact, jnp.float32).astype(jnp.bfloat16)).mean() > 0.99
 
 
 def test_the_cost_is_not_quadratic():
