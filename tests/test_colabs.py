@@ -21,6 +21,7 @@ FIGURES = {
     "look_inside": 7,
     "masked_autoencoder": 3,
     "small_gpt": 2,
+    "zero_shot": 2,
 }
 REPOSITORY = Path(__file__).parents[1]
 
