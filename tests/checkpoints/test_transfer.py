@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+import vit_jax
 from tests.tiny import tiny_config, tiny_run, untrained
 from tests.tiny_contrastive import RESNET, contrastive_config
 from vit_jax import UserError
@@ -67,6 +68,16 @@ def test_what_follows_is_said_by_name_and_shape():
         ("a/cls", grid, (4, 3, 8)),
     ):
         assert fitted_positions(name, value, shape) is None
+
+
+def test_a_window_that_shrinks_takes_its_table_along(tmp_path):
+    """At 16 pixels the second stage of this Swin has 2x2 places, and so a window of 2; the first keeps its window."""
+    own = {"name": "swin", "variant": "T", "width": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
+    untrained(tmp_path, tiny_config(**{f"model__{k}": v for k, v in own.items()}, data__image_size=(32, 32)))
+    loaded = vit_jax.load(tmp_path, image_size=16)
+    assert loaded.resized == ("encoder/stage_1/block_00/relative_position_bias_table (49,) -> (9,)",)
+    assert loaded.logits(np.zeros((1, 16, 16, 3), np.float32)).shape == (1, 10)
+    assert vit_jax.load(tmp_path, image_size=64).resized == ()
 
 
 def test_subtrees_from_sources(pretrained):

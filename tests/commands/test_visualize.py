@@ -52,21 +52,34 @@ def test_report_and_pictures(tmp_path, capsys):
     assert len(re.findall(r"<figcaption>[^<]{60,}", text)) == 18
 
 
+SWIN = {"variant": "T", "width": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 2}
+
+
 @pytest.mark.long
-def test_windows_and_what_is_attended_to_in_them(tmp_path):
-    small = {"name": "swin", "variant": "T", "width": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 2}
-    model = {f"model__{key}": value for key, value in small.items()}
-    untrained(tmp_path / "run", tiny_config(**model, data__image_size=(32, 32)))
+@pytest.mark.parametrize(
+    ("model", "pictures", "sentence"),
+    [
+        (
+            {"name": "sparse_swin", **SWIN, "pruning_ratios": "[[0.5], [0.0]]"},
+            ["01_a_kept.png", "01_a_windows.png", "attention_distance.png", "patch_filters.png"],
+            "Shifted windows lie across",
+        ),
+        (
+            {"name": "efficientvit", "variant": "B0", "widths": (8,) * 5, "depths": (1,) * 5, "head_width": 4},
+            ["01_a_linear.png"],
+            "flatter than a softmax",
+        ),
+    ],
+    ids=lambda value: value.get("name") if isinstance(value, dict) else None,
+)
+def test_windows_and_linear_attention(tmp_path, model, pictures, sentence):
+    own = {f"model__{key}": value for key, value in model.items()}
+    untrained(tmp_path / "run", tiny_config(**own, data__image_size=(64, 64)))
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
     assert main([*command, "--output", str(tmp_path / "inside")]) == 0
     count, text = images_in(tmp_path / "inside")
-    assert made(tmp_path / "inside") == [
-        "01_a_windows.png",
-        "attention_distance.png",
-        "patch_filters.png",
-        "report.html",
-    ]
-    assert count == 3 and "Shifted windows lie across" in text
+    assert made(tmp_path / "inside") == [*pictures, "report.html"] and count == len(pictures)
+    assert sentence in text
 
 
 @pytest.mark.slow
