@@ -39,7 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = arg.seed
     config.steps = steps
     config.batch_size = 8 if arg.smoke else 64
-    config.init_from = arg.init or None
+    # The head too: adaptation goes on with the classes that the dense run has learned.
+    config.init_from = dict(encoder=arg.init, head=arg.init) if arg.init else None
     config.task = dict(name="classify" if arg.stage == "dense" else "sparsevit")
     config.model = dict(
         name="sparse_swin", width=32, depths=(2, 2, 2), num_heads=(2, 4, 8), patch_size=2, window_size=4

@@ -48,7 +48,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.steps = 20 if arg.smoke else dict(epochs=EPOCHS[arg.stage])
     config.batch_size = 8 if arg.smoke else arg.batch
-    config.init_from = arg.init
+    # The head too: adaptation goes on with the classes that the Swin has learned.
+    config.init_from = dict(encoder=arg.init, head=arg.init)
     config.task = dict(name="sparsevit" if adapts else "classify", label_smoothing=0.1)
     config.model = dict(
         name="sparse_swin", variant=arg.variant, window_size=7, drop_path_rate=0.2, dtype="bfloat16",

@@ -78,3 +78,8 @@ def test_decay_is_for_neither_norms_nor_tables(spec):
     spared = {name for name in names if factor(name) == 0}
     assert spared == {name for name in names if "norm" in name or "relative_position_bias_table" in name}
     assert all(factor(name) == 1 for name in names if name not in spared) and len(spared) > 10
+
+
+def test_adaptation_goes_on_with_the_head_of_the_dense_run():
+    assert load_config("garment_sparse:stage=adapt,init=runs/dense,smoke")["init_from"].keys() == {"encoder", "head"}
+    assert load_config("sparsevit_i1k:init=runs/swin,smoke")["init_from"].keys() == {"encoder", "head"}
