@@ -48,8 +48,8 @@ MEASURES = {"accuracy": "%", "balanced_accuracy": "% of each class, mean"}
 TITLES = {"val": "held-out emoji", "other_art": "of another artist"}
 PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the linear probe, from the strongest on
 RATES = (0.0005, 0.002, 0.01)
-LENGTHS = (4, 16)
-USUAL = {"coop": {"rate": 0.002, "length": 16}, "cocoop": {"rate": 0.002}}  # the papers'
+LENGTHS = (4, 8)  # the text tower has 16 places: a start, the context, a name of up to 3 tokens, an end
+USUAL = {"coop": {"rate": 0.002, "length": 4}, "cocoop": {"rate": 0.002}}  # as in the papers
 
 
 def main() -> None:
