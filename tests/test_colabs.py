@@ -20,6 +20,7 @@ FIGURES = {
     "finetune_own_folder": 4,
     "look_inside": 7,
     "masked_autoencoder": 3,
+    "prompt_learning": 2,
     "small_gpt": 2,
     "zero_shot": 2,
 }
