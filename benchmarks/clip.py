@@ -49,6 +49,7 @@ RIDGES = {
     "pixels+keywords": "the same of names with keywords, in the test too",
 }
 ARMS = ("category/accuracy", "category/mapped_up_accuracy", "category/reweighted_accuracy")
+TEMPLATES = {"plain": "the name", "photo": "a photo of a", "imagenet_simple": "7 of CLIP", "imagenet": "80 of CLIP"}
 PENALTIES = tuple(10.0**k for k in range(-1, 6))
 RANKS = (1, 5, 10)
 
@@ -69,17 +70,26 @@ def main() -> None:
     specs = {"clip": f"emoji_clip:data={data}", "lit": lit, "lit-names": f"{lit},keywords=false"}
     found: Found = {}
     probes: dict[str, dict[str, float]] = {}
+    templates: dict[str, dict[str, float]] = {}
     for seed in range(arguments.seeds):
         for name, spec in specs.items():
             run = workdir / f"{name}-{seed}"
             found.setdefault(name, []).append(fit(run, f"{spec},seed={seed}{smoke}"))
             if seed == 0 and name != "lit-names":  # whose features are those of the same locked tower
                 probes[name] = once(workdir / f"probe-{name}.json", functools.partial(_probed, run, data))
-            report(workdir, baselines, found, probes)
+            if seed == 0:
+                templates[name] = once(workdir / f"templates-{name}.json", functools.partial(_by_templates, run, data))
+            report(workdir, baselines, found, probes, templates)
     queries(load(workdir / "clip-0"), data, workdir / "queries.png")
 
 
-def report(workdir: Path, baselines: Mapping[str, Any], found: Found, probes: Mapping[str, Any]) -> None:
+def report(
+    workdir: Path,
+    baselines: Mapping[str, Any],
+    found: Found,
+    probes: Mapping[str, Any],
+    templates: Mapping[str, Mapping[str, float]],
+) -> None:
     """Prints the tables and writes them, and all figures, into the workdir."""
 
     def cells(name: str, *keys: str) -> list[str]:
@@ -109,7 +119,12 @@ def report(workdir: Path, baselines: Mapping[str, Any], found: Found, probes: Ma
         (["383 held-out emoji, %", *columns, "seconds"], names),
         (["9 categories, %", "9 names", "98 names, mapped up", "re-weighted", "linear probe", "1-NN"], categories),
     ]
-    write_tables(workdir, tables, {"baselines": baselines, "runs": found, "probes": probes})
+    by_templates = [
+        [MODELS[name], *(f"{100 * of[f'{key}/accuracy']:.1f}" for key in TEMPLATES)] for name, of in templates.items()
+    ]
+    tables.append((["9 categories by templates, one seed, %", *TEMPLATES.values()], by_templates))
+    everything = {"baselines": baselines, "runs": found, "probes": probes, "templates": templates}
+    write_tables(workdir, tables, everything)
 
 
 def _probed(run: Path, data: Path) -> dict[str, float]:
@@ -123,6 +138,14 @@ def _probed(run: Path, data: Path) -> dict[str, float]:
             continue
         evals[f"{prefix}knn"] = {"name": "knn", "k": 1, "features": features, **sets}
         evals[f"{prefix}probe"] = {"name": "linear_probe", "features": features, **sets}
+    return evaluate_loaded(loaded, {**loaded.metadata["config"], "evals": evals})
+
+
+def _by_templates(run: Path, data: Path) -> dict[str, float]:
+    """Categories by their names in one template, and by the mean of several."""
+    loaded = load(run)
+    source = {"name": "pairs", "path": str(data / "google.jsonl"), "label_key": "category", "split": "test"}
+    evals = {key: {"name": "zero_shot", "source": source, "templates": key} for key in TEMPLATES}
     return evaluate_loaded(loaded, {**loaded.metadata["config"], "evals": evals})
 
 
