@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Var
 
 from vit_jax.errors import UserError
 from vit_jax.nn import attention as module
@@ -98,6 +99,37 @@ def test_a_bias_is_never_made_as_large_as_the_batch_of_it(implementation):
     plain, shared, turns = (temporaries(n) for n in (0, 1, 16))
     assert shared - plain < 4 * one, (plain, shared, one)
     assert turns - plain < 3 * 16 * one, (plain, turns, one)
+
+
+def largest_of_bias_alone(jaxpr, alone, mixed, found=0):
+    """Elements of the largest value that a program makes of the inputs `alone` and of nothing else but constants."""
+    alone, mixed = set(alone), set(mixed)
+    for eqn in jaxpr.eqns:
+        read = {v for v in eqn.invars if isinstance(v, Var)}
+        inner = next((p for p in eqn.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")), None)
+        if inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            pairs = list(zip(eqn.invars, inner.invars, strict=True))
+            inputs = ([b for a, b in pairs if isinstance(a, Var) and a in some] for some in (alone, mixed))
+            found = largest_of_bias_alone(inner, *inputs, found)
+        if read & mixed:
+            mixed.update(eqn.outvars)
+        elif read & alone:
+            alone.update(eqn.outvars)
+            found = max(found, *(v.aval.size for v in eqn.outvars))
+    return found
+
+
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+@pytest.mark.parametrize("count", [1, 16])
+def test_no_row_has_a_bias_of_its_own_that_shares_it(implementation, count):
+    """Before XLA leaves out what it can, as it does on a CPU: the largest array made of the bias is the bias."""
+    q = jax.ShapeDtypeStruct((64, 9, 3, 8), np.float32)
+    bias = jax.ShapeDtypeStruct((count, 3, 9, 9), np.float32)
+    traced = jax.make_jaxpr(lambda q, b: attention(q, q, q, bias=b, implementation=implementation))(q, bias)
+    assert largest_of_bias_alone(traced.jaxpr, traced.jaxpr.invars[1:], traced.jaxpr.invars[:1]) <= bias.size
+    tiled = jax.make_jaxpr(lambda q, b: attention(q, q, q, bias=jnp.tile(b, (64 // count, 1, 1, 1))))(q, bias)
+    assert largest_of_bias_alone(tiled.jaxpr, tiled.jaxpr.invars[1:], tiled.jaxpr.invars[:1]) > bias.size
 
 
 BANDS = [("causal", Band(after=0)), (Band(2, 0), Band(2, 0)), (Band(3, 1), Band(3, 1)), (Band(None, 2), Band(None, 2))]
