@@ -135,7 +135,7 @@ def _of_images(loaded: Loaded) -> nn.Module:
 def sown(model: nn.Module, params: PyTree, model_state: PyTree, images: Float[Array, "B H W 3"]) -> PyTree:
     """What the modules of a model sow as "intermediates" in evaluation."""
     variables = {"params": params, **model_state}
-    return model.apply(variables, images, train=False, mutable=["intermediates"])[1]["intermediates"]
+    return model.apply(variables, images, train=False, mutable=["intermediates"])[1].get("intermediates", {})
 
 
 def _name(loaded: Loaded) -> str:
