@@ -129,12 +129,14 @@ def test_what_is_no_shard_is_one_sentence(shards, tmp_path):
     with pytest.raises(UserError, match="01.tar is no tar archive, or a compressed one"):
         webdataset.build(f"{shards}/*.tar")
     shard(shards / "02.tar", {"0.png": png(0), "1.txt": b"x"})
+    (shards / "05.tar").write_bytes((shards / "02.tar").read_bytes()[:600])  # within its first image
     for paths, message in (
         (f"{shards}/{{03..04}}.tar", "03.tar is no file"),
         (f"{shards}/x*.tar", "No file is named like"),
         (f"{shards}/{{0..99999999}}.tar", "is more than 1000000 files"),
         (str(shards), "is no file"),
-        (f"{shards}/02.tar", "No image with a text is in .*02.tar"),
+        (f"{shards}/02.tar", "No image with a text is in [^,]*02.tar. Name"),
+        (f"{shards}/05.tar", "No image with a text is in .*05.tar, of which 1 are cut short or damaged"),
     ):
         with pytest.raises(UserError, match=message):
             webdataset.build(paths)

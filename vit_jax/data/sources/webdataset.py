@@ -106,8 +106,9 @@ def build(paths: str | Sequence[str], json_key: str = "caption") -> TarSource:
             is_json = text.name.lower().endswith(".json")
             places.append((number, image.offset, image.size, text.offset, text.size, is_json))
     if not names:
+        damaged = f", of which {len(cut)} are cut short or damaged" if cut else ""
         raise UserError(
-            f"No image with a text is in {listed(shards, 1)}",
+            f"No image with a text is in {listed(shards, 1)}{damaged}",
             "Name them alike: 0001.jpg and 0001.txt or 0001.json",
         )
     remarks = []
