@@ -164,6 +164,13 @@ def test_linear_attention_has_the_maps_that_it_never_computes():
         maps = layers.attended(row, (40.0, 8.0))
         np.testing.assert_allclose(maps, layers.attended(all_rows, (40.0, 8.0)), rtol=1e-4)
         np.testing.assert_allclose(maps[:, 0].reshape(2, -1), row.weights[:, 0, 0, 0], rtol=1e-6)
+    # With an epsilon that is felt, rows sum up to less, as they do in what the model computes.
+    other = efficientvit.build(**kwargs, attention_epsilon=10.0)
+    of_other = dataclasses.replace(
+        loaded_model(other, params, ("a", "b", "c"), Preprocess(size), {"model": None}), variables=loaded.variables
+    )
+    first = linear.linear_layers(of_other, images)[0].weights.sum(axis=-1)
+    assert 0.01 < first.max() < 0.999
     mixed = mixer_swin.build(mixer="linear", **KWARGS)
     fresh = jax.eval_shape(mixed.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), fresh)

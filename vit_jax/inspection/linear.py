@@ -33,7 +33,8 @@ def linear_layers(
     Args:
         at: a pixel, whose place is the only query then; None for all places, which takes the square of their number.
     """
-    size, found = images.shape[1:3], []
+    size, found, encoder = images.shape[1:3], [], loaded.model.encoder
+    own = {"epsilon": encoder.attention_epsilon} if hasattr(encoder, "attention_epsilon") else {}
     tree = sown(loaded.model, loaded.params, loaded.model_state, jnp.asarray(images))
     for name, q, k in _linear(tree.get("encoder", {})):
         pixels = next(s for s in (2**i for i in range(12)) if -(-size[0] // s) * -(-size[1] // s) <= k.shape[1])
@@ -41,7 +42,7 @@ def linear_layers(
         keys = centres(grid, pixels)
         queries = keys if at is None else keys[[nearest(keys, at)]]
         q = q if at is None else q[:, [nearest(keys, at)]]
-        weights = np.asarray(linear_weights(jnp.asarray(q), jnp.asarray(k)))
+        weights = np.asarray(linear_weights(jnp.asarray(q), jnp.asarray(k), **own))
         found.append(Layer(name, weights[:, None], queries[None, None], keys[None, None], grid, pixels))
     return found
 

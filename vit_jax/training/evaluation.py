@@ -297,7 +297,9 @@ def evaluate_loaded(
     kept = None
     if cache is not None and jax.process_count() == 1:
         described = [loaded.metadata["task"], loaded.metadata["model"]]
-        kept = FeatureCache(cache, features.digest(variables, described))
+        # Of the parameters as they lie on the host; running statistics may have been estimated anew.
+        held = {**loaded.variables, "model_state": variables["model_state"]}
+        kept = FeatureCache(cache, features.digest(held, described))
     evaluation = Evaluation(
         evaluators, loaded.task.outputs, inputs.on_device_eval(), mesh, cache=kept, keep=keep, seed=config.seed
     )
