@@ -77,6 +77,7 @@ setup(
     package_dir={"vit_jax.configs": "configs"},
     package_data={
         "vit_jax.data.label_names": ["*.txt"],
+        "vit_jax.data.palettes": ["*.txt"],
         "vit_jax.data.prompts": ["*.json"],
         "vit_jax.data.vocabularies": ["*.bpe", "*.gz", "*.txt"],
     },

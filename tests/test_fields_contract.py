@@ -16,6 +16,7 @@ from vit_jax import UserError
 from vit_jax.commands import contact_sheet
 from vit_jax.commands.main import main
 from vit_jax.data.decode import decode
+from vit_jax.data.palettes import colors_for
 from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
@@ -228,6 +229,18 @@ def test_a_contact_sheet_draws_what_lies_on_the_image_and_writes_texts(tmp_path)
     bare = changed(values, fields={"image": {"name": "image"}})
     drawn, plain = (decode(contact_sheet.sheet(each, 2, 3)[0]) for each in (values, bare))
     assert drawn.shape == plain.shape and (drawn != plain).mean() > 0.1
+    # With names of the classes the picture says below what its colours mean.
+    listed = tmp_path / "list.jsonl"
+    rows = [
+        json.loads(line) | {"label": ("table", "thing")[k % 2]}
+        for k, line in enumerate(listed.read_text().splitlines())
+    ]
+    listed.write_text("\n".join(map(json.dumps, rows)))
+    named = decode(contact_sheet.sheet(values, 2, 3)[0])
+    strip = named[-20:]
+    assert len(named) > len(drawn) + 10
+    for tint in colors_for(("table", "thing")):
+        assert (strip == tint).all(-1).any()
     assert contact_sheet.sheet(two_towers(tmp_path), 2, 2)
     texts = {"fields": {"tokens": {"name": "tokens", "length": 40}, "label": {"name": "classes"}}}
     texts = changed(two_towers(tmp_path), **texts, transform=None, image_size=None)

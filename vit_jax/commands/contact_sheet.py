@@ -7,7 +7,8 @@ examples:
 
 Each row is one image of the config's order: left as evaluation would see it, then as many random views (or pairs of
 views, where the loss compares two of an image). Look at it before a long run: at labels, crops and colours. Of other
-fields, labels of pixels, points and boxes are drawn on their image, and texts written beside it. Of data without images
+fields, labels of pixels, points and boxes are drawn on their image, with the names of their colours below where the
+source has names, and texts written beside it. Of data without images
 the texts alone are written, back from their tokens as training gets them.
 """
 
@@ -23,6 +24,7 @@ from vit_jax.commands.output import output_file
 from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:  # not for every command: images and their transforms take 0.7 s to import
+    from vit_jax.data.drawing import Color
     from vit_jax.data.fields import Fields
     from vit_jax.data.geometry import Image
 
@@ -74,13 +76,17 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
     if "image" not in kinds:
         raise UserError("There are no images to draw, this data has none", "Write its texts: --output sheet.txt")
     batch, rows, together = pipeline.batch(0), [], 1
+    legend: dict[str, Color] = {}
     for start in range(0, len(batch["image"]), views):
         example = kinds.batched(kinds.evaluated(pipeline.example(start)))
+        legend |= _legend(kinds, example)
         seen = batch["image"][start : start + views]
         together = 1 if seen.ndim == 4 else seen.shape[1]
         if together == 1:
-            examples = ({key: value[start + k] for key, value in batch.items()} for k in range(views))
+            examples = [{key: value[start + k] for key, value in batch.items()} for k in range(views)]
             seen = np.stack([_drawn(kinds, each) for each in examples])
+            for each in examples:
+                legend |= _legend(kinds, each)
         rows.append(
             (
                 printable(_caption(kinds, example, source.label_names)),
@@ -88,7 +94,7 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
                 seen.reshape(-1, *seen.shape[-3:]),
             )
         )
-    return figures.contact_sheet(rows, together), together
+    return figures.contact_sheet(rows, together, legend), together
 
 
 def texts(values: Mapping[str, Any], count: int) -> str:
@@ -130,6 +136,11 @@ def _drawn(kinds: "Fields", row: Mapping[str, Any]) -> "Image":
     for name in kinds.lie_on_image:
         image = kinds[name].draw(image, name, row, times)
     return image
+
+
+def _legend(kinds: "Fields", row: Mapping[str, Any]) -> dict[str, "Color"]:
+    """What the colours mean in which one example is drawn."""
+    return {said: tint for name in kinds.lie_on_image for said, tint in kinds[name].legend(name, row).items()}
 
 
 def _caption(kinds: "Fields", row: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from vit_jax.inspection.arrays import position_similarity
@@ -111,12 +112,20 @@ def posemb_similarity(tables: Mapping[str, Float[np.ndarray, "gh gw D"]]) -> byt
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "n h w 3"]]], together: int = 1
+    rows: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "n h w 3"]]],
+    together: int = 1,
+    legend: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> bytes:
-    """A row for each image: its label, the image itself, a gap, and its views, so many `together` under one title."""
+    """A row for each image: its label, the image itself, a gap, and its views, so many `together` under one title.
+
+    Below stands what the colours mean that are drawn on the images, where `legend` says it.
+    """
     columns = 2 + len(rows[0][2])
     aspect = rows[0][1].shape[0] / rows[0][1].shape[1]
-    drawing = Figure(figsize=(1.1 * columns + 0.8, 1.1 * aspect * len(rows) + 0.3), layout="constrained", dpi=110)
+    across = max(1, columns * 2 // 3)  # names of colours in a line
+    below = 0.25 * math.ceil(len(legend or ()) / across)
+    size = (1.1 * columns + 0.8, 1.1 * aspect * len(rows) + 0.3 + below)
+    drawing = Figure(figsize=size, layout="constrained", dpi=110)
     widths = [1, 0.1] + [1] * (columns - 2)
     grid = drawing.subplots(len(rows), columns, squeeze=False, width_ratios=widths)
     for line, (label, image, views) in zip(grid, rows, strict=True):
@@ -133,6 +142,9 @@ def contact_sheet(
         grid[0][2].set_title("in training", fontsize=8, loc="left")
     for i in range(columns - 2) if together > 1 else ():
         grid[0][2 + i].set_title(f"{i // together + 1}, view {i % together + 1}", fontsize=8)
+    if legend:
+        patches = [Patch(color=np.array(tint) / 255, label=name.replace("$", r"\$")) for name, tint in legend.items()]
+        drawing.legend(handles=patches, loc="outside lower center", ncols=across, frameon=False, fontsize=8)
     return png(drawing)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data.drawing import Color
 from vit_jax.data.geometry import Image
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
@@ -110,6 +111,10 @@ class Field:
             times: how many times as large as in the batch the image is.
         """
         return image
+
+    def legend(self, name: str, row: Mapping[str, Any]) -> Mapping[str, Color]:
+        """What the colours mean in which `draw` draws this example; empty where they mean nothing."""
+        return {}
 
     def caption(self, name: str, row: Mapping[str, Any]) -> str:
         """The field in words; empty for what is drawn."""

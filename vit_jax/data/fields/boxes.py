@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from vit_jax.data import drawing
 from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.fields.points import padded, rows_of
 from vit_jax.data.geometry import Image
+from vit_jax.data.palettes import colors_for
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count, Natural, NonNegative
@@ -33,6 +34,7 @@ class Boxes(Field):
     format: str = "xyxy"
     unit: str = "pixels"
     min_area: float = 1.0
+    names: tuple[str, ...] = ()
     in_plane: ClassVar[bool] = True
 
     def spec(self, name: str) -> dict[str, Spec]:
@@ -73,7 +75,16 @@ class Boxes(Field):
     def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
         valid = row[f"{name}_valid"]
         kinds = row[f"{name}_class"] if self.classes else np.zeros(len(valid), int)
-        return drawing.boxes(image, row[name][valid], kinds[valid], times)
+        return drawing.boxes(image, row[name][valid], kinds[valid], times, self._colors)
+
+    def legend(self, name: str, row: Mapping[str, Any]) -> dict[str, drawing.Color]:
+        if not self.names:
+            return {}
+        return drawing.occurring(row[f"{name}_class"][row[f"{name}_valid"]], self.names, self._colors)
+
+    @property
+    def _colors(self) -> UInt8[np.ndarray, "K 3"] | None:
+        return colors_for(self.names) if self.names else None
 
     def to_json(self) -> dict[str, Any]:
         own = {"count": self.count, "classes": self.classes, "format": self.format, "unit": self.unit}
@@ -92,9 +103,11 @@ def build(
     """Up to `count` boxes of each image, given as [n, 4] or, with `classes`, [n, 5], also as JSON.
 
     Args:
-        classes: how many there are of the fifth number; 0 for boxes without.
+        classes: how many there are of the fifth number; 0 for boxes without. Where the source has as many names, they
+            are those of these classes.
         format: the order of left (x), top (y), right and bottom, or width and height (COCO's "xywh").
         unit: whether they are "pixels" of the image or a "fraction" of its sides (TFDS's are, in "yxyx").
         min_area: of what a view leaves of a box, in square pixels of the view.
     """
-    return Boxes(count, classes, format, unit, min_area)
+    names = data.label_names if classes == len(data.label_names) else ()
+    return Boxes(count, classes, format, unit, min_area, names)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 from vit_jax.data import drawing
 from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.geometry import Image
 from vit_jax.data.label_image import decode_labels
+from vit_jax.data.palettes import colors_for
 from vit_jax.data.placement import Placement
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count, Positive, Range
@@ -25,6 +26,7 @@ class Dense(Field):
     dtype: str
     count: int | None
     scale: float
+    names: tuple[str, ...] = ()
     in_plane: ClassVar[bool] = True
 
     def spec(self, name: str) -> dict[str, Spec]:
@@ -65,7 +67,16 @@ class Dense(Field):
         return value.astype(np.int32) if self.dtype == "uint8" else value
 
     def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
-        return drawing.labels(image, row[name], row[name] != self.ignore)
+        return drawing.labels(image, row[name], row[name] != self.ignore, self._colors)
+
+    def legend(self, name: str, row: Mapping[str, Any]) -> dict[str, drawing.Color]:
+        if not self.names:
+            return {}
+        return drawing.occurring(row[name][row[name] != self.ignore], self.names, self._colors)
+
+    @property
+    def _colors(self) -> UInt8[np.ndarray, "K 3"] | None:
+        return colors_for(self.names) if self.names else None
 
     def to_json(self) -> dict[str, Any]:
         own = {"ignore": self.ignore, "dtype": self.dtype, "count": self.count, "scale": self.scale}
@@ -86,11 +97,13 @@ def build(
     Args:
         ignore: what stands where there is no number: in the source, and where a view reaches over the image's edge.
         dtype: in the batch, "uint8", "int32" or "float32"; a task gets int32 for the first.
-        count: of the classes, to check the labels with.
+        count: of the classes, to check the labels with. Where the source has as many names, they are those of these
+            classes: pictures say them, in a published palette's colours where the names are its.
         scale: what is multiplied, with dtype "float32", to make measurements of stored numbers: 0.001 for millimetres.
     """
     if dtype != "float32" and not (ignore == int(ignore) and np.iinfo(dtype).min <= ignore <= np.iinfo(dtype).max):
         raise UserError(f"ignore={ignore:g} does not fit {dtype}", "Change one of them")
     if data.preprocess is None:
         raise UserError("A dense field has no size", "Set config.data.image_size to [height, width] in pixels")
-    return Dense(data.preprocess.image_size, ignore, dtype, count, scale)
+    names = data.label_names if count == len(data.label_names) and dtype != "float32" else ()
+    return Dense(data.preprocess.image_size, ignore, dtype, count, scale, names)
