@@ -138,6 +138,9 @@ def test_what_format_1_stored_gives_the_same_pixels(stored, expected):
         ({"resize_to": (20, 15)}, "smaller"),
         ({"trim": (1,)}, "trim"),
         ({"crop": "ceil"}, "crop"),
+        ({"anchor": "left"}, "no anchor named 'left'"),
+        ({"anchor": "corner"}, "anchor='corner' goes with resize='pad', not 'squash'"),
+        ({"anchor": "corner", "resize": "pad", "resize_to": (16, 20)}, "larger than image_size"),
     ],
     ids=str,
 )
@@ -155,3 +158,22 @@ def test_padding_and_trimming():
     np.testing.assert_array_equal(trimmed.to_uint8(noise(31, 33)), plain[:14, :14])
     assert trimmed.resized(28).trim == (0, 0)
     assert Preprocess((14, 14), resize_to=(16, 20)).resized((28, 7)).resize_to == (32, 10)
+
+
+@pytest.mark.parametrize(
+    # As segment_anything's ResizeLongestSide.get_preprocess_shape says for 1024.
+    "shape, wanted", [((1000, 1500), (683, 1024)), ((1001, 2048), (501, 1024)), ((2048, 1003), (1024, 502)), ((3, 700), (4, 1024))]
+)  # fmt: skip
+def test_padding_in_the_corner_is_that_of_segment_anything(shape, wanted):
+    preprocess = Preprocess((1024, 1024), resize="pad", anchor="corner", mean=(123.675, 116.28, 103.53))
+    made = preprocess.to_uint8(np.full((*shape, 3), 200, np.uint8))
+    padding = (made == [124, 116, 104]).all(-1)
+    assert made.shape == (1024, 1024, 3) and (made[: wanted[0], : wanted[1]] == 200).all()
+    assert padding[wanted[0] :].all() and padding[:, wanted[1] :].all()
+    # Where a point of the image is: SAM's apply_coords multiplies by new / old of each side.
+    [moved], [seen] = preprocess.placement(shape).points(np.array([[shape[1] / 3, shape[0] / 2]]))
+    np.testing.assert_allclose(moved, [wanted[1] / 3, wanted[0] / 2], rtol=1e-12)
+    assert seen
+    again = Preprocess.from_json(preprocess.to_json())
+    assert again == preprocess and again.resized(64).anchor == "corner"
+    assert "anchor" not in Preprocess((8, 8), resize="pad").to_json()

@@ -21,6 +21,7 @@ from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.field import Context
 from vit_jax.data.fields import Fields, build_fields
 from vit_jax.data.order import order_of
+from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
@@ -201,6 +202,7 @@ class EvalPipeline:
             fields = build_fields(None, Context(preprocess))
         self.fields = fields
         transform = None if preprocess else transform
+        self._plain = transform is None
         elements = _EvalElements(source, len(self) * batch_size, fields, _takes_parts(transform))
         examples = grain.MapDataset.source(elements)
         if transform is None:
@@ -212,6 +214,19 @@ class EvalPipeline:
     def __len__(self) -> int:
         """Number of batches."""
         return math.ceil(len(self.source) / self.batch_size)
+
+    def original(self, index: int) -> tuple[dict[str, Any], Placement]:
+        """The example that batches give an `index`, read but not resized: its image uint8 [H, W, 3] as large as it is,
+        and what lies on it in the same pixels; and where the preprocessing puts it in a batch.
+
+        Raises:
+            UserError: for an unreadable image.
+            ValueError: for a pipeline that augments.
+        """
+        if not self._plain:
+            raise ValueError("this pipeline augments its examples")
+        example = _read(self.source, index, self.fields, False, False)
+        return example, self.fields.placement(example)
 
     def with_classes(self, names: Sequence[str]) -> "EvalPipeline":
         """The same examples with labels that count the classes `names`, as a model that knows these answers.

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 
 from vit_jax.data import geometry
 from vit_jax.data.interpolation import interpolate
@@ -76,11 +76,17 @@ class Placement:
         top, left, height, width = self.box
         low, high = np.array([left, top], float), np.array([left + width, top + height], float)
         first, last = np.clip(xyxy[:, :2], low, high), np.clip(xyxy[:, 2:], low, high)
+        # What lies beside the part is cut to a line at its edge, which would be a box again when rotated.
+        last = np.where((last > first).all(axis=1, keepdims=True), last, first)
         corners = [np.stack([a[:, 0], b[:, 1]], axis=1) for a in (first, last) for b in (first, last)]
         moved = np.stack([self._from_source(corner) for corner in corners])
         edge = np.array(self.size[::-1], float)
         ends = [np.clip(moved.min(axis=0), 0, edge), np.clip(moved.max(axis=0), 0, edge)]
         return np.concatenate(ends, axis=1)
+
+    def inverse(self, shape: tuple[int, int]) -> "Inverse":
+        """The way back to the whole image, of (height, width) `shape`."""
+        return Inverse(self, shape)
 
     @cached_property
     def _to_source(self) -> Float64[np.ndarray, "2 3"]:
@@ -101,6 +107,82 @@ class Placement:
     def _from_source(self, xy: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
         turn, offset = self._to_source[:, :2], self._to_source[:, 2]
         return (np.asarray(xy, np.float64) - offset) @ np.linalg.inv(turn).T
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """From a view to the image that it shows: what a model says of its input, in the image's own pixels.
+
+    Args:
+        placement: of the view.
+        shape: (height, width) of the image.
+    """
+
+    placement: Placement
+    shape: tuple[int, int]
+
+    def points(self, xy: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+        """Where points (x, y) of the view are in the image; those of padding lie outside of it."""
+        turn, offset = self.placement._to_source[:, :2], self.placement._to_source[:, 2]
+        return np.asarray(xy, np.float64) @ turn.T + offset
+
+    def boxes(self, xyxy: Float[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
+        """The upright boxes around boxes (left, top, right, bottom) of the view, cut at the image's edges."""
+        corners = np.stack([self.points(xyxy[:, list(pair)]) for pair in ((0, 1), (0, 3), (2, 1), (2, 3))])
+        edge = np.array(self.shape[::-1], float)
+        return np.concatenate([np.clip(corners.min(axis=0), 0, edge), np.clip(corners.max(axis=0), 0, edge)], axis=1)
+
+    def dense(self, values: Shaped[np.ndarray, "h w"], outside: float) -> Shaped[np.ndarray, "H W"]:
+        """For each pixel of the image the nearest of a view's values, such as classes; `outside` where the view does
+        not show it.
+
+        Args:
+            values: of the view, at any resolution.
+        """
+        (rows, seen_rows), (columns, seen_columns) = self._along(0, values.shape[0]), self._along(1, values.shape[1])
+        rows, columns = (np.floor(at + 0.5).astype(int) for at in (rows, columns))
+        rows, columns = np.clip(rows, 0, values.shape[0] - 1), np.clip(columns, 0, values.shape[1] - 1)
+        seen = seen_rows[:, None] & seen_columns
+        return np.where(seen, values[rows[:, None], columns], np.asarray(outside, values.dtype))
+
+    def smooth(self, values: Float[np.ndarray, "h w *c"], outside: float) -> Float32[np.ndarray, "H W *c"]:
+        """For each pixel of the image the view's values between which it lies, such as logits, interpolated bilinearly
+        without those of padding, as `torch.nn.functional.interpolate` does on what is cut out of them; `outside` where
+        the view does not show it.
+
+        Args:
+            values: of the view, at any resolution.
+        """
+        found, seen = np.asarray(values, np.float32), []
+        for axis in (0, 1):
+            at, there = self._along(axis, values.shape[axis])
+            low, high = self._shown(axis, values.shape[axis])
+            at = np.clip(at, low, high)
+            first = np.floor(at).astype(int)
+            share = (at - first).astype(np.float32).reshape(-1, *[1] * (found.ndim - 1))
+            found = np.moveaxis(found, axis, 0)
+            found = found[first] * (1 - share) + found[np.minimum(first + 1, high)] * share
+            found, seen = np.moveaxis(found, 0, axis), [*seen, there]
+        seen = (seen[0][:, None] & seen[1]).reshape(*self.shape, *[1] * (found.ndim - 2))
+        return np.where(seen, found, np.float32(outside))
+
+    def _along(self, axis: int, length: int) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Where the middles of the image's rows (0) or columns (1) lie among so many of the view, counted from the
+        middle of its first, and which of them the view shows."""
+        if self.placement.degrees:
+            raise ValueError("a view that was rotated has no rows of the image")
+        middles = np.arange(self.shape[axis]) + 0.5
+        at = self.placement._from_source(np.stack([middles, middles], axis=1))[:, 1 - axis]
+        side = self.placement.size[axis]
+        return at * (length / side) - 0.5, (at >= 0) & (at < side)
+
+    def _shown(self, axis: int, length: int) -> tuple[int, int]:
+        """The first and the last of so many rows or columns of the view that show the image."""
+        ends = np.array([[0.0, 0.0], self.shape[::-1]])
+        low, high = sorted(self.placement._from_source(ends)[:, 1 - axis] * (length / self.placement.size[axis]))
+        # An edge is a whole number, but for the rounding of floats.
+        first = min(max(math.floor(low + 1e-6), 0), length - 1)
+        return first, max(first, min(math.ceil(high - 1e-6), length) - 1)
 
 
 # How the value of a field is moved to where a placement puts it.

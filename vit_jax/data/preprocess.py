@@ -20,6 +20,7 @@ from vit_jax.spelling import nearest, unknown_key
 
 _RESIZES = ("squash", "short_side", "cover", "pad")
 _CROPS = ("round", "floor")
+_ANCHORS = ("centre", "corner")
 _INTERPOLATIONS = ("area", *FILTERS)
 
 
@@ -42,6 +43,9 @@ class Preprocess:
             do, or down ("floor"), as transformers does, and "area" always.
         trim: rows below and columns at the right of `image_size` that are made and left out: where patches do not
             divide what a library makes, its patch embedding does not see these.
+        anchor: where "pad" puts the image: in the "centre" of what is around it, as timm does, or in the "corner" at
+            the top left, with all padding at the right and below and sizes rounded half up: as Segment Anything
+            (arXiv:2304.02643) does in its `ResizeLongestSide`.
 
     Raises:
         UserError: for values that do not make sense, here or in `from_json`.
@@ -55,12 +59,16 @@ class Preprocess:
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     crop: str = "round"
     trim: tuple[int, int] = (0, 0)
+    anchor: str = "centre"
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", geometry.size_pair(self.image_size))
-        for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS), ("crop", _CROPS)):
+        of = {"resize": _RESIZES, "interpolation": _INTERPOLATIONS, "crop": _CROPS, "anchor": _ANCHORS}
+        for name, known in of.items():
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"There is no {name} named {value!r}", nearest(str(value), known))
+        if self.anchor == "corner" and self.resize != "pad":
+            raise UserError(f"anchor='corner' goes with resize='pad', not {self.resize!r}", "Leave it out")
         trim = tuple(self.trim) if isinstance(self.trim, Sequence) else ()
         if len(trim) != 2 or not all(isinstance(side, int) and 0 <= side < 2**15 for side in trim):
             raise UserError(f"trim={self.trim!r} is not a number of rows and columns", "Give two, such as (0, 0)")
@@ -87,6 +95,12 @@ class Preprocess:
                     f"resize_to={self.resize_to!r} goes with resize='short_side' only", "Leave it out or give a pair"
                 )
             object.__setattr__(self, "resize_to", geometry.size_pair(self.resize_to))
+            if self.anchor == "corner" and any(to > of for to, of in zip(self.resize_to, self._made, strict=True)):
+                raise UserError(
+                    f"resize_to={self.resize_to} is larger than image_size={self._made}, and anchor='corner' crops"
+                    " nothing",
+                    "Make it at most as large",
+                )
             fits = self.resize == "pad" or all(to >= of for to, of in zip(self.resize_to, self._made, strict=True))
         if not fits:
             raise UserError(
@@ -129,7 +143,7 @@ class Preprocess:
         for axis in (0, 1):
             missing = max(made[axis] - size[axis], 0) if self.resize == "pad" else 0
             left_over = (size[axis] + missing - made[axis]) / 2
-            start = place(left_over) - missing // 2
+            start = place(left_over) - self._before(missing)
             scale = shape[axis] / size[axis]
             box.append((start * scale, self.image_size[axis] * scale))
         (top, height), (left, width) = box
@@ -151,20 +165,27 @@ class Preprocess:
         if self.resize == "short_side" and not area:
             short, target = min(shape), self.resize_to or max(made)
             return tuple(int(target * side / short) for side in shape)
-        # The same roundings as timm's.
         ratios = [side / to for side, to in zip(shape, self.resize_to or made, strict=True)]
+        if self.anchor == "corner":
+            scale = min(to / side for side, to in zip(shape, self.resize_to or made, strict=True))
+            return tuple(max(math.floor(side * scale + 0.5), 1) for side in shape)
+        # The same roundings as timm's.
         ratio = max(ratios) if self.resize == "pad" else min(ratios)
         return tuple(max(round(side / ratio), 1) for side in shape)
 
     def _pad(self, image: UInt8[np.ndarray, "h w 3"], made: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """The image in the middle of at least `made` pixels of the mean colour."""
+        """The image at its place in at least `made` pixels of the mean colour."""
         missing = [max(made[axis] - image.shape[axis], 0) for axis in (0, 1)]
         height, width = (image.shape[axis] + missing[axis] for axis in (0, 1))
         canvas = np.empty((height, width, 3), np.uint8)
         canvas[:] = np.clip([round(value) for value in self.mean], 0, 255)
-        top, left = (side // 2 for side in missing)
+        top, left = map(self._before, missing)
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
         return canvas
+
+    def _before(self, missing: int) -> int:
+        """How many of the missing rows or columns are above the image, or left of it."""
+        return 0 if self.anchor == "corner" else missing // 2
 
     @cached_property
     def _mean_and_inverse_std(self) -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
@@ -194,7 +215,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a checkpoint's metadata; what came after format 1 is left out where it is the default."""
-        later = {field.name: field.default for field in fields(self) if field.name in ("crop", "trim")}
+        later = {field.name: field.default for field in fields(self) if field.name in ("crop", "trim", "anchor")}
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {name: value for name, value in plain.items() if name not in later or value != later[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}

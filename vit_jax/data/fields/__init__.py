@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.data.field import Context, Field, Spec
 from vit_jax.data.fields import classes, image
 from vit_jax.data.order import Mixture
-from vit_jax.data.placement import Move, moved
+from vit_jax.data.placement import Move, Placement, moved
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named
@@ -177,9 +177,12 @@ class Fields(Mapping[str, Field]):
         """An example as evaluation sees it: images preprocessed, and what lies in their plane moved alike."""
         if "image" not in self.kinds or "image" not in example:
             return dict(example)
-        placement = self.kinds["image"].preprocess.placement(example["image"].shape[:2])
         moves = {name: kind.evaluated for name, kind in self.kinds.items() if kind.in_plane}
-        return moved(example, placement, moves)
+        return moved(example, self.placement(example), moves)
+
+    def placement(self, example: Mapping[str, Any]) -> Placement:
+        """Where evaluation's preprocessing puts the image of an example, uint8 [H, W, 3], and what lies on it."""
+        return self.kinds["image"].preprocess.placement(example["image"].shape[:2])
 
     def batched(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """An example as it goes into a batch: everything of a fixed size."""
