@@ -2,15 +2,20 @@
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 
 from tests.costs import Costs
 
+# Bytecode is kept even where the environment says not to, as in many containers: compiling every module anew took each
+# worker ten seconds, and each command that a test starts some.
+sys.dont_write_bytecode = False
 jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -40,6 +45,16 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     path = config.getoption("--costs")
     config.pluginmanager.register(Costs(path and path.absolute()), "costs")
+
+
+# Folders of one tier each, marked in their own conftest.py, and what that tier is called.
+_TIERS = {"parity": "oracle", "real": "real"}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where a tier is left out, its files are not imported for nothing: torch and its friends take ten seconds."""
+    tier = collection_path.parent == Path(__file__).parent and _TIERS.get(collection_path.name)
+    return True if tier and f"not {tier}" in config.option.markexpr else None
 
 
 # Files of few and long tests. Two workers take file after file: begun last, one of these would be left to one of them.

@@ -1,6 +1,7 @@
-"""What each test costs: seconds of CPU, and how many programs it hands to the compiler."""
+"""What each test costs: seconds of CPU, its processes' too, and how many programs it hands to the compiler."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -27,6 +28,11 @@ class Costs:
         self.programs = 0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
+    def _write(self, test: str, cost: dict[str, float]) -> None:
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"test": test, **{k: round(v, 3) for k, v in cost.items()}}) + "\n")
+
     def _on_event(self, event: str, duration: float, **_) -> None:
         if event in _STAGES:
             self.seconds[_STAGES[event]] += duration
@@ -45,17 +51,26 @@ class Costs:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):
         before, programs = dict(self.seconds), self.programs
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, children = time.perf_counter(), time.process_time(), _of_children()
         try:
             return (yield)
         finally:
-            if self.path:
-                cost = {
-                    "test": item.nodeid,
-                    "wall": round(time.perf_counter() - wall, 3),
-                    "cpu": round(time.process_time() - cpu, 3),
-                    "programs": self.programs - programs,
-                    **{k: round(v - before[k], 3) for k, v in self.seconds.items()},
-                }
-                with self.path.open("a") as file:
-                    file.write(json.dumps(cost) + "\n")
+            cost = {
+                "wall": time.perf_counter() - wall,
+                "cpu": time.process_time() - cpu,
+                "children": _of_children() - children,
+                "programs": self.programs - programs,
+                **{k: v - before[k] for k, v in self.seconds.items()},
+            }
+            self._write(item.nodeid, cost)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self):
+        """What a worker did before its first test: imports, for the most part."""
+        self._write("collection", {"cpu": time.process_time()})
+
+
+def _of_children() -> float:
+    """Seconds of CPU of the processes that this one started and waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
