@@ -1,6 +1,7 @@
 """The board: what kinds of attention cost and how that grows; what does not fit is never tried."""
 
 import json
+import time
 
 import jax
 import pytest
@@ -52,6 +53,24 @@ def test_a_program_that_does_not_fit_is_never_started():
 
     measured = board.measure({"a": {"forward": board.Program(compiled, start)}}, 1, 0, 7_999, "8x8")
     assert measured["a"]["forward"]["needed_bytes"] == 8_000 and "skipped" in measured["a"]["forward"]
+
+
+def test_no_program_pays_for_what_the_one_before_it_left():
+    """As when the memory of softmax is given back while the next kind runs."""
+    compiled = board.compiled(jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((10,), "float32")))
+    order = []
+
+    def program(name):
+        def once():
+            if order and order[-1] != name:
+                time.sleep(0.2)
+            order.append(name)
+
+        return {"forward": board.Program(compiled, lambda: once)}
+
+    measured = board.measure({name: program(name) for name in "ab"}, rounds=3, warmup=1, free=None, place="8x8")
+    assert "".join(order) == "aabb" * 3
+    assert all(measured[name]["forward"]["seconds"] < 0.2 for name in "ab")
 
 
 def test_growth_is_a_slope():

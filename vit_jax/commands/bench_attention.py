@@ -9,7 +9,8 @@ examples:
 A kind is one layer of attention between its projections, on a square grid of tokens. Operations are counted on paper,
 beside XLA's own count; time and temporary memory are of one pass forward, and of training, which also computes all
 gradients. Growth is the slope on logarithmic axes from 1,024 tokens up. The kinds take turns, so that
-a machine with other work slows all alike. What does not fit in memory is said and left out: it is never tried.
+a machine with other work slows all alike, and each turn begins with an untimed run, so that none pays for what the one
+before it left behind. What does not fit in memory is said and left out: it is never tried.
 
 With --models the same of whole models with random parameters and 1000 classes, the train step with AdamW; --topology
 adds what `vit_jax plan` says of that step on a chip that need not be there.
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (1, or 2 of models)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed runs of each (default 5)")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="runs before those (default 1)")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="untimed runs before each (default 1)")
     parser.add_argument("--output", metavar="FILE.html", help="write a page with the table and curves")
 
 

@@ -35,10 +35,13 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Times programs of one size, by turns, so that a machine with other work slows all alike.
 
+    Each turn of a program begins with untimed runs of it: the system may still be taking back the gigabytes of the one
+    before, and that one's data is in the caches.
+
     Args:
         programs: by name and by mode.
         rounds: timed runs of each.
-        warmup: runs before those.
+        warmup: untimed runs before each of those.
         free: bytes that they may take, each by itself; None for any.
         place: where they stand on the board, for what is said of one that does not fit.
 
@@ -63,12 +66,13 @@ def measure(
             else:
                 running[name, mode] = program.start()
     seconds: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in running}
-    for turn in range(warmup + rounds):
+    for _ in range(rounds):
         for key, once in running.items():
+            for _ in range(warmup):
+                jax.block_until_ready(once())
             began = time.perf_counter(), time.process_time()
             jax.block_until_ready(once())
-            if turn >= warmup:
-                seconds[key].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+            seconds[key].append((time.perf_counter() - began[0], time.process_time() - began[1]))
     for (name, mode), taken in seconds.items():
         wall, cpu = zip(*taken, strict=True)
         found[name][mode] |= {"seconds": statistics.median(wall), "seconds_min": min(wall)}
