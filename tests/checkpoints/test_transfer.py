@@ -15,6 +15,7 @@ from vit_jax.models import resnet, vit
 from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.open_run import open_run
+from vit_jax.training.parameters import leaf_names
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,20 @@ def test_subtrees_from_sources(pretrained):
     found, [report] = init_from({"params": {"trunk": shapes()["encoder"]}}, {"trunk": f"{folder}::encoder"})
     np.testing.assert_array_equal(found["params/trunk/norm/bias"], params["encoder"]["norm"]["bias"])
     assert not report.missing and not report.unused
+
+
+def test_a_whole_model_below_another_s_name(convolutional):
+    """A teacher: all that its source has, parameters and statistics, without the parts that the teacher lacks."""
+    folder, _, state = convolutional
+    teacher = {collection: {"teacher": tree} for collection, tree in resnet_shapes().items()}
+    del teacher["params"]["teacher"]["head"]
+    found, [report] = init_from(teacher, {"teacher": f"{folder}::"})
+    assert not report.missing and set(report.loaded) == set(leaf_names(teacher["params"]))
+    name = "encoder/stage1_unit01/norm1/mean"
+    statistics = state["batch_stats"]["encoder"]["stage1_unit01"]["norm1"]["mean"]
+    np.testing.assert_array_equal(found[f"batch_stats/teacher/{name}"], statistics)
+    with pytest.raises(UserError, match="no parameter in common"):
+        init_from(teacher, {"teacher": str(folder)})  # that would be the source's own teacher
 
 
 @pytest.mark.long

@@ -79,7 +79,8 @@ def init_from(
     Args:
         variables: the fresh ones as Linen has them, `{"params": ..., **model_state}`, or their shapes.
         sources: a checkpoint, for all that it has in common with the model except `head`; or `{subtree: source}`
-            with sources 'path' (its subtree of the same name) or 'path::subtree'. A subtree is one of every collection:
+            with sources 'path' (its subtree of the same name), 'path::subtree' or 'path::' (all of it, so that a model
+            lies below another's name, as a teacher does). A subtree is one of every collection:
             the running statistics of an encoder come with its parameters.
 
     Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
@@ -105,10 +106,11 @@ def init_from(
             raise UserError(
                 f"config.init_from fills {subtree!r}, which the model does not have", nearest(subtree, known)
             )
-        path, _, inner = source.partition("::")
-        inner = inner or subtree
+        path, whole, inner = source.partition("::")
+        inner = inner if whole else subtree
         flat, method = _read(path)
-        flat = {n.replace(f"/{inner}", f"/{subtree}", 1): v for n, v in flat.items() if _is_in(n, inner)}
+        before = f"/{inner}/" if inner else "/"
+        flat = {n.replace(before, f"/{subtree}/", 1): v for n, v in flat.items() if not inner or _is_in(n, inner)}
         part, report = _match(wanted, wanted, flat, method, source)
         found |= part
         reports.append(report)
