@@ -37,8 +37,10 @@ INSTALL_REQUIRES = [
 ]
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
 TRANSLATION = "sacrebleu>=2.6,<2.7"  # the evaluator 'translation'
+DENSE = "pycocotools>=2.0.11,<3"  # masks as COCO's polygons and run lengths, and its evaluation
 TEST_REQUIRES = [
     TRANSLATION,
+    DENSE,
     "pytest>=9.2,<9.3",
     "pillow>=13,<13.1",
     "pytest-xdist>=3.8,<3.9",
@@ -103,6 +105,7 @@ setup(
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "hub": [HUB],
         "translation": [TRANSLATION],
+        "dense": [DENSE],
         "test": TEST_REQUIRES,
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
         "oracle": [

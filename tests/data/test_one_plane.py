@@ -18,6 +18,9 @@ from vit_jax.errors import UserError
 SIZE = (24, 28)  # some views are enlarged, some shrunk
 STEP = 4  # levels of red a column, and of green a row
 OFF = 8
+LINES = [
+    (axis, at) for axis in (0, 1) for at in (9, 16, 23, 30)
+]  # each mask is what is left of a column or above a row
 HALF = 0.5 + 1 / STEP  # of a source pixel; levels are rounded, once in each direction
 PLAIN = {"jitter": 0.0, "gray": 0.0, "blur": 0.0}
 # Of every transform what it can do to geometry; colours would hide where a pixel is from. None: it moves nothing but
@@ -45,7 +48,8 @@ def places(height, width):
     image = np.stack([STEP * columns + OFF, STEP * rows + OFF, np.full_like(rows, 255)], axis=-1).astype(np.uint8)
     points = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
     boxes = np.concatenate([points - 0.5, points + 0.5, np.arange(len(points))[:, None]], axis=1)
-    own = {"seg": (rows * 64 + columns).astype(np.int32), "points": points, "boxes": boxes}
+    masks = np.stack([(columns, rows)[axis] < at for axis, at in LINES])
+    own = {"seg": (rows * 64 + columns).astype(np.int32), "points": points, "boxes": boxes, "masks": masks}
     return ArraySource(image[None], np.zeros(1, int), ("a",), {name: value[None] for name, value in own.items()})
 
 
@@ -55,6 +59,7 @@ def fields_of(height, width, **preprocess):
         "image": {"name": "image"}, "seg": {"name": "dense", "dtype": "int32", "ignore": -1},
         "points": {"name": "points", "count": count},
         "boxes": {"name": "boxes", "count": count, "classes": count, "min_area": 1e-3},
+        "masks": {"name": "masks", "max_objects": 7, "mask_size": (SIZE[0] // 2, SIZE[1] // 2)},
     }  # fmt: skip
     return build_fields(section, Context(Preprocess(SIZE, mean=(0, 0, 0), **preprocess), ("a",)))
 
@@ -81,6 +86,14 @@ def check(row, shape):
     assert seen.mean() > 0.2
     labels = np.stack([row["seg"] % 64 + 0.5, row["seg"] // 64 + 0.5], axis=-1)
     assert np.abs(shown - labels)[seen].max() <= HALF
+
+    # A pixel of a mask lies in the middle of four of the image.
+    four = lambda x: x.reshape(SIZE[0] // 2, 2, SIZE[1] // 2, 2, -1).swapaxes(1, 2)  # noqa: E731
+    place, known = four(shown).mean((2, 3)), four(seen).all((2, 3))[..., 0]
+    assert row["masks_valid"].any()
+    for mask in row["masks"][row["masks_valid"]]:
+        wrong = [(mask != (place[..., axis] < at)) & (np.abs(place[..., axis] - at) > HALF) for axis, at in LINES]
+        assert min((of & known).sum() for of in wrong) == 0
 
     middles = np.stack(np.unravel_index(np.arange(shape[0] * shape[1]), shape)[::-1], axis=1) + 0.5
     valid = row["points_valid"] & (between(plain[..., None].astype(float), row["points"])[:, 0] > 0.999)

@@ -104,10 +104,24 @@ class EncodedImage:
             raise UnreadableImage(f"{self._name} {error}", "Replace or remove it") from error
         return upright(pixels[rows.start : rows.stop, columns.start : columns.stop], self._header.orientation)
 
+    def with_opacity(self) -> UInt8[np.ndarray, "h w 4"]:
+        """All pixels, transparency not put on white but in a fourth channel, 255 where there is none."""
+        if self._header.format == "jpeg":
+            pixels = self[:, :]
+        else:
+            try:
+                pixels = _decode_png_or_webp(self._data, self._header.transparent)
+            except ValueError as error:
+                raise UnreadableImage(f"{self._name} {error}", "Replace or remove it") from error
+            pixels = upright(pixels, self._header.orientation)
+        opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        return pixels if pixels.shape[-1] == 4 else np.concatenate([pixels, opaque], axis=-1)
+
     def _lines(self, stop: int) -> UInt8[np.ndarray, "h w 3"]:
         """The stored image up to the line `stop`, or more of it."""
         if self._header.format != "jpeg":
-            return _decode_png_or_webp(self._data, self._header.transparent)
+            pixels = _decode_png_or_webp(self._data, self._header.transparent)
+            return pixels if pixels.shape[-1] == 3 else on_white(pixels[..., :3], pixels[..., 3:])
         pixels = _decode_jpeg_lines(self._data, self._header, stop)
         return _decode_jpeg(self._data) if pixels is None else pixels
 
@@ -115,6 +129,18 @@ class EncodedImage:
 def decode(image: bytes | str | os.PathLike, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """All pixels of an `EncodedImage`."""
     return EncodedImage(image, name)[:, :]
+
+
+def decode_rgba(data: bytes, name: str) -> UInt8[np.ndarray, "h w 4"]:
+    """All pixels of an encoded image with their opacity in the last channel: 255 throughout where it has none.
+
+    Args:
+        name: what to call the image in errors.
+
+    Raises:
+        UnreadableImage: as `EncodedImage` does.
+    """
+    return EncodedImage(data, name).with_opacity()
 
 
 def upright(pixels: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -171,7 +197,8 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarray, "h w c"]:
+    """Three channels, or with opacity four."""
     # UNCHANGED keeps alpha and 16 bits, and leaves the orientation alone.
     pixels = _opencv(_without_animation(data) if b"acTL" in data else data, cv2.IMREAD_UNCHANGED)
     if transparent is not None and pixels.ndim == 2:
@@ -182,7 +209,7 @@ def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarra
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if pixels.shape[-1] == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return on_white(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3:])
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
 
 
 def _without_animation(data: bytes) -> bytes:
