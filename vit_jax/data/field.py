@@ -50,6 +50,10 @@ class Field:
     in_plane: ClassVar[bool] = False
     """Whether it lies in the image's plane, so that crops, flips and rotations move it."""
 
+    made: ClassVar[bool] = False
+    """Whether the transform makes it, of the image: no source is asked for it, and evaluation without that transform
+    does not have it."""
+
     is_text: ClassVar[bool] = False
     """Whether the array of the field's own name holds tokens, which are counted as a run's speed."""
 

@@ -93,8 +93,9 @@ class Fields(Mapping[str, Field]):
             raise UserError(
                 f"The source gives no image but {there}", "Say in config.data.fields what kind each field is"
             )
-        missing = [name for name in self.kinds if name not in example]
-        if (training and missing) or len(missing) == len(self.kinds):
+        asked = [name for name, kind in self.kinds.items() if not kind.made]
+        missing = [name for name in asked if name not in example]
+        if (training and missing) or len(missing) == len(asked):
             raise UserError(
                 f"The source gives no field {missing[0]!r} but {there}",
                 f"Remove config.data.fields.{missing[0]}, or have the source read it",
@@ -103,8 +104,9 @@ class Fields(Mapping[str, Field]):
     # These are asked for every example.
     @cached_property
     def _in_order(self) -> list[tuple[str, Field]]:
-        """The image first, on which others lie."""
-        return sorted(self.kinds.items(), key=lambda item: item[0] != "image")
+        """Those that a source gives, the image first, on which others lie."""
+        given = [(name, kind) for name, kind in self.kinds.items() if not kind.made]
+        return sorted(given, key=lambda item: item[0] != "image")
 
     @cached_property
     def _sized(self) -> frozenset[str]:
@@ -165,7 +167,14 @@ class Fields(Mapping[str, Field]):
                 )
 
     def check_placed(self, transform: Any, where: str) -> None:
-        """Refuses a transform that moves the image alone where other fields lie in its plane."""
+        """Refuses a transform that moves the image alone where other fields lie in its plane, and one that does not
+        make (its `makes`) the fields that are made."""
+        lacking = [n for n, kind in self.kinds.items() if kind.made and n not in getattr(transform, "makes", ())]
+        if lacking:
+            raise UserError(
+                f"The transform of {where} does not make the field {lacking[0]!r}",
+                f"Use one that does, or remove config.data.fields.{lacking[0]}",
+            )
         if self.lie_on_image and not getattr(transform, "places", False):
             raise UserError(
                 f"The transform of {where} does not move {self.lie_on_image[0]!r} with the image: the two would"
