@@ -48,7 +48,7 @@ class Schema:
         return self._length
 
     def __getitem__(self, index):
-        return {"image": np.full((8, 8, 3), 99, np.uint8), "label": index % len(self.label_names)}
+        return {"image": np.full((256, 256, 3), 99, np.uint8), "label": index % len(self.label_names)}
 
 
 class Texts:
@@ -136,6 +136,7 @@ ARGUMENTS = {
     "linear_probe": ["", "method=moco_v3,pooling=mean", "method=simclr,data=photos"],
     "mae_finetune": ["", "variant=H/14,data=photos"],
     "efficientvit_i1k": ["", "variant=B3", "variant=L1"],
+    "efficientvit_sr": ["data=photos", "data=photos,variant=w0.75,scale=3"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],
@@ -150,6 +151,7 @@ ARGUMENTS = {
     "moco_v3_i1k": ["", "variant=B/16,gradients,learn_patches"],
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
+    "photos_sr": ["", "attention=no,expand=8,scale=4"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
     "sparsevit_i1k": ["", "stage=finetune,ratios=cfg3"],
@@ -185,6 +187,7 @@ PROGRAMS = [
     ("shifted_fashion", "method=mae"),
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
+    ("photos_sr", ""),
     ("garment_mixers", "mixer=multiscale"),
     ("garment_sparse", ""),
     ("garment_sparse", "stage=adapt"),
@@ -272,6 +275,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "classify": "head",
         "efficientvit": "head",
         "sparsevit": "head",
+        "super_resolution": "head",
         "mae": "decoder",
         "clip": "text",
         "siglip": "text",

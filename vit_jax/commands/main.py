@@ -27,6 +27,7 @@ from vit_jax.commands import (
     retrieve,
     search_sparsity,
     train,
+    upscale,
     visualize,
 )
 from vit_jax.errors import REQUEUE, Preempted, UserError, printable
@@ -38,6 +39,7 @@ _COMMANDS = {
     "predict": predict,
     "retrieve": retrieve,
     "generate": generate,
+    "upscale": upscale,
     "visualize": visualize,
     "convert": convert,
     "report": report,
