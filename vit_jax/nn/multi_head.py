@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -95,6 +95,8 @@ class MultiHeadAttention(nn.Module):
         **{f"{name}/bias": 0 for name in ("query", "key", "value")},
         "out/kernel": 0,
     }
+    # Whether `attend` adds to the logits what it computes of the queries.
+    ADDS_TO_LOGITS: ClassVar[bool] = False
 
     style: BlockStyle
     execution: Execution = Execution()
@@ -107,6 +109,7 @@ class MultiHeadAttention(nn.Module):
         cache: Cache | Filled | None = None,
         *,
         train: bool,
+        values: Float[Array, "b s memory_width"] | None = None,
         mask: Mask | None = None,
         bias: Float[Array, "w #h #t #s"] | None = None,
         angles: Float[Array, "*b t half"] | None = None,
@@ -117,6 +120,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             cache: of the tokens before; or a `Filled`, which a call with `memory` returns filled, and to which a call
                 without one attends.
+            values: what values are made of, where keys are made of something else: positions that are added to queries
+                and keys alone (DETR, SAM).
             mask: which keys a query sees; with a cache the positions are those of the cache, and without a mask all
                 tokens so far are seen.
             bias: added to the logits, see `vit_jax.nn.attention.attention`.
@@ -151,11 +156,12 @@ class MultiHeadAttention(nn.Module):
         wanted = "auto" if grows else execution.attention_implementation
         masked = () if grows else mask
         implementation = chosen(
-            wanted, execution.dtype, heads[1], biased=bias is not None, mask=masked, needs_weights=needs_weights,
+            wanted, execution.dtype, heads[1], biased=bias is not None or self.ADDS_TO_LOGITS, mask=masked,
+            needs_weights=needs_weights,
             itself=None if memory is not None or cache is not None else (x.shape[1], heads[0]),
         )  # fmt: skip
         alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
-        plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and alike
+        plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and values is None and alike
         if implementation == "fused" and plain:
             qkv, bias = self._grouped_projections(x, heads)
             out = fused_self_attention(checkpoint_name(qkv, _INPUTS), heads[0], heads[1] ** -0.5, mask, bias)
@@ -171,7 +177,7 @@ class MultiHeadAttention(nn.Module):
             k, v = (y.astype(q.dtype) for y in cache)
         else:
             source = x if memory is None else memory
-            k, v = (dense(name, heads)(source) for name in ("key", "value"))
+            k, v = dense("key", heads)(source), dense("value", heads)(source if values is None else values)
             q, k, scale = self._normalised(q, k)
         if style.rotary != "none":
             q, k = (rotate(y, angles, style.rotary) for y in (q, k))
@@ -182,7 +188,7 @@ class MultiHeadAttention(nn.Module):
             mask = _in_cache(mask, x.shape[1], k.shape[1], at)
         elif cache is not None and memory is not None:
             cache = Filled(*(new.astype(old.dtype) for old, new in zip(cache, (k, v), strict=True)))
-        out = attention(
+        out = self.attend(
             q,
             k,
             v,
@@ -199,6 +205,12 @@ class MultiHeadAttention(nn.Module):
             out, weights = out
             self.sow("intermediates", "attention_weights", weights)
         return dense("out", width, (-2, -1))(checkpoint_name(out, OUTPUT)), cache
+
+    def attend(
+        self, q: Float[Array, "b t h d"], k: Float[Array, "b s h d"], v: Float[Array, "b s h d"], **how: Any
+    ) -> Float[Array, "b t h d"] | tuple[Float[Array, "b t h d"], Float[Array, "b h t s"]]:
+        """What the queries gather, see `attention`; layers that add to the logits have another."""
+        return attention(q, k, v, **how)
 
     def _check(
         self, memory: Array | None, cache: Cache | Filled | None, angles: Array | None, at: Array | int | None

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.resize import Resize, resize_bicubic, resize_bilinear
+from vit_jax.nn.resize import Resize, linear_weights, resize_bicubic, resize_bilinear
 
 PosembResize = Resize
 
@@ -116,11 +116,23 @@ def _fitted_table(value: np.ndarray, shape: tuple[int, ...], method: PosembResiz
     return picture.reshape(shape)
 
 
+def _fitted_axis(value: np.ndarray, shape: tuple[int, ...], method: PosembResize) -> np.ndarray | None:
+    """A vector for each distance along one axis, [2S - 1, d]: interpolated linearly whatever the method, as the authors
+    of SAM and ViTDet do it."""
+    del method
+    if not (value.ndim == len(shape) == 2 and value.shape[1] == shape[1]):
+        return None
+    weights = linear_weights(value.shape[0], shape[0], align_corners=False)
+    return (weights @ value.astype(np.float64)).astype(np.float32)
+
+
 # How learned positions follow another resolution or another window, by what modules call them. Positions under other
 # names belong to one size alone; those that are computed (sine-cosine tables, Swin v2's biases) follow by themselves.
 FOLLOWS: Mapping[str, Callable[[np.ndarray, tuple[int, ...], PosembResize], np.ndarray | None]] = {
     "pos_embedding": _fitted_grid,
     "relative_position_bias_table": _fitted_table,
+    "rel_pos_rows": _fitted_axis,
+    "rel_pos_columns": _fitted_axis,
 }
 
 
