@@ -6,6 +6,7 @@ from etils import epath
 
 from vit_jax.checkpoints import store
 from vit_jax.errors import UserError
+from vit_jax.nn.constants import changing, constants_of
 
 
 def last_steps(path: epath.PathLike, count: int) -> list[epath.Path]:
@@ -29,7 +30,7 @@ def last_steps(path: epath.PathLike, count: int) -> list[epath.Path]:
 
 
 def read_averaged(steps: list[epath.Path], product: str, checksums: bool = True) -> tuple[dict, dict]:
-    """Parameters, each the mean of those of all steps, taken in float64, and no model state.
+    """Parameters, each the mean of those of all steps, taken in float64, and the constants, which all of them share.
 
     Args:
         product: see `vit_jax.checkpoints.store.read_params`, like `checksums`.
@@ -37,14 +38,15 @@ def read_averaged(steps: list[epath.Path], product: str, checksums: bool = True)
     Raises:
         UserError: for a model with statistics of batches, which those of averaged parameters are not the average of.
     """
-    total = None
+    total, constants = None, {}
     for step in steps:
         params, model_state = store.read_params(step, product, checksums)
-        if jax.tree.leaves(model_state):
+        if jax.tree.leaves(changing(model_state)):
             raise UserError(
                 f"The model in {step} keeps statistics of its batches, which cannot be averaged with its parameters",
                 "Load one checkpoint, or train with config.ema_decay",
             )
+        constants = constants_of(model_state)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         total = params if total is None else jax.tree.map(np.add, total, params)
-    return jax.tree.map(lambda leaf: jax.numpy.asarray((leaf / len(steps)).astype(np.float32)), total), {}
+    return jax.tree.map(lambda leaf: jax.numpy.asarray((leaf / len(steps)).astype(np.float32)), total), constants

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from vit_jax.checkpoints.subtrees import merge, split
+from vit_jax.nn.constants import changing
 from vit_jax.tasks import Variables
 from vit_jax.training.parameters import first_match, path_name
 
@@ -48,7 +49,7 @@ def fresh_average(state: State, frozen: PyTree, patterns: Sequence[str]) -> Stat
     trained, _ = split(state["params"], frozen)
     averaged, _ = split(trained, jax.tree.map_with_path(lambda p, _: first_match(patterns, path_name(p)) < 0, trained))
     average = {"ema": jax.tree.map(jnp.copy, averaged)}
-    statistics = state["model_state"]
+    statistics = changing(state["model_state"])
     others = jax.tree.map_with_path(lambda p, _: first_match(patterns, path_name(p[1:])) < 0, statistics)
     statistics, _ = split(statistics, others)
     if jax.tree.leaves(statistics):

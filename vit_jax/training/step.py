@@ -13,6 +13,7 @@ from optax.microbatching import AccumulationType
 from vit_jax.checkpoints.subtrees import merge, split
 from vit_jax.data.batch import NotedBatch
 from vit_jax.errors import UserError
+from vit_jax.nn.constants import changing, constants_of
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.scalars import Scalars
@@ -75,11 +76,12 @@ def make_update(
             examples, keys = rows
             rng = keys[0]
             variables = {"params": merge(trained, fixed), "model_state": state["model_state"], **average}
-            return task.loss(variables, NotedBatch(examples, read), rng, count, **extra)
+            value, (metrics, new) = task.loss(variables, NotedBatch(examples, read), rng, count, **extra)
+            return value, (metrics, changing(new))
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if microbatch and microbatch < size:
-            if jax.tree.leaves(state["model_state"]):
+            if jax.tree.leaves(changing(state["model_state"])):
                 raise UserError(
                     "This model keeps statistics of whole batches, which microbatches would change",
                     "Set config.microbatch=None",
@@ -87,6 +89,7 @@ def make_update(
             mean, total = AccumulationType.MEAN, AccumulationType.SUM
             gradient = optax.microbatch(gradient, 1, microbatch, ((mean, (total, mean)), mean))
         (value, (metrics, model_state)), gradients = gradient(trained, (batch, keys))
+        model_state = {**model_state, **constants_of(state["model_state"])}
 
         updates, opt_state = tx.update(gradients, state["opt_state"], trained, rates=scalars["rates"])
         trained = optax.apply_updates(trained, updates)
