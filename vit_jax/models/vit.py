@@ -192,6 +192,11 @@ class ViTEncoder(Trunk):
             maps |= {stride * self.patch_size[0]: x[:, self.tokens.count :].reshape(batch, *grid, width)}
         return x, maps
 
+    @property
+    def stride(self) -> int:
+        """Of the coarsest map."""
+        return self.patch_size[0] * (1 if self.stem is None else self.stem.stride)
+
     def grid(self, image_size: Iterable[int]) -> tuple[int, int]:
         """Rows and columns of patches in an image of this height and width."""
         stride = 1 if self.stem is None else self.stem.stride
