@@ -2,7 +2,10 @@
 of them in the README and the manual is the one in the code."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +102,22 @@ def test_no_import_runs_upward(graph):
 
 def test_no_circle(graph):
     assert circle(graph) == []
+
+
+@pytest.mark.long
+def test_no_import_starts_a_device():
+    """Processes that are to compute together must find each other before."""
+    program = """
+import importlib, pkgutil, jax, vit_jax
+for module in pkgutil.walk_packages(vit_jax.__path__, "vit_jax."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+jax.config.update("jax_num_cpu_devices", 3)  # an error once there are devices
+print(jax.device_count())
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.stdout == "3\n", run.stderr
 
 
 def test_what_is_found(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
+from vit_jax.commands import board
 from vit_jax.nn.conv import Conv, ConvTranspose, chosen_implementation, convolve
 from vit_jax.nn.platform import computing_on
 
@@ -92,6 +93,18 @@ def test_what_is_chosen_follows_the_platform():
         assert convolutions(platform, kernel_size=1, groups=2) == count
     assert convolutions("cpu", kernel_size=3) == 1  # XLA's own are as good there
     assert convolutions("gpu", kernel_size=5, groups=6, implementation="products") == 0
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_gradient_of_a_depthwise_convolution_keeps_little_of_each_place(stride):
+    """Also of a single image."""
+    x, kernel = jax.ShapeDtypeStruct((1, 32, 32, 16), "float32"), jax.ShapeDtypeStruct((3, 3, 1, 16), "float32")
+
+    def loss(kernel, x):
+        return convolve(x, kernel, stride=stride, pads=[(1, 1)] * 2, implementation="products").sum()
+
+    compiled = board.compiled(jax.jit(jax.grad(loss)).lower(kernel, x))
+    assert compiled.memory_analysis().temp_size_in_bytes < 9 / 2 * 4 * x.size / stride**2 + 4 * x.size
 
 
 def test_half_precision_sums_its_gradient_in_float32():

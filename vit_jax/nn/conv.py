@@ -24,6 +24,8 @@ _PADDINGS = ("fixed", "same")
 _EPSILONS_IN = ("variance", "deviation")
 _POOL_PADDINGS = ("zeros", "lowest")
 
+_MOST_PARTS = 8  # of a batch that the gradient of a depthwise convolution adds up by hand
+
 
 def pads(size: Sequence[int], kernel: int, stride: int, padding: Padding) -> list[tuple[int, int]]:
     """Rows or columns to put before and after each spatial axis, for an output of `ceil(size / stride)`.
@@ -164,16 +166,20 @@ def max_pool(x: Float[Array, "b h w c"], padding: Padding, pad_with: PoolPadding
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
 
 
+def check_conv_implementation(implementation: str) -> None:
+    """Raises a UserError for an unknown implementation."""
+    known = get_args(ConvImplementation)
+    if implementation not in known:
+        raise UserError(f"Unknown conv_implementation {implementation!r}", nearest(implementation, known))
+
+
 def chosen_implementation(implementation: ConvImplementation) -> ConvImplementation:
     """What "auto" comes to on the platform that is traced for; the implementation itself otherwise, see `Conv`.
 
     Raises:
         UserError: for an unknown implementation.
     """
-    if implementation not in get_args(ConvImplementation):
-        raise UserError(
-            f"Unknown conv_implementation {implementation!r}", nearest(implementation, get_args(ConvImplementation))
-        )
+    check_conv_implementation(implementation)
     if implementation == "auto":
         return "products" if platform() == "cpu" else "convolution"
     return implementation
@@ -255,17 +261,31 @@ def _depthwise_backward(stride: int, pads: tuple, kept: tuple[Array, Array], gra
             return sum(view * kernel[i, j] for (i, j), view in shifted(x).items())
 
         of_x = jax.vjp(forward, x)[1](gradient)[0]
-    # XLA's CPU compiler sums up columns one number after the other. So a few examples are added up by hand, in vectors,
-    # and the sum over places is a product with ones.
-    parts = max(n for n in range(1, 9) if len(x) % n == 0)
+    cut = functools.partial(_parts, examples=_divisor(len(x), _MOST_PARTS), most=_MOST_PARTS)
+    gradients = [part.astype(jnp.float32) for part in cut(gradient)]
 
-    def added(of_place: Array) -> Array:
-        pieces = of_place.reshape(parts, -1, *of_place.shape[1:])
-        return sum(pieces[i] for i in range(parts)).astype(jnp.float32).reshape(-1, of_place.shape[-1])
+    def added(view: Array) -> Array:
+        """Over examples, and some of the rows."""
+        products = (part * of_part for part, of_part in zip(cut(view), gradients, strict=True))
+        return sum(products).reshape(-1, view.shape[-1])
 
-    rows = jnp.stack([added(view * gradient) for view in shifted(x).values()])
+    # XLA's CPU compiler sums up columns one number after the other. So a few parts are added up by hand, in vectors,
+    # which also leaves little of each place to be held, and the rest of the sum is a product with ones.
+    rows = jnp.stack([added(view) for view in shifted(x).values()])
     of_kernel = jnp.einsum("n,knc->kc", jnp.ones(rows.shape[1]), rows).reshape(kernel.shape)
     return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest one that is not above `most`."""
+    return max(n for n in range(1, most + 1) if count % n == 0)
+
+
+def _parts(images: Array, examples: int, most: int) -> list[Array]:
+    """Equal parts, at most `most`: so many of the examples, each cut into bands of rows as far as that allows."""
+    bands = _divisor(images.shape[1], most // examples)
+    height = images.shape[1] // bands
+    return [part[:, i * height : (i + 1) * height] for part in jnp.split(images, examples) for i in range(bands)]
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.nn.activation import ACTIVATIONS, check_activation
 from vit_jax.nn.batch_norm import BatchNorm
-from vit_jax.nn.conv import Conv, ConvImplementation, chosen_implementation
+from vit_jax.nn.conv import Conv, ConvImplementation, check_conv_implementation
 from vit_jax.nn.flops import product_flops
 
 _INIT = nn.initializers.truncated_normal(0.02)
@@ -43,7 +43,7 @@ class MobileStyle:
 
     def __post_init__(self):
         check_activation(self.activation)
-        chosen_implementation(self.implementation)
+        check_conv_implementation(self.implementation)
 
 
 class ConvNorm(nn.Module):
