@@ -1,0 +1,124 @@
+"""What EfficientViT blocks learn of super-resolution by 2 in minutes on two cores, with attention and without.
+
+Photos of which the middle 256x256 pixels are measured, and emoji of 64x64 pixels; beside bicubic, and beside the same
+network without attention: as it is then, and with MBConvs of twice the width, which make it as large as before.
+
+    python benchmarks/super_resolution.py --photos backgrounds backgrounds/mate/nature --emoji emoji/google.jsonl \
+        --workdir runs/super_resolution
+
+`--photos` are folders of .jpg files, of which each one's own are taken and not those below it: Debian's packages
+lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and mate-backgrounds unpack 31 into usr/share/backgrounds. Sorted by
+name, every fourth is held out; their short side is reduced to 512 pixels. `--emoji` is a file that `vit_jax prepare
+emoji` writes, with the split in it. Every run (data, arm, seed) is a folder of its own; what is done
+is skipped and what was interrupted goes on, so the command can be stopped and started again at will. After every run
+it writes its table to `table.md` in the workdir, with all figures in `results.json`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.runs import fit, spread, write_tables
+from vit_jax.checkpoints.load import load
+from vit_jax.data import geometry
+from vit_jax.data.decode import decode
+from vit_jax.nn.parameter_count import parameter_count
+
+ARMS = {
+    "EfficientViT": "attention=yes",
+    "without attention": "attention=no",
+    "without attention, as large": "attention=no,expand=8",
+}
+SIZES = {"photos": 256, "emoji": 64}  # pixels of what is measured
+SHORT_SIDE = 512  # of the photos
+BICUBIC = "bicubic_"
+
+Found = dict[str, dict[str, list[dict[str, float]]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", type=Path, default=[], help="folders of photos; left out without")
+    parser.add_argument("--emoji", type=Path, help="the manifest of emoji; left out without")
+    parser.add_argument("--workdir", required=True, type=Path, help="where the runs are")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (default 3)")
+    parser.add_argument("--steps", type=int, default=2000, help="of each run (default 2000)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps each")
+    arguments = parser.parse_args()
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    data: dict[str, Path] = {}
+    if arguments.photos:
+        data["photos"] = _photos(arguments.photos, arguments.workdir / "data/photos")
+    if arguments.emoji is not None:
+        data["emoji"] = _emoji(arguments.emoji, arguments.workdir / "data/emoji")
+    if not data:
+        parser.error("give --photos, --emoji or both")
+    found: Found = {name: {} for name in data}
+    counts: dict[str, int] = {}
+    for seed in range(arguments.seeds):
+        for name, root in data.items():
+            for arm, values in ARMS.items():
+                run = arguments.workdir / f"{name}-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+                spec = f"photos_sr:root={root},size={SIZES[name]},{values},steps={arguments.steps},seed={seed}"
+                measured = fit(run, spec + (",smoke" if arguments.smoke else ""))
+                found[name].setdefault(arm, []).append(measured)
+                counts.setdefault(arm, parameter_count(load(run).model, 24))
+                report(arguments.workdir, found, counts)
+
+
+def _photos(folders: Sequence[Path], root: Path) -> Path:
+    """Reduced photos in root/train/photos and root/test/photos."""
+    files = sorted(file for folder in folders for file in folder.glob("*.jpg"))
+    for i, file in enumerate(files):
+        made = root / ("train" if i % 4 else "test") / "photos" / f"{i:03d}_{file.stem}.png"
+        if not made.exists():
+            made.parent.mkdir(parents=True, exist_ok=True)
+            photo = decode(file)
+            factor = min(SHORT_SIDE / min(photo.shape[:2]), 1)
+            photo = geometry.resize(photo, tuple(round(side * factor) for side in photo.shape[:2]))
+            cv2.imwrite(str(made), photo[..., ::-1])
+    return root
+
+
+def _emoji(manifest: Path, root: Path) -> Path:
+    """Links to the pictures in root/train/emoji and root/test/emoji."""
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        link = root / row["split"] / "emoji" / Path(row["path"]).name
+        if not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink((manifest.parent / row["path"]).resolve(), link)
+    return root
+
+
+def report(workdir: Path, found: Found, counts: dict[str, int]) -> None:
+    """Prints the table and writes it, and all figures, into the workdir."""
+    data = [name for name, arms in found.items() if arms]
+    header = ["", "parameters"]
+    for name in data:
+        header += [f"{name}, PSNR of Y", "SSIM of Y", "better than bicubic"]
+    rows = [["bicubic", "", *(cell for name in data for cell in _cells(next(iter(found[name].values()))[:1], BICUBIC))]]
+    for arm, count in counts.items():
+        cells = [cell for name in data for cell in (_cells(found[name][arm]) if arm in found[name] else [""] * 3)]
+        rows.append([arm, f"{count:,}", *cells])
+    write_tables(workdir, [(header, rows)], found)
+
+
+def _cells(runs: list[dict[str, float]], prefix: str = "") -> list[str]:
+    """Means and deviations over seeds."""
+    noise, similar = ([run[f"val/{prefix}{name}_y"] for run in runs] for name in ("psnr", "ssim"))
+    deviation = f" ± {statistics.pstdev(similar):.4f}" if len(similar) > 1 else ""
+    better = "" if prefix else f"{100 * statistics.mean(run['val/better'] for run in runs):.0f}%"
+    return [f"{spread(noise, percent=False)} dB", f"{statistics.mean(similar):.4f}{deviation}", better]
+
+
+if __name__ == "__main__":
+    main()
