@@ -12,10 +12,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 import jax
 
 from tests.costs import Costs
+from tests.initializers import remember_shapes
 
 # Bytecode is kept even where the environment says not to, as in many containers: compiling every module anew took each
 # worker ten seconds, and each command that a test starts some.
 sys.dont_write_bytecode = False
+remember_shapes()
 jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
