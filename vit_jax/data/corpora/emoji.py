@@ -39,7 +39,7 @@ def write(folders: Sequence[Path], output: Path) -> list[str]:
         UserError: for a package that is not there or damaged, and for a picture or a name that one lacks.
     """
     words = annotations(folders, "en")
-    found = {art: (folder, _rows(folder, art, words)) for art, folder in _arts(folders).items()}
+    found = {art: (folder, _rows(folder, art, words)) for art, folder in arts(folders).items()}
     first, *others = found
     chosen = [_without_art(row) for row in found[first][1]]
     for art in others:
@@ -78,15 +78,19 @@ def _written(path: Path, rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _arts(folders: Sequence[Path]) -> dict[str, Path]:
-    """The folder of each art's package, in the order of their names."""
+def arts(folders: Sequence[Path], required: bool = True) -> dict[str, Path]:
+    """The folder of each art's package, in the order of their names.
+
+    Raises:
+        UserError: where there is none and one is `required`.
+    """
     places = [place for folder in folders for place in (folder, *sorted(folder.glob("emoji-datasource-*")))]
     found = {}
     for place in places:
         # By the pictures and not by the folder's name: npm itself unpacks into "package".
         for path in sorted(place.glob("img/*/64")) if (place / "emoji.json").is_file() else ():
             found.setdefault(path.parent.name, place)
-    if not found:
+    if not found and required:
         raise UserError(
             f"No pictures of emoji are in {' or '.join(map(str, folders))}",
             "Unpack emoji-datasource-google, and give its folder with --from",
