@@ -33,6 +33,11 @@ def test_what_each_block_gives_is_shown_to_who_asks(scan):
         less = BlockStack(STYLES, depth, execution=dataclasses.replace(stack.execution, scan=False))
         np.testing.assert_allclose(layers[depth - 1], jax.jit(less.apply)(first, x)[0], atol=1e-5)
     assert jax.eval_shape(lambda p: stack.apply(p, x, mutable=["batch_stats"]), params)[1] == {}
+    out, _, last = jax.jit(lambda p: stack.apply(p, x, last=3))(params)
+    np.testing.assert_allclose(last, layers[1:], atol=1e-6)
+    np.testing.assert_array_equal(last[-1], out)
+    with pytest.raises(UserError, match="no 5 last blocks among 4"):
+        stack.apply(params, x, last=5)
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -137,6 +137,7 @@ class ViTEncoder(Trunk):
         train: bool = False,
         keep: Int[Array, "b k"] | None = None,
         final_norm: bool = True,
+        last: int = 1,
     ) -> tuple[Float[Array, "b t width"], Maps]:
         """See `Trunk`. The order of the tokens is class token, distillation token, registers, patches.
 
@@ -144,9 +145,12 @@ class ViTEncoder(Trunk):
             keep: numbers of the patches to encode, row by row, as if the image had no others; None for all. There is
                 no map of some of them.
             final_norm: False leaves the last norm out, where one comes after the pooling.
+            last: the map holds what so many of the last blocks give, each normalised by the last norm, side by side in
+                its channels (`get_intermediate_layers` of DINO and DINOv2).
 
         Raises:
-            UserError: when the patches do not tile the image, or the parameters hold positions of another grid.
+            UserError: when the patches do not tile the image, the parameters hold positions of another grid, or there
+                are fewer blocks than `last`.
         """
         check_images(images)
         maps, stride = {}, 1
@@ -185,11 +189,17 @@ class ViTEncoder(Trunk):
             x = norm(name="norm_embedding")(x)
         x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
-        x, _ = self.blocks(x, train=train)
-        if final_norm:
-            x = norm(name="norm")(x)
+        if last == 1:
+            x, _ = self.blocks(x, train=train)
+            x = norm(name="norm")(x) if final_norm else x
+            layers = [x]
+        else:
+            layers = self.blocks(x, train=train, last=last)[2]
+            layers = norm(name="norm")(layers) if final_norm else layers
+            x = layers[-1]
         if keep is None:
-            maps |= {stride * self.patch_size[0]: x[:, self.tokens.count :].reshape(batch, *grid, width)}
+            places = [layer[:, self.tokens.count :].reshape(batch, *grid, width) for layer in layers]
+            maps |= {stride * self.patch_size[0]: places[0] if last == 1 else jnp.concatenate(places, axis=-1)}
         return x, maps
 
     @property

@@ -92,19 +92,38 @@ class BlockStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t width"], cache: PyTree | None = None, *, train: bool = False, **shared: Any
-    ) -> tuple[Float[Array, "b t width"], PyTree | None]:
+        self,
+        x: Float[Array, "b t width"],
+        cache: PyTree | None = None,
+        *,
+        train: bool = False,
+        last: int = 0,
+        **shared: Any,
+    ) -> tuple[Any, ...]:
         """Applies the blocks.
 
         Args:
             cache: of all blocks, layers first.
+            last: so many of the last blocks are asked what each of them gives.
             shared: further arguments of the blocks, the same for all of them.
+
+        Returns:
+            What the last block gives [B, T, D] and the new cache; with `last` also what the last ones give
+            [last, B, T, D].
+
+        Raises:
+            UserError: for more of them than there are.
         """
+        if last > self.depth:
+            raise UserError(f"There are no {last} last blocks among {self.depth}", f"Ask for at most {self.depth}")
         # Parameters are made by the loop, one block after the other, however they are run later.
         scans = self.execution.scan and self.depth > 0 and not self.is_initializing()
-        return (self._scan if scans else self._loop)(x, cache, train, shared)
+        x, cache, hidden = (self._scan if scans else self._loop)(x, cache, train, last, shared)
+        return (x, cache, hidden[-last:]) if last else (x, cache)
 
-    def _loop(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
+    def _loop(
+        self, x: Array, cache: PyTree | None, train: bool, last: int, shared: dict[str, Any]
+    ) -> tuple[Array, PyTree | None, Array | None]:
         caches, hidden, shown = [], [], self._shows_hidden()
         for i, rate in enumerate(self._rates()):
 
@@ -117,12 +136,15 @@ class BlockStack(nn.Module):
             block = self.block(self.styles[number % len(self.styles)], self.execution, name=block_name(number))
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
-            hidden += [x] if shown else []
-        if hidden:
+            hidden += [x] if shown or i >= self.depth - last else []
+        if shown and hidden:
             self.sow("hidden", "layers", jnp.stack(hidden))
-        return _placed(x), None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
+        cache = None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
+        return _placed(x), cache, jnp.stack(hidden) if last else None
 
-    def _scan(self, x: Array, cache: PyTree | None, train: bool, shared: dict[str, Any]) -> tuple[Array, PyTree | None]:
+    def _scan(
+        self, x: Array, cache: PyTree | None, train: bool, last: int, shared: dict[str, Any]
+    ) -> tuple[Array, PyTree | None, Array | None]:
         """One step of the scan runs one block of each style."""
         period = len(self.styles)
         styles = [self.styles[(self.first + j) % period] for j in range(period)]
@@ -139,6 +161,7 @@ class BlockStack(nn.Module):
             layers["drop_path_rate"] = groups(jnp.array(self._rates()))
 
         shown = self._shows_hidden()
+        collects = shown or last > 0
 
         def body(x: Array, layer: dict[str, Any]) -> tuple[Array, tuple[list[PyTree], list[Array]]]:
             caches, hidden = [], []
@@ -149,7 +172,7 @@ class BlockStack(nn.Module):
                     drop_path_rate=rate, train=train, rngs=layer["rngs"][j], **shared,
                 )  # fmt: skip
                 caches.append(kept)
-                hidden += [x] if shown else []
+                hidden += [x] if collects else []
             return x, (caches, hidden)
 
         if self.execution.remat != "none":
@@ -160,11 +183,12 @@ class BlockStack(nn.Module):
             """Back from groups of one style to the order of the layers."""
             return jnp.stack(of_styles, 1).reshape(-1, *of_styles[0].shape[1:])
 
+        hidden = in_order(*hidden) if collects else None
         if shown:
-            self.sow("hidden", "layers", in_order(*hidden))
+            self.sow("hidden", "layers", hidden)
         if cache is not None:
             cache = jax.tree.map(in_order, *caches)
-        return _placed(x), cache
+        return _placed(x), cache, hidden
 
     def _rates(self) -> tuple[float, ...]:
         """Of stochastic depth, block by block."""
