@@ -1,8 +1,13 @@
 """Losses of classification: softmax and sigmoid cross-entropy, weighted by class and focal: one number an example."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vit_jax.errors import UserError
+from vit_jax.naming import nearest
 
 OBJECTIVES = ("softmax", "sigmoid")
 _TINY = 1e-7  # below float32's resolution at 1: a power under one has no finite slope at zero
@@ -40,6 +45,25 @@ def classification_losses(
 def probabilities(logits: Float[Array, "B K"], objective: str) -> Float[Array, "B K"]:
     """What a model trained with `objective` says: classes that sum to 1, or each by itself."""
     return jax.nn.softmax(logits) if objective == "softmax" else jax.nn.sigmoid(logits)
+
+
+def class_weights(given: Mapping[str, float] | Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
+    """One weight a class, in the order of `names`, as a task's `class_weights` gives them: by name, 1 for those left
+    out, or one for each.
+
+    Raises:
+        UserError: for a name that is not a class, or another number of weights.
+    """
+    if not isinstance(given, Mapping):
+        if len(given) != len(names):
+            raise UserError(
+                f"config.task.class_weights has {len(given)} weights for {len(names)} classes", "Give one for each"
+            )
+        return tuple(given)
+    for name in given:
+        if name not in names:
+            raise UserError(f"config.task.class_weights names {name!r}, which is not a class", nearest(name, names))
+    return tuple(given.get(name, 1.0) for name in names)
 
 
 def _focal(log_p: Float[Array, "B K"], gamma: float) -> Float[Array, "B K"]:

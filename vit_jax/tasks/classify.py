@@ -19,6 +19,7 @@ from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
+from vit_jax.nn.classification_loss import class_weights as weights_of
 from vit_jax.ranges import Decay, NonNegative, Positive
 from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, in_training, model_outputs
 
@@ -133,19 +134,5 @@ def build(
         raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
     num_classes = len(data.label_names)
     module, spec = build_model(model, num_classes=num_classes)
-    weights = _weights(class_weights, data.label_names) if class_weights else None
+    weights = weights_of(class_weights, data.label_names) if class_weights else None
     return Classify(module, spec, num_classes, objective, label_smoothing, weights, focal_gamma)
-
-
-def _weights(given: Mapping[str, float] | Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
-    """One weight a class, in the order of `names`."""
-    if not isinstance(given, Mapping):
-        if len(given) != len(names):
-            raise UserError(
-                f"config.task.class_weights has {len(given)} weights for {len(names)} classes", "Give one for each"
-            )
-        return tuple(given)
-    for name in given:
-        if name not in names:
-            raise UserError(f"config.task.class_weights names {name!r}, which is not a class", nearest(name, names))
-    return tuple(given.get(name, 1.0) for name in names)

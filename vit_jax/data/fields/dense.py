@@ -107,3 +107,18 @@ def build(
         raise UserError("A dense field has no size", "Set config.data.image_size to [height, width] in pixels")
     names = data.label_names if count == len(data.label_names) and dtype != "float32" else ()
     return Dense(data.preprocess.image_size, ignore, dtype, count, scale, names)
+
+
+def class_map(fields: Mapping[str, Field]) -> tuple[str, Dense]:
+    """The field of an example that has a class for each pixel, and its name.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = [(name, kind) for name, kind in fields.items() if isinstance(kind, Dense) and kind.count is not None]
+    if len(found) != 1:
+        raise UserError(
+            f"The data has {len(found) or 'no'} fields with a class for each pixel",
+            "Set config.data.fields.segmentation to one of the kind 'dense', with the count of the classes",
+        )
+    return found[0]
