@@ -42,17 +42,18 @@ class Neck(nn.Module):
     execution: Execution = Execution()
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Float[Array, "b h w width"]:
+    def __call__(self, maps: Maps, train: bool = False) -> Float[Array, "b h w width"]:
         x, dtype = maps[max(maps)], self.execution.dtype
         for i, side in ((1, 1), (2, 3)):
             x = Conv(self.width, side, use_bias=False, dtype=dtype, name=f"conv{i}")(x)
             x = LayerNorm(1e-6, dtype, name=f"norm{i}")(x)
         return x
 
-    def flops(self, grid: Sequence[int], channels: int) -> float:
-        """Of one image, see `vit_jax.nn.flops`."""
-        places = grid[0] * grid[1]
-        return product_flops(places, channels, self.width) + product_flops(places, 9 * self.width, self.width)
+    def flops(self, maps: Mapping[int, tuple[int, int, int]]) -> float:
+        """Of one image, see `vit_jax.nn.flops`; `maps` are height, width and channels by stride."""
+        height, width, channels = maps[max(maps)]
+        narrow = product_flops(height * width, channels, self.width)
+        return narrow + product_flops(height * width, 9 * self.width, self.width)
 
 
 class Perceptron(nn.Module):
@@ -143,7 +144,8 @@ class Sam(nn.Module):
 
     Attributes:
         encoder: any trunk with maps.
-        neck: makes the image's embedding of the trunk's maps, in the decoder's width.
+        neck: makes the image's embedding of the trunk's maps, `neck(maps, train)`, in the decoder's width; it counts
+            itself as `Neck.flops` does.
         prompts: see `PromptEncoder`.
         decoder: see `MaskDecoder`.
         stride: pixels of the frame, in which points are counted, from one place of the embedding to the next. That
@@ -162,13 +164,13 @@ class Sam(nn.Module):
         """The encoder's view of images: "tokens" [B, T, D], "features" [B, D] float32, and "maps" if asked."""
         tokens, found = self.encoder.encode(images, train=train)
         if self.is_initializing():
-            self._touch(self.neck(found))
+            self._touch(self.neck(found, train))
         features = tokens.mean(axis=1, dtype=jnp.float32)
         return {"tokens": tokens, "features": features} | ({"maps": found} if maps else {})
 
     def embed(self, images: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b eh ew width"]:
         """The embedding of normalised images, which serves any number of prompts."""
-        return self.neck(self.encoder.encode(images, train=train)[1])
+        return self.neck(self.encoder.encode(images, train=train)[1], train)
 
     def predict(
         self,
@@ -236,10 +238,7 @@ class Sam(nn.Module):
     def flops(self, image_size: tuple[int, int]) -> float | None:
         """Of an image's embedding, see `Trunk.flops`."""
         encoder = self.encoder.flops(image_size)
-        if encoder is None or not isinstance(self.neck, Neck):
-            return encoder
-        grid = [side // self.stride for side in image_size]
-        return encoder + self.neck.flops(grid, self.encoder.width)
+        return None if encoder is None else encoder + self.neck.flops(self.encoder.map_shapes(image_size))
 
     def _touch(self, embeddings: Float[Array, "b h w c"]) -> None:
         """Makes all parameters behind the encoder."""
@@ -280,23 +279,37 @@ def build(
     encoder = getattr(model, "encoder", None)
     if not hasattr(encoder, "stride"):
         raise UserError(f"The model '{trunk.get('name')}' is not a trunk with maps", "Use vitdet or vit")
-    if width % 8 or (width // 2) % decoder_heads:
+    execution = Execution(dtype=encoder.execution.dtype)
+    prompts, decoder = prompts_and_decoder(
+        width, decoder_depth, decoder_heads, decoder_mlp_dim, mask_channels, iou_hidden, text_width, 1e-5, execution
+    )
+    neck = Neck(width, execution, parent=None)
+    return Sam(encoder.clone(parent=None), neck, prompts, decoder, encoder.stride)
+
+
+def prompts_and_decoder(
+    width: int, depth: int, heads: int, mlp_dim: int, mask_channels: int, iou_hidden: int, text_width: int,
+    norm_epsilon: float, execution: Execution,
+) -> tuple[PromptEncoder, MaskDecoder]:  # fmt: skip
+    """What follows an image's embedding, whatever made it, see `build`.
+
+    Args:
+        norm_epsilon: of the norms between the decoder's layers.
+
+    Raises:
+        UserError: for widths that do not divide.
+    """
+    if width % 8 or (width // 2) % heads:
         raise UserError(
-            f"A width of {width} does not divide into {decoder_heads} heads of half the width, and 8 channels of masks",
+            f"A width of {width} does not divide into {heads} heads of half the width, and 8 channels of masks",
             "Use a multiple of 8, and of twice the decoder_heads",
         )
     style = BlockStyle(
-        decoder_heads, decoder_mlp_dim, norm="post", norm_epsilon=1e-5, activation="relu", cross="plain",
-        cross_head_dim=width // 2 // decoder_heads,
+        heads, mlp_dim, norm="post", norm_epsilon=norm_epsilon, activation="relu", cross="plain",
+        cross_head_dim=width // 2 // heads,
     )  # fmt: skip
-    execution = Execution(dtype=encoder.execution.dtype)
-    return Sam(
-        encoder=encoder.clone(parent=None),
-        neck=Neck(width, execution, parent=None),
-        prompts=PromptEncoder(width, mask_channels, text_width, execution.dtype, parent=None),
-        decoder=MaskDecoder(style, decoder_depth, iou_hidden, execution, parent=None),
-        stride=encoder.stride,
-    )
+    prompts = PromptEncoder(width, mask_channels, text_width, execution.dtype, parent=None)
+    return prompts, MaskDecoder(style, depth, iou_hidden, execution, parent=None)
 
 
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """What all image trunks have in common, and the classifier that most of them are published as."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -37,6 +38,16 @@ class Trunk(nn.Module):
     def encode(self, images: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b t d"], Maps]:
         """Tokens, those of places row by row, and maps, of which the coarsest holds what the tokens do."""
         raise NotImplementedError
+
+    def map_shapes(self, image_size: tuple[int, int]) -> dict[int, tuple[int, int, int]]:
+        """Height, width and channels of the maps of one image, by stride."""
+        alone = self.clone(parent=None)
+
+        def maps() -> Maps:
+            images = jnp.zeros((1, *image_size, 3))
+            return alone.init_with_output(jax.random.key(0), images, method="encode")[0][1]
+
+        return {stride: found.shape[1:] for stride, found in jax.eval_shape(maps).items()}
 
     def layers(self) -> Layers:
         """The parameters that learn at layer-wise rates. What is not among them learns at the full rate."""
