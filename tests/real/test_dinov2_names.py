@@ -3,12 +3,15 @@
 Whether it is Meta's own file is not known: it sits under a head, and may have been fine-tuned with it.
 """
 
+import jax
 import numpy as np
 import pytest
 
 import vit_jax
 from benchmarks.towers import dinov2_tensors
 from vit_jax.checkpoints.safetensors import write_safetensors
+from vit_jax.models.segmenter import build as build_segmenter
+from vit_jax.nn.resize import resize_maps
 
 onnx = pytest.importorskip("onnx", reason="the extra 'oracle' has it")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'oracle' has it")
@@ -45,4 +48,33 @@ def test_tokens_are_those_of_onnxruntime(model, graph, tmp_path):
     largest = np.abs(ours - theirs).max()
     print(f"\nPARITY DINOv2's names | {largest:.1e}, reference up to {np.abs(theirs).max():.1f}")
     assert ours.shape == theirs.shape == (2, 257, 384) and np.abs(theirs).max() > 5
+    assert largest < 1e-4
+
+
+def test_the_saliency_map_is_that_of_onnxruntime(model, graph):
+    """The file's own head, as a head of ours: from pixels to the map."""
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
+    kwargs = {key: value for key, value in model.metadata["model"]["kwargs"].items() if key != "num_classes"}
+    trunk = {"name": "vit", **kwargs}
+    segmenter = build_segmenter(trunk, {"name": "transposed", "widths": [256, 128, 64]}, num_classes=1)
+    head, statistics = {}, {}
+    for i in range(3):
+        conv, norm = f"decoder.upconv{i + 1}", f"decoder.bn{i + 1}"
+        head[f"conv_{i}"] = {"kernel": arrays[f"{conv}.weight"].transpose(2, 3, 1, 0), "bias": arrays[f"{conv}.bias"]}
+        head[f"norm_{i}"] = {"scale": arrays[f"{norm}.weight"], "bias": arrays[f"{norm}.bias"]}
+        statistics[f"norm_{i}"] = {"mean": arrays[f"{norm}.running_mean"], "var": arrays[f"{norm}.running_var"]}
+    last = "decoder.final_conv"
+    head["classifier"] = {"kernel": arrays[f"{last}.weight"].transpose(2, 3, 1, 0), "bias": arrays[f"{last}.bias"]}
+    images = np.random.default_rng(2).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    variables = {
+        "params": {"encoder": model.params["encoder"], "head": head}, "batch_stats": {"head": statistics},
+    }  # fmt: skip
+    logits = jax.jit(segmenter.apply)(variables, images)["mask_logits"]
+    assert logits.shape == (2, 128, 128, 1)
+    ours = np.asarray(jax.nn.sigmoid(resize_maps(logits, (224, 224), "half_pixel")))[..., 0]
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    [theirs] = session.run(["output_importance"], {"input_image": images.transpose(0, 3, 1, 2)})
+    largest = np.abs(ours - theirs[:, 0]).max()
+    print(f"\nPARITY saliency map | {largest:.1e}, reference from {theirs.min():.2f} to {theirs.max():.2f}")
+    assert theirs.max() - theirs.min() > 0.1
     assert largest < 1e-4

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct, nearest
 from vit_jax.nn.segmentation_head import LinearHead, SegmentationHead
+from vit_jax.nn.transposed_head import TransposedHead
 from vit_jax.nn.trunk import Layers, Maps, Trunk, below, trunk_of
 from vit_jax.ranges import Count
 
 # What `config.model.head.name` may be.
-HEADS: Mapping[str, type[SegmentationHead]] = {"linear": LinearHead}
+HEADS: Mapping[str, type[SegmentationHead]] = {"linear": LinearHead, "transposed": TransposedHead}
 
 
 class Segmenter(nn.Module):
