@@ -1,7 +1,7 @@
 """The parameters of `vit_jax.models.efficientvit` in the names of its authors, which timm kept within a block."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same, shape_of
@@ -47,7 +47,7 @@ def trunk(kwargs: Mapping[str, Any], first: Callable[[int], str], block: Callabl
     for i, stage in enumerate(encoder.stages):
         ours = f"encoder/stage_{i}"
         if i:
-            entries += _convolutions(f"{ours}/downsample", f"{first(i)}.main", stage.first, stage.fewer_norm)
+            entries += convolutions(f"{ours}/downsample", f"{first(i)}.main", stage.first, stage.fewer_norm)
         else:
             entries += conv_norm(f"{ours}/stem", first(0))
         for j in range(encoder.depths[i] - stage.counts_first):
@@ -57,7 +57,7 @@ def trunk(kwargs: Mapping[str, Any], first: Callable[[int], str], block: Callabl
 
 def _block(ours: str, theirs: str, stage: StageStyle) -> list[Entry]:
     if stage.block != "att":
-        return _convolutions(ours, f"{theirs}.main", stage.block, stage.fewer_norm)
+        return convolutions(ours, f"{theirs}.main", stage.block, stage.fewer_norm)
     attention, inner = f"{ours}/attention", f"{theirs}.context_module.main"
     entries = [conv(f"{attention}/qkv/kernel", f"{inner}.qkv.conv.weight")]
     for number, scale in enumerate(stage.scales):
@@ -66,11 +66,12 @@ def _block(ours: str, theirs: str, stage: StageStyle) -> list[Entry]:
     return [
         *entries,
         *conv_norm(f"{attention}/proj", f"{inner}.proj"),
-        *_convolutions(f"{ours}/mbconv", f"{theirs}.local_module.main", "mb", True),
+        *convolutions(f"{ours}/mbconv", f"{theirs}.local_module.main", "mb", True),
     ]
 
 
-def _convolutions(ours: str, theirs: str, block: str, fewer_norm: bool) -> list[Entry]:
+def convolutions(ours: str, theirs: str, block: str, fewer_norm: bool) -> list[Entry]:
+    """A `vit_jax.nn.mbconv.ConvBlock` by the name that `StageStyle` has for it."""
     names = list(_BLOCKS[block].items())
     entries = []
     for i, (one, other) in enumerate(names):
@@ -79,7 +80,12 @@ def _convolutions(ours: str, theirs: str, block: str, fewer_norm: bool) -> list[
 
 
 def sizes(
-    tensors: Shapes, stem: str, counts: Sequence[int], block: Callable[[int, int], str], head: tuple[str, str]
+    tensors: Shapes,
+    stem: str,
+    counts: Sequence[int],
+    block: Callable[[int, int], str],
+    head: tuple[str, str],
+    variants: Collection[str] = frozenset(VARIANTS),
 ) -> dict[str, Any]:
     """The arguments of `vit_jax.models.efficientvit.build` that shapes show, but for `num_classes`.
 
@@ -88,6 +94,7 @@ def sizes(
         counts: blocks of each stage with its first, of the stem without the first convolution.
         block: what the names of block j of stage i begin with, of which 0 is the stage's first; both from 1 on.
         head: names of the two weights between trunk and linear head.
+        variants: those that there are.
     """
     fused = f"{block(1, 0)}.main.spatial_conv.conv.weight" in tensors
     series = ("XL" if len(counts) > 5 else "L") if fused else "B"
@@ -106,7 +113,9 @@ def sizes(
         return {key: _plain(v) for key, v in values.items() if v != getattr(VARIANTS[variant], key)}
 
     # The variant with most in common.
-    named = min((v for v, size in VARIANTS.items() if size.series == series), key=lambda v: len(differing(v)))
+    named = min(
+        (v for v in VARIANTS if v in variants and VARIANTS[v].series == series), key=lambda v: len(differing(v))
+    )
     head_widths = tuple(shape_of(tensors, name, r)[0] for name, r in zip(head, (4, 2), strict=True) if name in tensors)
     own = {} if head_widths == VARIANTS[named].head_widths else {"head_widths": list(head_widths)}
     return {"variant": named, **differing(named), **own}
