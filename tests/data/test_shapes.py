@@ -76,6 +76,15 @@ def test_batches_of_scenes():
     batch = TrainPipeline(SOURCE, None, 4, 0, num_threads=0, fields=fields).batch(0)
     assert batch["masks"].shape == (4, 4, 32, 32) and batch["masks_valid"].any(1).all()
     assert {key for key in batch if key != "corrupt"} == set(fields.specs)
+    # What is drawn lies on objects, and every object is drawn on.
+    row = {name: value[0] for name, value in batch.items()}
+    for name in ("segmentation", "masks"):
+        changed = (fields[name].draw(row["image"], name, row, 1) != row["image"]).any(-1)
+        there = row["segmentation"] > 0 if name == "segmentation" else row["masks"].any(0).repeat(2, 0).repeat(2, 1)
+        assert not changed[~there].any() and changed[there].mean() > 0.9
+    assert set(fields["segmentation"].legend("segmentation", row)) == {
+        NAMES[k] for k in np.unique(row["segmentation"]) if k
+    }
     assert len(list(EvalPipeline(SOURCE, None, 8, num_threads=0, fields=fields).iterate())) == 2
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from vit_jax.data import drawing
 from vit_jax.data.field import Context, Field, Plane, Spec
@@ -67,12 +67,17 @@ class Dense(Field):
         return value.astype(np.int32) if self.dtype == "uint8" else value
 
     def draw(self, image: Image, name: str, row: Mapping[str, Any], times: int) -> Image:
-        return drawing.labels(image, row[name], row[name] != self.ignore, self._colors)
+        return drawing.labels(image, row[name], self._drawn(row[name]), self._colors)
 
     def legend(self, name: str, row: Mapping[str, Any]) -> dict[str, drawing.Color]:
         if not self.names:
             return {}
-        return drawing.occurring(row[name][row[name] != self.ignore], self.names, self._colors)
+        return drawing.occurring(row[name][self._drawn(row[name])], self.names, self._colors)
+
+    def _drawn(self, values: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+        """Which pixels are coloured: what has a value, and of scenes with a background what is not it."""
+        known = values != self.ignore
+        return known & (values != 0) if self.names[:1] == ("background",) else known
 
     @property
     def _colors(self) -> UInt8[np.ndarray, "K 3"] | None:
