@@ -20,7 +20,9 @@ from vit_jax.training.experiment import build_experiment
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "launch" / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 TEXTS = {path.relative_to(TOP).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-_FILES = {"google": "npz"} | dict.fromkeys(("timm", "transformers", "open_clip", "efficientvit"), "safetensors")
+_FILES = {"google": "npz"} | dict.fromkeys(
+    ("timm", "transformers", "open_clip", "efficientvit", "segment_anything"), "safetensors"
+)
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

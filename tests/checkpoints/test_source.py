@@ -169,7 +169,10 @@ def test_each_family_says_what_it_is():
     assert {f.__name__.split(".")[-1] for f in families_of()} == {p.stem for p in folder.glob("[!_]*.py")}
     for family in families_of():
         assert all(callable(getattr(family, name)) for name in ("describe", "name_map", "sidecar"))
-        assert family.LIBRARY in ("timm", "transformers", "open_clip", "google", "efficientvit") and family.MODELS
+        assert (
+            family.LIBRARY in ("timm", "transformers", "open_clip", "google", "efficientvit", "segment_anything")
+            and family.MODELS
+        )
         assert isinstance(family.WRITES, tuple)
 
 

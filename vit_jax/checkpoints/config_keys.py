@@ -123,6 +123,36 @@ _HF_SWIN_FIXED = {"num_channels": 3, "qkv_bias": True, "use_absolute_embeddings"
 HF_SWIN = Keys(_HF_SWIN, _HF_SWIN_FIXED, _HF_HARMLESS)
 HF_SWIN_V2 = Keys(_HF_SWIN | {"pretrained_window_sizes"}, _HF_SWIN_FIXED, _HF_HARMLESS)
 
+HF_SAM = Keys(_words("model_type vision_config prompt_encoder_config mask_decoder_config"), {}, _HF_HARMLESS)
+_HF_SAM_HARMLESS = _HF_HARMLESS | _words("intermediate_size projection_dim")  # SAM's encoder reads mlp_dim instead
+HF_SAM_VISION = Keys(
+    _words("""
+        model_type image_size patch_size hidden_size num_hidden_layers num_attention_heads mlp_dim mlp_ratio hidden_act
+        layer_norm_eps window_size global_attn_indexes output_channels num_pos_feats use_abs_pos use_rel_pos
+    """),
+    {"num_channels": 3, "qkv_bias": True},
+    _HF_SAM_HARMLESS | {"scale"},  # of the random matrix, before it is read
+)
+HF_SAM_PROMPTS = Keys(
+    _words("model_type hidden_size image_size patch_size image_embedding_size mask_input_channels"),
+    {"num_point_embeddings": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+    _HF_SAM_HARMLESS,
+)
+HF_SAM_DECODER = Keys(
+    _words("model_type hidden_size mlp_dim num_attention_heads num_hidden_layers iou_head_hidden_dim layer_norm_eps"),
+    {"attention_downsample_rate": 2, "hidden_act": "relu", "iou_head_depth": 3, "num_multimask_outputs": 3},
+    _HF_SAM_HARMLESS,
+)
+HF_VITDET = Keys(
+    _words("""
+        model_type image_size pretrain_image_size patch_size hidden_size num_hidden_layers num_attention_heads mlp_ratio
+        hidden_act layer_norm_eps window_size window_block_indices use_absolute_position_embeddings
+        use_relative_position_embeddings
+    """),
+    {"num_channels": 3, "qkv_bias": True, "residual_block_indices": []},
+    _HF_HARMLESS | {"dropout_prob"},
+)
+
 _HF_DROPOUT = _words("""
     attn_pdrop embd_pdrop resid_pdrop classifier_dropout activation_dropout decoder_layerdrop encoder_layerdrop init_std
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj

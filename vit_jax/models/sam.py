@@ -23,7 +23,7 @@ from vit_jax.nn.prompts import PADDING, PromptEncoder
 from vit_jax.nn.style import BlockStyle, Execution
 from vit_jax.nn.trunk import Layers, Maps, Trunk, below
 from vit_jax.nn.two_way import TwoWayTransformer
-from vit_jax.ranges import Count, Natural
+from vit_jax.ranges import Count, Natural, Positive
 
 NUM_MASKS = 4
 
@@ -256,6 +256,7 @@ def build(
     decoder_depth: Count = 2,
     decoder_heads: Count = 8,
     decoder_mlp_dim: Count = 2048,
+    decoder_norm_epsilon: Positive = 1e-5,
     mask_channels: Count = 16,
     iou_hidden: Count = 256,
     text_width: Natural = 0,
@@ -267,6 +268,7 @@ def build(
             used.
         width: channels of the embedding, and width of the decoder.
         decoder_depth: two-way blocks, each with `decoder_heads` heads and an MLP `decoder_mlp_dim` wide.
+        decoder_norm_epsilon: of the norms in these blocks: 1e-5 in the authors' code, 1e-6 in transformers.
         mask_channels: see `PromptEncoder`, like `text_width`.
         iou_hidden: see `MaskDecoder`.
 
@@ -281,8 +283,9 @@ def build(
         raise UserError(f"The model '{trunk.get('name')}' is not a trunk with maps", "Use vitdet or vit")
     execution = Execution(dtype=encoder.execution.dtype)
     prompts, decoder = prompts_and_decoder(
-        width, decoder_depth, decoder_heads, decoder_mlp_dim, mask_channels, iou_hidden, text_width, 1e-5, execution
-    )
+        width, decoder_depth, decoder_heads, decoder_mlp_dim, mask_channels, iou_hidden, text_width,
+        decoder_norm_epsilon, execution,
+    )  # fmt: skip
     neck = Neck(width, execution, parent=None)
     return Sam(encoder.clone(parent=None), neck, prompts, decoder, encoder.stride)
 

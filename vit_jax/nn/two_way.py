@@ -14,6 +14,9 @@ from vit_jax.nn.style import BlockStyle, Execution
 Tokens = Float[Array, "b t width"]
 Places = Float[Array, "b p width"]
 
+# Of the last norm, which transformers has no other value for either.
+_LAST_EPSILON = 1e-5
+
 
 class TwoWayBlock(nn.Module):
     """Tokens among each other, tokens to places, an MLP of the tokens, places to tokens; a norm behind each of them.
@@ -88,7 +91,7 @@ class TwoWayTransformer(nn.Module):
             tokens, places = block(tokens, places, positions, place_positions, mask, train)
         last = MultiHeadAttention(between(self.style), self.execution, name="to_places")
         tokens = tokens + last(tokens + positions, places + place_positions, train=train, values=places)[0]
-        return LayerNorm(self.style.norm_epsilon, self.execution.dtype, name="norm")(tokens), places
+        return LayerNorm(_LAST_EPSILON, self.execution.dtype, name="norm")(tokens), places
 
 
 def between(style: BlockStyle) -> BlockStyle:
