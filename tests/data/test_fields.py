@@ -79,6 +79,7 @@ def test_depth_of_16_bits_becomes_metres():
         ({"name": "boxes", "count": 2, "classes": 3}, [[0, 0, 1, 1, 3]], "a class outside the 3 of the field"),
         ({"name": "boxes", "count": 2}, [[1, 2, 3]], r"is \[1, 3\]. Give \[n, 4\]"),
         ({"name": "points", "count": 2}, [[1, float("nan")]], "numbers that are not finite"),
+        ({"name": "points", "count": 2}, [[1, 10**400]], "is not a table of numbers"),
         ({"name": "points", "count": 2}, "[[1, 2]", "is no JSON list of numbers"),
         ({"name": "classes", "multi": True}, [0, 3], "has label 3, but there are 3 classes"),
         ({"name": "image"}, np.zeros((4, 6, 3), np.uint8), "is 6x4 on an image of 10x10. Give both the same size"),

@@ -170,6 +170,7 @@ def test_masks_of_another_size_and_how_a_field_is_stored():
         ([[[5, 3, 25, 3, 9]]], r"a polygon of \[5\] numbers"),
         ([[[5, 3, 25, 3, 9, float("nan")]]], "a polygon that reaches far beyond its image"),
         ([[[5, 3, 25, 3, 9, 1e9]]], "a polygon that reaches far beyond its image"),
+        ([[[10**400, 3, 25, 3, 9, 1]]], "a polygon that is no list of numbers"),
         ([[["a", 3, 25, 3, 9, 1]]], "a polygon that is no list of numbers"),
         ([[]], "an object without polygons"),
         ([{"size": [20, 30], "counts": [5, 7]}], r"run lengths that do not decode \(12 pixels\)"),

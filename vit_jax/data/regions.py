@@ -191,7 +191,7 @@ def _of_polygons(stored: Sequence[Any], plane: Plane, where: str) -> UInt8[np.nd
     for part in stored:
         try:
             xy = np.asarray(part, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # the last for integers beyond floats
             raise _undecodable(where, "a polygon that is no list of numbers") from error
         if xy.ndim != 1 or len(xy) % 2 or len(xy) < 6:
             raise _undecodable(where, f"a polygon of {list(xy.shape)} numbers")

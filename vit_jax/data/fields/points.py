@@ -72,7 +72,7 @@ def rows_of(raw: Any, columns: int, where: str) -> Float[np.ndarray, "n c"]:
             raise UserError(f"{where} is no JSON list of numbers", "Write it as [[1, 2], [3, 4]]") from error
     try:
         rows = np.asarray(raw, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last for integers beyond floats
         raise UserError(f"{where} is not a table of numbers", f"Give [n, {columns}]") from error
     rows = rows.reshape(0, columns) if rows.size == 0 else rows
     if rows.ndim != 2 or rows.shape[1] != columns:

@@ -128,7 +128,8 @@ def _read(
         if row.get("iscrowd"):
             continue
         box = row["bbox"]
-        if len(box) != 4 or not all(isinstance(side, (int, float)) for side in box) or min(box[2:]) < 0:
+        numbers = len(box) == 4 and all(isinstance(side, (int, float)) and abs(side) < 2**31 for side in box)
+        if not numbers or min(box[2:]) < 0:
             raise UserError(
                 f"Entry {k} of annotations in {from_here(path)} has the box {shortened(repr(box), 60)}", _HOW
             )

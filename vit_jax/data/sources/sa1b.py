@@ -71,7 +71,7 @@ def _read(path: str) -> tuple[list[Any], np.ndarray]:
         rows = json.loads(read_file(path))["annotations"]
         masks = [row["segmentation"] for row in rows]
         boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UnreadableImage(f"{path} is no JSON of masks as SA-1B has them", _HOW) from error
     boxes[:, 2:] += boxes[:, :2]
     return masks, boxes
