@@ -23,6 +23,7 @@ from vit_jax.data.sources import few_shot
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.data.tokenizers.bytes import Bytes
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import static_argument
 from vit_jax.training import inputs
 from vit_jax.training.config import load_config, override, run_config, shipped_configs
@@ -236,7 +237,7 @@ def raw_batch(experiment, batch_size=8):
 def parameters(experiment):
     """Each parameter's shape and, on a mesh of four by two, how it is split; blocks that agree stand there once."""
     batch = jax.eval_shape(experiment.on_device, raw_batch(experiment), jax.random.key(0))
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)["params"]
+    params = init_shapes(experiment.task.init, jax.random.key(0), batch)["params"]
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     shardings = jax.tree.leaves(state_sharding({"params": params}, make_mesh({"data": 2, "fsdp": 4}), {}))
     found = {}
@@ -311,7 +312,7 @@ def test_shipped_configs_load_by_name_and_by_path_with_a_smoke_run(name, checkpo
 def test_the_models_have_the_published_sizes(argument, count):
     experiment = build_experiment(load_config(f"vit_i1k:{argument}"))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
+    params = init_shapes(experiment.task.init, jax.random.key(0), {"image": image})["params"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
 
@@ -327,7 +328,7 @@ def test_the_models_have_the_published_sizes(argument, count):
 def test_the_contrastive_models_have_the_published_sizes(config, argument, trunk, heads):
     experiment = build_experiment(load_config(f"{config}:{argument}"))
     views = jax.ShapeDtypeStruct((2, 2, 224, 224, 3), np.float32)
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": views})["params"]
+    params = init_shapes(experiment.task.init, jax.random.key(0), {"image": views})["params"]
     counts = {name: sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     assert counts.pop("encoder") == trunk and sum(counts.values()) == heads
     if config == "moco_v3_i1k":
@@ -448,7 +449,7 @@ def test_linear_probes_train_the_head_alone(method, rate, batch, norm, checkpoin
     assert values["model"]["norm"] == norm and values["steps"] == {"epochs": 90}
     experiment = build_experiment(override(values, {"batch_size": "8"}))
     image = jax.ShapeDtypeStruct((8, 8, 8, 3), np.float32)
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
+    params = init_shapes(experiment.task.init, jax.random.key(0), {"image": image})["params"]
     frozen = frozen_mask(params, values["optim"]["frozen"])
     assert all(jax.tree.leaves(frozen["encoder"])) and not any(jax.tree.leaves(frozen["head"]))
 

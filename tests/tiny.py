@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training import open_run
 from vit_jax.training.config import override
 from vit_jax.training.experiment import Experiment, build_experiment
@@ -81,7 +82,7 @@ def untrained(workdir: Path, config: dict[str, Any], step: int = 1, signed: bool
     experiment = build_experiment(config)
     rows = experiment.pipeline.batch(0, slices=1, index=0)
     batch = jax.eval_shape(experiment.on_device, rows, jax.random.key(0))
-    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+    shapes = init_shapes(experiment.task.init, jax.random.key(0), batch)
     rng = np.random.default_rng(0)
     # Positive, since some are variances; small, so that nothing saturates.
 

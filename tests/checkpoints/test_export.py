@@ -17,6 +17,7 @@ from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import named_module
+from vit_jax.nn.init_shapes import init_shapes
 
 SMALL = dict(variant="mu/8", width=64, depth=2, mlp_dim=96, num_heads=1, num_classes=3)
 SIZES = {"hybrid": (64, 64), "bit": (64, 64)}
@@ -28,9 +29,7 @@ def source(model="vit", **kwargs):
     kwargs = (SMALL if model == "vit" else {}) | kwargs
     size = SIZES.get(model, (32, 32))
     module = named_module("model", model).build(**kwargs)
-    shapes = flat_shapes(
-        jax.eval_shape(lambda k: module.init(k, jnp.zeros((1, *size, 3))), jax.random.key(0))["params"]
-    )
+    shapes = flat_shapes(init_shapes(lambda k: module.init(k, jnp.zeros((1, *size, 3))), jax.random.key(0))["params"])
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape).astype(np.float32) * 0.2 for name, shape in shapes.items()}
     metadata = {

@@ -11,6 +11,7 @@ from vit_jax.checkpoints.export import export, notes
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import StoredModel, open_source
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import interpolate_posemb
 
 TRUNK = {"name": "vit", "variant": "B/8", "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "pooling": "token",
@@ -23,7 +24,7 @@ def run_of_ours(**trunk):
     kwargs = {"trunk": {**TRUNK, **trunk}, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
               "mask_ratio": 0.5}  # fmt: skip
     model = build_named("model", {"name": "mae", **kwargs}, "config.model")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     preprocess = {"image_size": [24, 24], "resize": "squash", "interpolation": "bicubic"}

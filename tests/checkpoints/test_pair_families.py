@@ -23,6 +23,7 @@ from vit_jax.checkpoints.transfer import flat_arrays, init_from
 from vit_jax.commands.main import main
 from vit_jax.naming import build_named
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.nn.init_shapes import init_shapes
 
 V = 30
 TEXT = {"width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 24, "max_length": 7}
@@ -55,7 +56,7 @@ def run_of_ours(section, **changes):
     kwargs = {key: value for key, value in section.items() if key != "name"}
     model = build_named("model", section, "config.model")
     inputs = example_inputs(model, (32, 32))
-    shapes = dict(jax.eval_shape(model.init, jax.random.key(0), *inputs))
+    shapes = dict(init_shapes(model.init, jax.random.key(0), *inputs))
     rng = np.random.default_rng(0)
     params, state = (
         jax.tree.map(lambda x: rng.uniform(0.1, 1, x.shape).astype(np.float32), tree)

@@ -17,6 +17,7 @@ from vit_jax.data.fields.tokens import build as tokens_field
 from vit_jax.data.tokenizers.ids import build as ids_tokenizer
 from vit_jax.naming import build_named
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.nn.init_shapes import init_shapes
 
 SIZE = {"vocab_size": 30, "width": 16, "num_heads": 2, "mlp_dim": 24, "max_length": 12}
 BERT = {"variant": "base", "depth": 1, **SIZE}
@@ -34,7 +35,7 @@ def run_of_ours(section):
     """An untrained model as `open_source` gives a run, and its parameters."""
     kwargs = {key: value for key, value in section.items() if key != "name"}
     model = build_named("model", section, "config.model")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model, None))["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), *example_inputs(model, None))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     metadata = {"model": {"name": section["name"], "kwargs": kwargs}, "preprocess": None, "labels": [],

@@ -12,6 +12,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.models import resnet, vit
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.open_run import open_run
@@ -28,7 +29,7 @@ def pretrained(tmp_path_factory):
 
 def shapes(size=(8, 8), **kwargs):
     model = vit.build(**{"variant": "mu/4", "num_classes": 5, "pooling": "mean", **kwargs})
-    return jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *size, 3), np.float32))["params"]
+    return init_shapes(model.init, jax.random.key(0), np.zeros((1, *size, 3), np.float32))["params"]
 
 
 def test_bare_path_takes_all_but_the_head(pretrained):
@@ -152,7 +153,7 @@ def convolutional(tmp_path_factory):
 
 def resnet_shapes(**kwargs):
     model = resnet.build(**{key: value for key, value in RESNET.items() if key != "name"}, num_classes=5, **kwargs)
-    return jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    return init_shapes(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_statistics_come_with_the_parameters_of_their_subtree(convolutional):

@@ -1,6 +1,7 @@
 """Families of the ViT without any other library: every model that one can write it reads back, bit for bit."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -13,6 +14,7 @@ from vit_jax.checkpoints.published import Sidecar
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.models import vit
+from vit_jax.nn.init_shapes import init_shapes
 
 FAMILIES = (google_vit, hf_dinov2, hf_siglip, hf_vit, timm_vit)
 SMALL = {"variant": "B/8", "width": 32, "depth": 2, "mlp_dim": 64, "num_heads": 4}
@@ -51,11 +53,16 @@ HOLD = {
 }  # fmt: skip
 
 
+@functools.cache  # each family asks for the same models
+def shapes_of(kwargs, image_size):
+    return init_shapes(vit.build(**dict(kwargs)).init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
+
+
 def written(family, name, **more):
     """Parameters, metadata, and the files' tensors and JSON, which is None where the family cannot hold the model."""
     kwargs = {**SMALL, "num_classes": 3, **MODELS[name], **more}
     image_size = kwargs.pop("image_size", (32, 32))
-    shapes = jax.eval_shape(vit.build(**kwargs).init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
+    shapes = shapes_of(tuple(sorted(kwargs.items())), image_size)
     rng = np.random.default_rng(0)
     params = {
         jax.tree_util.keystr(path, simple=True, separator="/"): rng.normal(size=leaf.shape).astype(np.float32)

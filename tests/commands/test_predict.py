@@ -20,6 +20,7 @@ from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import vit
 from vit_jax.nn.classification_loss import probabilities
+from vit_jax.nn.init_shapes import init_shapes
 
 CLASSES = 7
 
@@ -30,7 +31,7 @@ def loaded():
     import jax
 
     model = vit.build(variant="mu/4", num_classes=CLASSES, width=16, depth=1, mlp_dim=16, pooling="mean")
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 12, 3), np.float32)))["params"]
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 12, 3), np.float32)))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
     labels = tuple(f"class {i}" for i in range(CLASSES))

@@ -15,6 +15,7 @@ from vit_jax.checkpoints.store import Policy, Store
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.naming import named_module
+from vit_jax.nn.init_shapes import init_shapes
 
 
 def photo(path, shape=(30, 40, 3)):
@@ -101,7 +102,7 @@ def test_registers_are_no_class_token(tmp_path):
 def write_checkpoint(workdir, name, **kwargs):
     """An untrained model as a checkpoint."""
     model = named_module("model", name).build(num_classes=2, **kwargs)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     spec = {"name": name, "kwargs": {"num_classes": 2, **kwargs}}

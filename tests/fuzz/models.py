@@ -11,6 +11,7 @@ from etils import epath
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import StoredModel, flat_shapes, nested
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 
 _VIT = {"name": "vit", "variant": "B/8", "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "num_classes": 3}
 _DINO = {**_VIT, "mlp_dim": 32, "layer_scale_init": 0.5, "pooling": "token_mean", "gelu": "exact"}
@@ -46,7 +47,7 @@ def write_all(folder: Path) -> dict[str, Path]:
 def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
     module = build_named("model", model, "config.model")
     size = (32, 32)
-    shapes = dict(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, 3))))
+    shapes = dict(init_shapes(module.init, jax.random.key(0), jnp.zeros((1, *size, 3))))
     rng = np.random.default_rng(0)
 
     def drawn(tree):

@@ -15,6 +15,7 @@ from vit_jax import UserError
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.inspection import arrays, extract
 from vit_jax.models import hybrid, vit
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import SINCOS2D
 
 SIZE, GRID = (8, 12), (2, 3)
@@ -24,7 +25,7 @@ def loaded(seed=0, **kwargs):
     """A model of two layers on 2x3 patches, every parameter drawn at random."""
     kwargs = {"variant": "mu/4", "num_classes": 3, "width": 16, "depth": 2, "mlp_dim": 24, **kwargs}
     model = vit.build(**kwargs)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3))))["params"]
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3))))["params"]
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: (0.4 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
     metadata = {"model": {"name": "vit", "kwargs": kwargs}}
@@ -247,7 +248,7 @@ def test_a_hybrids_patches_are_cut_from_its_map(posemb):
     kwargs = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "stage_sizes": (1,), "stem_width": 8,
               "num_groups": 4, "pooling": "mean", "num_classes": 3, "posemb": posemb}  # fmt: skip
     model, size = hybrid.build("R50+B/16", **kwargs), (16, 40)
-    outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    outputs, variables = init_shapes(model.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
     metadata = {"model": {"name": "hybrid", "kwargs": kwargs}}
     of_map = loaded_model(model, params, (), Preprocess(size), metadata)

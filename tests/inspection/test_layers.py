@@ -14,6 +14,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.inspection import arrays, layers, linear, window_figures
 from vit_jax.inspection.layers import Layer
 from vit_jax.models import efficientvit, mixer_swin, sparse_swin, swin
+from vit_jax.nn.init_shapes import init_shapes
 
 SIZE = (48, 40)  # maps of 12x10 and 6x5 places: both are filled up to windows of 4x4
 KWARGS = {"variant": "T", "num_classes": 3, "width": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
@@ -23,7 +24,7 @@ KWARGS = {"variant": "T", "num_classes": 3, "width": 8, "depths": [2, 2], "num_h
 def made():
     """A Swin of two stages, its parameters drawn at random, and its layers for two images."""
     model = swin.build(**KWARGS)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.4 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
     loaded = loaded_model(model, params, ("a", "b", "c"), Preprocess(SIZE), {"model": {"name": "swin"}})
@@ -146,7 +147,7 @@ def test_linear_attention_has_the_maps_that_it_never_computes():
     """Of both of its stages, each row a mixture; of one query the same row as among all."""
     kwargs = {"variant": "B0", "num_classes": 3, "widths": [8] * 5, "depths": [1] * 5, "head_width": 4}
     model, size = efficientvit.build(**kwargs), (96, 64)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *size, 3), np.float32))
+    shapes = init_shapes(model.init, jax.random.key(0), np.zeros((1, *size, 3), np.float32))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32), shapes["params"])
     state = jax.tree.map(lambda x: np.ones(x.shape, np.float32), {"batch_stats": shapes["batch_stats"]})
@@ -172,7 +173,7 @@ def test_linear_attention_has_the_maps_that_it_never_computes():
     first = linear.linear_layers(of_other, images)[0].weights.sum(axis=-1)
     assert 0.01 < first.max() < 0.999
     mixed = mixer_swin.build(mixer="linear", **KWARGS)
-    fresh = jax.eval_shape(mixed.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))
+    fresh = init_shapes(mixed.init, jax.random.key(0), np.zeros((1, *SIZE, 3), np.float32))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), fresh)
     of_mixer = loaded_model(mixed, zeros["params"], ("a", "b", "c"), Preprocess(SIZE), {"model": None})
     of_mixer = dataclasses.replace(of_mixer, variables={"params": zeros.pop("params"), "model_state": zeros})

@@ -8,6 +8,7 @@ from scipy.special import erf
 
 from vit_jax import UserError
 from vit_jax.models.bert import build
+from vit_jax.nn.init_shapes import init_shapes
 
 TINY = {"vocab_size": 40, "width": 16, "depth": 2, "num_heads": 2, "max_length": 12}
 IDS = np.random.default_rng(0).integers(5, 40, (3, 10)).astype(np.int32)
@@ -18,7 +19,7 @@ PLACES = np.array([[1, 8], [2, 3], [1, 0]])
 
 def drawn(model, seed=0):
     """Parameters that are all different from their initial values."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    shapes = init_shapes(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
 
@@ -46,7 +47,7 @@ def outputs():
 )
 def test_parameter_counts(variant, heads, count):
     model = build(variant, vocab_size=30_522, masked_language=heads, next_sentence=heads)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
+    shapes = init_shapes(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 

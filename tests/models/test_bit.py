@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.bit import build, parse_variant
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 KEY = jax.random.key(0, impl="rbg")
@@ -18,7 +19,7 @@ TINY = {"stage_sizes": [2, 1], "width": 8, "num_groups": 4}
 def random_params(model, images):
     """Large enough everywhere that every part reaches the output; without compiling `init`."""
     rng = np.random.default_rng(3)
-    shapes = jax.eval_shape(model.init, KEY, images)["params"]
+    shapes = init_shapes(model.init, KEY, images)["params"]
 
     def draw(path, leaf):
         mean = 1.0 if path[-1].key == "scale" else 0.0
@@ -50,13 +51,13 @@ def test_parameter_counts(variant, num_classes, count):
 
 
 def test_names_and_shapes():
-    params = jax.eval_shape(build(num_classes=3, **TINY).init, KEY, images())["params"]
+    params = init_shapes(build(num_classes=3, **TINY).init, KEY, images())["params"]
     assert set(params) == {"encoder", "head"}
     units = {"stage1_unit01", "stage1_unit02", "stage2_unit01"}
     assert set(params["encoder"]) == {"root_conv", "norm", *units}
     assert set(params["encoder"]["stage1_unit02"]) == {"norm1", "conv1", "norm2", "conv2", "norm3", "conv3"}
     assert set(params["encoder"]["stage2_unit01"]) - set(params["encoder"]["stage1_unit02"]) == {"proj_conv"}
-    params = jax.eval_shape(build(num_classes=0, preactivation=False, **TINY).init, KEY, images())["params"]
+    params = init_shapes(build(num_classes=0, preactivation=False, **TINY).init, KEY, images())["params"]
     assert set(params) == {"encoder"} and set(params["encoder"]) == {"root_conv", "root_norm", *units}
 
 
@@ -76,7 +77,7 @@ def test_outputs():
 
 def test_bfloat16_computes_and_float32_stays():
     model = build(num_classes=3, dtype="bfloat16", **TINY)
-    shapes = jax.eval_shape(model.init, KEY, images())
+    shapes = init_shapes(model.init, KEY, images())
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
     params = random_params(model, images())
     out = jax.jit(model.apply)({"params": params}, images())

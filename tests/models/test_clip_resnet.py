@@ -8,6 +8,7 @@ import pytest
 from vit_jax import UserError, naming
 from vit_jax.models.clip_resnet import VARIANTS, build
 from vit_jax.nn.bottleneck import averaged
+from vit_jax.nn.init_shapes import init_shapes
 
 TINY = {"variant": "RN50", "depths": [1, 2], "width": 8, "features": 6, "num_heads": 2}
 # Parameters of the published models, and the widths of their text towers.
@@ -21,7 +22,7 @@ WHOLE = {
 def test_published_sizes(variant):
     size = VARIANTS[variant]
     image = jax.ShapeDtypeStruct((1, size.image_size, size.image_size, 3), jnp.float32)
-    params = jax.eval_shape(build(variant, num_classes=0).init, jax.random.key(0), image)["params"]
+    params = init_shapes(build(variant, num_classes=0).init, jax.random.key(0), image)["params"]
     total, width = WHOLE[variant]
     blocks = 12 * (12 * width**2 + 13 * width)
     text = (49_408 + 77) * width + blocks + 2 * width + width * size.features + 1  # with projection and temperature

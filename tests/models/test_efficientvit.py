@@ -9,6 +9,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.channels import fit_channels
 from vit_jax.models.efficientvit import EfficientViTEncoder, build
 from vit_jax.models.efficientvit_variants import VARIANTS
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 TINY = {"widths": [4, 4, 8, 8, 16], "depths": [1, 2, 1, 1, 1], "head_width": 4, "head_widths": [8, 12]}
@@ -114,7 +115,7 @@ def test_what_does_not_exist_is_refused(arguments, message):
 def test_a_trunk_for_sam_has_a_map_more():
     model = build("XL1", num_classes=0)
     images = jax.ShapeDtypeStruct((1, 128, 64, 3), np.float32)
-    outputs = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, maps=True)[0], images)
+    outputs = init_shapes(lambda x: model.init_with_output(jax.random.key(0), x, maps=True)[0], images)
     found = {stride: leaf.shape[1:] for stride, leaf in outputs["maps"].items()}
     assert found == {4: (32, 16, 64), 8: (16, 8, 128), 16: (8, 4, 256), 32: (4, 2, 512), 64: (2, 1, 1024)}
 
@@ -134,4 +135,4 @@ def test_an_image_smaller_than_the_last_stride_is_refused():
             f"An image of {stride - 1}x64 pixels is smaller than the last map's stride of {stride}. Give images of"
         )
         with pytest.raises(UserError, match=message):
-            jax.eval_shape(build(variant, num_classes=0).init, jax.random.key(0), images)
+            init_shapes(build(variant, num_classes=0).init, jax.random.key(0), images)

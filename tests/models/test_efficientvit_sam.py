@@ -8,6 +8,7 @@ import pytest
 from vit_jax import UserError
 from vit_jax.models import efficientvit, efficientvit_sam
 from vit_jax.naming import build_model
+from vit_jax.nn.init_shapes import init_shapes
 
 # Parameters of the whole model, and multiply-adds of an image's embedding in billions (the authors' README: 34.8 M and
 # 35 G, 47.7 M and 49 G, 61.3 M and 69 G, 117.0 M and 185 G, 203.3 M and 322 G), counted in their package.
@@ -33,7 +34,7 @@ def test_published_sizes(variant):
     parameters, billions = PUBLISHED[variant]
     model = efficientvit_sam.build(variant)
     side = efficientvit_sam.VARIANTS[variant].image_size
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3))))
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3))))
     assert count(shapes["params"]) == parameters
     assert round(model.flops((side, side)) / 2e9, 1) == billions
 
@@ -43,7 +44,7 @@ def tiny():
     """A model with every leaf drawn, and what it makes of two images."""
     model = efficientvit_sam.build(**TINY)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), images))
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda leaf: rng.uniform(-0.5, 0.5, leaf.shape).astype(np.float32), shapes)
     variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
@@ -99,7 +100,7 @@ def test_a_classifier_goes_on_from_the_encoder(tiny):
     _, variables, images = tiny
     section = efficientvit_sam.downstream(TINY)
     classifier = build_model(section, num_classes=3)[0]
-    shapes = jax.eval_shape(lambda: classifier.init(jax.random.key(0), images))
+    shapes = init_shapes(lambda: classifier.init(jax.random.key(0), images))
     assert jax.tree.map(jnp.shape, shapes["params"]["encoder"]) == jax.tree.map(
         jnp.shape, variables["params"]["encoder"]
     )

@@ -7,6 +7,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.gpt import VARIANTS, build
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.text_trunk import TextTrunk
 
 TINY = dict(vocab_size=11, width=12, depth=2, num_heads=2, max_length=8)
@@ -14,7 +15,7 @@ IDS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 0, 1]], np.int32)
 
 
 def shapes(**kwargs):
-    return jax.eval_shape(lambda: build(**kwargs).init(jax.random.key(0), IDS))["params"]
+    return init_shapes(lambda: build(**kwargs).init(jax.random.key(0), IDS))["params"]
 
 
 def parameters(variant, vocab_size):

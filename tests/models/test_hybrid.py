@@ -8,6 +8,7 @@ import pytest
 from vit_jax.errors import UserError
 from vit_jax.models.hybrid import build, parse_variant, vit_arguments
 from vit_jax.models.vit import ViT
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 KEY = jax.random.key(0, impl="rbg")
@@ -21,7 +22,7 @@ def images(height=32, width=48):
 def random_params(model, images):
     """Large enough everywhere that every part reaches the output; without compiling `init`."""
     rng = np.random.default_rng(3)
-    shapes = jax.eval_shape(model.init, KEY, images)["params"]
+    shapes = init_shapes(model.init, KEY, images)["params"]
 
     def draw(path, leaf):
         mean = 1.0 if path[-1].key == "scale" else 0.0
@@ -47,7 +48,7 @@ def test_parameter_counts(variant, count):
 
 def test_the_tokens_of_r_ti_16_are_32_pixels_apart():
     model = build("R+Ti/16", num_classes=0)
-    encoder = jax.eval_shape(model.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]["encoder"]
+    encoder = init_shapes(model.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]["encoder"]
     assert encoder["pos_embedding"].shape == (7, 7, 192)
     assert encoder["embedding"]["kernel"].shape == (8, 8, 64, 192)
     assert set(encoder["stem"]) == {"root_conv", "root_norm"}
@@ -96,7 +97,7 @@ def test_options_of_the_vit_arrive():
     assert model.pooling == "mean" and not encoder.tokens.class_token and encoder.style.activation == "gelu_exact"
     assert encoder.style.dropout_rate == 0.1 and encoder.positions.posemb == "sincos2d"
     assert encoder.execution.dtype == encoder.stem.style.dtype == jnp.bfloat16
-    variables = jax.eval_shape(model.init, KEY, images())
+    variables = init_shapes(model.init, KEY, images())
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     assert jax.eval_shape(model.apply, variables, images())["tokens"].dtype == jnp.bfloat16
 

@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import MixerBlock, MixerStyle, build
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 KEY = jax.random.key(0, impl="rbg")
@@ -56,7 +57,7 @@ def test_names_and_initial_values():
 
 def test_another_resolution_is_one_clear_sentence():
     model = build(num_classes=3, **TINY)
-    variables = jax.eval_shape(model.init, KEY, images())
+    variables = init_shapes(model.init, KEY, images())
     with pytest.raises(UserError, match=r"images have 4x4 patches, but .* mix 12 tokens"):
         jax.eval_shape(model.apply, variables, images(32, 32))
     with pytest.raises(UserError, match="does not divide into patches"):
@@ -104,7 +105,7 @@ def test_scan_and_remat_equal_the_loop(execution):
     plain, other = (build(num_classes=3, **{**TINY, "depth": 2}, **e) for e in ({}, execution))
     params = jax.tree.map(
         lambda leaf: np.random.default_rng(0).normal(0, 0.3, leaf.shape).astype(np.float32),
-        jax.eval_shape(plain.init, KEY, images())["params"],
+        init_shapes(plain.init, KEY, images())["params"],
     )
 
     def gradient(model):
@@ -118,7 +119,7 @@ def test_scan_and_remat_equal_the_loop(execution):
 
 def test_bfloat16_computes_and_float32_stays():
     model = build(num_classes=3, dtype="bfloat16", **TINY)
-    variables = jax.eval_shape(model.init, KEY, images())
+    variables = init_shapes(model.init, KEY, images())
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     out = jax.eval_shape(model.apply, variables, images())
     assert out["tokens"].dtype == jnp.bfloat16 and out["logits"].dtype == jnp.float32

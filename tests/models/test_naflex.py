@@ -15,6 +15,7 @@ from vit_jax.data.fields.naflex import size_of_patches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import naflex, siglip, vit
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.patch import patchify
 from vit_jax.tasks import DataInfo
 from vit_jax.training.experiment import build_experiment
@@ -43,7 +44,7 @@ def test_an_image_is_what_it_is_by_itself(pooling):
     model = naflex.build(num_classes=3, variant="mu/4", grid=3, pooling=pooling)
     plain = vit.build(num_classes=3, variant="mu/4", pooling=pooling)
     params = jax.jit(plain.init)(KEY, jnp.zeros((1, 12, 12, 3)))["params"]
-    shapes = jax.eval_shape(model.init, KEY, *model.example_inputs(None))["params"]
+    shapes = init_shapes(model.init, KEY, *model.example_inputs(None))["params"]
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
     leaves, tree = jax.tree.flatten(params)
     params = jax.tree.unflatten(tree, [rng.normal(0.1, 0.3, leaf.shape).astype(np.float32) for leaf in leaves])
@@ -93,7 +94,7 @@ def test_siglip_of_any_aspect_ratio_learns_from_patches():
     rows, shapes = padded([np.ones((4 * (1 + i % 2), 4 * (1 + i % 3), 3), np.float32) * i for i in range(8)], 6)
     batch = {**batch_of(), "image": rows, "image_shape": shapes}
     rng = np.random.default_rng(0)
-    shapes_of = jax.eval_shape(task.init, KEY, batch)
+    shapes_of = init_shapes(task.init, KEY, batch)
     variables = jax.tree.map(lambda x: rng.uniform(0.05, 0.2, x.shape).astype(x.dtype), shapes_of)
     loss, gradient = jax.jit(
         jax.value_and_grad(lambda p: task.loss({"params": p, "model_state": {}}, batch, KEY, jnp.int32(0))[0])

@@ -8,6 +8,7 @@ import pytest
 from tests.products import products
 from vit_jax.naming import build_model
 from vit_jax.nn.flops import forward_flops
+from vit_jax.nn.init_shapes import init_shapes
 
 VIT = {"name": "vit", "variant": "mu/16"}
 # By name: the model, and the channels of its maps by their strides.
@@ -49,7 +50,7 @@ def test_names_and_maps(name):
     section, channels = MODELS[name]
     model = build_model(section, num_classes=0 if name == "mae" else 3)[0]
     images = jax.ShapeDtypeStruct((2, 64, 96, 3), np.float32)
-    plain, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    plain, variables = init_shapes(model.init_with_output, jax.random.key(0), images)
     asked = jax.eval_shape(lambda v, x: model.apply(v, x, maps=True), variables, images)
     assert set(plain) == {"tokens", "features"} | ({"logits"} if name != "mae" else set())
     assert {stride: leaf.shape for stride, leaf in asked.pop("maps").items()} == {
@@ -83,7 +84,7 @@ def test_models_count_themselves(model, size, expected):
 def test_counts_are_those_of_the_lowered_program(name):
     model = build_model(MODELS[name][0], num_classes=0)[0]
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = init_shapes(model.init, jax.random.key(0), images)
     jaxpr = jax.make_jaxpr(model.apply)(variables, images)
     assert forward_flops(model, (64, 64)) == products(jaxpr.jaxpr)
 

@@ -8,6 +8,7 @@ import pytest
 from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.config import override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.program import build_program
@@ -98,7 +99,7 @@ def test_the_step_runs_the_trunk_forward_only():
     small = {"width": 64, "mlp_dim": 256, "dropout_rate": 0.0, "drop_path_rate": 0.0, "remat": "full"}
     model = build_named("model", VIT | small, "config.model", num_classes=0)
     images = jax.ShapeDtypeStruct((16, 8, 8, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = init_shapes(model.init, jax.random.key(0), images)
     forward = jax.jit(lambda v, x: model.apply(v, x, train=False)["features"]).lower(variables, images)
     forward = forward.compile().cost_analysis()["flops"]
     probe = {"name": "probed", "trunk": VIT | small}
@@ -112,6 +113,6 @@ def test_bad_values_are_refused():
     with pytest.raises(UserError, match=r"'config\.model\.trunk\.wdith'.*Did you mean 'width'"):
         build(VIT | {"wdith": 3})
     model = build(VIT)
-    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    variables = init_shapes(model.init, jax.random.key(0), IMAGES)
     with pytest.raises(UserError, match="over one example"):
         jax.eval_shape(lambda v: model.apply(v, IMAGES[:1], train=True, mutable=["batch_stats"]), variables)

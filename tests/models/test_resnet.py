@@ -11,13 +11,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax import UserError, naming
 from vit_jax.models.resnet import build
+from vit_jax.nn.init_shapes import init_shapes
 
 TINY = {"variant": "50", "depths": [1, 1], "width": 8, "num_classes": 3}
 
 
 def count(**kwargs):
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    params = jax.eval_shape(build(**kwargs).init, jax.random.key(0), image)["params"]
+    params = init_shapes(build(**kwargs).init, jax.random.key(0), image)["params"]
     return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)), params
 
 
@@ -57,7 +58,7 @@ def test_units_start_as_their_shortcuts():
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     model = build(**{**TINY, "depths": [1]}, dtype="bfloat16", stem="cifar")
     images = np.zeros((2, 4, 4, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = init_shapes(model.init, jax.random.key(0), images)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
     run = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     outputs, state = jax.eval_shape(run, variables, images)
@@ -107,6 +108,6 @@ def test_bad_values_are_refused(wrong, message):
 
 def test_batch_norm_over_one_example():
     model, image = build(**TINY), np.zeros((1, 16, 16, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = init_shapes(model.init, jax.random.key(0), image)
     with pytest.raises(UserError, match="Batch normalisation over one example"):
         jax.eval_shape(lambda v: model.apply(v, image, train=True, mutable=["batch_stats"]), variables)

@@ -7,6 +7,7 @@ import pytest
 
 from vit_jax import UserError
 from vit_jax.models import sam, vitdet
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.prompts import NOT_A_POINT, PADDING, PromptEncoder, box_corners, completed
 
 TRUNK = {"name": "vitdet", "variant": "B/8", "width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48, "window_size": 3,
@@ -24,7 +25,7 @@ def count(tree):
 def test_published_sizes(variant):
     parameters, billions = PUBLISHED[variant]
     model = sam.build({"name": "vitdet", "variant": variant})
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1024, 1024, 3))))
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1024, 1024, 3))))
     params = shapes["params"]
     assert count(params["encoder"]) + count(params["neck"]) == parameters
     assert (count(params["prompts"]), count(params["decoder"])) == (6_220, 4_058_340)
@@ -44,7 +45,7 @@ def tiny():
     """A model that is jitted once for each shape of prompts, with every leaf drawn, and two embeddings 4x6."""
     model = sam.build(**TINY)
     images = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype(np.float32)
-    variables = drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), images)))
+    variables = drawn(init_shapes(lambda: model.init(jax.random.key(0), images)))
     embeddings = jax.jit(lambda v, x: model.apply(v, x, method="embed"))(variables, images)
     predict = jax.jit(lambda *prompts: model.apply(variables, embeddings, *prompts, method="predict"))
     return model, variables, embeddings, predict
@@ -118,7 +119,7 @@ def test_a_text_is_a_token_of_one_linear_layer():
     embeddings = np.random.default_rng(0).normal(size=(2, 2, 2, 16)).astype(np.float32)
     points, labels = np.zeros((2, 1, 2), np.float32), np.full((2, 1), PADDING)
     text = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
-    variables = drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))))
+    variables = drawn(init_shapes(lambda: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))))
     assert variables["params"]["prompts"]["text"]["kernel"].shape == (5, 16)
 
     @jax.jit
@@ -135,7 +136,7 @@ def test_a_text_is_a_token_of_one_linear_layer():
 
 def test_any_trunk_with_maps_can_be_the_encoder(tiny):
     model = sam.build(**{**TINY, "trunk": {"name": "vit", "variant": "mu/8", "pooling": "token"}})
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 3))))
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 3))))
     assert model.stride == 8 and "cls" in shapes["params"]["encoder"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models import segmenter
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.resize import resize_bilinear
 
 VIT = {"name": "vit", "variant": "mu/4", "depth": 2, "pooling": "mean"}
@@ -17,7 +18,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype(np.float32)
 def made(trunk, head, num_classes=3, seed=0):
     """A model with random parameters and statistics, and what it gives."""
     model = segmenter.build(trunk, head, num_classes=num_classes)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES))
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), IMAGES))
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 0.9, leaf.shape).astype(np.float32), shapes)
     return model, variables
@@ -91,4 +92,4 @@ def test_what_cannot_be_a_segmenter_is_said(trunk, head, message):
 def test_more_maps_than_there_are_is_said():
     model = segmenter.build(SWIN, {"name": "linear", "last": 5}, num_classes=3)
     with pytest.raises(UserError, match="cannot take the last 5 of 4 maps"):
-        jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES))
+        init_shapes(lambda: model.init(jax.random.key(0), IMAGES))

@@ -10,6 +10,7 @@ import pytest
 from vit_jax.errors import UserError
 from vit_jax.models import sparse_swin, swin
 from vit_jax.models.sparse_swin import SparseStage
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.pruned_block import PrunedBlock
 from vit_jax.nn.window_block import WindowStyle
 
@@ -22,7 +23,7 @@ STYLE = WindowStyle(num_heads=2, mlp_dim=16, window_size=4)
 
 @functools.cache
 def shapes(module):
-    return jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
+    return init_shapes(module.init, jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
 
 
 def redrawn(tree):
@@ -73,7 +74,7 @@ def stage():
     """A stage of two pairs of which the second leaves out half, and what it gives block by block."""
     module = SparseStage(STYLE, 4, (0.0,) * 4, False, ratios=(0.0, 0.5))
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 8)).astype(np.float32)
-    params = redrawn(jax.eval_shape(module.init, jax.random.key(0), x))
+    params = redrawn(init_shapes(module.init, jax.random.key(0), x))
     _, found = jax.jit(functools.partial(module.apply, mutable=["hidden", "intermediates"]))(params, x)
     return np.concatenate(found["hidden"]["layers"]), found["intermediates"]["orders"]
 
@@ -105,7 +106,7 @@ def test_what_is_left_out_has_no_gradient():
     """Neither the parameters from it, nor it from the parameters; gathered and masked."""
     x = np.random.default_rng(0).normal(size=(2, 64, 8)).astype(np.float32)
     block = PrunedBlock(STYLE)
-    params = redrawn(jax.eval_shape(functools.partial(block.init, grid=(8, 8)), jax.random.key(0), x))
+    params = redrawn(init_shapes(functools.partial(block.init, grid=(8, 8)), jax.random.key(0), x))
     orders = (jnp.array([[2, 0, 1, 3], [1, 3, 0, 2]]),) * 2
     out = np.ones((2, 4, 16, 1), np.float32)
     out[0, [2, 0]] = out[1, [1, 3]] = 0
@@ -159,7 +160,7 @@ def test_a_kept_count_of_zero_is_refused():
     with pytest.raises(
         UserError, match="Of the 4 windows of stage 1 a pruning ratio of 0.8 keeps none. .* at most 0.7"
     ):
-        jax.eval_shape(model.init, jax.random.key(0), images())
+        init_shapes(model.init, jax.random.key(0), images())
     with pytest.raises(UserError, match="Unknown scores 'norms'. Did you mean 'norm'"):
         sparse_swin.build(**SMALL, scores="norms")
 

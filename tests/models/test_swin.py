@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vit_jax.errors import UserError
 from vit_jax.models.swin import SwinStage, build
 from vit_jax.nn.batch_axis import batch_split_like
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 KEY = jax.random.key(0, impl="rbg")
@@ -38,7 +39,7 @@ def test_published_sizes(variant, kwargs, size, count, gmacs):
 
 
 def drawn(model, size, seed=0):
-    shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *size, 3)))
+    shapes = init_shapes(model.init, KEY, jnp.zeros((1, *size, 3)))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
@@ -97,7 +98,7 @@ def test_eight_devices_keep_their_windows():
 
 def test_layers_name_every_parameter_of_the_trunk_once():
     model = build(num_classes=3, **TINY)
-    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]["encoder"]
+    params = init_shapes(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]["encoder"]
     names = {
         jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -113,7 +114,7 @@ def test_stochastic_depth_grows_over_all_stages():
     stages = []
     noted = lambda *args, **kwargs: stages.append(args[2]) or SwinStage(*args, **kwargs)  # noqa: E731
     encoder = model.encoder.clone(stage=noted)
-    jax.eval_shape(encoder.init, KEY, jnp.zeros((1, 32, 32, 3)))
+    init_shapes(encoder.init, KEY, jnp.zeros((1, 32, 32, 3)))
     np.testing.assert_allclose(stages, [(0, 0.1), (0.2, 0.3)])
 
 
@@ -138,11 +139,11 @@ def test_errors(kwargs, message):
 def test_images_that_are_too_small_are_one_sentence():
     model = build(num_classes=3, **TINY | {"window_size": 7})
     with pytest.raises(UserError, match=r"image of 3x40 pixels is smaller than the 4 pixels"):
-        jax.eval_shape(model.init, KEY, images(3, 40))
+        init_shapes(model.init, KEY, images(3, 40))
     with pytest.raises(UserError, match=r"window of 7x7 places is larger than an image of 12x40 pixels.*6x20"):
-        jax.eval_shape(model.init, KEY, images(12, 40))
+        init_shapes(model.init, KEY, images(12, 40))
     allowed = build(num_classes=3, shrink_window=True, **TINY | {"window_size": 7})
-    params = jax.eval_shape(allowed.init, KEY, images(12, 40))["params"]["encoder"]
+    params = init_shapes(allowed.init, KEY, images(12, 40))["params"]["encoder"]
     tables = [params[f"stage_{i}"]["block_00"]["relative_position_bias_table"].shape for i in (0, 1)]
     assert tables == [(11 * 11, 2), (5 * 5, 4)]
     with pytest.raises(UserError, match=r"map of 28x40 places has windows of 7x7, but .* windows of 6x6"):

@@ -7,6 +7,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.swin_v2 import ContinuousPositions, build, log_distances
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 from vit_jax.nn.window import relative_bias
 
@@ -49,7 +50,7 @@ def test_distances_are_logarithmic_and_those_of_the_window_of_pretraining():
 def test_positions_follow_any_window():
     """The same parameters serve windows of every size; close to a place they say the same in all of them."""
     positions = ContinuousPositions(2)
-    shapes = jax.eval_shape(positions.init, KEY, log_distances((3, 3)))
+    shapes = init_shapes(positions.init, KEY, log_distances((3, 3)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
     assert params["params"]["fc2"]["kernel"].shape == (512, 2)
@@ -66,7 +67,7 @@ def test_positions_follow_any_window():
 
 def test_names_of_its_own():
     model = build(num_classes=3, **TINY)
-    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]
+    params = init_shapes(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]
     block = params["encoder"]["stage_1"]["block_00"]
     assert set(block) == {"attention", "mlp", "norm1", "norm2", "positions"}
     assert set(block["attention"]) == {"query", "key", "value", "out", "norm_scale"}

@@ -8,6 +8,7 @@ import pytest
 from vit_jax.errors import UserError
 from vit_jax.models.transformer import build
 from vit_jax.nn.decode import beam_search
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.sinusoids import sinusoids
 
 B, S, T, V, D, H = 2, 5, 4, 11, 16, 2
@@ -18,7 +19,7 @@ SOURCE_MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
 
 
 def random_params(model):
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), SOURCE, TARGET, SOURCE_MASK)["params"])
+    shapes = init_shapes(lambda: model.init(jax.random.key(0), SOURCE, TARGET, SOURCE_MASK)["params"])
     draw = np.random.default_rng(1)
     return jax.tree.map(lambda x: (draw.normal(size=x.shape) * 0.3).astype(np.float32), shapes)
 
@@ -134,7 +135,7 @@ def test_the_published_sizes():
 
     def count(variant):
         model = build(variant, vocab_size=37_000)
-        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), SOURCE, TARGET)["params"])
+        shapes = init_shapes(lambda: model.init(jax.random.key(0), SOURCE, TARGET)["params"])
         return sum(x.size for x in jax.tree.leaves(shapes))
 
     assert count("base") == 63_082_496
@@ -156,4 +157,4 @@ def test_wrong_arguments():
         sinusoids(3, 5)
     model = build(**{**TINY, "max_length": 4})
     with pytest.raises(UserError, match="5 tokens is longer than the 4 positions"):
-        jax.eval_shape(lambda: model.init(jax.random.key(0), SOURCE, TARGET))
+        init_shapes(lambda: model.init(jax.random.key(0), SOURCE, TARGET))

@@ -14,6 +14,7 @@ import scipy.special
 from vit_jax import naming
 from vit_jax.errors import UserError
 from vit_jax.models.vit import Positions, Tokens, ViT, build
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.style import BlockStyle, Execution
 
 # This generator compiles several times faster than the default one.
@@ -23,7 +24,7 @@ KEY = jax.random.key(0, impl="rbg")
 def random_params(model, images, seed=0):
     """Parameters of which every leaf is random, so that none hides behind its initial zero or one."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, KEY, images)["params"]
+    shapes = init_shapes(model.init, KEY, images)["params"]
 
     def draw(path, leaf):
         mean = 1.0 if path[-1].key == "scale" else 0.0  # large enough activations for the two GELUs to differ
@@ -171,7 +172,7 @@ def test_forward_equals_an_independent_float64_one(model):
 def test_names_of_the_parameters():
     def names(**kwargs):
         images = jnp.zeros((1, 16, 24, 3))
-        shapes = jax.eval_shape(build("mu/8", num_classes=3, **kwargs).init, KEY, images)["params"]
+        shapes = init_shapes(build("mu/8", num_classes=3, **kwargs).init, KEY, images)["params"]
         return set(shapes), shapes["encoder"]
 
     top, encoder = names(representation_size=7)
@@ -188,7 +189,7 @@ def test_names_of_the_parameters():
 
 
 def test_blocks_are_numbered_with_two_digits():
-    shapes = jax.eval_shape(tiny_encoder(depth=11).init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
+    shapes = init_shapes(tiny_encoder(depth=11).init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
     assert [name for name in sorted(shapes) if "block" in name] == [f"block_{i:02d}" for i in range(11)]
 
 
@@ -210,7 +211,7 @@ def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
     np.testing.assert_array_equal(out["features"], out["tokens"][:, 0])
     assert out["features"].any()
     headless = ViT(tiny_encoder(), num_classes=0)
-    out, variables = jax.eval_shape(headless.init_with_output, KEY, images)
+    out, variables = init_shapes(headless.init_with_output, KEY, images)
     assert set(out) == {"tokens", "features"}
     assert set(variables["params"]) == {"encoder"}
 
@@ -219,7 +220,7 @@ def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
 def test_half_precision_keeps_parameters_and_outputs_in_float32(pooling):
     images = random_images(2, 16, 16, 3)
     half = build("mu/8", num_classes=3, pooling=pooling, dtype="bfloat16")
-    params = jax.eval_shape(half.init, KEY, images)["params"]
+    params = init_shapes(half.init, KEY, images)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     capture = {"capture_intermediates": True, "mutable": "intermediates"}
     _, state = jax.eval_shape(lambda params: half.apply({"params": params}, images, **capture), params)
@@ -300,7 +301,7 @@ def test_attention_dropout_reaches_the_blocks():
 def test_the_attention_implementation_reaches_blocks_and_pooling(depth, pooling):
     model = ViT(tiny_encoder(depth=depth, attention_implementation="cudnn"), num_classes=2, pooling=pooling)
     with pytest.raises(UserError, match="cudnn"):
-        jax.eval_shape(model.init, KEY, jnp.zeros((1, 8, 8, 3)))
+        init_shapes(model.init, KEY, jnp.zeros((1, 8, 8, 3)))
 
 
 def test_every_argument_of_build_reaches_the_model():
@@ -352,7 +353,7 @@ def test_layer_scale_starts_at_its_value_and_registers_have_no_position():
 def test_attention_weights_of_every_block_can_be_sown():
     model = build("Ti/8", num_classes=2, sow_attention=True)
     images = jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
-    variables = {"params": jax.eval_shape(model.init, KEY, images)["params"]}
+    variables = {"params": init_shapes(model.init, KEY, images)["params"]}
     _, state = jax.eval_shape(lambda v, x: model.apply(v, x, mutable="intermediates"), variables, images)
     blocks = state["intermediates"]["encoder"]
     assert len(blocks) == 12
@@ -363,7 +364,7 @@ def test_attention_weights_of_every_block_can_be_sown():
 
 def test_another_image_size_than_the_positions_is_a_user_error():
     encoder = tiny_encoder()
-    variables = jax.eval_shape(encoder.init, KEY, jnp.zeros((1, 8, 12, 3)))
+    variables = init_shapes(encoder.init, KEY, jnp.zeros((1, 8, 12, 3)))
     with pytest.raises(UserError, match=r"3x2 .* 2x3.*init_from"):
         jax.eval_shape(encoder.apply, variables, jnp.zeros((1, 12, 8, 3)))
 
@@ -417,7 +418,7 @@ class InCompact(nn.Module):
 
 @pytest.mark.parametrize("outer", [InSetup(), InCompact()])
 def test_a_model_made_inside_another_one_owns_its_encoder(outer):
-    params = jax.eval_shape(outer.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
+    params = init_shapes(outer.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
     (of_model,) = params.values()
     assert set(of_model) == {"encoder"}
 

@@ -8,6 +8,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import build
+from vit_jax.nn.init_shapes import init_shapes
 
 KEY = jax.random.key(0, impl="rbg")
 WAYS = [(True, "none"), (True, "dots"), (False, "full")]
@@ -26,7 +27,7 @@ def images(batch=2, size=8):
 
 def random_params(model, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, KEY, images())["params"]
+    shapes = init_shapes(model.init, KEY, images())["params"]
     return jax.tree.map(lambda leaf: rng.normal(0.5, 0.3, leaf.shape).astype(np.float32), shapes)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.models.vit import VARIANTS, build
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 
 
@@ -52,7 +53,7 @@ def test_parameter_counts_without_a_class_token(variant, count):
 def test_parameter_counts_of_big_vision(variant, mean, map_):
     def sizes(depth):
         model = build(variant, num_classes=1000, pooling="map", depth=depth)
-        params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
+        params = init_shapes(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
         return np.array([sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, params["pool"])])
 
     # Blocks are alike, so that two depths tell the rest; the original models above are traced whole.

@@ -18,6 +18,7 @@ from vit_jax.checkpoints.name_map import NameMap
 from vit_jax.checkpoints.published import Published, Sidecar, described
 from vit_jax.checkpoints.source import families_of, flat_shapes, nested
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import interpolate_posemb
 
 TOLERANCE = 1e-4  # times the largest absolute output of the reference, at least 1
@@ -93,7 +94,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> Any:
 
 
 def shapes_of(model: Any, image_size: Any) -> dict[str, tuple[int, ...]]:
-    variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model, image_size))
+    variables = init_shapes(model.init, jax.random.key(0), *example_inputs(model, image_size))
     return flat_shapes(variables.pop("params")) | flat_shapes(variables)
 
 

@@ -23,6 +23,7 @@ from vit_jax.checkpoints.source import StoredModel, open_source
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.inspection.reconstruction import can_reconstruct, reconstruct
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import SINCOS2D, sincos2d
 from vit_jax.tasks.mae import masked_error, targets
 
@@ -271,7 +272,7 @@ def run_of_ours(image_size=(40, 40), trunk=(), **more):
     """A source as `open_source` gives it of a run, with parameters drawn anew."""
     kwargs = {**RUN, **more, "trunk": RUN["trunk"] | dict(trunk)}
     model = build_named("model", {"name": "mae", **kwargs}, "config.model")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.2 * rng.normal(size=x.shape) + (x.ndim == 1)).astype(np.float32), shapes)
     metadata = {
@@ -372,7 +373,7 @@ def test_what_goes_on_from_it_is_the_encoder(name, tmp_path):
     assert section["name"] == "vit" and data["image_size"] == [32, 32]
     module = build_named("model", section, "config.model", num_classes=3)
     x = images(32, 32)
-    fresh = jax.eval_shape(lambda: module.init(jax.random.key(0), x))["params"]
+    fresh = init_shapes(lambda: module.init(jax.random.key(0), x))["params"]
     found, [report] = init_from({"params": fresh}, path)
     assert set(report.missing) == {"head/kernel", "head/bias"} and not report.resized
     assert {name.split("/")[0] for name in report.unused} == {"decoder"}

@@ -11,6 +11,7 @@ from tests.parity.oracle import TOLERANCE
 from vit_jax.checkpoints.source import flat_shapes, nested
 from vit_jax.data.fields.naflex import size_of_patches
 from vit_jax.models import siglip
+from vit_jax.nn.init_shapes import init_shapes
 
 WIDTH, HEADS, PATCH, GRID, LENGTH = 32, 4, 4, 5, 24
 SIZE = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": HEADS}
@@ -94,7 +95,7 @@ def test_two_shapes_in_one_batch():
     ours = siglip.build(
         variant=f"B/{PATCH}", naflex=True, grid=GRID, vocab_size=50, **size, text={**size, "max_length": 7}
     )
-    shapes = jax.eval_shape(ours.init, jax.random.key(0), *ours.example_inputs(None))["params"]
+    shapes = init_shapes(ours.init, jax.random.key(0), *ours.example_inputs(None))["params"]
     assert flat_shapes(shapes) == {name: value.shape for name, value in params.items()}
 
     rng = np.random.default_rng(0)

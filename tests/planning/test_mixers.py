@@ -6,6 +6,7 @@ import pytest
 
 from tests.products import products
 from vit_jax import UserError
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.platform import computing_on
 from vit_jax.planning.mixers import KINDS, LayerSize
 
@@ -16,7 +17,7 @@ X = jax.ShapeDtypeStruct((2, 12, 16, 24), np.float32)
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts_are_those_of_the_program(kind):
     mixer = KINDS[kind](SIZE)
-    variables = jax.eval_shape(mixer.init, jax.random.key(0), X)
+    variables = init_shapes(mixer.init, jax.random.key(0), X)
     counted = mixer.flops((12, 16))
     assert min(counted) > 0
     # On a CPU depthwise convolutions are sums of shifted maps, which are no products.
@@ -39,7 +40,7 @@ def test_sparse_windows_are_those_in_which_something_is():
     x[0, :4, 8:] = 0.5
     x[0, 0, 0] = 0.1
     sparse, window = (KINDS[kind](SIZE) for kind in ("sparse", "window"))
-    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1), jax.eval_shape(sparse.init, jax.random.key(0), x))
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1), init_shapes(sparse.init, jax.random.key(0), x))
     found, dense = (np.asarray(jax.jit(mixer.apply)(variables, x)) for mixer in (sparse, window))
     kept = np.zeros((8, 12), bool)
     kept[4:, 4:8] = kept[:4, 8:] = True
@@ -51,9 +52,7 @@ def test_sparse_windows_are_those_in_which_something_is():
 def test_shifted_windows_overlap_with_others():
     def reached(kind):
         mixer = KINDS[kind](SIZE)
-        variables = jax.tree.map(
-            lambda leaf: np.full(leaf.shape, 0.1), jax.eval_shape(mixer.init, jax.random.key(0), X)
-        )
+        variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1), init_shapes(mixer.init, jax.random.key(0), X))
         x = np.zeros((2, 12, 16, 24), np.float32)
         x[0, 5, 5] = 1.0
         something, nothing = np.asarray(jax.jit(mixer.apply)(variables, x))

@@ -16,6 +16,7 @@ from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import captioner
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.captioning import turned
 from vit_jax.training.experiment import build_experiment
@@ -45,7 +46,7 @@ def redrawn():
         [[1, 70, 71, 72, 2, 0, 0, 0, 0, 0], [1, 80, 2, 0, 0, 0, 0, 0, 0, 0], [1, *range(90, 98), 2]], np.int32
     )
     batch = {"image": rng.normal(size=(3, 8, 8, 3)).astype(np.float32), "text": ids, "text_mask": ids > 0}
-    shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+    shapes = init_shapes(task.init, jax.random.key(0), batch)
 
     def redraw(path, leaf):
         kind = path[-1].key
@@ -113,7 +114,7 @@ def test_one_direction_and_what_is_refused():
     task = task_of(model={**MODEL, "both_ways": False, "norm": "pre"})
     batch = {"image": np.zeros((2, 8, 8, 3), np.float32), "text": np.ones((2, 10), np.int32)}
     batch["text_mask"] = batch["text"] > 0
-    params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+    params = init_shapes(task.init, jax.random.key(0), batch)["params"]
     assert {"onward", "norm_onward"} <= set(params["text"]) and "backward" not in params["text"]
     metrics = jax.eval_shape(lambda v: task.loss(v, batch, jax.random.key(0), 0), {"params": params, "model_state": {}})
     assert "backward_nats_per_token" not in metrics[1][0]
@@ -132,7 +133,7 @@ def test_one_direction_and_what_is_refused():
     longer = FIELDS | {"text": {"name": "tokens", "length": 12}}
     with pytest.raises(UserError, match="12 tokens is longer than the 10 positions"):
         batch = {"image": batch["image"], "text": np.ones((2, 12), np.int32), "text_mask": np.ones((2, 12), bool)}
-        jax.eval_shape(task_of(longer).init, jax.random.key(0), batch)
+        init_shapes(task_of(longer).init, jax.random.key(0), batch)
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import clip, two_towers
 from vit_jax.naming import build_named
 from vit_jax.nn.at_most import at_most
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo
 from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment
@@ -47,7 +48,7 @@ def sizes_of(variant, size, depth, text_depth):
     """Parameters of all, and of the text trunk."""
     model = clip.build(variant=variant, depth=depth, text={"depth": text_depth})
     inputs = jax.eval_shape(lambda: model.example_inputs((size, size)))
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    params = init_shapes(model.init, jax.random.key(0), *inputs)["params"]
     return np.array([sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, params["text"])])
 
 
@@ -167,7 +168,7 @@ def test_any_two_towers():
     image = {"name": "vit", "variant": "mu/4", "pooling": "mean"}
     model = {"name": "two_towers", "image": image, "text": BERT, "project_image": "none", "project_text": "bias"}
     task, batch = task_of(model), batch_of()
-    params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+    params = init_shapes(task.init, jax.random.key(0), batch)["params"]
     assert set(params) == {"encoder", "text", "pooler", "text_projection", "logit_scale"}
     assert params["text_projection"]["kernel"].shape == (16, 32)
     assert two_towers.downstream(task.model_spec["kwargs"]) == image
@@ -177,7 +178,7 @@ def test_any_two_towers():
     assert task.forward_flops(lengths) == sum(task.forward_flops({name: x}) for name, x in lengths.items()) > 0
     assert task_of({**CLIP, "text": BERT}).model.text_tower.pooler
     with pytest.raises(UserError, match="width 16, to be compared with others of width 32"):
-        jax.eval_shape(task_of({**model, "project_text": "none", "embed_dim": 32}).init, jax.random.key(0), batch)
+        init_shapes(task_of({**model, "project_text": "none", "embed_dim": 32}).init, jax.random.key(0), batch)
 
 
 def test_words_in_no_order():

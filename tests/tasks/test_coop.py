@@ -14,6 +14,7 @@ from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.tokenizers import bytes as utf8
 from vit_jax.data.tokenizers import clip_bpe
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo, coop
 from vit_jax.tasks._prompts import prompts_of
 from vit_jax.training.experiment import build_experiment
@@ -40,7 +41,7 @@ def shared(context="unified"):
 
 def random_params(built):
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(built.init, jax.random.key(0), BATCH)["params"]
+    shapes = init_shapes(built.init, jax.random.key(0), BATCH)["params"]
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
 
 
@@ -173,7 +174,7 @@ def run_config(folder, **task):
 def test_the_prompt_is_all_that_a_run_learns(tmp_path):
     experiment = build_experiment(run_config(tmp_path))
     assert len(experiment.pipeline.source) == 8 and len(experiment.task.label_names) == 4
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0), BATCH)["params"]
+    params = init_shapes(experiment.task.init, jax.random.key(0), BATCH)["params"]
     mask = frozen_mask(params, experiment.config.optim["frozen"])
     assert not mask.pop("prompt")["context"] and all(jax.tree.leaves(mask))
     answers = experiment.task.answers({"logits": np.eye(4)}, experiment.fields)

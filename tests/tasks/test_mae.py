@@ -15,6 +15,7 @@ from vit_jax.checkpoints.store import find, read_params
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.models.mae import random_orders
 from vit_jax.naming import build_named
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.planning.collectives import collectives
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.mae import masked_error, targets
@@ -96,7 +97,7 @@ def test_masks_are_permutations_of_their_own():
 def test_the_decoder_knows_what_was_seen_and_no_more():
     task = task_of()
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {"image": images})["params"]
+    shapes = init_shapes(task.init, jax.random.key(0), {"image": images})["params"]
     assert set(shapes) == {"encoder", "decoder"}
     noise = np.random.default_rng(1)
     params = jax.tree.map(lambda x: noise.normal(0.1, 0.2, x.shape).astype(np.float32), shapes)
@@ -121,7 +122,7 @@ def test_the_encoder_computes_visible_patches_only():
     assert task.model.visible((224, 224)) == 49
     encoder, images = task.model.encoder, jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     keep = jax.ShapeDtypeStruct((2, 49), jnp.int32)
-    params = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x), images)
+    params = init_shapes(lambda x: encoder.init(jax.random.key(0), x), images)
 
     def gradient(params, images, keep=None):
         return jax.grad(lambda p: encoder.apply(p, images, keep=keep).sum())(params)
@@ -135,7 +136,7 @@ def test_the_encoder_computes_visible_patches_only():
 def test_operations_counted_on_paper_are_those_of_the_compiled_step():
     task = task_of({**VIT, "variant": "Ti/16", "depth": 2}, (96, 96), decoder_width=96, decoder_depth=2)
     batch = {"image": jnp.zeros((4, 96, 96, 3))}
-    params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+    params = init_shapes(task.init, jax.random.key(0), batch)["params"]
     loss = jax.grad(lambda p, b: task.loss({"params": p, "model_state": {}}, b, jax.random.key(0), 0)[0])
     compiled = jax.jit(loss).lower(params, batch).compile().cost_analysis()["flops"] / 4
     assert task.flops(batch) == pytest.approx(compiled, rel=0.12)
@@ -216,7 +217,7 @@ def test_the_checkpoint_is_an_encoder_for_others(stored):
     model, _ = starting_point(stored)
     assert model == {k: v for k, v in VIT.items()}
     module = build_named("model", model, "config.model", num_classes=3)
-    fresh = jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"]
+    fresh = init_shapes(lambda: module.init(jax.random.key(0), images))["params"]
     _, [report] = init_from({"params": fresh}, str(stored))
     assert set(report.missing) == {"head/kernel", "head/bias"}
     assert {name.split("/")[0] for name in report.unused} == {"decoder"}

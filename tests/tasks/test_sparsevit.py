@@ -10,6 +10,7 @@ import pytest
 from tests.tiny import tiny_config
 from vit_jax.errors import UserError
 from vit_jax.nn.classification_loss import classification_losses
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.parameters import by_name, leaf_names
@@ -37,7 +38,7 @@ def test_each_step_has_ratios_of_its_own():
     ours = task()
     rng = np.random.default_rng(0)
     batch = {"image": rng.normal(size=(4, 8, 8, 3)).astype(np.float32), "label": np.arange(4)}
-    shapes = jax.eval_shape(ours.init, jax.random.key(0), batch)
+    shapes = init_shapes(ours.init, jax.random.key(0), batch)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
     @jax.jit
@@ -72,7 +73,7 @@ def test_a_model_without_windows_is_refused():
 @pytest.mark.parametrize("spec", ["garment_sparse:smoke", "sparsevit_i1k:init=x,smoke"])
 def test_decay_is_for_neither_norms_nor_tables(spec):
     names = leaf_names(
-        jax.eval_shape(task().init, jax.random.key(0), {"image": np.zeros((1, 8, 8, 3), np.float32)})["params"]
+        init_shapes(task().init, jax.random.key(0), {"image": np.zeros((1, 8, 8, 3), np.float32)})["params"]
     )
     factor = by_name(load_config(spec)["optim"]["weight_decay_multipliers"], names, "x")
     spared = {name for name in names if factor(name) == 0}

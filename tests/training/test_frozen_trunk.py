@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from tests.tiny import tiny_config
 from vit_jax.checkpoints.subtrees import merge, split
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.optim import frozen_mask
 from vit_jax.training.parameters import leaf_names
@@ -45,7 +46,7 @@ def loss_of(depth: int, frozen: bool, model: dict) -> tuple[Callable, PyTree]:
     """The loss as a function of what is trained and of what is not, and both, as shapes."""
     task = build_experiment(config(depth, frozen, **model)).task
     batch = {"image": jnp.zeros((32, 8, 8, 3)), "label": jnp.zeros(32, jnp.int32)}
-    params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+    params = init_shapes(task.init, jax.random.key(0), batch)["params"]
 
     def loss(trained: PyTree, fixed: PyTree) -> Array:
         variables = {"params": merge(trained, fixed), "model_state": {}}
@@ -78,7 +79,7 @@ def temporaries(depth: int, frozen: bool) -> int:
     """Bytes that an update needs beside its arguments and results."""
     experiment = build_experiment(config(depth, frozen, scan=True))
     batch = {"image": jnp.zeros((32, 8, 8, 3)), "label": jnp.zeros(32, jnp.int32)}
-    variables = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+    variables = init_shapes(experiment.task.init, jax.random.key(0), batch)
     mask, tx = frozen_mask(variables["params"], experiment.config.optim["frozen"]), sgd()
     state = jax.eval_shape(lambda found: init_state(found, tx, mask, None), variables)
     update = make_update(experiment.task, tx, on_device=lambda batch, rng: batch, frozen=mask)

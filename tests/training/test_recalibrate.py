@@ -14,6 +14,7 @@ from vit_jax.checkpoints.store import find, read_params
 from vit_jax.commands.main import main
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_norm import BatchNorm, by_batch
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import in_training
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
@@ -61,7 +62,7 @@ def test_every_norm_of_efficientvit_is_found(variant):
     model = build_named("model", section, "config.model", num_classes=3)
     images = jnp.zeros((2, 64, 64, 3))
 
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = init_shapes(model.init, jax.random.key(0), images)
 
     def found(variables, images):
         with by_batch() as found:

@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.trunk import below, side_by_side
 from vit_jax.training import optim
 from vit_jax.training.parameters import layerwise, leaf_names
@@ -108,7 +109,7 @@ def test_all_that_the_blocks_read_learns_at_the_rate_of_layer_0(model):
     """A register at the full rate beside a patch embedding at 0.65 ** 13 of it is no layer-wise decay."""
     module = build_model(model, num_classes=3)[0]
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    variables = init_shapes(lambda x: module.init(jax.random.key(0), x, train=False), image)
     names = leaf_names(variables["params"])
     factor = layerwise(0.5, module.layers(), names, "layer_decay")
     for name in names:
@@ -135,7 +136,7 @@ def test_layers_of_two_towers_count_from_their_ends():
 def test_units_of_all_stages_are_layers_one_after_the_other(model):
     module = build_model(model, num_classes=3)[0]
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    names = leaf_names(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
+    names = leaf_names(init_shapes(module.init, jax.random.key(0), image)["params"])
     factor = layerwise(0.5, module.layers(), names, "layer_decay")
     expected = {"stage1_unit01": 0.125, "stage1_unit02": 0.25, "stage2_unit01": 0.5, "norm": 1.0, "bias": 1.0,
                 "kernel": 1.0}  # fmt: skip

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from vit_jax import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.parameters import path_name
 from vit_jax.training.sharding import make_mesh, state_sharding, tensor_axes
 
@@ -77,7 +78,7 @@ def test_nothing_to_split_and_what_does_not_divide():
 def test_two_devices_share_a_mixer():
     model, rng = build_model(MIXER, num_classes=3)[0], np.random.default_rng(0)
     images = rng.normal(size=(4, 8, 8, 3)).astype(np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    shapes = init_shapes(model.init, jax.random.key(0), images)["params"]
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
     _, shardings = split_axes(model.init)
     mesh = jax.tree.leaves(shardings)[0].mesh

@@ -29,6 +29,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct, named_module
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.nn.init_shapes import init_shapes
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
 
@@ -130,7 +131,7 @@ def model_shapes(model: str, kwargs: Mapping[str, Any], size: Sequence[int] | No
     """
     module = construct(named_module("model", model).build, kwargs, "model")
     inputs = example_inputs(module, size)
-    variables = jax.eval_shape(lambda key: module.init(key, *inputs, train=False), jax.random.key(0))
+    variables = init_shapes(lambda key: module.init(key, *inputs, train=False), jax.random.key(0))
     state = {name: tree for name, tree in variables.items() if name != "params"}
     return flat_shapes(variables["params"]), flat_shapes(state)
 

@@ -18,6 +18,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import nearest
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import fitted_positions
 
 _HEADS = ("head", "distillation_head")
@@ -184,7 +185,7 @@ def fit_positions(
         UserError: when anything but positions would have to change.
     """
     inputs = jax.eval_shape(lambda: example_inputs(model, size))
-    variables = jax.eval_shape(lambda key, x: model.init(key, *x, train=False), jax.random.key(0), inputs)
+    variables = init_shapes(lambda key, x: model.init(key, *x, train=False), jax.random.key(0), inputs)
     flat, resized = flat_arrays(params), []
     for name, shape in flat_shapes(variables["params"]).items():
         value = flat[name]
