@@ -22,6 +22,8 @@ from vit_jax.naming import nearest
 from vit_jax.ranges import Count, Natural, Share
 
 _PLATE = "plate"
+_SHRUNK = (1.0, 0.75, 0.55)
+_LARGEST_PLATE = 0.8  # of the image's smaller side: beside a larger one there is no room for another object
 
 
 class CompositeSource:
@@ -57,12 +59,20 @@ class CompositeSource:
         rng = np.random.default_rng((self._seed, index))
         scene = Scene(self._background(rng), rng)
         for k in range(int(rng.integers(self._objects[0], self._objects[1] + 1))):
-            picture, kind = self._cutout(min(self._size) * rng.uniform(*self._scale), rng)
-            parts = [Part(picture[..., 3] > 127, kind)]
-            if rng.random() < self._plates:
-                picture, parts = self._on_plate(picture, kind, rng)
-            scene.put(picture, parts, must=k == 0)
+            side, own = min(self._size) * rng.uniform(*self._scale), int(rng.integers(2**32))
+            # The same object again and smaller where there is no room, or few of many would be those on plates.
+            for shrunk in _SHRUNK:
+                picture, parts = self._object(side * shrunk, np.random.default_rng(own))
+                if scene.put(picture, parts, must=k == 0):
+                    break
         return scene.example()
+
+    def _object(self, side: float, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "h w 4"], list[Part]]:
+        """A cut-out whose longer side has so many pixels, some on a plate, and the parts of that."""
+        picture, kind = self._cutout(side, rng)
+        if rng.random() < self._plates:
+            return self._on_plate(picture, kind, rng)
+        return picture, [Part(picture[..., 3] > 127, kind)]
 
     @cached_property
     def _pictures(self) -> list[bytes]:
@@ -100,10 +110,11 @@ class CompositeSource:
     def _on_plate(
         self, picture: UInt8[np.ndarray, "h w 4"], kind: int, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "h w 4"], list[Part]]:
-        """The object on an ellipse of one colour, no larger than the object was, but for plates of small ones."""
+        """The object on an ellipse of one colour that is about 1.65 times as large, and the object smaller where there
+        is no room for that."""
         height, width = picture.shape[:2]
         wider = rng.uniform(1.5, 1.8)
-        most = min(self._size)
+        most = round(_LARGEST_PLATE * min(self._size))
         plate = tuple(min(most, max(6, round(side * wider))) for side in (height, width))
         if plate[0] < height * 1.4 or plate[1] < width * 1.4:
             picture = _resized(picture, tuple(max(2, round(side / 1.4)) for side in plate))
@@ -146,7 +157,7 @@ def build(
         length: scenes.
         image_size: (height, width), or one number for squares.
         classes: categories of the cut-outs to take, by default all.
-        objects: least and most in a scene; those that would cover too much of others are left out.
+        objects: least and most in a scene; those that cover too much of others, even shrunk to 0.55, are left out.
         scale: least and largest size, as a share of the image's smaller side.
         plates: share of the objects that lie on a plate.
         backgrounds: "photos", or "textures" that are made up.
