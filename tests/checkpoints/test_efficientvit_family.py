@@ -12,11 +12,16 @@ from vit_jax.checkpoints.families import efficientvit_authors
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import StoredModel, flat_shapes, model_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import init_from
+from vit_jax.models import efficientvit_sam
 from vit_jax.models.efficientvit import build
 
 SIZES = {"head_width": 4, "head_widths": [8, 12], "num_classes": 3}
 B = {"variant": "B2", "widths": [4, 4, 8, 8, 16], "depths": [1, 2, 1, 1, 2], **SIZES}
 L = {"variant": "L2", "widths": [4, 4, 8, 8, 16], "depths": [1, 1, 1, 2, 1], **SIZES}
+SAM = {
+    "variant": "L0", "widths": [4, 4, 8, 8, 16], "depths": [1, 1, 1, 2, 1], "head_width": 4, "neck_width": 8,
+    "neck_depth": 2, "neck_expand_ratio": 2.0, "width": 16, "decoder_mlp_dim": 24, "iou_hidden": 8,
+}  # fmt: skip
 XL = {"variant": "XL0", "widths": [4, 4, 8, 8, 16, 16], "depths": [0, 1, 1, 1, 2, 1], "head_width": 4, "num_classes": 0}
 PIXELS = {
     "image_size": [64, 64], "resize": "short_side", "resize_to": 72, "interpolation": "bicubic",
@@ -24,14 +29,14 @@ PIXELS = {
 }  # fmt: skip
 
 
-def stored(kwargs):
+def stored(kwargs, name="efficientvit"):
     rng = np.random.default_rng(0)
     params, state = (
         {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
-        for shapes in model_shapes("efficientvit", kwargs, (64, 64))
+        for shapes in model_shapes(name, kwargs, (64, 64))
     )
-    model = {"name": "efficientvit", "kwargs": kwargs}
-    labels = [f"class {i}" for i in range(kwargs["num_classes"])]
+    model = {"name": name, "kwargs": kwargs}
+    labels = [f"class {i}" for i in range(kwargs.get("num_classes", 0))]
     metadata = {"model": model, "preprocess": PIXELS, "labels": labels, "image_size": [64, 64]}
     return StoredModel(epath.Path("memory"), metadata, lambda: (nested(params), nested(state)))
 
@@ -50,6 +55,26 @@ def test_there_and_back(kwargs, to, tmp_path, capsys):
     assert build(**back.metadata["model"]["kwargs"]) == build(**kwargs)
     assert back.metadata["preprocess"].items() >= PIXELS.items()
     assert back.metadata["labels"] == source.metadata["labels"]
+
+
+def test_efficientvit_sam_there_and_back(tmp_path):
+    """With the statistics of encoder and neck, and the constant of the prompts; its parity is in tests/parity."""
+    source = stored(SAM, "efficientvit_sam")
+    export(source, tmp_path / "there", "efficientvit")
+    shapes = SafetensorsFile(tmp_path / "there" / "model.safetensors").shapes
+    assert shapes["image_encoder.backbone.stages.0.op_list.0.conv.weight"] == (4, 3, 3, 3)
+    assert shapes["image_encoder.neck.middle.op_list.1.main.spatial_conv.norm.running_mean"] == (16,)
+    assert shapes["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] == (2, 8)
+    back = open_source(tmp_path / "there")
+    jax.tree.map(np.testing.assert_array_equal, back.read(), source.read())
+    model = efficientvit_sam.build(**back.metadata["model"]["kwargs"])
+    assert model == efficientvit_sam.build(**SAM)
+    # The authors set every epsilon.
+    assert model.decoder.style.norm_epsilon == model.encoder.style.norm_epsilon == model.neck.style.norm_epsilon == 1e-6
+    assert back.metadata["preprocess"].items() >= {"resize": "pad", "image_size": [512, 512]}.items()
+    small = stored({**SAM, "embedding_size": 8}, "efficientvit_sam")
+    with pytest.raises(UserError, match="efficientvit"):
+        export(small, tmp_path / "small", "efficientvit")
 
 
 def test_names_are_the_authors(tmp_path):
