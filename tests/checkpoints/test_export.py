@@ -10,7 +10,8 @@ from etils import epath
 
 import vit_jax
 from vit_jax.checkpoints.description import task_of_model
-from vit_jax.checkpoints.export import FORMATS, default_format, export, notes
+from vit_jax.checkpoints.export import default_format, export, notes
+from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.checkpoints.source import StoredModel, flat_shapes, nested, open_source
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.commands.main import main

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.checkpoints import store
 from vit_jax.checkpoints.description import image_section
+from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.checkpoints.npz import write_npz
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import write_safetensors
@@ -19,7 +20,6 @@ from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
 
-FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit", "segment_anything")
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "drop_path_skip", "dtype",

@@ -14,6 +14,7 @@ something about the model, so that it would be read as another one, is refused.
 import argparse
 from pathlib import Path
 
+from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.commands.arguments import add_overrides, read_overrides
 from vit_jax.commands.output import check_makeable
 from vit_jax.errors import printable
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", type=Path, help="a .safetensors or .npz file, a folder or a workdir")
     parser.add_argument(
         "--to",
-        choices=("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit"),
+        choices=FORMATS,
         help="the format; by default .npz and .safetensors (timm where it has the model) as DST ends, else orbax",
     )
     add_overrides(parser)

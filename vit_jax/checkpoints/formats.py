@@ -1,0 +1,3 @@
+"""What parameters can be written as; a module of its own, so that a command line may name it without JAX."""
+
+FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit", "segment_anything")
