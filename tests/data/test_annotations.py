@@ -104,6 +104,16 @@ def test_another_format_than_cocos_is_one_sentence(archive, change, sentence):
         coco.build(*archive)
 
 
+def test_images_elsewhere_are_read_where_that_is_allowed(archive):
+    content = instances()
+    for image in content["images"]:
+        image["file_name"] = f"../val2017/{image['file_name']}"
+    with open(archive[0], "w") as file:
+        json.dump(content, file)
+    source = coco.build(*archive, allow_outside=True)
+    assert source[0]["image"] and source.image_ids == (139, 632)
+
+
 def test_what_is_no_json_is_one_sentence(archive, tmp_path):
     for text, sentence in (("{", "is no JSON"), ("[1]", "has not the lists"), (b"\xff\xfe\xff", "is no JSON")):
         (tmp_path / "x.json").write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -54,7 +54,7 @@ class CocoSource:
         return {"image": read_file(path), "masks": self._objects[index], "boxes": self._boxes[index], "path": path}
 
 
-def build(annotations: str, images: str, empty: bool = False) -> CocoSource:
+def build(annotations: str, images: str, empty: bool = False, allow_outside: bool = False) -> CocoSource:
     """Reads the list; nothing of an object is drawn before it is asked for. Classes are numbered as the file lists its
     categories, from 1: 0 is the background, as in other sources of scenes. Annotations of crowds (`iscrowd`) are left
     out.
@@ -63,6 +63,7 @@ def build(annotations: str, images: str, empty: bool = False) -> CocoSource:
         annotations: the JSON file; a relative path starts where the command was started.
         images: folder of the images.
         empty: whether images without objects are examples too: for detection, not for masks.
+        allow_outside: whether names of images may lead out of the folder.
 
     Raises:
         UserError: for a file that is missing or of another format, an annotation of an image or category that the file
@@ -84,7 +85,9 @@ def build(annotations: str, images: str, empty: bool = False) -> CocoSource:
                 )
         objects[image].append({"segmentation": segmentation, "class": numbers[category]})
         boxes[image].append((left, top, left + width, top + height, numbers[category]))
-    kept = [(number, _path(annotations, images, name)) for number, name in listed if objects[number] or empty]
+    kept = [
+        (number, _path(annotations, images, name, allow_outside)) for number, name in listed if objects[number] or empty
+    ]
     if not kept:
         raise UserError(f"{from_here(annotations)} has no image with an object", _HOW)
     left_out = len(listed) - len(kept)
@@ -142,11 +145,11 @@ def _read(
     return listed, found, categories
 
 
-def _path(annotations: str, folder: str, name: str) -> str:
-    path = os.path.join(folder, name)
-    if os.path.isabs(name) or is_remote(name) or ".." in name.replace("\\", "/").split("/"):
+def _path(annotations: str, folder: str, name: str, allow_outside: bool) -> str:
+    outside = os.path.isabs(name) or is_remote(name) or ".." in name.replace("\\", "/").split("/")
+    if outside and not allow_outside:
         raise UserError(
             f"The image {shortened(repr(name), 100)} in {from_here(annotations)} leads out of {folder}",
-            "List images by their place in the folder",
+            "If you trust the list, set allow_outside=True, or images to a folder above them",
         )
-    return path
+    return name if is_remote(name) else os.path.join(folder, name)
