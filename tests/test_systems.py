@@ -74,8 +74,11 @@ def test_every_task_is_here():
     assert set(naming.buildable(tasks)) == SYSTEMS.keys() | NOT_TRAINED
 
 
-# Whole runs, of which `make test` has one.
-@pytest.mark.parametrize("name", [n if n == "classify" else pytest.param(n, marks=pytest.mark.long) for n in SYSTEMS])
+# Whole runs and programs for eight devices, of which `make test` has one each.
+EACH = [n if n == "classify" else pytest.param(n, marks=pytest.mark.long) for n in SYSTEMS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_system_from_its_first_step_to_an_exported_file(name, tmp_path, capsys):
     values, workdir, one = config(name), tmp_path / "run", jax.devices()[:1]
     summary = train(build_experiment(values), workdir, one)
@@ -106,7 +109,7 @@ def test_a_system_from_its_first_step_to_an_exported_file(name, tmp_path, capsys
     jax.tree.map(np.testing.assert_array_equal, vit_jax.load(tmp_path / "there").params, loaded.params)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_system_is_planned_for_eight_devices(name, monkeypatch):
     """From shapes alone: what a device holds of its parameters."""
     from vit_jax.training import sharding

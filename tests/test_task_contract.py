@@ -172,6 +172,7 @@ class Adversarial(Task):
         )
 
 
+@pytest.mark.long
 def test_generator_discriminator_and_a_frozen_network(tmp_path):
     groups = [{"match": "generator/.*", "name": "adamw", "learning_rate": 0.1},
               {"match": "discriminator/.*", "name": "sgd", "learning_rate": 0.01}]  # fmt: skip

@@ -71,7 +71,15 @@ CASES = {
 
 @pytest.mark.parametrize(
     ("case", "to"),
-    [("vit", "timm"), ("mean", "timm"), ("hf", "transformers"), ("original", "npz"), ("map", "npz"), ("map", "orbax")],
+    [
+        ("vit", "timm"),
+        ("hf", "transformers"),
+        ("map", "npz"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("mean", "timm"), ("original", "npz"), ("map", "orbax"))
+        ),
+    ],
 )
 def test_there_and_back(tmp_path, case, to):
     there = CASES[case]

@@ -90,6 +90,7 @@ def test_a_step_has_the_bytes_of_what_is_trained(tmp_path):
     equal(read_params(find(tmp_path))[0], state["params"])
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_the_same_folder(whole, run):
     for step in (4, 6):
         shutil.rmtree(run / "checkpoints" / str(step))

@@ -94,6 +94,7 @@ def test_contact_sheet_of_two_views(tmp_path, capsys):
     assert two.shape[1] > 1.5 * one.shape[1]
 
 
+@pytest.mark.long
 def test_bench_data(capsys):
     assert main(["bench", "data", "--images", "32", "--rounds", "1", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

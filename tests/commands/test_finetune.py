@@ -4,12 +4,14 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
 from tests.tiny import tiny_config, untrained
 from vit_jax import load
 from vit_jax.commands.main import main
 
 
+@pytest.mark.long
 def test_a_checkpoint_and_a_folder_are_enough(tmp_path):
     rng = np.random.default_rng(0)
     for channel, name in ((2, "red"), (1, "green")):

@@ -100,7 +100,14 @@ def test_stochastic_depth():
     assert 0.05 < (kept == x).all((1, 2)).mean() < 0.5
 
 
-@pytest.mark.parametrize("execution", [{"scan": True}, {"scan": True, "remat": "full"}, {"remat": "elementwise"}])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"scan": True, "remat": "full"},
+        pytest.param({"scan": True}, marks=pytest.mark.long),
+        pytest.param({"remat": "elementwise"}, marks=pytest.mark.long),
+    ],
+)
 def test_scan_and_remat_equal_the_loop(execution):
     plain, other = (build(num_classes=3, **{**TINY, "depth": 2}, **e) for e in ({}, execution))
     params = jax.tree.map(

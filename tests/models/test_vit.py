@@ -216,7 +216,7 @@ def test_the_head_starts_at_zero_and_no_classes_mean_no_head():
     assert set(variables["params"]) == {"encoder"}
 
 
-@pytest.mark.parametrize("pooling", ["token", "mean", "map"])
+@pytest.mark.parametrize("pooling", ["map", *(pytest.param(p, marks=pytest.mark.long) for p in ("token", "mean"))])
 def test_half_precision_keeps_parameters_and_outputs_in_float32(pooling):
     images = random_images(2, 16, 16, 3)
     half = build("mu/8", num_classes=3, pooling=pooling, dtype="bfloat16")
@@ -423,7 +423,13 @@ def test_a_model_made_inside_another_one_owns_its_encoder(outer):
     assert set(of_model) == {"encoder"}
 
 
-@pytest.mark.parametrize("options", [{"posemb": "sincos2d_mae", "class_token_posemb": False}, {"num_registers": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"posemb": "sincos2d_mae", "class_token_posemb": False},
+        pytest.param({"num_registers": 2}, marks=pytest.mark.long),
+    ],
+)
 def test_patches_that_are_kept_are_encoded_as_if_there_were_no_others(options):
     encoder = tiny_encoder(**options)
     images = random_images(2, 16, 16, 3)

@@ -11,8 +11,8 @@ from vit_jax.models.vit import build
 from vit_jax.nn.init_shapes import init_shapes
 
 KEY = jax.random.key(0, impl="rbg")
-WAYS = [(True, "none"), (True, "dots"), (False, "full")]
-REST = [(True, "full"), (False, "dots"), (True, "elementwise"), (False, "elementwise")]
+WAYS = [(True, "none"), (False, "full")]
+REST = [(True, "dots"), (True, "full"), (False, "dots"), (True, "elementwise"), (False, "elementwise")]
 WAYS += [pytest.param(*way, marks=pytest.mark.long) for way in REST]
 
 
@@ -63,7 +63,8 @@ def test_half_precision_equals_the_loop_and_gradients_are_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(scan[1])} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "full"), pytest.param(False, "dots", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("scan", "remat"), [(True, "full"), (False, "dots")])
 def test_parameters_are_those_of_the_loop(scan, remat):
     options = {"drop_path_rate": 0.1, "dropout_rate": 0.1}
     ways = ({}, {"scan": scan, "remat": remat})
@@ -110,7 +111,7 @@ def stream(model, params, x, rngs):
     return np.asarray(run(params, x, rngs))
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.long)])
 def test_scanned_blocks_drop_paths_at_their_own_rates(remat):
     model = encoder(depth=3, drop_path_rate=0.5, scan=True, remat=remat, class_token=False, class_token_posemb=False)
     params = counting_params(model)
@@ -153,7 +154,7 @@ def test_a_scan_compiles_one_block():
     assert dots(True) < dots(False) / 3
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_remat_recomputes(scan):
     def operations(remat):
         model = encoder(remat=remat, scan=scan)

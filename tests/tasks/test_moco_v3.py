@@ -36,6 +36,7 @@ def mlp(x, params, last_norm=True):
     return x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("predictor_norm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_algorithm_1_by_hand(predictor_norm):
     task = task_of(predictor_norm=predictor_norm, projector_layers=3 if predictor_norm else 2, temperature=0.3)
