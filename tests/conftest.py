@@ -22,14 +22,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 # Compiling is most of the time that tests take: do it with less optimisation, and only once for equal programs. The
-# workers, started from here, share what they compile. It is kept for the next run, but in CI, which starts cold.
+# workers, started from here, share what they compile. It is kept for the next run, but in CI, which starts cold and
+# names a folder that its tiers share.
 jax.config.update("jax_disable_most_optimizations", True)
 # Kernels from the older emitter, all in one module: a step compiles in a fifth of the time. Only where XLA is known to
 # have these flags, since it ends a process that names one which it does not have.
 if jax.__version_info__ < (0, 11) and "xla_cpu" not in os.environ.get("XLA_FLAGS", ""):
     _flags = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
     os.environ["XLA_FLAGS"] = " ".join([*_flags, *os.environ.get("XLA_FLAGS", "").split()])
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     if os.environ.get("CI"):
         _cache = tempfile.TemporaryDirectory(prefix="vit_jax-tests-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
