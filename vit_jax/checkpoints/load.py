@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,15 @@ from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.part import part_of
+from vit_jax.checkpoints.prompted import Prompted
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.tokenized import image_rows, tokenized
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
 from vit_jax.checkpoints.zero_shot import check_two_towers, classifier
 from vit_jax.data.batch import NotedBatch
+from vit_jax.data.decode import decode
 from vit_jax.data.fields import Fields
+from vit_jax.data.pixels import as_rgb
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
@@ -192,6 +196,25 @@ class Loaded:
         """Samples that follow prompts, such as texts that go on; see `vit_jax.checkpoints.generation.generate`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         return generate(self.task, self.variables, prompts, settings, samples, seed, batch_size)
+
+    def prompted(self, photo: Any) -> Prompted:
+        """A photo that is embedded now, and then answers any number of prompts: `p(points=[(120, 80)])`, or a box, a
+        mask, or several of them, see `vit_jax.checkpoints.prompted.Prompted`.
+
+        Args:
+            photo: a path, encoded bytes, or uint8 [H, W, 3].
+
+        Raises:
+            UserError: for a model that takes no prompts.
+        """
+        self.check_prompts()
+        encoded = isinstance(photo, (bytes, str, os.PathLike))
+        return Prompted(self.task, self.variables, self.preprocess, decode(photo) if encoded else as_rgb(photo))
+
+    def check_prompts(self) -> None:
+        """Refuses a checkpoint of a model that takes no prompts, with a UserError."""
+        if not hasattr(self.model, "predict") or self.preprocess is None:
+            raise UserError(f"{self.path} takes no prompts", "Use a checkpoint of SAM, or of a run of the task 'sam'")
 
     def _embedded(
         self, name: str, batch: Callable[[slice], Batch], count: int, batch_size: int
