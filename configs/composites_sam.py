@@ -10,9 +10,12 @@ has two right answers. With as few steps as fit into minutes, focal loss learns 
 in its place; the rounds are as many as `clicks` evaluates.
 Expected: see the table that `benchmarks/promptable.py` makes. Hardware: 2 CPU cores. Time: 10 minutes.
 
-Arguments: `data` folder that `vit_jax prepare cutouts` wrote, `steps`, `clicks`, `single` for one answer to a click
+Arguments: `data` folder that `vit_jax prepare cutouts` wrote, `scenes` of the training set, `annotations=FILE` that
+`vit_jax annotate` wrote, learned from as much as from the scenes, `steps`, `clicks`, `single` for one answer to a click
 instead of three, `seed`, `smoke` for a run of a few steps.
 """
+
+import os
 
 from ml_collections import ConfigDict
 
@@ -20,9 +23,15 @@ from vit_jax.training.config import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, data="cutouts", steps=3500, clicks=5, single=False, seed=0, smoke=False)
+    arg = parse_arg(
+        arg, data="cutouts", scenes=100_000, annotations="", steps=3500, clicks=5, single=False, seed=0, smoke=False
+    )
     steps = 4 if arg.smoke else arg.steps
     scenes = dict(name="composites", root=arg.data, image_size=64)
+    train = dict(scenes, split="train", length=16 if arg.smoke else arg.scenes)
+    if arg.annotations:
+        found = dict(name="coco", annotations=arg.annotations, images=os.path.dirname(arg.annotations) or ".")
+        train = dict(name="mixture", sources=dict(scenes=train, found=found))
 
     config = ConfigDict()
     config.seed = arg.seed
@@ -46,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.data = dict(
         image_size=64,
-        train=dict(scenes, split="train", length=16 if arg.smoke else 100_000),
+        train=train,
         eval=dict(scenes, split="test", length=4 if arg.smoke else 300, seed=1),
         fields=dict(image=dict(name="image"), masks=dict(name="masks", max_objects=6, mask_size=32)),
         transform=dict(name="supervised", crop="none", flip=True),

@@ -101,6 +101,8 @@ def build_schema(kind, section, where, **given):
         return Vocabulary()
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
+    if kind == "source" and section["name"] in ("composites", "sa1b"):
+        section = {"name": "shapes", "length": 100}
     return build_named(kind, section, where, **given)
 
 
@@ -153,6 +155,7 @@ ARGUMENTS = {
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
     "photos_sr": ["", "attention=no,expand=8,scale=4"],
+    "composites_sam": ["", "single,clicks=1"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
     "sparsevit_i1k": ["", "stage=finetune,ratios=cfg3"],
