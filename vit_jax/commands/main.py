@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vit_jax import __version__
 from vit_jax.commands import (
+    annotate,
     bench,
     configs,
     contact_sheet,
@@ -26,6 +27,7 @@ from vit_jax.commands import (
     report,
     retrieve,
     search_sparsity,
+    segment,
     train,
     upscale,
     visualize,
@@ -37,6 +39,8 @@ _COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "segment": segment,
+    "annotate": annotate,
     "retrieve": retrieve,
     "generate": generate,
     "upscale": upscale,
