@@ -11,9 +11,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 import vit_jax
 from tests.parity.oracle import assert_close, images, read, read_folder, to_torch, write
+from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_sam, sam_authors
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.source import nested
+from vit_jax.checkpoints.source import nested, open_source
 from vit_jax.errors import UserError
 from vit_jax.nn.prompts import PADDING, box_corners, completed
 
@@ -239,3 +240,32 @@ def test_newer_ones_get_a_sentence(name):
     for sidecar in (Sidecar(), Sidecar(config={"model_type": name.lower()})):
         with pytest.raises(UserError, match="SAM 2 or 3, which vit_jax does not read"):
             hf_sam.describe(shapes, sidecar)
+
+
+# Positions of another size than it runs at are interpolated. Without tables shapes say less.
+VITDET = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "mlp_ratio": 2, "patch_size": 8,
+          "image_size": 64, "window_block_indices": [0, 2], "window_size": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "changes"),
+    [
+        (64, {"use_relative_position_embeddings": True}),
+        (40, {"use_relative_position_embeddings": True}),
+        (64, {"window_block_indices": [1]}),
+    ],
+)
+def test_vitdet(pretrained, changes, tmp_path):
+    config = transformers.VitDetConfig(**VITDET | changes, pretrain_image_size=pretrained)
+    theirs = redrawn(transformers.VitDetBackbone(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = vit_jax.load(tmp_path / "theirs")
+    with torch.no_grad():
+        wanted = theirs(to_torch(X)).feature_maps[-1].permute(0, 2, 3, 1).numpy()
+    found = jax.jit(lambda v: loaded.model.apply(v, X, maps=True))({"params": loaded.params})
+    assert list(found["maps"]) == [8]
+    assert_close(np.asarray(found["maps"][8]), wanted, "ViTDet")
+    export(open_source(tmp_path / "theirs"), tmp_path / "back", "transformers")
+    back = transformers.VitDetBackbone.from_pretrained(tmp_path / "back").eval()
+    with torch.no_grad():
+        assert_close(back(to_torch(X)).feature_maps[-1].permute(0, 2, 3, 1).numpy(), wanted, "written again")

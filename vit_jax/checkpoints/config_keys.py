@@ -128,9 +128,9 @@ _HF_SAM_HARMLESS = _HF_HARMLESS | _words("intermediate_size projection_dim")  # 
 HF_SAM_VISION = Keys(
     _words("""
         model_type image_size patch_size hidden_size num_hidden_layers num_attention_heads mlp_dim mlp_ratio hidden_act
-        layer_norm_eps window_size global_attn_indexes output_channels num_pos_feats use_abs_pos use_rel_pos
+        layer_norm_eps window_size global_attn_indexes output_channels num_pos_feats use_rel_pos
     """),
-    {"num_channels": 3, "qkv_bias": True},
+    {"num_channels": 3, "qkv_bias": True, "use_abs_pos": True},
     _HF_SAM_HARMLESS | {"scale"},  # of the random matrix, before it is read
 )
 HF_SAM_PROMPTS = Keys(
@@ -146,10 +146,9 @@ HF_SAM_DECODER = Keys(
 HF_VITDET = Keys(
     _words("""
         model_type image_size pretrain_image_size patch_size hidden_size num_hidden_layers num_attention_heads mlp_ratio
-        hidden_act layer_norm_eps window_size window_block_indices use_absolute_position_embeddings
-        use_relative_position_embeddings
+        hidden_act layer_norm_eps window_size window_block_indices use_relative_position_embeddings
     """),
-    {"num_channels": 3, "qkv_bias": True, "residual_block_indices": []},
+    {"num_channels": 3, "qkv_bias": True, "residual_block_indices": [], "use_absolute_position_embeddings": True},
     _HF_HARMLESS | {"dropout_prob"},
 )
 

@@ -45,6 +45,8 @@ class Entry:
         read: one array for each of `theirs` -> one for each of `ours`.
         write: the inverse.
         copies: how often the file has each number.
+        surplus: how many numbers more the file has than the parameter, where this one is made of them by more than that
+            and cannot give them back (positions of another grid).
     """
 
     ours: tuple[str, ...]
@@ -52,6 +54,7 @@ class Entry:
     read: Callable[..., Sequence[NDArray]]
     write: Callable[..., Sequence[NDArray]]
     copies: int = 1
+    surplus: int = 0
 
 
 def transpose(x: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "b a"]:
@@ -178,7 +181,7 @@ class NameMap:
         for entry in self.entries:
             there = sum(math.prod(stored[name]) for name in entry.theirs)
             here = sum(math.prod(wanted.get(name, ())) for name in entry.ours)
-            if entry.ours and there != here * entry.copies:
+            if entry.ours and there - entry.surplus != here * entry.copies:
                 names = " and ".join(map(shown, entry.theirs))
                 shapes = " and ".join(shown(list(stored[name])) for name in entry.theirs)
                 needed = ", ".join(f"{name} {list(wanted.get(name, ()))}" for name in entry.ours[:3])

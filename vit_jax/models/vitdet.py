@@ -39,7 +39,6 @@ class ViTDetEncoder(Trunk):
         styles: of the blocks, which repeat: those in windows, and a global one last.
         execution: how the blocks are run.
         drop_path_rate: stochastic depth of the last block (rng collection "drop_path").
-        absolute_positions: whether there are learned positions of the patches.
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -51,7 +50,6 @@ class ViTDetEncoder(Trunk):
     styles: tuple[GridStyle, ...]
     execution: Execution = Execution()
     drop_path_rate: float = 0.0
-    absolute_positions: bool = True
 
     def __post_init__(self):
         check_rate("drop_path_rate", self.drop_path_rate)
@@ -77,10 +75,9 @@ class ViTDetEncoder(Trunk):
         dtype = self.execution.dtype
         x = PatchEmbed(self.width, (self.patch_size,) * 2, dtype, name="embedding")(images)
         batch, *grid, width = x.shape
-        if self.absolute_positions:
-            if self.has_variable("params", "pos_embedding"):
-                check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
-            x = x + self.param("pos_embedding", nn.initializers.normal(0.02), (*grid, width)).astype(dtype)
+        if self.has_variable("params", "pos_embedding"):
+            check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
+        x = x + self.param("pos_embedding", nn.initializers.normal(0.02), (*grid, width)).astype(dtype)
         x, _ = self.blocks(x.reshape(batch, -1, width), train=train, grid=tuple(grid))
         return x, {self.stride: x.reshape(batch, *grid, width)}
 
@@ -144,7 +141,6 @@ class ViTDet(Classifier):
         num_heads: Count | None = None,
         window_size: Count = 14,
         global_blocks: Sequence[Natural] | None = None,
-        absolute_positions: bool = True,
         head_bias_init: float = 0.0,
         drop_path_rate: Decay = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
@@ -159,7 +155,7 @@ class ViTDet(Classifier):
             width: replaces the variant's, like `depth`, `mlp_dim` and `num_heads`, for sizes of one's own.
             window_size: places along a side of a window.
             global_blocks: numbers of the blocks in which all places see each other; None for the last of each quarter.
-            absolute_positions: see `ViTDetEncoder`, like `drop_path_rate`.
+            drop_path_rate: see `ViTDetEncoder`.
             dtype: compute dtype by name; parameters are always float32.
             posemb_resize: see `vit_jax.models.vit.ViT.from_variant`.
             block: other arguments of `Execution` and `GridStyle`; by default the `activation` is "gelu_exact".
@@ -184,7 +180,6 @@ class ViTDet(Classifier):
             styles=tuple(in_all if sees_all else style for sees_all in turns(which, size.depth)),
             execution=execution_of(block, dtype),
             drop_path_rate=drop_path_rate,
-            absolute_positions=absolute_positions,
             # Unowned, so that the model adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

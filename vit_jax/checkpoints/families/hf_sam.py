@@ -118,8 +118,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 
 def _vision_config(model: Sam, side: int) -> dict[str, Any]:
     encoder, style = model.encoder, model.encoder.styles[0]
-    blocks = [encoder.styles[i % len(encoder.styles)] for i in range(encoder.depth)]
-    windows = {block.window_size for block in blocks} - {None}
+    windows = parts.windows_of(encoder)
     return {
         "image_size": side,
         "patch_size": encoder.patch_size,
@@ -127,13 +126,13 @@ def _vision_config(model: Sam, side: int) -> dict[str, Any]:
         "num_hidden_layers": encoder.depth,
         "num_attention_heads": style.num_heads,
         "mlp_dim": style.mlp_dim,
-        "hidden_act": {"gelu_exact": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[style.activation],
+        "hidden_act": parts.ACTIVATIONS[style.activation],
         "layer_norm_eps": style.norm_epsilon,
-        "window_size": min(windows) if windows else 14,
-        "global_attn_indexes": [i for i, block in enumerate(blocks) if block.window_size is None],
+        "window_size": max(window or 0 for window in windows) or 14,
+        "global_attn_indexes": [i for i, window in enumerate(windows) if window is None],
         "output_channels": model.prompts.width,
         "num_pos_feats": model.prompts.width // 2,
-        "use_abs_pos": encoder.absolute_positions,
+        "use_abs_pos": True,
         "use_rel_pos": style.relative_positions,
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, conv, dense, linear, norm, same, shape_of, tied
 from vit_jax.checkpoints.parts import vit as parts
 from vit_jax.checkpoints.parts.sidecars import IMAGENET
+from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.errors import UserError
 from vit_jax.models.sam import NUM_MASKS, Neck, Sam
 from vit_jax.models.vit_variants import Variant
@@ -17,6 +18,9 @@ from vit_jax.nn.grid_block import GridStyle
 
 # How SAM's own `ResizeLongestSide`, and transformers' processor, make a square of a photo.
 PREPROCESS = {"resize": "pad", "anchor": "corner", "interpolation": "bilinear", **IMAGENET}
+
+# Of ours what transformers calls them.
+ACTIVATIONS = {"gelu_exact": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 _FOURIER = "constants/prompts/fourier"
 _TOGETHER = "Check that the file and its config belong together"
@@ -153,7 +157,7 @@ def trunk_kwargs(
         UserError: tables that fit neither the grid nor one window, or not what the config says.
     """
     width, _, *patch = shape_of(tensors, f"{names.patch}.weight", 4)
-    depth = parts.depth_of(tensors, names.block)
+    depth = depth_of(tensors, names.block)
     mlp = shape_of(tensors, f"{names.block.format(0)}{names.fc1}.weight", 2)[0]
     has_tables = names.tables[0].format(0) in tensors
     if has_tables:
@@ -214,9 +218,8 @@ def trunk_entries(
     found = [
         conv("encoder/embedding/kernel", f"{names.patch}.weight"),
         same("encoder/embedding/bias", f"{names.patch}.bias"),
+        positions or leading("encoder/pos_embedding", names.positions),
     ]
-    if encoder.absolute_positions:
-        found.append(positions or leading("encoder/pos_embedding", names.positions))
     style, width = encoder.styles[0], encoder.width
     for i in range(encoder.depth):
         ours, theirs = f"encoder/block_{i:02d}", names.block.format(i)
@@ -292,7 +295,7 @@ def decoder_kwargs(tensors: Shapes, prompts: PromptNames, decoder: DecoderNames)
     prefix = decoder.prefix
     found = {
         "width": shape_of(tensors, f"{prefix}iou_token.weight", 2)[1],
-        "decoder_depth": parts.depth_of(tensors, f"{prefix}transformer.layers.{{}}."),
+        "decoder_depth": depth_of(tensors, f"{prefix}transformer.layers.{{}}."),
         "decoder_mlp_dim": shape_of(tensors, f"{prefix}transformer.layers.0.mlp.lin1.weight", 2)[0],
         "mask_channels": shape_of(tensors, f"{prompts.mask[4]}.weight", 4)[1],
         "iou_hidden": shape_of(tensors, f"{prefix}iou_prediction_head.{decoder.perceptron[0]}.weight", 2)[0],
@@ -303,15 +306,23 @@ def decoder_kwargs(tensors: Shapes, prompts: PromptNames, decoder: DecoderNames)
 
 def is_plain(model: Sam) -> bool:
     """Whether other libraries have a place for all of a model."""
-    encoder = model.encoder
-    if not isinstance(encoder, ViTDetEncoder) or not isinstance(model.neck, Neck) or model.prompts.text_width:
-        return False
+    trunk = isinstance(model.encoder, ViTDetEncoder) and is_plain_trunk(model.encoder)
+    return trunk and isinstance(model.neck, Neck) and not model.prompts.text_width
+
+
+def is_plain_trunk(encoder: ViTDetEncoder) -> bool:
+    """Whether other libraries have a place for all of a trunk."""
     style = encoder.styles[0]
     plain = GridStyle(
         style.num_heads, style.mlp_dim, norm_epsilon=style.norm_epsilon, activation=style.activation,
         window_size=style.window_size, relative_positions=style.relative_positions,
     )  # fmt: skip
-    return style == plain and style.activation in ("gelu_exact", "gelu_tanh")
+    return style == plain and style.activation in ACTIVATIONS
+
+
+def windows_of(encoder: ViTDetEncoder) -> list[int | None]:
+    """The side of each block's windows, None for a global block."""
+    return [encoder.styles[i % len(encoder.styles)].window_size for i in range(encoder.depth)]
 
 
 def leading(ours: str, theirs: str) -> Entry:
