@@ -16,10 +16,11 @@ from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
-from vit_jax.naming import nearest
+from vit_jax.naming import build_named, nearest
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import fitted_positions
+from vit_jax.nn.posemb import SINCOS2D, fitted_positions, sincos2d
 
 _HEADS = ("head", "distillation_head")
 _PARAMS = "params/"
@@ -85,7 +86,7 @@ def init_from(
             the running statistics of an encoder come with its parameters.
 
     Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
-    says (the model's `posemb_resize`).
+    says (the model's `posemb_resize`). A model that learns its positions starts from those that its source computes.
 
     Returns:
         Flat name ('params/encoder/...', 'batch_stats/encoder/...') -> array for what was found, and a report for each
@@ -109,10 +110,13 @@ def init_from(
             )
         path, whole, inner = source.partition("::")
         inner = inner if whole else subtree
-        flat, method = _read(path)
+        *both, method = _read(path)
         before = f"/{inner}/" if inner else "/"
-        flat = {n.replace(before, f"/{subtree}/", 1): v for n, v in flat.items() if not inner or _is_in(n, inner)}
-        part, report = _match(wanted, wanted, flat, method, source)
+        flat, computed = (
+            {n.replace(before, f"/{subtree}/", 1): v for n, v in of.items() if not inner or _is_in(n, inner)}
+            for of in both
+        )
+        part, report = _match(wanted, wanted, flat, computed, method, source)
         found |= part
         reports.append(report)
     return found, reports
@@ -213,12 +217,26 @@ def flat_arrays(params: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(source: str) -> tuple[dict[str, np.ndarray], str]:
-    """Flat parameters and state, and how the positions among them have to be interpolated."""
+def _read(source: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """Flat parameters and state, positions that the model computes instead of holding them, and how positions have to
+    be interpolated."""
     opened = open_source(source)
     params, model_state = opened.read()
     flat = {name: np.asarray(leaf) for name, leaf in flat_arrays({"params": params, **model_state}).items()}
-    return flat, resize_method(opened.metadata["model"])
+    return flat, _computed(opened.metadata), resize_method(opened.metadata["model"])
+
+
+def _computed(metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The fixed positions of an image trunk, by the name that they have in one that learns them."""
+    if metadata["model"] is None or not metadata.get("image_size"):
+        return {}
+    section = image_section(metadata["model"])
+    section = section.get("trunk", section)
+    if section["name"] != "vit" or section.get("posemb") not in SINCOS2D:
+        return {}
+    encoder = build_named("model", {**section, "num_classes": 0}, "model").encoder
+    grid = encoder.grid(metadata["image_size"])
+    return {f"{_PARAMS}encoder/pos_embedding": sincos2d(grid, encoder.width, **SINCOS2D[section["posemb"]])}
 
 
 def resize_method(spec: Mapping[str, Any] | None) -> str:
@@ -228,14 +246,14 @@ def resize_method(spec: Mapping[str, Any] | None) -> str:
 
 
 def _match(
-    target: dict, wanted: dict, source: dict[str, np.ndarray], method: str, name: str
+    target: dict, wanted: dict, source: dict[str, np.ndarray], computed: dict[str, np.ndarray], method: str, name: str
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """What of `source` is `wanted`, and a report on all of `target` and `source`."""
+    """What of `source`, or else of what it computes, is `wanted`, and a report on all of `target` and `source`."""
     found, resized = {}, {}
     for key, shape in wanted.items():
-        if key not in source:
+        value = source.get(key, computed.get(key))
+        if value is None:
             continue
-        value = source[key]
         fitted = None if value.shape == shape else fitted_positions(key, value, shape, method)
         if fitted is not None:
             resized[key] = _change(_shown(key), value.shape, shape)
