@@ -19,7 +19,6 @@ from vit_jax.errors import UserError, printable
 from vit_jax.naming import build_named, nearest
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
-from vit_jax.nn.posemb import fitted_positions
 from vit_jax.nn.posemb import SINCOS2D, fitted_positions, sincos2d
 
 _HEADS = ("head", "distillation_head")
