@@ -54,15 +54,22 @@ class Placement:
 
     def dense(self, values: Shaped[np.ndarray, "*n H W"], outside: float) -> Shaped[np.ndarray, "*n h w"]:
         """The view of one value for each pixel, each the nearest, and `outside` where the part has none."""
+        return self.dense_of(values.shape[-2:])(values, outside)
+
+    def dense_of(self, plane: tuple[int, int]) -> Callable[[np.ndarray, float], np.ndarray]:
+        """`dense` for any number of images of (height, width) `plane`: where pixels come from is found once."""
         top, left, height, width = self.box
         (xx, xy, x0), (yx, yy, y0) = self._to_source
         rows, columns = np.arange(self.size[0])[:, None] + 0.5, np.arange(self.size[1])[None] + 0.5
         x, y = xx * columns + xy * rows + x0, yx * columns + yy * rows + y0
-        plane = values.shape[-2:]
         inside = (x >= max(left, 0)) & (x < min(left + width, plane[1]))
         inside = inside & (y >= max(top, 0)) & (y < min(top + height, plane[0]))
-        place = [np.clip(np.floor(at).astype(int), 0, side - 1) for at, side in zip((y, x), plane, strict=True)]
-        return np.where(inside, values[..., place[0], place[1]], np.asarray(outside, values.dtype))
+        at = [np.clip(np.floor(of).astype(int), 0, side - 1) for of, side in zip((y, x), plane, strict=True)]
+
+        def taken(values: np.ndarray, outside: float) -> np.ndarray:
+            return np.where(inside, values[..., at[0], at[1]], np.asarray(outside, values.dtype))
+
+        return taken
 
     def points(self, xy: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, " n"]]:
         """Where points (x, y) are in the view, and which of them are in it."""

@@ -17,8 +17,6 @@ from vit_jax.data.regions import Regions, regions
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count, Natural, NonNegative
 
-_AT_ONCE = 16  # masks of whole images that are in memory together
-
 
 class Placed(NamedTuple):
     """What a view shows of an image's objects.
@@ -69,16 +67,18 @@ class Masks(Field):
 
     def move(self, value: Regions, placement: Placement) -> Placed:
         # It says where the view is by shares of its size.
-        placement = dataclasses.replace(placement, size=self.size)
-        kept, kinds, looked_at = [np.zeros((0, *self.size), np.uint8)], [], 0
-        while looked_at < len(value) and len(kinds) < self.max_objects:
-            some = value[looked_at : looked_at + min(self.max_objects - len(kinds), _AT_ONCE)]
-            masks = placement.dense(some.masks(), 0)
-            seen = masks.sum(axis=(1, 2)) >= max(self.min_area, 1)
-            kept.append(masks[seen])
-            kinds += [kind for kind, there in zip(some.classes, seen, strict=True) if there]
-            looked_at += len(some)
-        return Placed(np.concatenate(kept), kinds, len(value) - looked_at)
+        taken = dataclasses.replace(placement, size=self.size).dense_of(value.plane)
+        kept, kinds, looked_at = [], [], 0
+        for region in value:
+            if len(kept) == self.max_objects:
+                break
+            mask = taken(region.mask(value.plane, value.where), 0)
+            if mask.sum() >= max(self.min_area, 1):
+                kept.append(mask)
+                kinds.append(region.kind)
+            looked_at += 1
+        masks = np.stack(kept) if kept else np.zeros((0, *self.size), np.uint8)
+        return Placed(masks, kinds, len(value) - looked_at)
 
     def batched(self, name: str, value: Placed) -> dict[str, Any]:
         found = {
