@@ -11,13 +11,20 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct, nearest
+from vit_jax.nn.efficientvit_head import EfficientViTHead
 from vit_jax.nn.segmentation_head import LinearHead, SegmentationHead
 from vit_jax.nn.transposed_head import TransposedHead
 from vit_jax.nn.trunk import Layers, Maps, Trunk, below, trunk_of
+from vit_jax.nn.upernet import UPerNetHead
 from vit_jax.ranges import Count
 
 # What `config.model.head.name` may be.
-HEADS: Mapping[str, type[SegmentationHead]] = {"linear": LinearHead, "transposed": TransposedHead}
+HEADS: Mapping[str, type[SegmentationHead]] = {
+    "linear": LinearHead,
+    "upernet": UPerNetHead,
+    "efficientvit": EfficientViTHead,
+    "transposed": TransposedHead,
+}
 
 
 class Segmenter(nn.Module):
