@@ -181,7 +181,7 @@ def _architecture(module: Any, prefix: str = "") -> dict[str, Any]:
         value = getattr(module, field.name)
         if field.name in _NOT_ARCHITECTURE:
             continue
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):  # a class of blocks is a value
             values |= _architecture(value, f"{prefix}{field.name}.")
         else:
             values[prefix + field.name] = value
