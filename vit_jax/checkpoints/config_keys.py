@@ -121,6 +121,12 @@ _HF_SWIN = _words("""
 """)
 _HF_SWIN_FIXED = {"num_channels": 3, "qkv_bias": True, "use_absolute_embeddings": False, "path_norm": True}
 HF_SWIN = Keys(_HF_SWIN, _HF_SWIN_FIXED, _HF_HARMLESS)
+HF_SWIN_BACKBONE = Keys(_HF_SWIN | {"out_features", "out_indices", "stage_names"}, _HF_SWIN_FIXED, _HF_HARMLESS)
+HF_UPERNET = Keys(
+    _words("model_type backbone_config hidden_size pool_scales use_auxiliary_head auxiliary_channels"),
+    {"auxiliary_num_convs": 1, "auxiliary_concat_input": False, "backbone": None},
+    _HF_HARMLESS | _words("auxiliary_loss_weight auxiliary_in_channels loss_ignore_index"),
+)
 HF_SWIN_V2 = Keys(_HF_SWIN | {"pretrained_window_sizes"}, _HF_SWIN_FIXED, _HF_HARMLESS)
 
 HF_SAM = Keys(_words("model_type vision_config prompt_encoder_config mask_decoder_config"), {}, _HF_HARMLESS)

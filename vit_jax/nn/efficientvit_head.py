@@ -1,4 +1,4 @@
-"""The segmentation head of EfficientViT (arXiv:2205.14756): sizes as in the authors' code, models/efficientvit/seg.py."""
+"""The segmentation head of EfficientViT (arXiv:2205.14756), as in the authors' code, models/efficientvit/seg.py."""
 
 from collections.abc import Sequence
 from typing import Literal

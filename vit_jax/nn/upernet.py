@@ -1,4 +1,4 @@
-"""UPerNet's head: pooled context in the coarsest map, and a pyramid down to the finest (Xiao et al., arXiv:1807.10221)."""
+"""UPerNet's head: pooled context in the coarsest map, and a pyramid down to the finest (arXiv:1807.10221)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -83,7 +83,8 @@ class UPerNetHead(SegmentationHead):
             total += product_flops(places(maps[stride]), maps[stride][2], width)
             total += product_flops(places(maps[stride]), 9 * width, width)
         finest = places(maps[min(maps)])
-        return total + product_flops(finest, 9 * len(maps) * width, width) + product_flops(finest, width, self.num_classes)
+        joined = product_flops(finest, 9 * len(maps) * width, width)
+        return total + joined + product_flops(finest, width, self.num_classes)
 
 
 def adaptive_mean(x: Float[Array, "b h w c"], parts: int) -> Float[Array, "b parts parts c"]:

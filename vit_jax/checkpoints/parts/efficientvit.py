@@ -21,16 +21,16 @@ _BLOCKS = {
 SIZES = ("widths", "depths", "head_width", "head_widths")
 
 
-def conv_norm(ours: str, theirs: str, normalises: bool = True) -> list[Entry]:
-    """A `vit_jax.nn.mbconv.ConvNorm`."""
+def conv_norm(ours: str, theirs: str, normalises: bool = True, norm_name: str = "norm") -> list[Entry]:
+    """A `vit_jax.nn.mbconv.ConvNorm`, whose norm the file calls so."""
     entries = [conv(f"{ours}/conv/kernel", f"{theirs}.conv.weight")]
     if not normalises:
         return [*entries, same(f"{ours}/conv/bias", f"{theirs}.conv.bias")]
     statistics = (("mean", "running_mean"), ("var", "running_var"))
     return [
         *entries,
-        *norm(f"{ours}/norm", f"{theirs}.norm"),
-        *(same(f"batch_stats/{ours}/norm/{one}", f"{theirs}.norm.{other}") for one, other in statistics),
+        *norm(f"{ours}/norm", f"{theirs}.{norm_name}"),
+        *(same(f"batch_stats/{ours}/norm/{one}", f"{theirs}.{norm_name}.{other}") for one, other in statistics),
     ]
 
 

@@ -33,6 +33,15 @@ _CLASSES = {
     ),
     "Bit": (_CLIP, False),
     "CLIP": (_CLIP, False),
+    "Segformer": (
+        {
+            "size": {"height": 512, "width": 512},
+            "resample": 2,
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+        },
+        True,
+    ),
     "Siglip": ({"size": {"height": 224, "width": 224}, "resample": 3, **_HALF}, False),
 }
 
@@ -55,7 +64,8 @@ def preprocess(
     Args:
         image_size: what the model is for, [h, w].
         default: values where there is no processor.
-        kind: the class of processors that transformers takes for this model: 'ViT', 'DeiT', 'Bit', 'Siglip'.
+        kind: the class of processors that transformers takes for this model: 'ViT', 'DeiT', 'Bit', 'Siglip',
+            'Segformer'.
         patch: side of the model's patches, which may leave out the last pixels of what the processor makes.
 
     Raises:
