@@ -22,7 +22,8 @@ class Placement:
     """A part of an image, resized, then rotated about its centre, shifted, and mirrored.
 
     Args:
-        box: top, left, height and width of the part in pixels; whole numbers within the image where `image` is used.
+        box: top, left, height and width of the part in pixels; whole numbers where `image` is used, and within the
+            image where it is rotated or shifted too.
         size: (height, width) of the result.
         flip: whether it is mirrored left and right at the end.
         degrees: of the rotation, counter-clockwise.
@@ -30,6 +31,7 @@ class Placement:
         interpolation, antialias: how the image is resized, see `vit_jax.data.interpolation.interpolate`; a rotation or
             shift has a bilinear interpolation of its own.
         border: what rotation and shift bring into the image from outside, see `vit_jax.data.geometry.rotate_shift`.
+        fill: the colour of what the box takes from outside the image.
     """
 
     box: tuple[float, float, float, float]
@@ -40,16 +42,29 @@ class Placement:
     interpolation: str = "area"
     antialias: bool = True
     border: str = "replicate"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def image(self, image: geometry.Image) -> UInt8[np.ndarray, "h w 3"]:
         """The view of an image."""
         top, left, height, width = self.box
-        image = image[top : top + height, left : left + width]
+        whole = image.shape[:2]
+        image = image[max(top, 0) : top + height, max(left, 0) : left + width]
         if self.degrees or any(self.shift):
             return geometry.rotate_shift(
                 image, self.degrees, self.shift, size=self.size, mirror=self.flip, border=self.border
             )
-        image = interpolate(image, self.size, self.interpolation, self.antialias)
+        parts = [
+            _inside(start, side, whole, new)
+            for start, side, whole, new in zip(self.box[:2], self.box[2:], whole, self.size, strict=True)
+        ]
+        size = tuple(last - first for first, last in parts)
+        image = interpolate(image, size, self.interpolation, self.antialias)
+        if size != tuple(self.size):
+            (top, bottom), (left, right) = parts
+            canvas = np.empty((*self.size, 3), np.uint8)
+            canvas[:] = self.fill
+            canvas[top:bottom, left:right] = image
+            image = canvas
         return geometry.flip(image) if self.flip else image
 
     def dense(self, values: Shaped[np.ndarray, "*n H W"], outside: float) -> Shaped[np.ndarray, "*n h w"]:
@@ -191,6 +206,13 @@ class Inverse:
         # An edge is a whole number, but for the rounding of floats.
         first = min(max(math.floor(low + 1e-6), 0), length - 1)
         return first, max(first, min(math.ceil(high - 1e-6), length) - 1)
+
+
+def _inside(start: float, side: float, whole: int, size: int) -> tuple[int, int]:
+    """The rows of a view of `size` that show an image of `whole` rows, of which a box takes `side` from `start` on."""
+    ends = (max(start, 0) - start, min(start + side, whole) - start)
+    first, last = (round(end * size / side) for end in ends)
+    return min(first, size - 1), max(last, min(first, size - 1) + 1)
 
 
 # How the value of a field is moved to where a placement puts it.
