@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from vit_jax.data.decode import read_file
 from vit_jax.data.files import from_here, is_remote
@@ -89,19 +90,29 @@ def build(
             when an image has no file, or several, in a folder of `beside`.
     """
     source = _of_classes(root, split, holdout, seed)
-    files = {name: _beside(source, name, os.path.expanduser(other)) for name, other in (beside or {}).items()}
+    for name in beside or {}:
+        if name in source.field_names:
+            raise UserError(f"beside has {name!r}, which the folder itself gives", "Give it another name")
+    files = {
+        name: files_beside(source.paths, name, os.path.expanduser(other)) for name, other in (beside or {}).items()
+    }
     return FolderSource(source.root, source.paths, source.labels, source.label_names, source.remarks, files)
 
 
-def _beside(source: FolderSource, name: str, other: str) -> list[str]:
-    """The file of each image in another folder."""
-    if name in source.field_names:
-        raise UserError(f"beside has {name!r}, which the folder itself gives", "Give it another name")
+def files_beside(paths: Sequence[str], name: str, other: str) -> list[str]:
+    """The file of each image in another folder: that of its relative path, whatever the suffix.
+
+    Args:
+        name: of the field that the files are for, for errors.
+
+    Raises:
+        UserError: an image has no file, or several, or there is no such folder.
+    """
     if not os.path.isdir(other):
         raise UserError(f"There is no folder {from_here(other)} for {name!r}", "Check the path")
     listed: dict[str, dict[str, list[str]]] = {}
     found, without = [], []
-    for path in source.paths:
+    for path in paths:
         folder, file = os.path.split(path)
         if folder not in listed:
             listed[folder] = {}
@@ -211,14 +222,19 @@ def _held_out(root: str, split: str, folders: list[str], holdout: float, seed: i
     # A file that is there several times by links goes to one side, wherever it is.
     one = {path: group[0] for group in tree.twins() for path in group}
     for label, images in enumerate(found):
-        shares = np.array([_hash_share(one.get(path, path), seed) for path in images])
-        is_test = ((shares < holdout) | (shares == shares.min())) & (shares != shares.max())
+        is_test = held_out([one.get(path, path) for path in images], holdout, seed)
         chosen = [path for path, test in zip(images, is_test, strict=True) if test == (split == "test")]
         paths += chosen
         labels += [label] * len(chosen)
     if not paths:
         raise UserError(f"{root} has one image per class, so that none is held out", "Add images")
     return FolderSource(root, paths, labels, names, tuple(_remarks(tree, found)))
+
+
+def held_out(paths: Sequence[str], holdout: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which of some images are kept for testing: by a hash of each path, at least one and never all."""
+    shares = np.array([_hash_share(path, seed) for path in paths])
+    return ((shares < holdout) | (shares == shares.min())) & (shares != shares.max())
 
 
 def _hash_share(path: str, seed: int) -> float:
