@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,8 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
 from vit_jax.evaluators.classification_files import confusion_picture, confusion_table, csv_bytes, share
+from vit_jax.evaluators.photo_views import Plan, Views, of_photos, pipeline_of
+from vit_jax.ranges import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Segmentation:
 
     Args:
         pipeline: the examples, with a class for each pixel at the model's resolution.
+        plan: by which views of a photo the classes of its own pixels are found; None for the model's resolution.
     """
 
     pipeline: EvalPipeline = dataclasses.field(hash=False)
+    plan: Plan | None = None
 
     def judging(self, answers: Answers) -> "Segmentation":
         names = self.pipeline.source.label_names
@@ -46,23 +50,36 @@ class Segmentation:
         return self
 
     def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
+        if self.plan is not None:
+            logits = apply(batch, ("mask_logits",))["mask_logits"].astype(jnp.float32)
+            return {"logits": logits, "index": batch["index"], "valid": batch["valid"]}
         name, field = class_map(self.pipeline.fields)
         found, label = apply(batch, ("class_map",))["class_map"], batch[name]
         there = (label != int(field.ignore)) & (batch["valid"] > 0)[:, None, None]
         return {"counts": counted(label, found, there, field.count), "images": batch["valid"].sum(dtype=jnp.int32)}
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
-        field = self._field
+        name, field = class_map(self.pipeline.fields)
         confusion, images = np.zeros((field.count, field.count), np.int64), 0
-        for part in run(self.pipeline):
-            confusion += part["counts"]
-            images += int(part["images"])
+        for counts, of in self._at_the_model_s(run) if self.plan is None else self._of_photos(run, name, field):
+            confusion += counts
+            images += of
         offer(run, self.pipeline.source.label_names, confusion)
         return {**scores(confusion), "images": images}
 
-    @property
-    def _field(self) -> Dense:
-        return class_map(self.pipeline.fields)[1]
+    def _at_the_model_s(self, run: EvaluationRun) -> Iterator[tuple[Int[np.ndarray, "K K"], int]]:
+        """Matrices, and of how many images each is."""
+        for part in run(self.pipeline):
+            yield part["counts"], int(part["images"])
+
+    def _of_photos(self, run: EvaluationRun, name: str, field: Dense) -> Iterator[tuple[Int[np.ndarray, "K K"], int]]:
+        """The same in the photos' own pixels."""
+        views = Views(self.pipeline, self.plan)
+        for index, shares in of_photos(views, run(pipeline_of(self.pipeline, views))):
+            label = self.pipeline.original(index)[0][name].astype(np.int64)
+            there = label != int(field.ignore)
+            cells = label[there] * field.count + shares.argmax(axis=-1)[there]
+            yield np.bincount(cells, minlength=field.count**2).reshape(field.count, field.count), 1
 
 
 def counted(
@@ -110,6 +127,35 @@ def offer(run: EvaluationRun, names: tuple[str, ...], confusion: Int64[np.ndarra
     run.keep("confusion.png", functools.partial(confusion_picture, shown, counts))
 
 
-def build(pipeline: PipelineFactory, source: Mapping[str, Any] | None = None) -> Segmentation:
-    """Evaluates on `source`, or on the config's `data.eval`."""
-    return Segmentation(pipeline(source=source))
+def build(
+    pipeline: PipelineFactory,
+    source: Mapping[str, Any] | None = None,
+    at: Literal["model", "photo"] = "model",
+    windows: bool = False,
+    short_side: Count | None = None,
+    flip: bool = False,
+    scales: Sequence[Positive] = (1.0,),
+) -> Segmentation:
+    """Evaluates on `source`, or on the config's `data.eval`.
+
+    Args:
+        at: "model" counts pixels of the images that the model sees, "photo" those of the photos as they are, for which
+            logits are interpolated bilinearly.
+        windows: with "photo", whether the model sees parts of the photo instead of all of it, squashed; see
+            `vit_jax.evaluators.photo_views.Plan`, like `short_side`, `flip` and `scales`.
+        short_side: None for the shorter side of the model's images.
+
+    Raises:
+        UserError: for options of photos at the model's resolution, or scales without windows.
+    """
+    found = pipeline(source=source)
+    if at == "model":
+        if windows or flip or short_side or tuple(scales) != (1.0,):
+            raise UserError(
+                "Windows, scales and mirror images are for evaluation at the photo's resolution", "Set at='photo'"
+            )
+        return Segmentation(found)
+    if not windows and (short_side or tuple(scales) != (1.0,)):
+        raise UserError("A photo that is squashed to the model's size has no scale", "Set windows=True")
+    preprocess = found.fields["image"].preprocess
+    return Segmentation(found, Plan(windows, short_side or min(preprocess.image_size), tuple(scales), flip))
