@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named, construct, nearest
 from vit_jax.nn.efficientvit_head import EfficientViTHead
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.segmentation_head import LinearHead, SegmentationHead
 from vit_jax.nn.transposed_head import TransposedHead
 from vit_jax.nn.trunk import Layers, Maps, Trunk, below, trunk_of
@@ -70,7 +71,7 @@ class Segmenter(nn.Module):
             images = jnp.zeros((1, *image_size, 3))
             return alone.init_with_output(jax.random.key(0), images, method="encode", **asked)[0][1]
 
-        return {stride: of.shape[1:] for stride, of in jax.eval_shape(maps).items()}
+        return {stride: of.shape[1:] for stride, of in init_shapes(maps).items()}
 
     def implementations(self) -> dict[str, str]:
         """How the trunk is run on the platform that is traced for."""
