@@ -27,6 +27,10 @@ TRANSFORMS = {
         {}, {"crop": "none", "area": (1, 1)}, {"sampling": "torchvision", "interpolation": "bilinear"},
         {"sampling": "largest", "interpolation": "bicubic"}, {"rotate": 40.0, "shift": 0.1, "border": "constant"},
     ],
+    "dense": [
+        {"labels": "seg", "ignore": -1, "distort": False, "scale": (1.0, 2.0)},
+        {"most": 1.0, "distort": False, "interpolation": "bilinear", "scale": (0.4, 1.0)},  # over the image's edge
+    ],
     "view": [{**PLAIN, "area": (0.3, 1.0)}, {**PLAIN, "area": (0.3, 1.0), "sampling": "byol", "flip": 1.0}],
 }  # fmt: skip
 # Those that move images alone, and say so.

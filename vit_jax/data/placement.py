@@ -47,25 +47,23 @@ class Placement:
     def image(self, image: geometry.Image) -> UInt8[np.ndarray, "h w 3"]:
         """The view of an image."""
         top, left, height, width = self.box
-        whole = image.shape[:2]
-        image = image[max(top, 0) : top + height, max(left, 0) : left + width]
+        part = image[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+        image = part if part.shape[:2] == (height, width) else self._filled(part)
         if self.degrees or any(self.shift):
             return geometry.rotate_shift(
                 image, self.degrees, self.shift, size=self.size, mirror=self.flip, border=self.border
             )
-        parts = [
-            _inside(start, side, whole, new)
-            for start, side, whole, new in zip(self.box[:2], self.box[2:], whole, self.size, strict=True)
-        ]
-        size = tuple(last - first for first, last in parts)
-        image = interpolate(image, size, self.interpolation, self.antialias)
-        if size != tuple(self.size):
-            (top, bottom), (left, right) = parts
-            canvas = np.empty((*self.size, 3), np.uint8)
-            canvas[:] = self.fill
-            canvas[top:bottom, left:right] = image
-            image = canvas
+        image = interpolate(image, self.size, self.interpolation, self.antialias)
         return geometry.flip(image) if self.flip else image
+
+    def _filled(self, part: geometry.Image) -> geometry.Image:
+        """What the box takes of an image that it reaches over, with the colour of what is outside around it."""
+        top, left, height, width = self.box
+        canvas = np.empty((height, width, 3), np.uint8)
+        canvas[:] = self.fill
+        top, left = max(-top, 0), max(-left, 0)
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return canvas
 
     def dense(self, values: Shaped[np.ndarray, "*n H W"], outside: float) -> Shaped[np.ndarray, "*n h w"]:
         """The view of one value for each pixel, each the nearest, and `outside` where the part has none."""
@@ -206,13 +204,6 @@ class Inverse:
         # An edge is a whole number, but for the rounding of floats.
         first = min(max(math.floor(low + 1e-6), 0), length - 1)
         return first, max(first, min(math.ceil(high - 1e-6), length) - 1)
-
-
-def _inside(start: float, side: float, whole: int, size: int) -> tuple[int, int]:
-    """The rows of a view of `size` that show an image of `whole` rows, of which a box takes `side` from `start` on."""
-    ends = (max(start, 0) - start, min(start + side, whole) - start)
-    first, last = (round(end * size / side) for end in ends)
-    return min(first, size - 1), max(last, min(first, size - 1) + 1)
 
 
 # How the value of a field is moved to where a placement puts it.

@@ -15,7 +15,7 @@ from vit_jax.data import geometry
 from vit_jax.data.interpolation import check_interpolation
 from vit_jax.data.placement import IMAGE, Move, Placement, moved
 from vit_jax.errors import UserError
-from vit_jax.ranges import Count, Natural, Range, Share
+from vit_jax.ranges import Count, Range, Share
 
 _TRIES = 10  # crops that are looked at, the last of which is taken whatever it holds
 _BRIGHTER, _FACTORS, _HUES = 32.0, (0.5, 1.5), 18  # levels either way; contrast and saturation; of 180 either way
@@ -138,7 +138,7 @@ def build(
     base: Count | None = None,
     most: Share = 0.75,
     labels: str = "segmentation",
-    ignore: Natural = 255,
+    ignore: int = 255,
     flip: bool = True,
     distort: bool = True,
     interpolation: str = "area",
