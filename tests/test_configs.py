@@ -125,7 +125,8 @@ def checkpoint(tmp_path_factory):
 
 
 FROM_CHECKPOINT = (
-    "bert_finetune", "finetune", "linear_probe", "lit", "mae_finetune", "sparsevit_i1k", "vit_paper_finetune",
+    "bert_finetune", "composites_distil", "efficientvit_sam", "finetune", "linear_probe", "lit", "mae_finetune",
+    "sparsevit_i1k", "vit_paper_finetune",
 )  # fmt: skip
 FROM_SWIN = ("swin_finetune384",)
 FROM_TOWERS = ("cocoop", "coop")
@@ -139,6 +140,7 @@ ARGUMENTS = {
     "linear_probe": ["", "method=moco_v3,pooling=mean", "method=simclr,data=photos"],
     "mae_finetune": ["", "variant=H/14,data=photos"],
     "efficientvit_i1k": ["", "variant=B3", "variant=L1"],
+    "efficientvit_sam": ["", "variant=XL1,stage=train"],
     "efficientvit_sr": ["data=photos", "data=photos,variant=w0.75,scale=3"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SCHEMAS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
@@ -155,6 +157,7 @@ ARGUMENTS = {
     "shifted_fashion": [f"method={m}" for m in ("supervised", "simclr", "mae", "moco_v3")],
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
     "photos_sr": ["", "attention=no,expand=8,scale=4"],
+    "composites_distil": ["", "stage=train"],
     "composites_sam": ["", "single,clicks=1"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
@@ -180,6 +183,9 @@ CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in 
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
 # goldens hold.
 PROGRAMS = [
+    ("composites_distil", ""),
+    ("composites_distil", "stage=train"),
+    ("composites_sam", ""),
     ("digits", ""),
     ("efficientvit_i1k", "variant=L1"),
     ("finetune", "data=photos,res=16,microbatch=64"),
@@ -281,6 +287,8 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "sparsevit": "head",
         "super_resolution": "head",
         "mae": "decoder",
+        "sam": "decoder",
+        "distil_encoder": "teacher",
         "clip": "text",
         "siglip": "text",
         "coop": "prompt",

@@ -122,6 +122,7 @@ DIFFERS = {
     "cocoop": {"weight decay", "rate", "splits", "words"},
     "coop": {"weight decay", "rate", "splits", "words"},
     "efficientvit_i1k": {"sizes", "mixing", "stochastic depth", "evaluation", "precision"},
+    "efficientvit_sam": {"distillation", "loss", "answers", "precision"},
     "efficientvit_sr": {"network", "rate"},
     "gpt2": {"precision"},
     "linear_probe": {"momentum", "head", "rate", "evaluation pixels"},
