@@ -32,7 +32,7 @@ def run(request, tmp_path_factory):
 
 def test_it_loads_and_computes_what_it_did(run):
     name, workdir = run
-    assert store._read_metadata(store.find(workdir))["format"] == 1
+    assert store._described(store.find(workdir))[0]["format"] == 1
     loaded = vit_jax.load(workdir)
     batch = loaded.preprocess(IMAGE)[None]
     found, wanted = {

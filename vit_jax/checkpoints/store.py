@@ -182,10 +182,8 @@ def restore(
         UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
     step_path = absolute(step_path)  # of a relative path Orbax finds no arrays
-    metadata = _read_metadata(step_path)
+    metadata, on_disk = _described(step_path)
     folder = _frozen_folder(step_path, metadata)
-    with _readable(step_path):
-        on_disk = ocp.metadata(step_path, checkpointable_name=_STATE).metadata
     fixed = _frozen_metadata(folder)
     on_disk = {**on_disk, "params": merge(on_disk.get("params", {}), fixed)}
     abstract = {key: value for key, value in abstract.items() if key in on_disk or key not in optional}
@@ -287,13 +285,15 @@ def read_metadata(step_path: epath.Path) -> dict[str, Any]:
             says.
         UserError: of a newer format.
     """
-    metadata, hidden = upgraded(_read_metadata(step_path)), ("checksums", "digest", "frozen_in")
+    metadata, hidden = upgraded(_described(step_path)[0]), ("checksums", "digest", "frozen_in")
     return {key: value for key, value in metadata.items() if key not in hidden}
 
 
-def _read_metadata(step_path: epath.Path) -> dict[str, Any]:
+def _described(step_path: epath.Path) -> tuple[dict[str, Any], PyTree]:
+    """The metadata as they were saved, and what lies on disk of the state."""
     with _readable(step_path):
-        metadata = ocp.metadata(step_path, checkpointable_name=_STATE).custom_metadata
+        found = ocp.metadata(step_path, checkpointable_name=_STATE)
+    metadata = found.custom_metadata
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise DamagedCheckpoint(
             f"The checkpoint {step_path} is incomplete or was not written by vit_jax", _remedy(step_path)
@@ -314,7 +314,7 @@ def _read_metadata(step_path: epath.Path) -> dict[str, Any]:
     step = metadata.get("step")
     if step_path.name.isdecimal() and step_path.parent.name == "checkpoints" and str(step) != step_path.name:
         raise DamagedCheckpoint(f"The checkpoint {step_path} is that of step {step}", "Give it its name back")
-    return metadata
+    return metadata, found.metadata
 
 
 def read_params(step_path: epath.Path, product: str | None = None, checksums: bool = True) -> tuple[dict, dict]:
@@ -332,11 +332,10 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         UserError: the folder of the frozen parameters is missing, incomplete or not what was saved.
     """
     step_path = absolute(step_path)
-    metadata = _read_metadata(step_path)
+    metadata, on_disk = _described(step_path)
     folder = _frozen_folder(step_path, metadata)
     product = product or metadata["product"]
     with _readable(step_path):
-        on_disk = ocp.metadata(step_path, checkpointable_name=_STATE).metadata
         wanted = {"params": on_disk["params"]}
         if product == "ema":
             wanted["ema"] = on_disk["ema"]
