@@ -75,8 +75,18 @@ class CompositeSource:
         return picture, [Part(picture[..., 3] > 127, kind)]
 
     @cached_property
-    def _pictures(self) -> list[bytes]:
-        return [read_file(path) for path, _ in self._cutouts]
+    def _pictures(self) -> list[UInt8[np.ndarray, "h w 4"]]:
+        """Every cut-out without what is empty around it. They are small, and decoding them took a sixth of the time of
+        a scene."""
+        found = []
+        for path, _ in self._cutouts:
+            picture = decode_rgba(read_file(path), path)
+            solid = picture[..., 3] > 127
+            rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+            if not len(rows):
+                raise UserError(f"{path} has nothing in it that is opaque", "Remove it")
+            found.append(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy())
+        return found
 
     @cached_property
     def _photos(self) -> list[geometry.Image]:
@@ -97,12 +107,7 @@ class CompositeSource:
     def _cutout(self, side: float, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "h w 4"], int]:
         """A picture whose longer side has so many pixels, and its class."""
         k = int(rng.integers(len(self._cutouts)))
-        picture = decode_rgba(self._pictures[k], self._cutouts[k][0])
-        solid = picture[..., 3] > 127
-        rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-        if not len(rows):
-            raise UserError(f"{self._cutouts[k][0]} has nothing in it that is opaque", "Remove it")
-        picture = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        picture = self._pictures[k]
         size = tuple(max(2, round(of * side / max(picture.shape[:2]))) for of in picture.shape[:2])
         picture = _resized(picture, size)
         return (picture[:, ::-1] if rng.random() < 0.5 else picture), self._cutouts[k][1]
