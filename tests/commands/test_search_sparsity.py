@@ -80,6 +80,7 @@ def test_evaluate_takes_what_was_found(checkpoint, found, tmp_path):
     assert measured["val/accuracy"] == pytest.approx(accuracy(result["pruning_ratios"]))
 
 
+@pytest.mark.long
 def test_seconds_of_pairs_make_those_of_the_model(checkpoint, monkeypatch):
     """With operations for seconds, which need no clock: the sum is that of the whole model at any ratios."""
 
