@@ -82,12 +82,14 @@ class MaskDecoder(nn.Module):
         depth: of them.
         iou_hidden: width within the head that predicts intersection over union.
         execution: how it runs.
+        last_epsilon: see `TwoWayTransformer`.
     """
 
     style: BlockStyle
     depth: int = 2
     iou_hidden: int = 256
     execution: Execution = Execution()
+    last_epsilon: float | None = None
 
     @nn.compact
     def __call__(
@@ -109,7 +111,7 @@ class MaskDecoder(nn.Module):
         tokens = jnp.concatenate([own, prompts.astype(dtype)], axis=1)
         mask = jnp.concatenate([jnp.ones(own.shape[:2], bool), valid], axis=1)[:, None, None]
         places, positions = (x.astype(dtype).reshape(*x.shape[:-3], -1, width) for x in (embeddings, positions[None]))
-        transformer = TwoWayTransformer(self.style, self.depth, self.execution, name="transformer")
+        transformer = TwoWayTransformer(self.style, self.depth, self.execution, self.last_epsilon, name="transformer")
         tokens, places = transformer(tokens, places, positions, mask, train=train)
 
         gelu = ACTIVATIONS["gelu_exact"]
@@ -268,7 +270,8 @@ def build(
             used.
         width: channels of the embedding, and width of the decoder.
         decoder_depth: two-way blocks, each with `decoder_heads` heads and an MLP `decoder_mlp_dim` wide.
-        decoder_norm_epsilon: of the norms in these blocks: 1e-5 in the authors' code, 1e-6 in transformers.
+        decoder_norm_epsilon: of the norms in these blocks: 1e-5 in the authors' code, 1e-6 in transformers; of the last
+            one behind them it is 1e-5 in both.
         mask_channels: see `PromptEncoder`, like `text_width`.
         iou_hidden: see `MaskDecoder`.
 
@@ -284,7 +287,7 @@ def build(
     execution = Execution(dtype=encoder.execution.dtype)
     prompts, decoder = prompts_and_decoder(
         width, decoder_depth, decoder_heads, decoder_mlp_dim, mask_channels, iou_hidden, text_width,
-        decoder_norm_epsilon, execution,
+        decoder_norm_epsilon, execution, last_epsilon=1e-5,
     )  # fmt: skip
     neck = Neck(width, execution, parent=None)
     return Sam(encoder.clone(parent=None), neck, prompts, decoder, encoder.stride)
@@ -292,12 +295,13 @@ def build(
 
 def prompts_and_decoder(
     width: int, depth: int, heads: int, mlp_dim: int, mask_channels: int, iou_hidden: int, text_width: int,
-    norm_epsilon: float, execution: Execution,
+    norm_epsilon: float, execution: Execution, *, last_epsilon: float | None = None,
 ) -> tuple[PromptEncoder, MaskDecoder]:  # fmt: skip
     """What follows an image's embedding, whatever made it, see `build`.
 
     Args:
         norm_epsilon: of the norms between the decoder's layers.
+        last_epsilon: of the norm behind them; None for the same.
 
     Raises:
         UserError: for widths that do not divide.
@@ -312,7 +316,7 @@ def prompts_and_decoder(
         cross_head_dim=width // 2 // heads,
     )  # fmt: skip
     prompts = PromptEncoder(width, mask_channels, text_width, execution.dtype, parent=None)
-    return prompts, MaskDecoder(style, depth, iou_hidden, execution, parent=None)
+    return prompts, MaskDecoder(style, depth, iou_hidden, execution, last_epsilon, parent=None)
 
 
 def downstream(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

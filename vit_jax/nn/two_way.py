@@ -14,9 +14,6 @@ from vit_jax.nn.style import BlockStyle, Execution
 Tokens = Float[Array, "b t width"]
 Places = Float[Array, "b p width"]
 
-# Of the last norm, which transformers has no other value for either.
-_LAST_EPSILON = 1e-5
-
 
 class TwoWayBlock(nn.Module):
     """Tokens among each other, tokens to places, an MLP of the tokens, places to tokens; a norm behind each of them.
@@ -73,11 +70,13 @@ class TwoWayTransformer(nn.Module):
 
     Attributes: see `TwoWayBlock`.
         depth: number of blocks.
+        last_epsilon: of the last norm; None for that of the others.
     """
 
     style: BlockStyle
     depth: int = 2
     execution: Execution = Execution()
+    last_epsilon: float | None = None
 
     @nn.compact
     def __call__(
@@ -91,7 +90,8 @@ class TwoWayTransformer(nn.Module):
             tokens, places = block(tokens, places, positions, place_positions, mask, train)
         last = MultiHeadAttention(between(self.style), self.execution, name="to_places")
         tokens = tokens + last(tokens + positions, places + place_positions, train=train, values=places)[0]
-        return LayerNorm(_LAST_EPSILON, self.execution.dtype, name="norm")(tokens), places
+        epsilon = self.style.norm_epsilon if self.last_epsilon is None else self.last_epsilon
+        return LayerNorm(epsilon, self.execution.dtype, name="norm")(tokens), places
 
 
 def between(style: BlockStyle) -> BlockStyle:

@@ -48,7 +48,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     published = {"neck_width": 256, "neck_depth": size.depth, "neck_expand_ratio": size.expand_ratio}
     kwargs |= {name: value for name, value in found.items() if value != published[name]}
     kwargs |= sam_parts.decoder_kwargs(tensors, sam_parts.AUTHORS_PROMPTS, sam_parts.AUTHORS_DECODER)
-    return Published("efficientvit_sam", kwargs, {"image_size": [size.image_size] * 2, **sam_parts.PREPROCESS})
+    pixels = {"image_size": [size.image_size] * 2, **sam_parts.PREPROCESS}
+    return Published("efficientvit_sam", kwargs, pixels, task=sam_parts.TASK)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:

@@ -37,7 +37,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     kwargs = {"trunk": {"name": "vitdet", **parts.trunk_kwargs(tensors, _NAMES, grid)}}
     kwargs |= parts.decoder_kwargs(tensors, parts.AUTHORS_PROMPTS, parts.AUTHORS_DECODER)
     pixels = {"image_size": [side * patch for side in grid], **parts.PREPROCESS}
-    return Published("sam", kwargs, pixels)
+    return Published("sam", kwargs, pixels, task=parts.TASK)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:

@@ -19,6 +19,8 @@ from vit_jax.nn.grid_block import GridStyle
 # How SAM's own `ResizeLongestSide`, and transformers' processor, make a square of a photo.
 PREPROCESS = {"resize": "pad", "anchor": "corner", "interpolation": "bilinear", **IMAGENET}
 
+# What it was trained for, which answers prompts: its defaults are the paper's.
+TASK = {"name": "sam", "kwargs": {}, "given": ["num_classes"]}
 # Of ours what transformers calls them.
 ACTIVATIONS = {"gelu_exact": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
