@@ -177,3 +177,23 @@ def test_padding_in_the_corner_is_that_of_segment_anything(shape, wanted):
     again = Preprocess.from_json(preprocess.to_json())
     assert again == preprocess and again.resized(64).anchor == "corner"
     assert "anchor" not in Preprocess((8, 8), resize="pad").to_json()
+
+
+def test_padding_in_the_corner_is_the_mean_exactly():
+    """From NumPy and from JAX, in a batch or not; only where it was padded, not where a photo has the same colour."""
+    preprocess = Preprocess(
+        (8, 8), resize="pad", anchor="corner", mean=(123.675, 116.28, 103.53), std=(58.4, 57.1, 57.4)
+    )
+    photo = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
+    photo[1, 1:3] = (124, 116, 104)
+    pixels = preprocess.to_uint8(photo)
+    found = preprocess.normalize(pixels)
+    np.testing.assert_array_equal(found[6:], 0)
+    inside = (pixels.astype(np.float32) - np.float32(preprocess.mean)) * (np.float32(1) / np.float32(preprocess.std))
+    np.testing.assert_array_equal(found[:6], inside[:6])
+    assert np.abs(inside[6:]).min() > 0.004
+    tall = preprocess.to_uint8(photo.swapaxes(0, 1))
+    both = jax.jit(preprocess.normalize)(np.stack([pixels, tall]))
+    np.testing.assert_array_equal(both[0], found)
+    np.testing.assert_array_equal(both[1, :, 6:], 0)
+    np.testing.assert_array_equal(preprocess(photo), found)

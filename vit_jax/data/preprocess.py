@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from vit_jax.data import geometry
 from vit_jax.data.decode import decode
@@ -178,10 +178,22 @@ class Preprocess:
         missing = [max(made[axis] - image.shape[axis], 0) for axis in (0, 1)]
         height, width = (image.shape[axis] + missing[axis] for axis in (0, 1))
         canvas = np.empty((height, width, 3), np.uint8)
-        canvas[:] = np.clip([round(value) for value in self.mean], 0, 255)
+        canvas[:] = self._filler
         top, left = map(self._before, missing)
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
         return canvas
+
+    @cached_property
+    def _filler(self) -> UInt8[np.ndarray, "3"]:
+        """The mean as bytes."""
+        return np.uint8(np.clip([round(value) for value in self.mean], 0, 255))
+
+    def _shown(self, pixels: UInt8[Any, "*b h w 3"]) -> Bool[Any, "*b h w 1"]:
+        """Where an image is not what `_pad` put below it or at its right, whose bytes are the mean only nearly: a model
+        feels a third of a level in half of its input."""
+        filled = (pixels == self._filler).all(-1)
+        rows, columns = (_until_last(~filled.all(axis)) for axis in (-1, -2))
+        return (rows[..., :, None] & columns[..., None, :])[..., None]
 
     def _before(self, missing: int) -> int:
         """How many of the missing rows or columns are above the image, or left of it."""
@@ -197,7 +209,8 @@ class Preprocess:
         It subtracts and then multiplies, which no compiler may fuse into a differently rounded operation.
         """
         mean, inverse_std = self._mean_and_inverse_std
-        return (pixels.astype(np.float32) - mean) * inverse_std
+        normalized = (pixels.astype(np.float32) - mean) * inverse_std
+        return normalized * self._shown(pixels) if self.anchor == "corner" else normalized
 
     def __call__(self, image: Any) -> Float32[np.ndarray, "H W 3"]:
         """One image, ready for the model."""
@@ -230,3 +243,8 @@ class Preprocess:
         if "image_size" not in values:
             raise UserError("The preprocessing has no image_size", "Add it")
         return cls(**values)
+
+
+def _until_last(there: Bool[Any, "*b n"]) -> Bool[Any, "*b n"]:
+    """Up to the last one that is there; from NumPy and from JAX alike."""
+    return there[..., ::-1].cumsum(-1)[..., ::-1] > 0
