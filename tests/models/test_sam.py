@@ -33,6 +33,22 @@ def test_published_sizes(variant):
     assert round(model.flops((1024, 1024)) / 2e9) == billions
 
 
+@pytest.mark.slow
+def test_the_memory_of_an_image_of_1024_pixels_in_sam_b():
+    """Nothing of the size of all pairs of places is ever there: one block's weights alone would be 805 MB."""
+    model = sam.build({"name": "vitdet", "variant": "B/16"})
+    images = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.float32)
+    variables = init_shapes(model.init, jax.random.key(0), images)
+
+    def run(variables, images, points, labels):
+        return model.apply(variables, model.apply(variables, images, method="embed"), points, labels, method="predict")
+
+    prompts = jax.ShapeDtypeStruct((1, 4, 2), jnp.float32), jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    temporaries = jax.jit(run).lower(variables, images, *prompts).compile().memory_analysis().temp_size_in_bytes
+    print(f"\n{temporaries / 1e6:.0f} MB")
+    assert temporaries < 4 * 12 * 4096**2 < 2.5e9
+
+
 def drawn(shapes):
     """Every leaf random."""
     leaves, tree = jax.tree.flatten(shapes)

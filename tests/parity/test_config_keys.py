@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 
 import pytest
 import timm
@@ -27,12 +28,18 @@ CONFIGS = {
     "SiglipVisionConfig": config_keys.HF_SIGLIP,
     "SiglipConfig": config_keys.HF_SIGLIP_WHOLE,
     "BitConfig": config_keys.HF_BIT,
+    "SamConfig": config_keys.HF_SAM,
+    "SamVisionConfig": config_keys.HF_SAM_VISION,
+    "SamPromptEncoderConfig": config_keys.HF_SAM_PROMPTS,
+    "SamMaskDecoderConfig": config_keys.HF_SAM_DECODER,
+    "VitDetConfig": config_keys.HF_VITDET,
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_transformers(name):
-    config, keys = getattr(transformers, name)().to_dict(), CONFIGS[name]
+    # As a file has it: lists, not tuples.
+    config, keys = json.loads(getattr(transformers, name)().to_json_string(use_diff=False)), CONFIGS[name]
     keys.check(JsonObject(config))
     # What is fixed is there under this name, or in files of older versions.
     assert set(keys.fixed) <= set(config) | {"pruned_heads"}

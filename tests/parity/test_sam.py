@@ -1,7 +1,5 @@
 """SAM against its authors' code, part by part, and against transformers' SamModel, whole; files in both directions."""
 
-import dataclasses
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ import vit_jax
 from tests.parity.oracle import assert_close, images, read, read_folder, to_torch, write
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_sam, sam_authors
-from vit_jax.checkpoints.prompted import Prompted
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import nested, open_source
 from vit_jax.errors import UserError
@@ -239,21 +236,15 @@ def test_a_file_of_the_authors_is_loaded_and_written(authors, tmp_path):
 
 @pytest.mark.parametrize("size", [(40, 57), (90, 51)])
 def test_a_photo_goes_in_and_its_masks_come_out_as_the_authors_predictor_does_it(authors, tmp_path, size):
-    """Padded below or at the right, shrunk or enlarged, with clicks, a box and an earlier mask in the photo's pixels.
-
-    The means are whole levels: a photo of bytes is padded with bytes, where the authors pad with the mean exactly.
-    """
+    """Padded below or at the right, shrunk or enlarged, with clicks, a box and an earlier mask in the photo's pixels."""
     theirs, _ = authors
-    mean = torch.tensor([124.0, 116.0, 104.0]).reshape(3, 1, 1)
-    whole = Sam(theirs.image_encoder, theirs.prompt_encoder, theirs.mask_decoder, mean.reshape(-1).tolist())
-    predictor = SamPredictor(whole.eval())
+    predictor = SamPredictor(theirs)
     save_file({name: x.numpy() for name, x in theirs.state_dict().items()}, tmp_path / "sam.safetensors")
     loaded = vit_jax.load(tmp_path / "sam.safetensors")
-    pixels = dataclasses.replace(loaded.preprocess, mean=(124.0, 116.0, 104.0))
     photo = RNG.integers(0, 256, size=(5, 5, 3), dtype=np.uint8)
     photo = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_CUBIC)
     predictor.set_image(photo)
-    prompted = Prompted(loaded.task, loaded.variables, pixels, photo)
+    prompted = loaded.prompted(photo)
     points, box = [(20.0, 30.0), (11.0, 8.0)], (5.0, 6.0, 40.0, 33.0)
     _, _, low = predictor.predict(np.float32(points), np.ones(2))
     for given, theirs_given, several in (
