@@ -128,6 +128,12 @@ HF_UPERNET = Keys(
     _HF_HARMLESS | _words("auxiliary_loss_weight auxiliary_in_channels loss_ignore_index"),
 )
 HF_SWIN_V2 = Keys(_HF_SWIN | {"pretrained_window_sizes"}, _HF_SWIN_FIXED, _HF_HARMLESS)
+HF_SWIN2SR = Keys(
+    (_HF_SWIN - {"patch_size"}) | _words("upscale upsampler img_range"),
+    {"num_channels": 3, "num_channels_out": 3, "qkv_bias": True, "use_absolute_embeddings": False, "patch_size": 1,
+     "resi_connection": "1conv", "path_norm": True},
+    _HF_HARMLESS | _words("num_attention_heads num_hidden_layers"),
+)  # fmt: skip
 
 HF_SAM = Keys(_words("model_type vision_config prompt_encoder_config mask_decoder_config"), {}, _HF_HARMLESS)
 _HF_SAM_HARMLESS = _HF_HARMLESS | _words("intermediate_size projection_dim")  # SAM's encoder reads mlp_dim instead
