@@ -138,8 +138,10 @@ class ViTEncoder(Trunk):
         keep: Int[Array, "b k"] | None = None,
         final_norm: bool = True,
         last: int = 1,
+        behind: Float[Array, "#b n width"] | None = None,
+        between: Float[Array, "before_last #b t width"] | None = None,
     ) -> tuple[Float[Array, "b t width"], Maps]:
-        """See `Trunk`. The order of the tokens is class token, distillation token, registers, patches.
+        """See `Trunk`. The order of the tokens is class token, distillation token, registers, patches, `behind`.
 
         Args:
             keep: numbers of the patches to encode, row by row, as if the image had no others; None for all. There is
@@ -147,6 +149,8 @@ class ViTEncoder(Trunk):
             final_norm: False leaves the last norm out, where one comes after the pooling.
             last: the map holds what so many of the last blocks give, each normalised by the last norm, side by side in
                 its channels (`get_intermediate_layers` of DINO and DINOv2).
+            behind: further tokens, positions included, of a model around this trunk (YOLOS).
+            between: see `vit_jax.nn.stack.BlockStack`.
 
         Raises:
             UserError: when the patches do not tile the image, the parameters hold positions of another grid, or there
@@ -184,21 +188,24 @@ class ViTEncoder(Trunk):
         if prefix:
             prefix = [jnp.broadcast_to(t.astype(dtype), (batch, t.shape[1], width)) for t in prefix]
             x = jnp.concatenate([*prefix, x], axis=1)
+        end = x.shape[1]
+        if behind is not None:
+            x = jnp.concatenate([x, jnp.broadcast_to(behind.astype(dtype), (batch, *behind.shape[1:]))], axis=1)
         norm = functools.partial(NORMS[self.style.norm_kind], self.style.norm_epsilon, dtype)
         if self.embedding_norm:
             x = norm(name="norm_embedding")(x)
         x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
         if last == 1:
-            x, _ = self.blocks(x, train=train)
+            x, _ = self.blocks(x, train=train, between=between)
             x = norm(name="norm")(x) if final_norm else x
             layers = [x]
         else:
-            layers = self.blocks(x, train=train, last=last)[2]
+            layers = self.blocks(x, train=train, last=last, between=between)[2]
             layers = norm(name="norm")(layers) if final_norm else layers
             x = layers[-1]
         if keep is None:
-            places = [layer[:, self.tokens.count :].reshape(batch, *grid, width) for layer in layers]
+            places = [layer[:, self.tokens.count : end].reshape(batch, *grid, width) for layer in layers]
             maps |= {stride * self.patch_size[0]: places[0] if last == 1 else jnp.concatenate(places, axis=-1)}
         return x, maps
 
@@ -218,12 +225,13 @@ class ViTEncoder(Trunk):
         tokens = ("stem", "embedding", "cls", "distillation", "registers")
         return ((*tokens, *positions, "norm_embedding"), *block_layers(self.depth))
 
-    def flops(self, image_size: tuple[int, int], patches: int | None = None) -> float:
-        """See `Trunk`; `patches` are encoded instead of all."""
+    def flops(self, image_size: tuple[int, int], patches: int | None = None, behind: int = 0) -> float:
+        """See `Trunk`; `patches` are encoded instead of all, and so many tokens behind them."""
         patches = math.prod(self.grid(image_size)) if patches is None else patches
         stem, channels = (0.0, 3) if self.stem is None else (self.stem.flops(image_size), self.stem.channels)
         embedding = product_flops(patches, math.prod(self.patch_size) * channels, self.width)
-        block = block_flops(patches + self.tokens.count, self.width, self.style.mlp_dim, 3 if self.style.gated else 2)
+        tokens = patches + self.tokens.count + behind
+        block = block_flops(tokens, self.width, self.style.mlp_dim, 3 if self.style.gated else 2)
         return stem + embedding + self.depth * block
 
 

@@ -98,6 +98,7 @@ class BlockStack(nn.Module):
         *,
         train: bool = False,
         last: int = 0,
+        between: Float[Array, "before_last #b t width"] | None = None,
         **shared: Any,
     ) -> tuple[Any, ...]:
         """Applies the blocks.
@@ -105,6 +106,7 @@ class BlockStack(nn.Module):
         Args:
             cache: of all blocks, layers first.
             last: so many of the last blocks are asked what each of them gives.
+            between: added to what each block but the last gives, for the next one.
             shared: further arguments of the blocks, the same for all of them.
 
         Returns:
@@ -118,11 +120,11 @@ class BlockStack(nn.Module):
             raise UserError(f"There are no {last} last blocks among {self.depth}", f"Ask for at most {self.depth}")
         # Parameters are made by the loop, one block after the other, however they are run later.
         scans = self.execution.scan and self.depth > 0 and not self.is_initializing()
-        x, cache, hidden = (self._scan if scans else self._loop)(x, cache, train, last, shared)
+        x, cache, hidden = (self._scan if scans else self._loop)(x, cache, train, last, between, shared)
         return (x, cache, hidden[-last:]) if last else (x, cache)
 
     def _loop(
-        self, x: Array, cache: PyTree | None, train: bool, last: int, shared: dict[str, Any]
+        self, x: Array, cache: PyTree | None, train: bool, last: int, between: Array | None, shared: dict[str, Any]
     ) -> tuple[Array, PyTree | None, Array | None]:
         caches, hidden, shown = [], [], self._shows_hidden()
         for i, rate in enumerate(self._rates()):
@@ -137,13 +139,15 @@ class BlockStack(nn.Module):
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
             hidden += [x] if shown or i >= self.depth - last else []
+            if between is not None and i < self.depth - 1:
+                x = x + between[i].astype(x.dtype)
         if shown and hidden:
             self.sow("hidden", "layers", jnp.stack(hidden))
         cache = None if cache is None else jax.tree.map(lambda *c: jnp.stack(c), *caches)
         return _placed(x), cache, jnp.stack(hidden) if last else None
 
     def _scan(
-        self, x: Array, cache: PyTree | None, train: bool, last: int, shared: dict[str, Any]
+        self, x: Array, cache: PyTree | None, train: bool, last: int, between: Array | None, shared: dict[str, Any]
     ) -> tuple[Array, PyTree | None, Array | None]:
         """One step of the scan runs one block of each style."""
         period = len(self.styles)
@@ -159,6 +163,8 @@ class BlockStack(nn.Module):
         layers["rngs"] = groups({name: jax.random.split(self.make_rng(name), self.depth) for name in rngs})
         if train and any(self._rates()):
             layers["drop_path_rate"] = groups(jnp.array(self._rates()))
+        if between is not None:  # nothing behind the last
+            layers["between"] = groups(jnp.pad(between, [(0, 1), *[(0, 0)] * (between.ndim - 1)]).astype(x.dtype))
 
         shown = self._shows_hidden()
         collects = shown or last > 0
@@ -173,6 +179,7 @@ class BlockStack(nn.Module):
                 )  # fmt: skip
                 caches.append(kept)
                 hidden += [x] if collects else []
+                x = x + layer["between"][j] if "between" in layer else x
             return x, (caches, hidden)
 
         if self.execution.remat != "none":
