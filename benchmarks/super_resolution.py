@@ -3,33 +3,24 @@
 Photos of which the middle 256x256 pixels are measured, and emoji of 64x64 pixels; beside bicubic, and beside the same
 network without attention: as it is then, and with MBConvs of twice the width, which make it as large as before.
 
-    python benchmarks/super_resolution.py --photos backgrounds backgrounds/mate/nature --emoji emoji/google.jsonl \
-        --workdir runs/super_resolution
+    python benchmarks/super_resolution.py --data composites --workdir runs/super_resolution
 
-`--photos` are folders of .jpg files, of which each one's own are taken and not those below it: Debian's packages
-lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and mate-backgrounds unpack 31 into usr/share/backgrounds. Sorted by
-name, every fourth is held out; their short side is reduced to 512 pixels. `--emoji` is a file that `vit_jax prepare
-emoji` writes, with the split in it. Every run (data, arm, seed) is a folder of its own; what is done
-is skipped and what was interrupted goes on, so the command can be stopped and started again at will. After every run
-it writes its table to `table.md` in the workdir, with all figures in `results.json`.
+`--data` is the folder that `vit_jax prepare cutouts` writes: 23 photos and 1,356 emoji to learn from, 8 and 275 to
+measure on. Every run (data, arm, seed) is a folder of its own; what is done is skipped and what was interrupted goes
+on, so the command can be stopped and started again at will. After every run it writes its table to `table.md` in the
+workdir, with all figures in `results.json`.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import cv2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.runs import fit, spread, write_tables
 from vit_jax.checkpoints.load import load
-from vit_jax.data import geometry
-from vit_jax.data.decode import decode
 from vit_jax.nn.parameter_count import parameter_count
 
 ARMS = {
@@ -37,8 +28,7 @@ ARMS = {
     "without attention": "attention=no",
     "without attention, as large": "attention=no,expand=8",
 }
-SIZES = {"photos": 256, "emoji": 64}  # pixels of what is measured
-SHORT_SIDE = 512  # of the photos
+SIZES = {"photos": 256, "cutouts": 64}  # pixels of what is measured
 BICUBIC = "bicubic_"
 
 Found = dict[str, dict[str, list[dict[str, float]]]]
@@ -46,25 +36,19 @@ Found = dict[str, dict[str, list[dict[str, float]]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", type=Path, default=[], help="folders of photos; left out without")
-    parser.add_argument("--emoji", type=Path, help="the manifest of emoji; left out without")
+    parser.add_argument("--data", required=True, type=Path, help="the folder of photos and cut-outs")
+    parser.add_argument("--kinds", nargs="+", choices=SIZES, default=list(SIZES), help="which of them (default both)")
     parser.add_argument("--workdir", required=True, type=Path, help="where the runs are")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (default 3)")
     parser.add_argument("--steps", type=int, default=2000, help="of each run (default 2000)")
     parser.add_argument("--smoke", action="store_true", help="a few steps each")
     arguments = parser.parse_args()
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    data: dict[str, Path] = {}
-    if arguments.photos:
-        data["photos"] = _photos(arguments.photos, arguments.workdir / "data/photos")
-    if arguments.emoji is not None:
-        data["emoji"] = _emoji(arguments.emoji, arguments.workdir / "data/emoji")
-    if not data:
-        parser.error("give --photos, --emoji or both")
-    found: Found = {name: {} for name in data}
+    roots = {kind: _alone(arguments.data, kind, arguments.workdir / "data" / kind) for kind in arguments.kinds}
+    found: Found = {name: {} for name in roots}
     counts: dict[str, int] = {}
     for seed in range(arguments.seeds):
-        for name, root in data.items():
+        for name, root in roots.items():
             for arm, values in ARMS.items():
                 run = arguments.workdir / f"{name}-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
                 spec = f"photos_sr:root={root},size={SIZES[name]},{values},steps={arguments.steps},seed={seed}"
@@ -74,28 +58,13 @@ def main() -> None:
                 report(arguments.workdir, found, counts)
 
 
-def _photos(folders: Sequence[Path], root: Path) -> Path:
-    """Reduced photos in root/train/photos and root/test/photos."""
-    files = sorted(file for folder in folders for file in folder.glob("*.jpg"))
-    for i, file in enumerate(files):
-        made = root / ("train" if i % 4 else "test") / "photos" / f"{i:03d}_{file.stem}.png"
-        if not made.exists():
-            made.parent.mkdir(parents=True, exist_ok=True)
-            photo = decode(file)
-            factor = min(SHORT_SIDE / min(photo.shape[:2]), 1)
-            photo = geometry.resize(photo, tuple(round(side * factor) for side in photo.shape[:2]))
-            cv2.imwrite(str(made), photo[..., ::-1])
-    return root
-
-
-def _emoji(manifest: Path, root: Path) -> Path:
-    """Links to the pictures in root/train/emoji and root/test/emoji."""
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        link = root / row["split"] / "emoji" / Path(row["path"]).name
+def _alone(data: Path, kind: str, root: Path) -> Path:
+    """A folder with the images of one kind alone, by links."""
+    for split in ("train", "test"):
+        link = root / split / kind
         if not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
-            os.symlink((manifest.parent / row["path"]).resolve(), link)
+            os.symlink((data / split / kind).resolve(), link)
     return root
 
 

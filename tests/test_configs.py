@@ -78,6 +78,15 @@ class Vocabulary(Bytes):
     mask_id: int = 259
 
 
+class Scenes(Schema):
+    """A source of images with boxes."""
+
+    field_names = frozenset({"image", "boxes"})
+
+    def __getitem__(self, index):
+        return {"image": np.full((64, 96, 3), 99, np.uint8), "boxes": np.float32([[10, 10, 60, 50, 1]])}
+
+
 class Pairs(Schema):
     """A source of images with texts, and with classes where it is asked for some."""
 
@@ -99,6 +108,8 @@ def build_schema(kind, section, where, **given):
         return Pairs(2 if section.get("label_key") else 0, 4 if few else 400_000_000)
     if kind == "tokenizer" and section["name"] in ("bpe", "sentencepiece"):
         return Vocabulary()
+    if kind == "source" and section["name"] == "coco":
+        return Scenes(81, 117_266)
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
     if kind == "source" and section["name"] in ("composites", "sa1b"):
@@ -159,6 +170,8 @@ ARGUMENTS = {
     "photos_sr": ["", "attention=no,expand=8,scale=4"],
     "composites_distil": ["", "stage=train"],
     "composites_sam": ["", "single,clicks=1"],
+    "composites_detect": [""],
+    "yolos_coco": ["", "variant=small"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
     "sparsevit_i1k": ["", "stage=finetune,ratios=cfg3"],
@@ -198,6 +211,7 @@ PROGRAMS = [
     ("shifted_fashion", "method=moco_v3"),
     ("shifted_fashion", "method=simclr"),
     ("photos_sr", ""),
+    ("composites_detect", ""),
     ("garment_mixers", "mixer=multiscale"),
     ("garment_sparse", ""),
     ("garment_sparse", "stage=adapt"),
@@ -286,6 +300,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "efficientvit": "head",
         "sparsevit": "head",
         "super_resolution": "head",
+        "detect": "boxes",
         "mae": "decoder",
         "sam": "decoder",
         "distil_encoder": "teacher",

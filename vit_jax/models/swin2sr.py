@@ -92,10 +92,11 @@ class Swin2SREncoder(Trunk):
 
     @nn.compact
     def encode(self, images: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b t d"], Maps]:
-        """See `Trunk`: one map, at a stride of 1. Images are mirrored at the right and below up to whole windows."""
+        """See `Trunk`: one map, at a stride of 1. Images are mirrored at the right and below up to whole windows, of
+        which the map is."""
         check_images(images)
-        dtype, (height, width) = self.execution.dtype, images.shape[1:3]
-        more = [-side % self.window_size for side in (height, width)]
+        dtype = self.execution.dtype
+        more = [-side % self.window_size for side in images.shape[1:3]]
         images = jnp.pad(images, [(0, 0), (0, more[0]), (0, more[1]), (0, 0)], mode="reflect")
         first = Conv(self.width, 3, dtype=dtype, name="stem")(images)
         x = Conv(self.width, 1, dtype=dtype, name="embedding")(first)
@@ -107,7 +108,6 @@ class Swin2SREncoder(Trunk):
             x = stage(x, train=train)
         x = LayerNorm(self.styles[0].norm_epsilon, dtype, name="norm")(x)
         x = Conv(self.width, 3, dtype=dtype, name="conv")(x) + first
-        x = x[:, :height, :width]
         return x.reshape(x.shape[0], -1, x.shape[-1]), {1: x}
 
     def layers(self) -> Layers:
@@ -200,8 +200,9 @@ class Swin2SR(nn.Module):
         """Enlarges normalised images; see `vit_jax.models.efficientvit_sr.EfficientViTSR` for what it returns."""
         tokens, found = self.encoder.encode(images, train=train)
         size = tuple(self.scale * side for side in images.shape[1:3])
+        restored = self._head(name="head")(found[1])[:, : size[0], : size[1]]
         outputs = {
-            "restored": self._head(name="head")(found[1]).astype(jnp.float32),
+            "restored": restored.astype(jnp.float32),
             "bicubic": resize_maps(images, size, "bicubic_antialias"),
             "tokens": tokens,
             "features": tokens.mean(axis=1, dtype=jnp.float32),
