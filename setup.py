@@ -119,6 +119,7 @@ setup(
             "onnxruntime==1.32.0",
             "open-clip-torch==3.3.0",
             "efficientsam==1.0.0",
+            "scikit-image==0.26.0",
             "segment-anything==1.0",
         ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],

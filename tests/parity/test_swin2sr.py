@@ -54,7 +54,7 @@ def test_transformers(more, kwargs, tmp_path):
         pixels = np.random.default_rng(0).uniform(0, 1, (2, *size, 3)).astype(np.float32)
         found = ours.outputs((255 * pixels - mean) / std)["restored"] * std + mean
         assert_close(found / 255, enlarged(model, pixels), f"{size}")
-    write(ours, tmp_path / "ours", ours.metadata())
+    write(ours, tmp_path / "ours", ours.metadata(()))
     back = transformers.Swin2SRForImageSuperResolution.from_pretrained(tmp_path / "ours").eval()
     np.testing.assert_array_equal(enlarged(back, pixels), enlarged(model, pixels))
     again = read(hf_swin2sr, *read_folder(tmp_path / "ours"))

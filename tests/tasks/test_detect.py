@@ -176,11 +176,16 @@ def test_average_precision_of_what_is_known():
     assert detection.average_precision(2, wanted, [row(1, 5, [0, 0, 9, 9], 0.9)])["ap"] == 0
 
 
+def config():
+    """A run of four steps on drawn shapes."""
+    return load_config("composites_detect:smoke")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     pytest.importorskip("pycocotools")
     workdir = tmp_path_factory.mktemp("detect")
-    train(build_experiment(load_config("composites_detect:smoke")), workdir, jax.devices()[:1])
+    train(build_experiment(config()), workdir, jax.devices()[:1])
     return workdir
 
 

@@ -22,7 +22,7 @@ from vit_jax.nn.parameter_count import parameter_count
 from vit_jax.nn.pixel_shuffle import pixel_shuffle
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.super_resolution import build
-from vit_jax.training.config import load_config
+from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
@@ -132,17 +132,19 @@ def of(task, variables, images, names):
     return task.outputs(variables, {"image": images}, names, None)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sr")
+def config(folder):
+    """A run of four steps on scikit-learn's photos, which go below the folder."""
     for split, image in zip(("train", "test"), load_sample_images().images, strict=True):
         (folder / split / "photos").mkdir(parents=True)
         cv2.imwrite(str(folder / split / "photos/one.png"), image[:96, :80, ::-1])
-    train(
-        build_experiment(load_config(f"photos_sr:root={folder},smoke,patch=6,size=32")),
-        folder / "run",
-        jax.devices()[:1],
-    )
+    values = load_config(f"photos_sr:root={folder},smoke,patch=6,size=32")
+    return override(values, {"batch_size": "8", "data.eval_batch_size": "8"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sr")
+    train(build_experiment(config(folder)), folder / "run", jax.devices()[:1])
     return folder / "run"
 
 

@@ -81,6 +81,14 @@ HF_VIT = Keys(
     _HF_FIXED,
     _HF_HARMLESS,
 )
+HF_YOLOS = Keys(
+    _HF_TRUNK | _words("intermediate_size num_detection_tokens use_mid_position_embeddings"),
+    _HF_FIXED,
+    _HF_HARMLESS
+    | _words("""
+        auxiliary_loss class_cost bbox_cost giou_cost bbox_loss_coefficient giou_loss_coefficient eos_coefficient
+    """),
+)
 HF_DINOV2 = Keys(
     _HF_TRUNK | _words("mlp_ratio layerscale_value use_swiglu_ffn num_register_tokens"),
     _HF_FIXED,

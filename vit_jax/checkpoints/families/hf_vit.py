@@ -41,6 +41,8 @@ def describe(tensors: Shapes, sidecar: Sidecar, assumed: str = "vit") -> Publish
         return None
     if f"{prefix}embeddings.cls_token" not in tensors or hf_parts.MAE_DECODER in tensors:
         return None
+    if f"{prefix}embeddings.detection_tokens" in tensors:  # YOLOS
+        return None
     config = sidecar.config
     remarks = hf_parts.check(config, HF_VIT, "vit", "deit", "vit_mae")
     kernel, table, fc1 = (shape_of(tensors, name, rank) for name, rank in needed.items())
