@@ -19,8 +19,10 @@ from tests.tasks import test_bert as bert
 from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
+from tests.tasks import test_detect as detecting
 from tests.tasks import test_efficientvit as efficient
 from tests.tasks import test_sparsevit as pruning
+from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_translate as translating
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
@@ -56,11 +58,13 @@ SYSTEMS = {
     "cocoop": prompting.run_config(TEXTS, name="cocoop"),
     "coop": prompting.run_config(TEXTS),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
+    "detect": detecting.config(),
     "efficientvit": efficient.config(),
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
+    "super_resolution": enlarging.config(TEXTS / "photos"),
 }
 NOT_TRAINED = {"features"}
 
