@@ -17,7 +17,7 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply, EvaluationRun, PipelineFactory
 from vit_jax.evaluators.image_quality import WINDOW, luma, psnr, ssim
-from vit_jax.ranges import Natural, Range
+from vit_jax.ranges import Count, Natural, Range
 
 _OUTPUTS = ("restored", "bicubic", "original")
 
@@ -72,7 +72,7 @@ def _table(rows: Sequence[Mapping[str, float]]) -> bytes:
 def build(
     pipeline: PipelineFactory,
     scale: Annotated[int, Range(2)],
-    size: int | Sequence[int],
+    size: Count | Sequence[int],
     source: Mapping[str, Any] | None = None,
     border: Natural | None = None,
 ) -> Restoration:

@@ -101,7 +101,7 @@ def build(
     *,
     data: Context,
     max_objects: Count,
-    mask_size: int | Sequence[int] | None = None,
+    mask_size: Count | Sequence[int] | None = None,
     classes: Natural = 0,
     min_area: NonNegative = 1.0,
 ) -> Masks:
