@@ -110,6 +110,14 @@ def test_constant_with_cooldown():
     np.testing.assert_allclose(got, [0, 0.2, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0], rtol=1e-6)
 
 
+def test_a_staircase_falls_at_shares_of_the_run():
+    got = rates(10, name="staircase", at=(0.5, 0.8), factor=0.1, warmup_steps=2)
+    np.testing.assert_allclose(got, [0, 0.2, *[0.4] * 3, *[0.04] * 3, *[0.004] * 3], rtol=1e-6)
+    # SAM's steps are those of its run, whatever shares round to.
+    exact = rates(90_000, name="staircase", at=(60_000 / 90_000, 86_666 / 90_000))
+    assert [int(np.flatnonzero(exact < 0.4 * share)[0]) for share in (0.5, 0.05)] == [60_000, 86_666]
+
+
 def test_groups_and_frozen():
     section = {"groups": [{"match": ".*/bias", "name": "sgd", "learning_rate": 1.0, "momentum": 0.0},
                           {"match": ".*", "name": "sgd", "learning_rate": 0.0}]}  # fmt: skip

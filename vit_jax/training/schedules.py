@@ -6,7 +6,7 @@ the host, in float64, and given to the step as an argument (see `vit_jax.trainin
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import UserError
@@ -74,7 +74,18 @@ def rsqrt(
     return _ramped(shape, steps, warmup_steps, cooldown_steps)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt}
+def staircase(
+    *, peak: NonNegative, steps: int, at: Sequence[Share], factor: Share = 0.1, warmup_steps: Natural = 0
+) -> Schedule:
+    """`peak`, times `factor` from each of the points `at` on, which are shares of the run."""
+
+    def shape(step: float) -> float:
+        return peak * factor ** sum(step >= share * steps for share in at)
+
+    return _ramped(shape, steps, warmup_steps, 0)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt, "staircase": staircase}
 
 
 def build(
