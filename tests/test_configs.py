@@ -174,6 +174,7 @@ ARGUMENTS = {
     "yolos_coco": ["", "variant=small"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
+    "sam_sa1b": ["", "variant=B/16,init=runs/mae,batch=64"],
     "sparsevit_i1k": ["", "stage=finetune,ratios=cfg3"],
     "transformer_wmt": ["", "variant=big"],
     "gpt2": ["", "variant=gpt1", "variant=gpt3-13b,batch=2048"],
