@@ -246,5 +246,7 @@ def test_what_a_task_of_prompts_cannot_do():
         build(model={"name": "vit", "variant": "mu/4"}, data=DataInfo((8, 8), ()))
     with pytest.raises(UserError, match="answers to prompts. Use 'vit_jax segment'"):
         task_of().answers({}, None)
-    with pytest.raises(UserError, match="does not give 'features'"):
-        task_of().outputs(variables(), batch_of(), frozenset({"features"}), None)
+    with pytest.raises(UserError, match="does not give 'logits'. It gives embedding, features, iou, maps"):
+        task_of().outputs(variables(), batch_of(), frozenset({"logits"}), None)
+    of_model = task_of().outputs(variables(), batch_of(), frozenset({"features"}), None)
+    assert of_model["features"].shape == (4, 3)  # for probes, as of any model

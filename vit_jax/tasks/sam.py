@@ -24,7 +24,9 @@ from vit_jax.nn.mask_loss import binary_cross_entropy, dice_loss, focal_loss, io
 from vit_jax.nn.prompts import PADDING
 from vit_jax.nn.resize import resize_maps
 from vit_jax.ranges import Count, Natural, NonNegative, Range, Share
-from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Task, Variables, chosen, in_training
+from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Task, Variables, chosen, in_training, model_outputs
+
+_OF_MODEL, _OF_PROMPTS = ("tokens", "features", "maps"), ("mask_logits", "iou", "picked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,30 +107,27 @@ class SegmentAnything(Task):
         in which points are given; and with the prompts "points" [B, Q, n, 2],
         "point_labels" [B, Q, n] and, where there are some, "prior" [B, Q, 4h, 4w] and "has_prior" [B, Q] of a batch
         `mask_logits [B, Q, 4, 4h, 4w]` and the predicted `iou [B, Q, 4]` of all four answers, and `picked [B, Q]`,
-        which of them counts. A batch with an "embedding" need not have the image."""
+        which of them counts. A batch with an "embedding" need not have the image. And what the model gives of
+        images: `features`, `tokens`, `maps`."""
         del rng
         collections = {"params": variables["params"], **variables["model_state"]}
-
-        def embedding() -> Float[Array, "B h w C"]:
-            found = batch.get("embedding")
-            return self.model.apply(collections, batch["image"], method="embed") if found is None else found
-
-        of_prompts = dict.fromkeys(("mask_logits", "iou", "picked"))
-        if names.isdisjoint(("prompt_size", *of_prompts)):
-            return chosen(names, {"embedding": embedding, "prompt_size": None, **of_prompts})
-        image = embedding()
-        of_image = {"embedding": image, "prompt_size": jnp.float32(self._frame(image))}
-        if names.isdisjoint(of_prompts):
-            return chosen(names, {**of_image, **of_prompts})
+        given: dict[str, Any] = dict.fromkeys((*_OF_MODEL, "embedding", "prompt_size", *_OF_PROMPTS))
+        if not names.isdisjoint(_OF_MODEL):
+            given |= model_outputs(self.model, variables, batch["image"], names)
+        if names.isdisjoint(("embedding", "prompt_size", *_OF_PROMPTS)):
+            return chosen(names, given)
+        image = batch.get("embedding")
+        image = self.model.apply(collections, batch["image"], method="embed") if image is None else image
+        given |= {"embedding": image, "prompt_size": jnp.float32(self._frame(image))}
+        if names.isdisjoint(_OF_PROMPTS):
+            return chosen(names, given)
         labels = batch["point_labels"]
         has_prior = batch.get("has_prior", jnp.zeros(labels.shape[:2], bool))
         prior = batch.get("prior", jnp.zeros((*labels.shape[:2], *self._mask_size(image)), jnp.float32))
-        logits, overlap = self.model.apply(
-            collections, image, batch["points"], labels, prior, has_prior, method="predict"
-        )
+        asked = (image, batch["points"], labels, prior, has_prior)
+        logits, overlap = self.model.apply(collections, *asked, method="predict")
         picked = self._picked(overlap, several_answers(labels, has_prior))
-        of_prompts = {"mask_logits": logits, "iou": overlap, "picked": picked}
-        return chosen(names, {**of_image, **of_prompts})
+        return chosen(names, {**given, "mask_logits": logits, "iou": overlap, "picked": picked})
 
     def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list[Answer]:
         raise UserError("This model answers to prompts", "Use 'vit_jax segment' with --points, --box or --everything")
