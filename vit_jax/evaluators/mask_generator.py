@@ -146,9 +146,9 @@ class MaskGenerator:
         for click, answer in sure:
             full = part.at_photo(logits[click, 1 + answer][None])
             steady = float(stability(full, self.stability_offset)[0])
-            if steady < self.least_stability:
-                continue
             mask = full[0] > 0
+            if steady < self.least_stability or not mask.any():
+                continue
             box = mask_box(mask)
             if _is_cut(_last_pixels(box), crop, shape):
                 continue
