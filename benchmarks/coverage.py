@@ -2,9 +2,9 @@
 
   python -m benchmarks.coverage            # from the root: a few minutes, no download, little memory
 
-Every architecture of timm's files of ViT, DeiT, hybrids, Mixer and ResNetV2 is built without values, and its names and
-shapes of tensors and its config.json, as timm's hub has them, are given to the families of vit_jax. That the numbers
-agree is what `make test-oracle` shows.
+Every architecture of timm's files of ViT, DeiT, hybrids, Mixer, ResNetV2, Swin and EfficientViT is built without
+values, and its names and shapes of tensors and its config.json, as timm's hub has them, are given to the families of
+vit_jax. That the numbers agree is what `make test-oracle` shows.
 """
 
 import importlib
@@ -17,7 +17,10 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 FILE = Path(__file__).parents[1] / "docs" / "coverage.md"
-MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid", "mlp_mixer", "resnetv2")
+MODULES = (
+    "vision_transformer", "deit", "vision_transformer_hybrid", "mlp_mixer", "resnetv2", "swin_transformer",
+    "swin_transformer_v2", "efficientvit_mit",
+)  # fmt: skip
 # What tensors of models that no family takes show.
 _SIGNS = {
     ".running_mean": "batch norm",
@@ -34,8 +37,8 @@ _SIGNS = {
 _HEADER = """# What is read of timm
 
 Made by `python -m benchmarks.coverage` with timm {version}; do not edit. Of {count} architectures in timm's files of
-ViT, DeiT, hybrids, Mixer and ResNetV2 {read} are read, {refused} are refused before anything is computed. A weight file
-says which one it is in the config.json beside it.
+ViT, DeiT, hybrids, Mixer, ResNetV2, Swin and EfficientViT {read} are read, {refused} are refused before anything is
+computed. A weight file says which one it is in the config.json beside it.
 
 | timm's file | read | refused |
 | --- | --- | --- |

@@ -3,10 +3,11 @@
 Softmax attention computes (Q K^T) V: every query meets every key, and the cost grows with the tokens squared. Where the
 similarity of query and key is a plain product, relu(q) . relu(k), the brackets may move:
 
-    out_i = sum_j (relu(q_i) . relu(k_j)) v_j / sum_j relu(q_i) . relu(k_j)          (Q K^T) V, quadratic
-          = relu(q_i) (sum_j relu(k_j)^T v_j) / relu(q_i) (sum_j relu(k_j)^T)        Q (K^T V), linear
+    out_i = sum_j (relu(q_i) . relu(k_j)) v_j / sum_j relu(q_i) . relu(k_j)          (Q K^T) V, 2 n^2 d
+          = relu(q_i) (sum_j relu(k_j)^T v_j) / relu(q_i) (sum_j relu(k_j)^T)        Q (K^T V), 2 n d^2
 
-What all keys say together is one matrix [d, d + 1] a head, whatever their number.
+(multiplications of a head of width d, for n tokens). What all keys say together is one matrix [d, d + 1] a head,
+whatever their number.
 """
 
 import flax.linen as nn

@@ -1,7 +1,15 @@
 """Windows over a grid of places: partition, cyclic shift, region mask, relative positions (Swin, arXiv:2103.14030).
 
-A window of M x M places attends within itself, so that the cost grows with the number of places, not its square.
+A window of M x M places attends within itself, so that the cost grows with the number n of places, not its square
+(equations 1 and 2, multiplications with C channels: projections, then the two products of attention):
+
+    all places       4 n C^2 + 2 n^2 C
+    windows          4 n C^2 + 2 M^2 n C
+
 Every second block moves the windows by M // 2, so that neighbours meet; what comes around at the borders is masked.
+What a place is to another depends on their distance, in rows and columns, by a table B (equation 4):
+
+    softmax(Q K^T / sqrt(d) + B) V
 """
 
 import dataclasses
@@ -89,15 +97,18 @@ class Windows:
         return np.maximum(known, -1)
 
     def _outer(self, rows: Int[np.ndarray, "r h"], columns: Int[np.ndarray, "c w"]) -> Int[np.ndarray, "n m"]:
+        """Of every place in every window the sum of what its row and its column have."""
         return (rows[:, None, :, None] + columns[None, :, None, :]).reshape(self.count, self.tokens).astype(np.int32)
 
     def _axis(self, side: int, count: int, size: int, shift: int) -> Int[np.ndarray, "count size"]:
+        """Along one axis the number of every place in every window; -1 where it was filled up."""
         found, more = np.arange(side), np.full(count * size - side, -1)
         for step in self._steps():
             found = np.concatenate([found, more]) if step == "pad" else np.roll(found, -shift)
         return found.reshape(count, size)
 
     def _steps(self) -> tuple[str, ...]:
+        """What `split` does before it divides, in order."""
         if not any(self.shift):
             return ("pad",)
         return ("pad", "shift") if self.pad_order == "pad_then_shift" else ("shift", "pad")
