@@ -84,6 +84,7 @@ def test_evaluate_takes_what_was_found(checkpoint, found, tmp_path):
     assert measured["val/accuracy"] == pytest.approx(accuracy(result["pruning_ratios"]))
 
 
+@pytest.mark.long
 def test_predict_takes_what_was_found(checkpoint, found, tmp_path):
     ratios = json.loads(found.read_text())["pruning_ratios"]
     image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
