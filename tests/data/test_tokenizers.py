@@ -32,6 +32,21 @@ def test_published_vocabularies_have_their_sizes_and_special_tokens():
     assert {gpt2_bpe.build().bos_id, gpt2_bpe.build().eos_id, gpt2_bpe.build().pad_id} == {50256}
 
 
+@pytest.mark.parametrize("module", [clip_bpe, gpt2_bpe])
+def test_tables_are_made_once_and_a_copy_of_the_file_keeps_its_own_name(module, tmp_path):
+    ours = module.build()
+    assert module.build() is ours
+    (tmp_path / ours.merges.name).write_bytes(ours.merges.data)
+    path = str(tmp_path / ours.merges.name)
+    copy = module.build(path=path)
+    assert copy == ours and copy is not ours and copy.merges.name != ours.merges.name
+    assert "data" in copy.to_json()["path"] and "data" not in ours.to_json()["path"]
+    # Another file at the same place is read.
+    (tmp_path / ours.merges.name).write_bytes(b"no pair")
+    with pytest.raises(UserError):
+        module.build(path=path)
+
+
 # The ids that the authors' codes give, which tests/parity/test_tokenizers.py compares at large.
 @pytest.mark.parametrize(
     "build, text, ids",

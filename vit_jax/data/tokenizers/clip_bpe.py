@@ -78,13 +78,21 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
+# Fields, evaluators and tasks of one run each ask for it, and its tables take a second. Files are equal whatever their
+# names, which a checkpoint and errors say.
+@functools.lru_cache(maxsize=2)
+def _made(merges: Vocabulary, name: str, shipped: bool) -> CLIP:
+    return CLIP(merges)
+
+
 def build(*, path: File | None = None) -> CLIP:
     """CLIP's tokens.
 
     Args:
         path: OpenAI's file in a checkpoint, or a copy of it; the one that is shipped by default.
     """
-    tokenizer = CLIP(shipped("bpe_simple_vocab_16e6.txt.gz") if path is None else read_vocabulary(path))
+    merges = shipped("bpe_simple_vocab_16e6.txt.gz") if path is None else read_vocabulary(path)
+    tokenizer = _made(merges, merges.name, merges.shipped)
     if len(tokenizer._pairs) < _PAIRS:
         raise damaged(tokenizer.merges.name, f"it has {len(tokenizer._pairs)} pairs, and CLIP's has {_PAIRS}")
     return tokenizer

@@ -69,13 +69,21 @@ class GPT2(ByteLevel):
         return Remembered(BytePairs(starts, merges, range(256, 256 + len(self._pairs))).tokens)
 
 
+# Fields, evaluators and tasks of one run each ask for it, and its tables take a second. Files are equal whatever their
+# names, which a checkpoint and errors say.
+@functools.lru_cache(maxsize=2)
+def _made(merges: Vocabulary, name: str, shipped: bool) -> GPT2:
+    return GPT2(merges)
+
+
 def build(*, path: File | None = None) -> GPT2:
     """GPT-2's tokens.
 
     Args:
         path: a file of merges, vocab.bpe, merges.txt or tokenizer.json, of another vocabulary of this kind.
     """
-    tokenizer = GPT2(shipped("gpt2.bpe") if path is None else read_vocabulary(path))
+    merges = shipped("gpt2.bpe") if path is None else read_vocabulary(path)
+    tokenizer = _made(merges, merges.name, merges.shipped)
     if is_json(tokenizer.merges):
         tokenizer.check_numbers(model_in(tokenizer.merges, "BPE")[0], tokenizer.merges.name)
     tokenizer._pairs  # noqa: B018  a damaged file is found here, not in the middle of an epoch
