@@ -52,6 +52,17 @@ class Schema:
         return {"image": np.full((256, 256, 3), 99, np.uint8), "label": index % len(self.label_names)}
 
 
+SEGMENTED = {"cityscapes": (19, 2975), "ade20k": (150, 20_210)}
+
+
+class Segmented(Schema):
+    """The same with a class for each pixel."""
+
+    def __getitem__(self, index):
+        labels = np.arange(256 * 256, dtype=np.uint8).reshape(256, 256) % len(self.label_names)
+        return {"image": np.full((256, 256, 3), 99, np.uint8), "segmentation": labels}
+
+
 class Texts:
     """A source of documents or of texts in pairs, all alike, with two classes."""
 
@@ -112,6 +123,10 @@ def build_schema(kind, section, where, **given):
         return Scenes(81, 117_266)
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SCHEMAS[section.get("dataset") or section["root"]])
+    if kind == "source" and section["name"] in SEGMENTED:
+        return Segmented(*SEGMENTED[section["name"]])
+    if kind == "source" and section["name"] == "composites" and "classes" in section:
+        return Segmented(1 + len(section["classes"]), section["length"])
     if kind == "source" and section["name"] in ("composites", "sa1b"):
         section = {"name": "shapes", "length": 100}
     return build_named(kind, section, where, **given)
@@ -169,6 +184,9 @@ ARGUMENTS = {
     "shifted_fashion_finetune": ["", "smoke,steps=7"],
     "photos_sr": ["", "attention=no,expand=8,scale=4"],
     "composites_distil": ["", "stage=train"],
+    "composites_seg": ["", "head=linear", "head=upernet"],
+    "cityscapes_seg": ["", "trunk=vit_s"],
+    "ade20k_seg": ["", "trunk=swin_t"],
     "composites_sam": ["", "single,clicks=1"],
     "composites_detect": [""],
     "yolos_coco": ["", "variant=small"],
@@ -200,6 +218,7 @@ PROGRAMS = [
     ("composites_distil", ""),
     ("composites_distil", "stage=train"),
     ("composites_sam", ""),
+    ("composites_seg", "head=linear"),
     ("digits", ""),
     ("efficientvit_i1k", "variant=L1"),
     ("finetune", "data=photos,res=16,microbatch=64"),
@@ -302,6 +321,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "sparsevit": "head",
         "super_resolution": "head",
         "detect": "boxes",
+        "segment": "head",
         "mae": "decoder",
         "sam": "decoder",
         "distil_encoder": "teacher",
