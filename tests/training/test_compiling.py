@@ -80,7 +80,7 @@ def test_what_was_used_longest_ago_goes_when_the_folder_is_full(no_cache, monkey
 
 @pytest.mark.parametrize(("devices", "lives"), [(1, [3]), pytest.param(8, [2, 3], marks=pytest.mark.long)])
 def test_a_run_traces_and_compiles_its_step_once(tmp_path, devices, lives):
-    compiled, called = [], 0
+    compiled, called, measured = [], 0, 0
 
     def listen(event, duration, fun_name="", **_):
         if event == "/jax/core/compile/backend_compile_duration":
@@ -91,15 +91,21 @@ def test_a_run_traces_and_compiles_its_step_once(tmp_path, devices, lives):
         called += 1
         return experiment.on_device(batch, rng)
 
+    def on_device_eval(batch):
+        nonlocal measured
+        measured += 1
+        return experiment.on_device_eval(batch)
+
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for steps in lives:
             experiment = tiny_experiment(steps=3, stop_at=steps)
-            counted = dataclasses.replace(experiment, on_device=on_device)
+            counted = dataclasses.replace(experiment, on_device=on_device, on_device_eval=on_device_eval)
             train(counted, tmp_path / "run", jax.devices()[:devices])
             assert compiled.count("jit(step)") == 1
             assert called == 2  # for the shapes of what `init` gets, and in the step
-            called = compiled.clear() or 0
+            assert measured == 1  # checked before the first step, and measured by the same trace
+            called = measured = compiled.clear() or 0
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 

@@ -129,7 +129,7 @@ class Evaluation:
         Reads the first batch of each set and traces what is measured of it; computes nothing.
 
         Args:
-            variables: shapes and types are enough.
+            variables: shapes and types are enough; with their shardings what is traced here serves `run` too.
 
         Raises:
             UserError: names the evaluator.
@@ -150,9 +150,14 @@ class Evaluation:
         self, name: str, evaluator: Evaluator, variables: Variables, pipeline: EvalPipeline, field: str
     ) -> None:
         check_batch(self._mesh, pipeline.batch_size, None)
-        with contextlib.closing(pipeline.iterate(*host_rows(batch_sharding(self._mesh), pipeline.batch_size))) as rows:
-            first = next(rows)
-        batch = {k: jax.ShapeDtypeStruct((pipeline.batch_size, *v.shape[1:]), v.dtype) for k, v in first.items()}
+        rows = batch_sharding(self._mesh)
+        with contextlib.closing(pipeline.iterate(*host_rows(rows, pipeline.batch_size))) as batches:
+            first = next(batches)
+        # As it will lie on the mesh: what is traced for other arguments would be traced again for these.
+        batch = {
+            k: jax.ShapeDtypeStruct((pipeline.batch_size, *v.shape[1:]), v.dtype, sharding=rows)
+            for k, v in first.items()
+        }
         if hasattr(evaluator, "measure"):
             of_batch = self._of_batch(name, evaluator.measure)
         else:

@@ -119,7 +119,8 @@ def open_run(
     evaluation = Evaluation(
         experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed
     )
-    agreed(lambda: evaluation.check(variables_of(program.state, product)))
+    placed = jax.tree.map(_placed, program.state, program.shardings)
+    agreed(lambda: evaluation.check(variables_of(placed, product)))
     # A run that is stopped before its end goes on as if it had not been.
     recalibration = experiment.recalibration if last == config.steps else None
     if recalibration:
