@@ -215,7 +215,7 @@ def test_what_does_not_fit():
         task_of(count=9)
     with pytest.raises(UserError, match="boxes have no classes"):
         task_of(classes=0)
-    with pytest.raises(UserError, match="trunk of YOLOS has a class token and no other"):
-        yolos.build({**TRUNK, "pooling": "mean"}, num_classes=2)
+    with pytest.raises(UserError, match="trunk of YOLOS has no other token before the patches"):
+        yolos.build({**TRUNK, "num_registers": 2}, num_classes=2)
     with pytest.raises(UserError, match="trunk of YOLOS is a ViT"):
         yolos.build({"name": "swin"}, num_classes=2)

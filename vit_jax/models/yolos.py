@@ -47,10 +47,10 @@ class Yolos(nn.Module):
 
     Parameters: `encoder`; `detection` and `detection_pos_embedding` [1, n, D]; with positions in the middle
     `mid_pos_embedding` [depth - 1, gh, gw, D] and `mid_token_pos_embedding` [depth - 1, 1 + n, D], of the class token
-    and the detection tokens; `classes` and `boxes`, see `Perceptron`.
+    (without one, n) and the detection tokens; `classes` and `boxes`, see `Perceptron`.
 
     Attributes:
-        encoder: the trunk, with a class token.
+        encoder: the trunk, in the paper with a class token.
         num_classes: of objects; one more logit is of no object.
         num_detections: tokens, and so boxes at most.
         mid_positions: positions are added after each block but the last, too.
@@ -70,9 +70,9 @@ class Yolos(nn.Module):
         Returns:
             "detection_logits" float32 [B, n, num_classes + 1], the last of no object; "detection_boxes" float32
             [B, n, 4] of (centre x, centre y, width, height) as shares of the image; "tokens" of class and patches, and
-            "features" [B, D] of the class token; with `maps` also "maps" of the trunk.
+            "features" [B, D], the class token or without one the mean; with `maps` also "maps" of the trunk.
         """
-        width, count = self.encoder.width, self.num_detections
+        width, count, before = self.encoder.width, self.num_detections, self.encoder.tokens.count
         behind = self.param("detection", nn.initializers.zeros, (1, count, width))
         behind = behind + self.param("detection_pos_embedding", _POSITION, (1, count, width))
         between = None
@@ -81,14 +81,14 @@ class Yolos(nn.Module):
             of_patches = self.param(
                 "mid_pos_embedding", _POSITION, (depth, *self.encoder.grid(images.shape[1:3]), width)
             )
-            of_tokens = self.param("mid_token_pos_embedding", _POSITION, (depth, 1 + count, width))
+            of_tokens = self.param("mid_token_pos_embedding", _POSITION, (depth, before + count, width))
             patches = of_patches.reshape(depth, -1, width)
-            between = jnp.concatenate([of_tokens[:, :1], patches, of_tokens[:, 1:]], axis=1)[:, None]
+            between = jnp.concatenate([of_tokens[:, :before], patches, of_tokens[:, before:]], axis=1)[:, None]
         tokens, found = self.encoder.encode(images, train=train, behind=behind, between=between)
         tokens, detections = tokens[:, :-count], tokens[:, -count:].astype(jnp.float32)
         outputs = {
             "tokens": tokens,
-            "features": tokens[:, 0].astype(jnp.float32),
+            "features": tokens[:, 0].astype(jnp.float32) if before else tokens.mean(axis=1, dtype=jnp.float32),
             "detection_logits": Perceptron(width, self.num_classes + 1, name="classes")(detections),
             "detection_boxes": jax.nn.sigmoid(Perceptron(width, 4, name="boxes")(detections)),
         }
@@ -123,15 +123,15 @@ class Yolos(nn.Module):
             num_classes: see `Yolos`, like `num_detections` and `mid_positions`.
 
         Raises:
-            UserError: for a trunk that is no ViT, or one without a class token.
+            UserError: for a trunk that is no ViT, or one with registers or a distillation token.
         """
         trunk = dict(trunk)
         if trunk.pop("name", "vit") != "vit":
             raise UserError("The trunk of YOLOS is a ViT", "Set config.model.trunk.name=vit")
         encoder = construct(vit.build, trunk, "config.model.trunk", keywords=vit.KEYS, num_classes=0).encoder
-        if encoder.tokens.count != 1 or not encoder.tokens.class_token:
+        if encoder.tokens.count > encoder.tokens.class_token:
             raise UserError(
-                "The trunk of YOLOS has a class token and no other before the patches", "Leave the others out of it"
+                "The trunk of YOLOS has no other token before the patches than a class token", "Leave the others out"
             )
         # Unowned, so that the model adopts it as `encoder` even when it is made inside another module's setup.
         return cls(encoder.clone(parent=None), num_classes, num_detections, mid_positions)
