@@ -21,6 +21,7 @@ from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_translate as translating
@@ -62,6 +63,7 @@ SYSTEMS = {
     "efficientvit": efficient.config(),
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
+    "segment": segmenting.plain(TEXTS),
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
