@@ -8,8 +8,12 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# The workers, started from here, share the cores, and NumPy's threads would spin against each other: the eigenvectors
+# of a patch embedding took seventeen times as long on a busy machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+from threadpoolctl import threadpool_limits
 
 from tests.costs import Costs
 from tests.initializers import remember_shapes
@@ -17,6 +21,7 @@ from tests.initializers import remember_shapes
 # Bytecode is kept even where the environment says not to, as in many containers: compiling every module anew took each
 # worker ten seconds, and each command that a test starts some.
 sys.dont_write_bytecode = False
+threadpool_limits(1, "blas")  # what is loaded already, by plugins of pytest
 remember_shapes()
 jax.config.update("jax_num_cpu_devices", 8)
 # Queued computations with collectives on fake devices share the two cores' threads and can starve each other.
