@@ -72,6 +72,17 @@ def test_there_and_back(to, models, tmp_path, capsys):
     assert names.items() >= wanted[to].items()
 
 
+def test_a_checkpoint_of_ours_holds_the_constant(models, tmp_path):
+    source = models["segment_anything"]
+    export(source, tmp_path / "file", "segment_anything")
+    export(open_source(tmp_path / "file"), tmp_path / "run", "orbax")
+    params, state = open_source(tmp_path / "run").read()
+    np.testing.assert_array_equal(
+        state["constants"]["prompts"]["fourier"], source.read()[1]["constants"]["prompts"]["fourier"]
+    )
+    assert "fourier" not in params["prompts"]
+
+
 def test_vitdet_there_and_back(tmp_path):
     source = stored("vitdet", VITDET, {**PIXELS, "resize": "squash"} | {"anchor": "centre"})
     export(source, tmp_path / "there", "transformers")

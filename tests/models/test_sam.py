@@ -169,6 +169,15 @@ def test_as_a_model_for_images_it_is_its_encoder(tiny):
     np.testing.assert_array_equal(found["tokens"], found["maps"][8].reshape(2, 24, 32))
 
 
+def test_layers_have_all_parameters_of_the_trunk(tiny):
+    model, variables, _, _ = tiny
+    names = ["/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])]
+    beginnings = [begin for layer in model.layers() for begin in layer]
+    assert beginnings == [f"encoder/{name}" for name in ("embedding", "pos_embedding", "block_00", "block_01")]
+    for name in names:
+        assert sum(f"{name}/".startswith(f"{begin}/") for begin in beginnings) == name.startswith("encoder/"), name
+
+
 def test_published_sizes_have_a_global_block_at_the_end_of_each_quarter():
     for depth, last in ((12, (2, 5, 8, 11)), (24, (5, 11, 17, 23)), (32, (7, 15, 23, 31)), (2, (0, 1))):
         assert vitdet.default_global_blocks(depth) == last

@@ -18,6 +18,7 @@ from vit_jax.checkpoints.families import hf_sam, sam_authors
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import nested, open_source
 from vit_jax.errors import UserError
+from vit_jax.nn.decomposed_attention import rows_at_once
 from vit_jax.nn.prompts import PADDING, box_corners, completed
 
 SIDE, PATCH, WIDTH, HEADS = 64, 8, 32, 2
@@ -138,6 +139,25 @@ def test_the_authors_parts_one_after_the_other(authors):
         logits, iou = run.predict(embeddings_here, *prompts)
         assert_close(logits, torch.cat([masks for masks, _ in found]).numpy(), f"{case}: masks")
         assert_close(iou, torch.cat([quality for _, quality in found]).numpy(), f"{case}: quality")
+
+
+def test_the_authors_encoder_at_1024_pixels():
+    """As published but for width and depth: windows of 14 on a map of 64, and a global block by a few rows at a time."""
+    encoder = ImageEncoderViT(
+        img_size=1024, embed_dim=16, depth=2, num_heads=2, out_chans=256, use_rel_pos=True, window_size=14,
+        norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6), global_attn_indexes=(1,),
+    )  # fmt: skip
+    prompts = PromptEncoder(256, (64, 64), (1024, 1024), 16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    theirs = redrawn(Sam(encoder, prompts, MaskDecoder(transformer_dim=256, transformer=transformer)))
+    ours = read(sam_authors, {name: x.numpy() for name, x in theirs.state_dict().items()})
+    size = {"variant": "B/16", "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 64, "global_blocks": [1]}
+    assert ours.kwargs == {"trunk": {"name": "vitdet", **size}}
+    assert rows_at_once((64, 64)) == 8
+    x = images(1024, 1024, batch=2)[-1:]
+    with torch.no_grad():
+        wanted = theirs.image_encoder(to_torch(x)).permute(0, 2, 3, 1).numpy()
+    assert_close(Runner(ours).embed(x), wanted, "encoder at 1024 pixels")
 
 
 @pytest.fixture(scope="module")
