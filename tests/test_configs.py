@@ -302,6 +302,19 @@ def test_every_config_is_what_it_was(name, argument, checkpoint, request):
     goldens.check(name, argument, {"config": said, "parameters": found}, request.config.getoption("--update-goldens"))
 
 
+def test_a_small_sam_may_sit_on_a_frozen_trunk(checkpoint):
+    values = load_config(f"composites_sam:init={checkpoint},size=16,smoke")
+    experiment = build_experiment(values)
+    batch = jax.eval_shape(experiment.on_device, raw_batch(experiment), jax.random.key(0))
+    params = init_shapes(experiment.task.init, jax.random.key(0), batch)["params"]
+    rows, columns, _, width = params["encoder"]["embedding"]["kernel"].shape
+    assert (rows, columns) == (4, 4) and params["neck"]["conv1"]["kernel"].shape == (1, 1, width, 64)
+    assert batch["image"].shape[1:] == (16, 16, 3)
+    assert values["init_from"] == {"encoder": str(checkpoint)}
+    frozen = frozen_mask(params, values["optim"]["frozen"])
+    assert {name for name, tree in frozen.items() if all(jax.tree.leaves(tree))} == {"encoder"}
+
+
 def test_no_golden_is_left_of_a_config_that_is_gone():
     assert goldens.keys() == set(CASES)
 
