@@ -5,7 +5,7 @@ tokens and a map; a light decoder makes of both four masks and how good it takes
 several prompts, masks 1 to 3 are three answers to one that may mean several things.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_named
 from vit_jax.nn.activation import ACTIVATIONS
 from vit_jax.nn.conv import Conv, ConvTranspose
-from vit_jax.nn.flops import mixing_flops, product_flops
+from vit_jax.nn.flops import product_flops
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.prompts import PADDING, PromptEncoder
 from vit_jax.nn.style import BlockStyle, Execution
@@ -125,18 +125,6 @@ class MaskDecoder(nn.Module):
         masks = jnp.einsum("bhwc,bmc->bmhw", x, jnp.stack(weights, axis=1), preferred_element_type=jnp.float32)
         iou = Perceptron(self.iou_hidden, NUM_MASKS, self.execution, name="iou")(tokens[:, 0])
         return masks, iou.astype(jnp.float32)
-
-    def flops(self, grid: Sequence[int], tokens: int, width: int) -> float:
-        """Of one prompt with so many tokens, those of masks and IoU among them, see `vit_jax.nn.flops`."""
-        places, inner = grid[0] * grid[1], self.style.num_heads * (self.style.cross_head_dim or 0)
-        across = product_flops(2 * (places + tokens), width, inner) + mixing_flops(tokens, places, inner)
-        among = product_flops(tokens, width, 4 * width) + mixing_flops(tokens, tokens, width)
-        block = among + 2 * across + product_flops(tokens, width, 2 * self.style.mlp_dim)
-        up = product_flops(places, width, width) + product_flops(4 * places, width // 4, width // 2)
-        heads = NUM_MASKS * (product_flops(2, width, width) + product_flops(1, width, width // 8))
-        heads += product_flops(1, width + self.iou_hidden, self.iou_hidden)
-        heads += product_flops(1, self.iou_hidden, NUM_MASKS) + product_flops(16 * places, width // 8, NUM_MASKS)
-        return self.depth * block + across + up + heads
 
 
 class Sam(nn.Module):
