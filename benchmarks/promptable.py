@@ -5,7 +5,8 @@ on plates, so that a click may mean two things. A model with three answers to a 
 answer, and beside what needs no learning: flood fill from the click, all pixels of its colour, a disc around it; the
 box itself, and GrabCut in it. Where one of these has a tolerance or a size, it is the best one of the test. Then one
 click on a handle of drawn scissors, which may mean the handle, both handles or all. And the data engine: a model of
-few labelled scenes annotates others, and is trained again on both.
+few labelled scenes annotates others, and is trained again on both. And EfficientViT-SAM: a smaller encoder that learns
+the embedding of the first model's, and is then trained as it was.
 
     vit_jax prepare cutouts --from PACKAGE PHOTOS --output cutouts
     python benchmarks/promptable.py --data cutouts --workdir runs/promptable
@@ -19,11 +20,13 @@ import argparse
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,6 +50,7 @@ LABELLED, ANNOTATED = 200, 2000  # scenes
 SURE = (0.6, 0.7, 0.8)  # least predicted IoU of a mask that is kept
 GRID = 8  # clicks a side: one for each place of the embedding
 MET = 0.7
+SIDES, AT_ONCE, ROUNDS = (64, 256), 8, 10
 
 
 def main() -> None:
@@ -114,6 +118,18 @@ class Bench:
             found[f"both_{least}"] = self._fit(f"both-{least}-{seed}", spec) if kept else found["few"]
         return {f"engine_{name}": figures for name, figures in found.items()}
 
+    def student(self, seed: int) -> dict[str, Any]:
+        """A faster encoder with the decoder of the model with three answers: distilled, and then trained."""
+        teacher, distilled, trained = (self._workdir / f"{name}-{seed}" for name in ("three", "distilled", "student"))
+        self._fit(teacher.name, f"composites_sam:seed={seed},{self._arguments}")
+        of = f"composites_distil:seed={seed},{self._arguments}"
+        found = {
+            "distilled": self._fit(distilled.name, f"{of},init={teacher}"),
+            "student": self._fit(trained.name, f"{of},stage=train,init={distilled}"),
+        }
+        speeds = functools.partial(images_per_second, {"teacher": teacher, "student": trained})
+        return found | {"speed": once(self._workdir / f"speed-{seed}.json", speeds)}
+
     def baselines(self) -> dict[str, float]:
         """Mean IoU of what is not learned, on the test of the composites."""
         data = load_config(f"composites_sam:{self._arguments}")["data"]
@@ -139,7 +155,7 @@ class Bench:
 
 
 CELLS: Mapping[str, Callable[[Bench, int], dict[str, Any]]] = {
-    "composites": Bench.composites, "scissors": Bench.scissors, "engine": Bench.engine,
+    "composites": Bench.composites, "scissors": Bench.scissors, "engine": Bench.engine, "student": Bench.student,
 }  # fmt: skip
 
 
@@ -288,6 +304,24 @@ def annotations(run: Path, data: Path, folder: Path, smoke: bool) -> dict[str, d
     return found
 
 
+def images_per_second(runs: Mapping[str, Path]) -> dict[str, float]:
+    """How many images of some sizes each model embeds in a second, eight at a time: the fastest of many, in turn."""
+    timed: dict[str, Callable[[], Any]] = {}
+    for side in SIDES:
+        for name, run in runs.items():
+            model = load(run, image_size=side)
+            embed = jax.jit(lambda v, x, m=model.model: m.apply(v, x, method="embed"))
+            images = np.random.default_rng(0).normal(size=(AT_ONCE, side, side, 3)).astype(np.float32)
+            timed[f"{name}/{side}"] = functools.partial(embed, {"params": model.params, **model.model_state}, images)
+    fastest = dict.fromkeys(timed, float("inf"))
+    for _ in range(ROUNDS + 1):  # compiling first
+        for name, call in timed.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            fastest[name] = min(fastest[name], time.perf_counter() - start)
+    return {name: AT_ONCE / seconds for name, seconds in fastest.items()}
+
+
 def report(workdir: Path, everything: Mapping[str, Any]) -> None:
     """Prints the tables, and writes them and all figures into the workdir."""
     tables: list[Table] = []
@@ -297,6 +331,8 @@ def report(workdir: Path, everything: Mapping[str, Any]) -> None:
         found = everything["scissors"]
         rows = [[name, spread([run[name] for run in found])] for name in found[0]]
         tables.append(([f"one click on a handle, met by an answer at IoU {MET}, %", ""], rows))
+    if "student" in everything and "three" in everything:
+        tables.append(student_table(everything))
     if "engine_few" in everything:
         tables.append(engine_table(everything))
     write_tables(workdir, tables, everything)
@@ -326,6 +362,22 @@ def click_tables(everything: Mapping[str, Any]) -> Iterator[Table]:
     yield ["predicted IoU of answers to a click", "%"], [
         ["off by", of(three, "iou_error")], ["off by, in ten groups of as many", of(three, "iou_calibration")],
     ]  # fmt: skip
+
+
+def student_table(everything: Mapping[str, Any]) -> Table:
+    names = ("click_1_best", "click_1", "box")
+
+    def row(said: str, runs: Sequence[Mapping[str, float]], model: str) -> list[str]:
+        speeds = [spread([run[f"{model}/{side}"] for run in everything["speed"]], percent=False) for side in SIDES]
+        return [said, *(spread([run[f"val/{name}"] for run in runs]) for name in names), *speeds]
+
+    rows = [
+        row("SAM: a ViT", everything["three"], "teacher"),
+        row("EfficientViT-SAM, distilled", everything["distilled"], "student"),
+        row("EfficientViT-SAM, then trained", everything["student"], "student"),
+    ]
+    columns = ["click, best of three", "click, picked", "box", *(f"images/s at {side} px" for side in SIDES)]
+    return ["mIoU %", *columns], rows
 
 
 def engine_table(everything: Mapping[str, Any]) -> Table:
