@@ -69,8 +69,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     size = [side * patch for side in grid]
     fourier = [name for name in parts.FOURIER_NAMES if name in tensors]
     return Published(
-        "sam", kwargs, {"image_size": size, **_pixels(sidecar.preprocessor, size)}, {"fourier": fourier}, (), remarks
-    )
+        "sam", kwargs, {"image_size": size, **_pixels(sidecar.preprocessor, size)}, {"fourier": fourier}, (), remarks,
+        task=parts.TASK,
+    )  # fmt: skip
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
