@@ -121,6 +121,11 @@ class Prompted:
         found = jax.device_get(self._predict(self._variables, {**prompts, "embedding": self._embedding}))
         return found["mask_logits"][0].astype(np.float32), found["iou"][0].astype(np.float32), found["picked"][0]
 
+    @property
+    def embedding(self) -> Float[Array, "h w C"]:
+        """What the model has seen of the photo."""
+        return self._embedding[0]
+
     def in_frame(self, xy: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Points of the photo in pixels of the model's prompts."""
         scale = np.float64(self._frame[::-1]) / np.float64(self._placement.size[::-1])

@@ -12,11 +12,12 @@ The directory receives report.html, which needs nothing but a browser and says h
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
 reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes, of an
-EfficientViT the attention that it never writes out; of a text it is which words a word attends to, in every layer and
-head (of a translation's encoder); of images and texts together it is how similar a model of both finds them. Of a
-learned prompt, without images and texts, the tokens nearest to its vectors are printed, and the directory receives the
-vectors (prompt.safetensors) and what they mean (prompt.json). As arrays and figures they are in vit_jax.inspection:
-arrays, layers, linear, reconstruction, texts; figures, window_figures, text_figures and pair_figures.
+EfficientViT the attention that it never writes out; of a SAM what a click into the middle may mean, and where its
+tokens look for that; of a text it is which words a word attends to, in every layer and head (of a translation's
+encoder); of images and texts together it is how similar a model of both finds them. Of a learned prompt, without images
+and texts, the tokens nearest to its vectors are printed, and the directory receives the vectors (prompt.safetensors)
+and what they mean (prompt.json). As arrays and figures they are in vit_jax.inspection: arrays, layers, linear,
+reconstruction, texts, clicks; figures, window_figures, text_figures and pair_figures.
 """
 
 from __future__ import annotations
@@ -128,9 +129,14 @@ def _sections(loaded: Loaded, images: dict[Path, np.ndarray]) -> Iterator[tuple[
     import numpy as np
 
     from vit_jax.inspection import arrays, extract, figures, layers, linear
+    from vit_jax.inspection.clicks import takes_clicks
 
     of_model = _of_weights(loaded)
     names = {path: f"{number:02d}_{_plain(path.stem)}" for number, path in enumerate(images, 1)}
+    if takes_clicks(loaded):
+        from vit_jax.commands.click_pictures import click_sections
+
+        yield from click_sections(loaded, images, names)
     if layers.has_windows(loaded):
         from vit_jax.commands.window_pictures import window_sections
 
