@@ -21,6 +21,7 @@ from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
@@ -64,6 +65,7 @@ SYSTEMS = {
     "mae": mae_config(model__depth=1),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
     "segment": segmenting.plain(TEXTS),
+    "sam": clicking.config(),
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),

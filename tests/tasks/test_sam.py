@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.answering import SIDE, Answering
+from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.nn.drawn_prompts import Drawn
 from vit_jax.nn.prompts import BOTTOM_RIGHT, NOT_A_POINT, OFF, ON, PADDING, TOP_LEFT
@@ -20,6 +21,38 @@ rng = np.random.default_rng(0)
 def task_of(**settings):
     settings = {"targets": 2, "corrections": 3, "refinements": 0, **settings}
     return SegmentAnything(Answering(), {}, **settings)
+
+
+def config():
+    """The smallest run: one round on drawn shapes of 32 pixels."""
+    trunk = {
+        "name": "vit",
+        "variant": "mu/8",
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "mlp_dim": 16,
+        "pooling": "mean",
+    }
+    small = {
+        "width": 16,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "decoder_mlp_dim": 16,
+        "mask_channels": 4,
+        "iou_hidden": 8,
+    }
+    scenes = {"name": "shapes", "length": 8, "image_size": 32, "kinds": ["disc", "square"]}
+    return tiny_config(batch_size=8) | {
+        "task": {"name": "sam", "targets": 2, "corrections": 0, "refinements": 0},
+        "model": {"name": "sam", "trunk": trunk, **small},
+        "data": {
+            "image_size": 32, "train": scenes, "eval": {**scenes, "seed": 1},
+            "fields": {"image": {"name": "image"}, "masks": {"name": "masks", "max_objects": 3, "mask_size": 16}},
+            "transform": {"name": "supervised", "crop": "none"},
+        },
+        "evals": {"val": {"name": "clicks", "clicks": 1}},
+    }  # fmt: skip
 
 
 def batch_of(size=4, masks=3, s=SIDE):
