@@ -26,13 +26,13 @@ IMAGES = rng.integers(0, 256, (N, 32, 32, 3), np.uint8)
 
 
 def scene(seed):
-    """A disc within a rectangle, and a triangle by itself; in one of the scenes only the latter."""
+    """A disc within a rectangle, and a triangle that reaches into it; in one of the scenes only the latter."""
     drawn = np.random.default_rng(seed)
     whole, part, other = np.zeros((3, 32, 32), np.uint8)
     left, top = drawn.integers(1, 6, 2).tolist()
     cv2.rectangle(whole, (left, top), (left + 17, top + 12), 1, -1)
     cv2.circle(part, (left + 8, top + 6), 4, 1, -1)
-    cv2.fillPoly(other, [np.array([[4, 30], [28, 30], [20 + left, 21]])], 1)
+    cv2.fillPoly(other, [np.array([[4, 30], [28, 30], [14 + left, 9]])], 1)
     return np.stack([other] if seed == 2 else [whole, part, other])
 
 
@@ -83,10 +83,13 @@ def asking():
     return plain
 
 
-def middle(region):
-    depth = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+def middle(*regions):
+    """The pixel deepest in one of the regions, the first of several: as the model is asked, and its row and column."""
+    depths = [cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+              for region in regions]  # fmt: skip
+    depth = np.max(depths, axis=0)
     row, column = np.unravel_index(np.round(depth**2).argmax(), depth.shape)
-    return depth.max(), [2 * (column + 0.5) - 0.5, 2 * (row + 0.5) - 0.5], (row, column)
+    return [2 * (column + 0.5) - 0.5, 2 * (row + 0.5) - 0.5], (row, column)
 
 
 def overlaps(logits, wanted):
@@ -108,7 +111,7 @@ def expected():
         for k, mask in enumerate(masks):
             wanted = mask[1::2, 1::2] > 0  # the nearest pixel, of two at the same distance the latter
             row = {"nested": k < 2 and len(masks) == 3}
-            points, labels = [middle(wanted)[1], [0, 0]], [ON, NOT_A_POINT]
+            points, labels = [middle(wanted)[0], [0, 0]], [ON, NOT_A_POINT]
             logits, iou, picked = asking()(image, points, labels)
             real = overlaps(logits, wanted)
             row |= {"click_1": real[picked], "click_1_best": real[1:].max(), "click_1_single": real[0]}
@@ -116,9 +119,7 @@ def expected():
             assert picked > 0
             for number in range(2, CLICKS + 1):
                 chosen = logits[picked] > 0
-                missing, excess = middle(wanted & ~chosen), middle(chosen & ~wanted)
-                assert round(missing[0] ** 2) != round(excess[0] ** 2)  # or the first of both would decide
-                _, point, place = max(missing, excess)
+                point, place = middle(wanted & ~chosen, chosen & ~wanted)
                 points, labels = [*points, point], [*labels, ON if wanted[place] else OFF]
                 logits, iou, picked = asking()(image, points, labels, logits[picked])
                 assert picked == 0

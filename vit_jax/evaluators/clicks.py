@@ -61,7 +61,7 @@ class Clicks:
         shape = (self.clicks, masks.shape[1])
         chance = jax.vmap(lambda index: jax.random.uniform(jax.random.key(index), shape))(batch["index"])
 
-        def answered(points: Array, labels: Array, **prior: Array) -> tuple[Counted, Array, Array]:
+        def answered(masks: Array, points: Array, labels: Array, **prior: Array) -> tuple[Counted, Array, Array]:
             asked = {"embedding": embedding, "points": points, "point_labels": labels, "index": batch["index"]}
             found = apply({**asked, **prior}, ("mask_logits", "iou", "picked"))
             logits, picked = found["mask_logits"].astype(jnp.float32), found["picked"]
@@ -85,17 +85,20 @@ class Clicks:
             points = jnp.where(here[:, None], clicks[:, :, None], points)
             labels = jnp.where(here, kinds[:, :, None], labels)
             has_prior = jnp.ones(labels.shape[:2], bool)
-            counted, chosen, prior = answered(points, labels, prior=prior, has_prior=has_prior)
+            counted, chosen, prior = answered(masks, points, labels, prior=prior, has_prior=has_prior)
             return (points, labels, chosen, prior), counted
 
-        first, chosen, prior = answered(points, labels)
+        # Clicks and boxes in one call: the model is compiled for it once.
+        boxes = _each(lambda mask: exact_box(mask, size, self.clicks + 1))(masks)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), (masks, points, labels), (masks, *boxes))
+        found, count = answered(*both), masks.shape[1]
+        first, chosen, prior = jax.tree.map(lambda x: x[:, :count], found)
         carry = (points, labels, chosen, prior)
         rest = jax.lax.scan(further, carry, jnp.arange(1, self.clicks))[1] if self.clicks > 1 else {}
-        boxes = _each(lambda mask: exact_box(mask, size))(masks)
         return {
             "click": first,
             "rest": rest,
-            "box": answered(*boxes)[0],
+            "box": jax.tree.map(lambda x: x[:, count:], found[0]),
             "valid": valid,
             "nested": _nested(masks & valid[..., None, None]),
         }
