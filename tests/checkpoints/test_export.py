@@ -108,6 +108,14 @@ def test_a_format_that_would_give_another_model_is_refused(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_what_a_format_cannot_keep_is_named_by_itself(tmp_path):
+    """Not with all else that a block is made of."""
+    there = source("swin", variant="T", width=8, depths=(1, 1), num_heads=(1, 2), window_size=4, num_classes=3)
+    told = "timm cannot keep pad_order='pad_then_shift' of this model: it would be read as 'shift_then_pad'. Write"
+    with pytest.raises(UserError, match=told):
+        export(there, tmp_path / "x", "timm")
+
+
 def test_another_way_to_resize_positions_is_said_but_not_refused(tmp_path):
     """At its own resolution the model is the same."""
     there = source(gelu="exact")

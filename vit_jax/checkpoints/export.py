@@ -181,8 +181,16 @@ def _architecture(module: Any, prefix: str = "") -> dict[str, Any]:
         value = getattr(module, field.name)
         if field.name in _NOT_ARCHITECTURE:
             continue
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):  # a class of blocks is a value
+        if isinstance(value, tuple) and value and all(map(_has_fields, value)):  # such as the styles of blocks
+            values[prefix + field.name] = len(value)
+            for i, part in enumerate(value):
+                values |= _architecture(part, f"{prefix}{field.name}.{i}.")
+        elif _has_fields(value):
             values |= _architecture(value, f"{prefix}{field.name}.")
         else:
             values[prefix + field.name] = value
     return values
+
+
+def _has_fields(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)  # a class of blocks is a value
