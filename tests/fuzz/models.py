@@ -1,13 +1,14 @@
 """Tiny models of every family that is read, written in other libraries' formats; not a kind of file itself."""
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from tests.checkpoints import test_pair_families as pairs
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import StoredModel, flat_shapes, nested
 from vit_jax.naming import build_named
@@ -23,7 +24,10 @@ _HF_BIT = {**_BIT, "weight_epsilon": 1e-8, "weight_epsilon_in": "variance", "gro
 _MIXER = {"name": "mixer", "variant": "S/8", "width": 16, "depth": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 24}
 _EFFICIENTVIT = {"name": "efficientvit", "variant": "B1", "widths": [4, 4, 8, 8, 16], "depths": [1, 1, 1, 1, 1],
                  "head_width": 4, "head_widths": [8, 12], "num_classes": 3}  # fmt: skip
+_SWIN = {"name": "swin", "variant": "T", "width": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
 _MODELS = {
+    "timm_swin": ("timm", {**_SWIN, "num_classes": 3, "pad_order": "shift_then_pad", "clamp": "each"}),
+    "hf_swin": ("transformers", {**_SWIN, "num_classes": 3}),
     "timm_efficientvit": ("timm", {**_EFFICIENTVIT, "attention_epsilon": 1e-5}),
     "efficientvit_authors": ("efficientvit", _EFFICIENTVIT),
     "timm_vit": ("timm", _VIT),
@@ -41,12 +45,16 @@ _MODELS = {
 
 def write_all(folder: Path) -> dict[str, Path]:
     """The weight file of each, by name, with its JSON files beside it."""
-    return {name: _write(folder / name, to, model) for name, (to, model) in _MODELS.items()}
+    formats = {name: to for name, (to, _) in (*_MODELS.items(), *pairs.CASES.items())}
+    return {name: _write(folder / name, to, _made(name)) for name, to in formats.items()}
 
 
-def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
+@functools.cache
+def _made(name: str) -> StoredModel:
+    if name in pairs.CASES:
+        return pairs.run_of_ours(pairs.CASES[name][1])[0]
+    model, size = _MODELS[name][1], (32, 32)
     module = build_named("model", model, "config.model")
-    size = (32, 32)
     shapes = dict(init_shapes(module.init, jax.random.key(0), jnp.zeros((1, *size, 3))))
     rng = np.random.default_rng(0)
 
@@ -60,7 +68,10 @@ def _write(folder: Path, to: str, model: dict[str, Any]) -> Path:
         "labels": ["ant", "bee", "cow"] if model.get("num_classes") else [],
         "image_size": list(size),
     }
-    source = StoredModel(epath.Path("memory"), metadata, lambda: (params, state))
+    return StoredModel(epath.Path("memory"), metadata, lambda: (params, state))
+
+
+def _write(folder: Path, to: str, source: StoredModel) -> Path:
     return export(source, folder / "model.npz" if to == "npz" else folder, to)[0]
 
 
