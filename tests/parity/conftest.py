@@ -14,13 +14,9 @@ if not _MISSING:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
+    import tests.torchvision_ops  # noqa: F401
+
     torch.set_num_threads(1)
-    if torch.version.cuda is None:
-        # torchvision's wheel is for CUDA: beside torch for CPUs its import fails for want of two declarations. The
-        # library object must live as long as the process.
-        _library = torch.library.Library("torchvision", "DEF")
-        for _name in ("nms", "qnms"):
-            _library.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def pytest_collection_modifyitems(items):

@@ -51,6 +51,25 @@ def test_tokens_are_those_of_onnxruntime(model, graph, tmp_path):
     assert largest < 1e-4
 
 
+def test_tokens_are_those_of_transformers(model, graph, tmp_path):
+    torch = pytest.importorskip("torch", reason="the extra 'oracle' has it")
+    pytest.importorskip("tests.torchvision_ops")  # before transformers, which imports torchvision
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
+    config.save_pretrained(tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", dinov2_tensors(graph.graph), {"format": "pt"})
+    theirs, report = Dinov2Model.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"embeddings.mask_token"} and not report["unexpected_keys"]
+    images = np.random.default_rng(1).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).last_hidden_state.numpy()
+    ours = np.asarray(model.outputs(images, ("tokens",))["tokens"])
+    largest = np.abs(ours - expected).max()
+    print(f"\nPARITY DINOv2's names, transformers | {largest:.1e}, reference up to {np.abs(expected).max():.1f}")
+    assert np.abs(expected).max() > 5 and largest < 1e-4
+
+
 def test_the_saliency_map_is_that_of_onnxruntime(model, graph):
     """The file's own head, as a head of ours: from pixels to the map."""
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
