@@ -95,6 +95,7 @@ def run(tmp_path_factory):
     return folder / "run", values
 
 
+@pytest.mark.long
 def test_a_run_is_evaluated_loaded_and_gone_on_from(run, tmp_path, capsys):
     workdir, values = run
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
