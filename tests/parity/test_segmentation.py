@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import save_file
 from torch.nn import functional
 
 import vit_jax
@@ -134,7 +135,7 @@ class Theirs(torch.nn.Module):
 
 @authors
 @pytest.mark.parametrize("kind", HEADS)
-def test_the_authors_segmentation(kind):
+def test_the_authors_segmentation(kind, tmp_path):
     theirs = redrawn(Theirs(kind))
     tensors = {key: x.numpy() for key, x in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
     ours = oracle.read(efficientvit_seg_authors, tensors)
@@ -143,3 +144,12 @@ def test_the_authors_segmentation(kind):
         with torch.no_grad():
             expected = theirs(oracle.to_torch(images)).permute(0, 2, 3, 1).numpy()
         oracle.assert_close(logits(ours, images), expected, f"EfficientViT-Seg {kind} {size}")
+    # A file of these names is a task that answers, and is written again as it was.
+    (tmp_path / "theirs").mkdir()
+    save_file(tensors, tmp_path / "theirs" / "model.safetensors")
+    loaded = vit_jax.load(tmp_path / "theirs", image_size=64)
+    assert loaded.outputs(oracle.images(64, 64), ("class_map",))["class_map"].shape == (3, 64, 64)
+    export(open_source(tmp_path / "theirs"), tmp_path / "ours", "efficientvit")
+    again, _ = oracle.read_folder(tmp_path / "ours")
+    assert again.keys() == tensors.keys()
+    jax.tree.map(np.testing.assert_array_equal, dict(again), tensors)
