@@ -22,6 +22,14 @@ def image(height=6, width=8):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
+# Ids and names of the classes that are evaluated, as cityscapesScripts lists them.
+STREETS = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
+    28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+
+
 def test_cityscapes_has_its_19_classes_and_no_others(tmp_path):
     """The numbers of cityscapesScripts: road is 7, bicycle 33; parking (9) and a licence plate (-1) do not count."""
     labels = np.array([[7, 8, 9, 24], [33, 32, 0, 255]], np.uint8)
@@ -32,7 +40,10 @@ def test_cityscapes_has_its_19_classes_and_no_others(tmp_path):
     source = cityscapes.build(str(tmp_path), "train")
     assert len(source) == 1 and source.label_names == palette("cityscapes").names
     np.testing.assert_array_equal(source[0]["segmentation"], [[0, 1, 255, 11], [18, 17, 255, 255]])
-    assert [source.label_names[i] for i in (0, 11, 18)] == ["road", "person", "bicycle"]
+    every = tmp_path / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png"
+    write(every, np.arange(34, dtype=np.uint8)[None])
+    found = source[0]["segmentation"][0].tolist()
+    assert {number: source.label_names[k] for number, k in enumerate(found) if k != 255} == STREETS
     with pytest.raises(UserError, match="no folder .*leftImg8bit/test"):
         cityscapes.build(str(tmp_path), "test")
     path = tmp_path / "gtFine" / "val" / "ulm" / "ulm_000001_000019_gtFine_labelIds.png"

@@ -97,13 +97,14 @@ def pipeline(size, count=2):
     return EvalPipeline(Photos(photos(count)), preprocess, 3, num_threads=0, fields=fields)
 
 
-def looked_at(coarser=1):
-    """A model that says of a pixel what its colours are, or of so many together."""
+def looked_at(coarser=1, ramp=0):
+    """A model that says of a pixel what its colours are, or of so many together, and red more to the right."""
 
     def run(views):
         for batch in views.iterate():
             logits = batch["image"].astype(np.float32) / 64
             b, h, w, _ = logits.shape
+            logits[..., 0] += ramp * np.arange(w) / w
             logits = logits.reshape(b, h // coarser, coarser, w // coarser, coarser, 3).mean((2, 4))
             yield {"logits": logits, "index": batch["index"], "valid": batch["valid"]}
 
@@ -139,6 +140,17 @@ def test_a_photo_that_is_squashed_comes_back_by_bilinear_interpolation():
     half = (batch["image"][0].astype(np.float32) / 64).reshape(16, 2, 24, 2, 3).mean((1, 3))
     wanted = resize_bilinear(half, photos()[0]["image"].shape[:2], align_corners=False)
     np.testing.assert_allclose(found[0], softmax(wanted), atol=1e-5)
+
+
+def test_mirror_images_are_averaged():
+    """What a model has against the left is against both sides then."""
+    of, example = pipeline((40, 61), 1), photos()[0]["image"] / 64.0
+    views = Views(of, Plan(False, 40, (1.0,), True))
+    found = dict(of_photos(views, looked_at(ramp=3)(pipeline_of(of, views))))[0]
+    wanted = 0
+    for ramp in (np.arange(61) / 61 * 3, np.arange(61)[::-1] / 61 * 3):
+        wanted = wanted + softmax(example + np.stack([ramp, 0 * ramp, 0 * ramp], axis=-1)) / 2
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_photo_smaller_than_a_window_is_padded_and_scales_are_averaged():
