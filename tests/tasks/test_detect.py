@@ -219,3 +219,21 @@ def test_what_does_not_fit():
         yolos.build({**TRUNK, "num_registers": 2}, num_classes=2)
     with pytest.raises(UserError, match="trunk of YOLOS is a ViT"):
         yolos.build({"name": "swin"}, num_classes=2)
+
+
+def test_without_pycocotools_or_boxes_there_is_no_average_precision(monkeypatch):
+    class Run:
+        def __call__(self, pipeline):
+            none = {"boxes": np.zeros((1, 2, 4)), "boxes_class": np.zeros((1, 2), int), "boxes_valid": np.zeros((1, 2))}
+            found = {
+                "found_boxes": np.zeros((1, 3, 4)),
+                "found_scores": np.ones((1, 3)),
+                "found_classes": np.zeros((1, 3)),
+            }
+            return iter([{"valid": np.ones(1), **none, **found}])
+
+    with pytest.raises(UserError, match="No image of the evaluation data has a box"):
+        detection.Detection(None).metrics(Run())
+    monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs pycocotools, which is not installed. pip install 'vit_jax\[dense\]'"):
+        detection.build(lambda **_: None)
