@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tasks import test_sam
 from vit_jax import UserError
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.resize import resize_maps
@@ -21,6 +22,14 @@ STUDENT = {
 BATCH = {
     "image": np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32), "index": np.arange(2, dtype=np.int32),
 }  # fmt: skip
+
+
+def config():
+    """The smallest run: that of SAM, whose model is the teacher, of weights as they begin."""
+    values = test_sam.config()
+    student = {**STUDENT, **{name: value for name, value in values["model"].items() if name not in ("name", "trunk")}}
+    task = {"name": "distil_encoder", "teacher": values["model"]}
+    return values | {"task": task, "model": {**student, "embedding_size": 4}}
 
 
 @pytest.fixture(scope="module")
