@@ -1,10 +1,12 @@
 """`vit_jax segment` and `annotate`: what they write, and what they refuse before they compute anything."""
 
+import dataclasses
 import json
 
 import cv2
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.answering import answering
 from vit_jax.commands import annotate, segment
@@ -13,6 +15,7 @@ from vit_jax.commands.main import main
 from vit_jax.data import rle
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import coco
+from vit_jax.tasks.segment import Segment
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
 PAD = Preprocess((32, 32), resize="pad", anchor="corner")
@@ -123,3 +126,29 @@ def test_a_model_without_prompts(tmp_path, capsys, monkeypatch, model):
     ):
         assert run(*arguments) == 2
         assert "x takes no prompts. Use a checkpoint of SAM" in capsys.readouterr().err
+
+
+def test_a_semantic_checkpoint_gives_the_class_of_each_pixel_of_the_photo(model, tmp_path, capsys, monkeypatch):
+    names = ("sky", "sea", "sand")
+    semantic = dataclasses.replace(model, task=Segment(nn.Dense(1), {}, names, "segmentation", 255, None, 0.4))
+    monkeypatch.setattr(segment, "open_loaded", lambda arguments: semantic)
+    asked = []
+
+    def outputs(self, batch, names):
+        """In the left half of what the model sees it is sky, in the right half sand."""
+        asked.append(len(batch["image"]))
+        return {"class_map": np.broadcast_to(np.where(np.arange(32) < 16, 0, 2), (len(batch["image"]), 32, 32))}
+
+    monkeypatch.setattr(type(model), "outputs", outputs)
+    for k, photo in enumerate([PHOTO[:, :48], PHOTO[:24]]):
+        (tmp_path / f"photos/{k}.png").write_bytes(image_png(photo))
+    assert run("segment", "photos", "--batch-size", 2, "--output", "out") == 0
+    assert asked == [2, 2]  # three photos, the last batch filled up
+    for k, (name, shape) in enumerate([("0", (48, 48)), ("1", (24, 96)), ("photo", (48, 96))]):
+        classes = read(tmp_path / f"out/{k:06d}_{name}_classes.png")
+        expected = np.where(np.arange(shape[1]) < shape[1] // 2, 0, 2)
+        np.testing.assert_array_equal(classes, np.broadcast_to(expected, shape))
+        assert (tmp_path / f"out/{k:06d}_{name}_overlay.png").exists()
+    assert capsys.readouterr().out.splitlines()[0] == "photos/0.png: sky 50.0%, sand 50.0%"
+    assert run("segment", "photos", "--points", "5,5", "--output", "out") == 2
+    assert "takes no prompts" in capsys.readouterr().err
