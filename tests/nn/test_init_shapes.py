@@ -13,7 +13,6 @@ SMALL = {
     "vit": {"variant": "mu/4", "depth": 3, "drop_path_rate": 0.1, "remat": "full", "scan": True, "pooling": "map"},
     "mixer": {"variant": "S/16", "width": 16, "depth": 3},
     "swin": {"variant": "T", "width": 16, "depths": [2, 2], "num_heads": [1, 2], "patch_size": 2, "window_size": 2},
-    "efficientvit": {"variant": "B0"},
     "resnet": {"variant": "50", "width": 8, "stem": "cifar"},
     "gpt": {"vocab_size": 11, "width": 12, "depth": 3, "num_heads": 2, "max_length": 8},
 }
