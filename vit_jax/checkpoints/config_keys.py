@@ -129,7 +129,8 @@ _HF_SWIN = _words("""
 """)
 _HF_SWIN_FIXED = {"num_channels": 3, "qkv_bias": True, "use_absolute_embeddings": False, "path_norm": True}
 HF_SWIN = Keys(_HF_SWIN, _HF_SWIN_FIXED, _HF_HARMLESS)
-HF_SWIN_BACKBONE = Keys(_HF_SWIN | {"out_features", "out_indices", "stage_names"}, _HF_SWIN_FIXED, _HF_HARMLESS)
+_STAGES = frozenset({"out_features", "out_indices", "stage_names"})  # of a backbone; a whole model has no use for them
+HF_SWIN_BACKBONE = Keys(_HF_SWIN | _STAGES, _HF_SWIN_FIXED, _HF_HARMLESS - _STAGES)
 HF_UPERNET = Keys(
     _words("model_type backbone_config hidden_size pool_scales use_auxiliary_head auxiliary_channels"),
     {"auxiliary_num_convs": 1, "auxiliary_concat_input": False, "backbone": None},
