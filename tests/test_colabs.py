@@ -21,6 +21,7 @@ FIGURES = {
     "look_inside": 7,
     "masked_autoencoder": 3,
     "prompt_learning": 2,
+    "promptable": 3,
     "small_gpt": 2,
     "zero_shot": 2,
 }
