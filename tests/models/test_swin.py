@@ -58,6 +58,7 @@ def test_the_order_of_padding_matters_only_where_something_is_padded():
     assert np.abs(first - second).max() > 0.05 * np.abs(first).max()
 
 
+@pytest.mark.long
 def test_scan_and_remat_equal_the_loop():
     """A scan runs the stages one after the other, each as a scan over its pairs."""
     plain, other = (

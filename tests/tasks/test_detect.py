@@ -189,12 +189,14 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_a_run_measures_average_precision(run):
     summary = json.loads((run / "summary.json").read_text())
     assert {"val/ap", "val/ap50", "val/ap75", "val/recall"} < set(summary) and summary["val/images"] == 8
     assert summary["val/boxes"] >= 8
 
 
+@pytest.mark.long
 def test_detect_writes_boxes_in_pixels_of_the_photo(run, tmp_path, capsys):
     photo = np.random.default_rng(0).integers(0, 256, (90, 200, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "photo.png"), photo)

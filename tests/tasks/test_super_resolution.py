@@ -148,6 +148,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.long
 def test_a_run_measures_bicubic_beside_itself(run):
     summary = json.loads((run / "summary.json").read_text())
     assert {f"val/{b}{m}_{of}" for b in ("", "bicubic_") for m in ("psnr", "ssim") for of in ("y", "rgb")} < set(
