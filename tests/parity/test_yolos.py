@@ -55,7 +55,7 @@ def test_a_published_file_detects_and_other_sizes_have_interpolated_positions(tm
     model = theirs(mid=False)
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path, image_size=(40, 32))
-    assert loaded.task.names == ("none", "cat", "dog", "emu") and loaded.task.answered_by == (
+    assert loaded.task.label_names == ("none", "cat", "dog", "emu") and loaded.task.answered_by == (
         "boxes",
         "scores",
         "classes",

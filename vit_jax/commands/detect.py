@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vit_jax.checkpoints.load import Loaded
 
 _FILE = "detections.json"
+_OUTPUTS = ("boxes", "scores", "classes")  # of a task that detects
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands.figures import image_png
     from vit_jax.data import drawing
     from vit_jax.data.decode import decode
-    from vit_jax.tasks.detect import Detect
     from vit_jax.training.compiling import keep_compiled
 
     if not 0 <= arguments.threshold <= 1:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = None if arguments.output is None else output_folder(arguments.output)
     paths = expand(arguments.images)
     loaded = open_loaded(arguments)
-    if not isinstance(loaded.task, Detect):
+    if not set(_OUTPUTS) <= set(loaded.task.answered_by):
         raise UserError(f"{loaded.path} does not detect", "Use 'predict', or train one with the task detect")
     keep_compiled()
     unreadable: list[UserError] = []
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             if folder is not None:
                 picture, times = drawing.enlarged(image)
                 boxes = [one["box"] for one in found]
-                kinds = [loaded.task.names.index(one["class"]) for one in found]
+                kinds = [loaded.task.label_names.index(one["class"]) for one in found]
                 name = f"{path.stem}.png" if len(paths) == 1 else f"{i:06d}_{path.stem}.png"
                 (folder / name).write_bytes(image_png(drawing.boxes(picture, boxes, kinds, times)))
     if folder is not None:
@@ -83,13 +83,13 @@ def detections(loaded: Loaded, image: np.ndarray, threshold: float) -> list[dict
     """Of an image uint8 [H, W, 3] the boxes with at least this score, the surest first, in pixels of the image."""
     import numpy as np
 
-    names = ("boxes", "scores", "classes")
-    outputs = loaded.outputs({"image": loaded.preprocess.to_uint8(image)[None]}, names)
-    boxes, scores, classes = (np.asarray(outputs[name][0]) for name in names)
+    outputs = loaded.outputs({"image": loaded.preprocess.to_uint8(image)[None]}, _OUTPUTS)
+    boxes, scores, classes = (np.asarray(outputs[name][0]) for name in _OUTPUTS)
     size = image.shape[:2]
     placed = loaded.preprocess.placement(size).inverse(size).boxes(boxes)
+    labels = loaded.task.label_names
     return [
-        {"class": loaded.task.names[kind], "score": round(float(score), 4), "box": [round(float(x), 1) for x in box]}
+        {"class": labels[kind], "score": round(float(score), 4), "box": [round(float(x), 1) for x in box]}
         for box, score, kind in zip(placed, scores, classes, strict=True)
         if score >= threshold
     ]

@@ -77,7 +77,6 @@ def generator(arguments: argparse.Namespace) -> MaskGenerator:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.tasks.segment import Segment
     from vit_jax.training.compiling import keep_compiled
 
     folder, prompts = output_folder(arguments.output), _prompts(arguments)
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     paths = expand(arguments.images)
     loaded = open_loaded(arguments)
     keep_compiled()
-    semantic = isinstance(loaded.task, Segment)
+    semantic = "class_map" in loaded.task.answered_by
     if semantic and not prompts and not arguments.everything:
         written = _class_maps(loaded, paths, arguments.batch_size)
     else:

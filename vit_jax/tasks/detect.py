@@ -73,13 +73,13 @@ class Detect(Task):
     Args:
         model: gives "detection_logits" and "detection_boxes".
         model_spec: what rebuilds it from a checkpoint.
-        names: of the classes.
+        label_names: of the classes.
         weights: see `Weights`.
     """
 
     model: Yolos
     model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
-    names: tuple[str, ...]
+    label_names: tuple[str, ...]
     weights: Weights = Weights()
     answered_by: tuple[str, ...] = ("boxes", "scores", "classes")
 
@@ -150,7 +150,7 @@ class Detect(Task):
         texts = []
         for boxes, scores, classes in zip(*(np.asarray(outputs[name]) for name in self.answered_by), strict=True):
             seen = [
-                f"{self.names[kind]} {score:.0%} at {', '.join(f'{side:.0f}' for side in box)}"
+                f"{self.label_names[kind]} {score:.0%} at {', '.join(f'{side:.0f}' for side in box)}"
                 for box, score, kind in zip(boxes, scores, classes, strict=True)
                 if score > 0.5
             ]
