@@ -121,6 +121,10 @@ setup(
             "efficientsam==1.0.0",
             "scikit-image==0.26.0",
             "segment-anything==1.0",
+            "diffusers==0.42.1",
+            "vector-quantize-pytorch==1.32.0",
+            "dall-e==0.1",
+            "pytorch-fid==0.3.0",
         ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
         # What `make docs` builds the manual with.
