@@ -163,6 +163,11 @@ class Task:
         """
         raise NotImplementedError
 
+    def unprompted(self, indices: Int[np.ndarray, " N"]) -> dict[str, Shaped[np.ndarray, "N ..."]]:
+        """What `sample` takes where nobody asks for anything in particular, a row for each of the samples that are
+        numbered so: a function of its number alone, such as all classes in turn."""
+        raise NotImplementedError
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: Any
     ) -> Shaped[Array, "B ..."]:

@@ -1,0 +1,154 @@
+"""What tasks have in common that generate images as tokens of a tokenizer that stays as it is."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from vit_jax.errors import UserError
+from vit_jax.naming import build_model
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.spelling import nearest
+from vit_jax.tasks import Batch, DataInfo, Task, Variables
+
+TOKENIZER = "tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenGenerator(Task):
+    """Images of classes, as tokens; `params["tokenizer"]` is frozen and loaded, the rest is the model's.
+
+    A batch has `image` float [B, H, W, 3] in -1..1, or what the tokenizer makes of it, `indices` int32 [B, T] or
+    `latents` float [B, h, w, D]; and `label` int32 [B], where there are classes.
+
+    Args:
+        model: the generator.
+        model_spec: what rebuilds it from a checkpoint.
+        tokenizer: see `vit_jax.nn.image_tokenizer`.
+        image_size: height and width in pixels.
+        classes: names of the classes; () for a generator that knows none. Class number K is the null class, which
+            stands for no condition.
+        label_drop: share of training examples that are shown as the null class.
+    """
+
+    model: nn.Module
+    model_spec: Mapping[str, Any] = dataclasses.field(hash=False)
+    tokenizer: ImageTokenizer
+    image_size: Grid
+    classes: tuple[str, ...] = ()
+    label_drop: float = 0.1
+    takes: ClassVar[tuple[str, ...]] = ("indices",)
+    locked_when_loaded: ClassVar[tuple[str, ...]] = (TOKENIZER,)
+    answered_by: ClassVar[tuple[str, ...]] = ("samples",)
+
+    @property
+    def _grids(self) -> tuple[Grid, ...]:
+        return self.tokenizer.grids(self.image_size)
+
+    @property
+    def _count(self) -> int:
+        """Tokens of an image."""
+        return sum(rows * columns for rows, columns in self._grids)
+
+    def _with_tokenizer(self, rng: PRNGKeyArray, variables: Variables) -> Variables:
+        """Fresh variables of the model, and below "tokenizer" those of the tokenizer."""
+        images = jnp.zeros((1, *self.image_size, 3))
+        fresh = dict(self.tokenizer.init({"params": rng}, images))
+        params = {**variables["params"], TOKENIZER: fresh.pop("params")}
+        state = dict(variables["model_state"])
+        for kind, tree in fresh.items():
+            state[kind] = {**state.get(kind, {}), TOKENIZER: tree}
+        return {"params": params, "model_state": state}
+
+    def _own(self, variables: Variables) -> dict[str, Any]:
+        """The collections of the model alone, as `apply` takes them."""
+        state = {k: {n: x for n, x in tree.items() if n != TOKENIZER} for k, tree in variables["model_state"].items()}
+        params = {name: tree for name, tree in variables["params"].items() if name != TOKENIZER}
+        return {"params": params, **{kind: tree for kind, tree in state.items() if tree}}
+
+    def _tokenizing(self, variables: Variables, *args: Any, method: str) -> Array:
+        """A method of the tokenizer, through which no gradient goes."""
+        state = {k: tree[TOKENIZER] for k, tree in variables["model_state"].items() if TOKENIZER in tree}
+        collections = jax.lax.stop_gradient({"params": variables["params"][TOKENIZER], **state})
+        return self.tokenizer.apply(collections, *args, method=method)
+
+    def _indices(self, variables: Variables, batch: Batch) -> Int[Array, "B T"]:
+        """Tokens of a batch: those in it, or the tokenizer's of its images."""
+        if "indices" in batch:
+            return batch["indices"].astype(jnp.int32)
+        return self._tokenizing(variables, batch["image"], method="tokenize")
+
+    def _latents(self, variables: Variables, batch: Batch) -> Float[Array, "B h w D"]:
+        """The same of continuous tokens."""
+        if "latents" in batch:
+            return batch["latents"].astype(jnp.float32)
+        return jax.lax.stop_gradient(self._tokenizing(variables, batch["image"], method="encode"))
+
+    def _pixels(self, variables: Variables, indices: Int[Array, "B T"]) -> Float[Array, "B H W 3"]:
+        """Images in 0..1 of tokens."""
+        return unit_range(self._tokenizing(variables, indices, self._grids, method="detokenize"))
+
+    def _labels(self, batch: Batch) -> Int[Array, " B"]:
+        """Classes; the null class where there are none."""
+        return batch["label"] if self.classes else jnp.zeros(jax.tree.leaves(dict(batch))[0].shape[0], jnp.int32)
+
+    def _shown_labels(self, batch: Batch, rng: PRNGKeyArray) -> Int[Array, " B"]:
+        """Classes as training shows them, some as the null class."""
+        labels = self._labels(batch)
+        dropped = jax.random.bernoulli(rng, self.label_drop, labels.shape)
+        return jnp.where(dropped, len(self.classes), labels)
+
+    def conditions(self, prompts: Sequence[str], settings: Any) -> dict[str, Int[np.ndarray, " N"]]:
+        """`label` int32 [N] of classes by their names or numbers; "" is no condition."""
+        del settings
+        return {"label": np.array([self._class(prompt) for prompt in prompts], np.int32)}
+
+    def _class(self, prompt: str) -> int:
+        if prompt == "":
+            return len(self.classes)
+        if not self.classes:
+            raise UserError(f"This generator knows no classes, and so not {prompt!r}", "Ask for no class")
+        if prompt in self.classes:
+            return self.classes.index(prompt)
+        if prompt.isdecimal() and int(prompt) < len(self.classes):
+            return int(prompt)
+        if prompt.isdecimal():
+            raise UserError(f"There is no class {prompt}", f"Name one from 0 to {len(self.classes) - 1}")
+        raise UserError(f"There is no class named {prompt!r}", nearest(prompt, self.classes))
+
+    def unprompted(self, indices: Int[np.ndarray, " N"]) -> dict[str, Int[np.ndarray, " N"]]:
+        """All classes in turn."""
+        return {"label": (indices % max(len(self.classes), 1)).astype(np.int32)}
+
+    def shown(
+        self, samples: Float[np.ndarray, "B H W 3"], conditions: Mapping[str, np.ndarray]
+    ) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """Pictures."""
+        del conditions
+        return list(np.round(255 * np.clip(np.asarray(samples), 0, 1)).astype(np.uint8))
+
+
+def unit_range(images: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Images in -1..1, which may leave it a little, as values from 0 to 1."""
+    return jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0, 1)
+
+
+def tokenizer_of(section: Mapping[str, Any], data: DataInfo) -> tuple[ImageTokenizer, Grid]:
+    """The tokenizer that a task's section names, and the size of the images that it is for.
+
+    Raises:
+        UserError: for a model that is none, or data without images or size.
+    """
+    module = build_model(section)[0]
+    if not isinstance(module, ImageTokenizer):
+        raise UserError(
+            f"The model {section.get('name')!r} makes no tokens of images", "Name a tokenizer, such as vqvae"
+        )
+    if data.image_size is None:
+        raise UserError("The data says no size of images", "Set config.data.image_size")
+    return module, tuple(data.image_size)
