@@ -10,7 +10,14 @@ import scipy.ndimage
 from vit_jax.errors import UserError
 from vit_jax.models.vit import Positions, Tokens, ViTEncoder
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, interpolate_posemb, sincos2d
-from vit_jax.nn.resize import cubic_weights, linear_weights, resize_bilinear, resize_maps
+from vit_jax.nn.resize import (
+    area_weights,
+    cubic_weights,
+    linear_weights,
+    nearest_weights,
+    resize_bilinear,
+    resize_maps,
+)
 from vit_jax.nn.style import BlockStyle
 
 GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((7, 9), (12, 5)), ((3, 4), (1, 8)), ((1, 2), (3, 3))]
@@ -48,6 +55,19 @@ def test_weights_sum_to_one(old, new, align_corners):
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
     if old == new:
         np.testing.assert_array_equal(weights, np.eye(old))
+
+
+def test_area_averages_and_nearest_repeats():
+    np.testing.assert_array_equal(area_weights(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    third = 1 / 3
+    np.testing.assert_allclose(area_weights(4, 3), [[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
+    np.testing.assert_allclose(area_weights(5, 2), [[third, third, third, 0, 0], [0, 0, third, third, third]])
+    np.testing.assert_array_equal(area_weights(2, 4), nearest_weights(2, 4))
+    np.testing.assert_array_equal(nearest_weights(2, 4) @ [5, 7], [5, 5, 7, 7])
+    np.testing.assert_array_equal(nearest_weights(5, 2) @ np.arange(5), [0, 2])
+    for weights in (area_weights(16, 13), nearest_weights(16, 13)):
+        assert weights.shape == (13, 16)
+        np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("antialias", [True, False])

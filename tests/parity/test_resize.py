@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
-from vit_jax.nn.resize import resize_maps
+from vit_jax.nn.resize import nearest_weights, resize_maps
 
 GRIDS = [
     ((14, 14), (24, 24)),
@@ -39,6 +39,30 @@ def test_every_method_is_one_of_torch(old, new, method, arguments):
     np.testing.assert_allclose(interpolate_posemb(grid, new, method), expected, atol=1e-5)
     resized = jax.jit(functools.partial(resize_maps, new_hw=new, method=method))(grid[None])
     np.testing.assert_allclose(resized[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("area", {"mode": "area"}), ("nearest", {"mode": "nearest"}), ("bicubic", {"mode": "bicubic"})],
+)
+def test_maps_of_scales_resize_as_torch_has_it(method, arguments):
+    """Between the side of a latent and those of its scales, down and up, by the matrices that VAR's quantiser needs."""
+    rng = np.random.default_rng(0)
+    for old, new in [(16, 13), (16, 10), (16, 3), (16, 1), (32, 24), (3, 16), (13, 16), (1, 16), (7, 9), (59, 18)]:
+        maps = rng.normal(size=(2, old, old + 1, 4)).astype(np.float32)
+        # In float64: in float32 its bicubic is 1e-5 from itself, as it rounds the places where it samples.
+        doubles = torch.from_numpy(maps.transpose(0, 3, 1, 2).astype(np.float64))
+        theirs = torch.nn.functional.interpolate(doubles, size=(new, new), **arguments)
+        resized = jax.jit(functools.partial(resize_maps, new_hw=(new, new), method=method))(maps)
+        np.testing.assert_allclose(resized, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
+
+
+def test_nearest_picks_as_torch_does_at_every_ratio():
+    for old in range(1, 66):
+        for new in range(1, 66):
+            axis = torch.arange(old, dtype=torch.float32)[None, None]
+            theirs = torch.nn.functional.interpolate(axis, size=new, mode="nearest")[0, 0].numpy()
+            np.testing.assert_array_equal(nearest_weights(old, new) @ np.arange(old), theirs)
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16)])

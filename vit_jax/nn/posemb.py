@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.resize import Resize, linear_weights, resize_bicubic, resize_bilinear
+from vit_jax.nn.resize import linear_weights, resize_bicubic, resize_bilinear
 
-PosembResize = Resize
+# Those of `vit_jax.nn.resize.Resize` that positions are resized with.
+PosembResize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
 
 RESIZES = get_args(PosembResize)
 

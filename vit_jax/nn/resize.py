@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 # "align_corners" is bilinear with the corners of both grids on top of each other; the others have half-pixel centres,
-# and are PyTorch's: "half_pixel" its bilinear, "bicubic" and "bicubic_antialias" its two dialects of that.
-Resize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
+# and are PyTorch's: "half_pixel" its bilinear, "bicubic" and "bicubic_antialias" its two dialects of that, "area" its
+# adaptive average, "nearest" its plain nearest, whose samples begin at the corner.
+Resize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias", "area", "nearest"]
 
 
 def linear_weights(old: int, new: int, align_corners: bool) -> Float[np.ndarray, "new old"]:
@@ -68,6 +69,30 @@ def cubic_weights(old: int, new: int, antialias: bool) -> Float[np.ndarray, "new
     return weights
 
 
+def area_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """The matrix that averages, as PyTorch's adaptive pooling does: output i over the inputs from floor(i old / new) up
+    to ceil((i + 1) old / new), which overlap where `new` does not divide `old`.
+
+    Returns:
+        float64 weights; each row sums to 1.
+    """
+    output, sample = np.arange(new)[:, None], np.arange(old)
+    within = (sample >= output * old // new) & (sample < -(-(output + 1) * old // new))
+    return within / within.sum(axis=1, keepdims=True)
+
+
+def nearest_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """The matrix that repeats or picks: output i is input floor(i old / new).
+
+    PyTorch has the quotient in float32, and so now and then the input before; this does as it does.
+
+    Returns:
+        float64 weights; each row has a single 1.
+    """
+    index = np.floor(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))).astype(int)
+    return np.eye(old)[np.minimum(index, old - 1)]
+
+
 def resize_grid(
     grid: Float[np.ndarray, "h w c"], rows: Float[np.ndarray, "new_h h"], columns: Float[np.ndarray, "new_w w"]
 ) -> Float[np.ndarray, "new_h new_w c"]:
@@ -99,6 +124,8 @@ _WEIGHTS: Mapping[Resize, Callable[[int, int], Float[np.ndarray, "new old"]]] = 
     "half_pixel": lambda old, new: linear_weights(old, new, align_corners=False),
     "bicubic": lambda old, new: cubic_weights(old, new, antialias=False),
     "bicubic_antialias": lambda old, new: cubic_weights(old, new, antialias=True),
+    "area": area_weights,
+    "nearest": nearest_weights,
 }
 
 
@@ -111,7 +138,8 @@ def resize_maps(
     the dtype, which is kept.
 
     Args:
-        method: see `Resize`. Without antialiasing a reduction by more than 2 skips inputs.
+        method: see `Resize`. "area" and "bicubic_antialias" look at every input; the others skip some when they
+            shrink by more than 2.
     """
     hw = maps.shape[-3:-1]
     if hw == tuple(new_hw):
