@@ -15,6 +15,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn import activation
 from vit_jax.nn.block import Block
 from vit_jax.nn.mask import CAUSAL, Band, dense
+from vit_jax.nn.modulation import ModulatedNorm, Modulation
 from vit_jax.nn.multi_head import empty_cache, empty_cross_cache
 from vit_jax.nn.rotary import rotary_angles, rotary_angles_2d
 from vit_jax.nn.stack import BlockStack
@@ -26,6 +27,7 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(B, T, W)).astype(np.float32)
 MEMORY = rng.normal(size=(B, M, 12)).astype(np.float32)
 CONDITION = rng.normal(size=(B, 10)).astype(np.float32)
+SIX = rng.normal(size=(B, 6, W)).astype(np.float32)
 BIAS = rng.normal(size=(1, H, T, T)).astype(np.float32)
 SEEN = rng.random((B, 1, T, T)) < 0.6
 SEEN[..., 0] = True
@@ -81,7 +83,7 @@ def attended(p, style, x, memory=None, mask=None, bias=None, angles=None):
         np.einsum("btw,whd->bthd", y, p[n]["kernel"]) + p[n].get("bias", 0)
         for n, y in (("query", x), ("key", source), ("value", source))
     )
-    scale = q.shape[-1] ** -0.5
+    scale = style.logit_scale or q.shape[-1] ** -0.5
     if style.qk_norm == "l2":
         q, k = (y / np.linalg.norm(y, axis=-1, keepdims=True) for y in (q, k))
         scale = np.exp(np.minimum(p["norm_scale"], np.log(100)))[None, :, None, None]
@@ -109,9 +111,12 @@ def reference(p, style, x, memory=None, memory_mask=None, condition=None, **self
     p, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), p), np.asarray(x, np.float64)
     shift_scale_gate = [None] * 6
     if style.norm == "adaptive":
-        silu = ACTIVATIONS["silu"](np.asarray(condition, np.float64))
-        parts = np.einsum("...c,cpw->...pw", silu, p["modulation"]["kernel"]) + p["modulation"]["bias"]
-        shift_scale_gate = [parts[..., i, :][:, None] if condition.ndim == 2 else parts[..., i, :] for i in range(6)]
+        parts = np.asarray(condition, np.float64)
+        if style.modulation == "own":
+            silu = ACTIVATIONS["silu"](parts)
+            parts = np.einsum("...c,cpw->...pw", silu, p["modulation"]["kernel"]) + p["modulation"]["bias"]
+        parts = parts + p.get("modulation_table", 0)
+        shift_scale_gate = [parts[..., i, :][:, None] if parts.ndim == 3 else parts[..., i, :] for i in range(6)]
 
     def added(x, branch, name, scale=None, parts=(None, None, None), gate=None):
         def norm(y):
@@ -177,6 +182,17 @@ STYLES = {
         {"condition": rng.normal(size=(B, T, 10)).astype(np.float32)},
         {},
     ),
+    "var, no norm of queries and keys": (
+        {"norm": "adaptive", "logit_scale": 0.25 * (W // H) ** -0.5, "biases": ("query", "value", "out", "fc1", "fc2")},
+        {"condition": CONDITION, "mask": SEEN},
+        {},
+    ),
+    "var at 512 pixels, pixart": ({"norm": "adaptive", "modulation": "table"}, {"condition": SIX}, {}),
+    "one modulation for all": (
+        {"norm": "adaptive", "modulation": "shared", "norm_kind": "rms", "qk_norm": "rms", "logit_scale": 0.1},
+        {"condition": rng.normal(size=(B, T, 6, W)).astype(np.float32)},
+        {},
+    ),
     "llama": (
         {"norm_kind": "rms", "activation": "silu", "gated": True, "biases": (), "rotary": "halves"},
         {"mask": "causal", "angles": ANGLES},
@@ -200,6 +216,27 @@ def test_a_block_equals_an_independent_one_in_float64(name):
     out, cache = jax.jit(lambda params: block.apply({"params": params}, X, **call))(params)
     assert cache is None
     np.testing.assert_allclose(out, reference(params, style, X, **{**call, **other}), atol=2e-5)
+
+
+def test_the_norm_before_a_head_equals_float64():
+    norm = ModulatedNorm()
+    params = random_params(norm, X, CONDITION)
+    parts = np.einsum("bc,cpw->bpw", ACTIVATIONS["silu"](CONDITION.astype(np.float64)), params["modulation"]["kernel"])
+    shift, scale = np.moveaxis(parts + params["modulation"]["bias"], 1, 0)[:, :, None]
+    expected = normed(X.astype(np.float64), "layer", 1e-6) * (1 + scale) + shift
+    np.testing.assert_allclose(norm.apply({"params": params}, X, CONDITION), expected, atol=1e-5)
+
+
+def test_one_layer_makes_what_all_blocks_share():
+    """A block's own modulation and one that is made outside are the same function."""
+    own = Block(BlockStyle(H, 20, norm="adaptive"))
+    params = random_params(own, X, condition=CONDITION)
+    rest = {name: p for name, p in params.items() if name != "modulation"}
+    six = Modulation(6, W).apply({"params": params["modulation"]}, CONDITION)
+    shared = Block(BlockStyle(H, 20, norm="adaptive", modulation="shared"))
+    np.testing.assert_array_equal(
+        shared.apply({"params": rest}, X, condition=six)[0], own.apply({"params": params}, X, condition=CONDITION)[0]
+    )
 
 
 def test_biases_one_by_one():
@@ -278,6 +315,40 @@ def test_decoding_with_a_cache_equals_the_full_forward(scan, chunk):
     np.testing.assert_allclose(np.concatenate(parts, 1), full, atol=1e-5)
 
 
+PARTS_OF = {
+    # Raster: one token after the other. Scales: of each its tokens see all of it and all before (VAR). Prefix: its
+    # tokens see each other, those behind it what came before (PaliGemma's, HART's text).
+    "raster": ("causal", (1,) * T),
+    "scales": (np.repeat(np.arange(3), (1, 2, 3))[:, None] >= np.repeat(np.arange(3), (1, 2, 3)), (1, 2, 3)),
+    "prefix": (np.tri(T, dtype=bool) | (np.arange(T) < 3), (3, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("order", PARTS_OF)
+def test_a_cache_gives_what_the_mask_gives_in_any_order(order, scan):
+    """With a condition and positions: what is filled so far is all that a part may see."""
+    mask, sizes = PARTS_OF[order]
+    mask = mask if isinstance(mask, str) else mask[None, None]
+    styles = tuple(
+        BlockStyle(H, 20, norm="adaptive", modulation=m, qk_norm="l2", rotary="pairs") for m in ("table", "shared")
+    )
+    model = stack(styles, 2, scan=scan)
+    params = random_params(model, X, condition=SIX, angles=ANGLES)
+    full = jax.jit(lambda p: model.apply({"params": p}, X, mask=mask, condition=SIX, angles=ANGLES)[0])(params)
+
+    @jax.jit
+    def step(x, cache, angles, at):
+        return model.apply({"params": params}, x, cache, condition=SIX, angles=angles, at=at)
+
+    cache, parts, at = empty_cache(2, B, T, H, W // H), [], 0
+    for size in sizes:
+        y, cache = step(X[:, at : at + size], cache, ANGLES[at : at + size], at)
+        parts.append(y)
+        at += size
+    np.testing.assert_allclose(np.concatenate(parts, 1), full, atol=1e-5)
+
+
 def test_what_a_cache_does_not_hold_yet_is_not_seen_without_a_mask():
     style = BlockStyle(H, 20)
     block = Block(style)
@@ -342,6 +413,7 @@ def test_norms_stay_in_float32_when_parameters_are_stacked():
         ({}, {"memory": MEMORY}, "cannot use a memory"),
         ({"norm": "adaptive"}, {}, "needs a condition"),
         ({}, {"condition": CONDITION}, "cannot use a condition"),
+        ({"norm": "adaptive", "modulation": "table"}, {"condition": CONDITION}, r"\(2, 10\) does not hold 6 vectors"),
         ({"rotary": "pairs"}, {}, "need angles"),
         ({"rotary": "pairs"}, {"angles": ANGLES[:, :2]}, r"do not fit 6 tokens with heads of 8"),
         ({}, {"mask": np.ones((B, 1, T, T + 1), bool)}, r"mask of shape \(2, 1, 6, 7\)"),
@@ -364,6 +436,8 @@ def test_what_does_not_go_together_is_one_sentence(style, call, what):
         (lambda: stack((), 3), "no style"),
         (lambda: BlockStyle(H, 8, norm="pree"), "Unknown norm 'pree'. Did you mean 'pre'"),
         (lambda: BlockStyle(H, 8, biases=("q",)), "Unknown bias 'q'"),
+        (lambda: BlockStyle(H, 8, qk_norm="l2", logit_scale=1.0), "have a learned factor"),
+        (lambda: BlockStyle(H, 8, modulation="table"), "Only adaptive norms"),
         (lambda: BlockStyle(H, 8, activation="gelu"), "Unknown activation 'gelu'"),
         (lambda: Execution(remat="dot"), "Unknown remat 'dot'. Did you mean 'dots'"),
         (lambda: block_style({"gelu": "exact", "activation": "relu"}, num_heads=1, mlp_dim=1), "'activation' twice"),

@@ -14,6 +14,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn import multi_head
 from vit_jax.nn.activation import ACTIVATIONS, check_activation, recomputed
 from vit_jax.nn.mask import Mask
+from vit_jax.nn.modulation import Modulation
 from vit_jax.nn.multi_head import Cache, CrossCache, Filled, MultiHeadAttention, cross_style
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.products import product
@@ -23,6 +24,8 @@ from vit_jax.nn.style import BlockStyle, Execution
 # computes from them, norms, softmax, activations and dropout, costs little to compute again.
 _RESIDUAL, _HIDDEN = "residual", "hidden"
 SAVED = (_RESIDUAL, _HIDDEN, *multi_head.SAVED)
+
+PARTS = 6  # shift, scale and gate of each of two branches
 
 
 def drop_path(x: Float[Array, "b ..."], rate: float | Float[Array, ""], rng: PRNGKeyArray) -> Float[Array, "b ..."]:
@@ -141,8 +144,9 @@ class Block(nn.Module):
 
     Parameters, float32: `norm1`, `attention`, `norm2`, `mlp`; `layer_scale1` and `layer_scale2` [D]; `norm_cross` and
     `cross`, `norm_memory`; with a gate also `gate_cross` [], `norm_cross_mlp`, `cross_mlp`, `gate_cross_mlp` [];
-    `modulation` with kernel [C, 6, D] where the norm is adaptive. Every layer of a model is the same module: what
-    differs between layers, the rate of stochastic depth, is an argument of the call.
+    `modulation` with kernel [C, 6, D] where the norm is adaptive, or `modulation_table` [6, D]. Every layer
+    of a model is the same module: what differs between layers, the rate of stochastic depth, is an argument of the
+    call.
 
     Attributes:
         style: what it computes.
@@ -166,7 +170,7 @@ class Block(nn.Module):
         grid: tuple[int, int] | None = None,
         memory: Float[Array, "b m memory_width"] | None = None,
         memory_mask: Mask | None = None,
-        condition: Float[Array, "b c"] | Float[Array, "b t c"] | None = None,
+        condition: Float[Array, "b *t c"] | Float[Array, "b *t 6 width"] | None = None,
         at: Int[Array, ""] | Int[Array, " b"] | int | None = None,
     ) -> tuple[Float[Array, "b t width"], Cache | CrossCache | None]:
         """Applies the block.
@@ -181,7 +185,8 @@ class Block(nn.Module):
             grid: rows and columns of the tokens, where they are places of an image, for blocks that see them so.
             memory: what a style with cross-attention attends to; left out where the cache holds it.
             memory_mask: which tokens of the memory a token sees.
-            condition: what adaptive norms are computed from, of an example or of each token.
+            condition: what adaptive norms are computed from, of an example or of each token; where blocks share that
+                computation, its result, see `vit_jax.nn.modulation.Modulation`.
             at: position of the first token in the cache, of all rows or of each.
 
         Raises:
@@ -190,7 +195,7 @@ class Block(nn.Module):
         style, execution = self.style, self.execution
         cache, filled = cache if isinstance(cache, CrossCache) else (cache, None)
         self._check(memory, filled, condition)
-        parts = self._modulation(condition, x.shape[-1]) if style.norm == "adaptive" else [None] * 6
+        parts = self._modulation(condition, x.shape[-1]) if style.norm == "adaptive" else [None] * PARTS
         adds = functools.partial(self._added, drop_path_rate=drop_path_rate, train=train)
 
         def cross(y: Array) -> Array:
@@ -263,12 +268,23 @@ class Block(nn.Module):
         return jnp.tanh(self.param(name, nn.initializers.zeros, ()))
 
     def _modulation(self, condition: Array, width: int) -> list[Float[Array, "b t width"]]:
-        """Shift, scale and gate of the attention, then of the MLP; they start at zero (DiT, section 3.2)."""
-        zeros, dtype = nn.initializers.zeros, self.execution.dtype
-        layer = nn.DenseGeneral((6, width), dtype=dtype, kernel_init=zeros, bias_init=zeros, name="modulation")
-        parts = layer(nn.silu(condition.astype(dtype)))
-        parts = parts[:, None] if condition.ndim == 2 else parts
-        return [parts[..., i, :] for i in range(6)]
+        """Shift, scale and gate of the attention, then of the MLP; those that are the block's own start at zero (DiT,
+        section 3.2)."""
+        if self.style.modulation == "own":
+            parts = Modulation(PARTS, width, self.execution.dtype, name="modulation")(condition)
+        else:
+            parts = condition.astype(self.execution.dtype)
+            if parts.shape[-2:] != (PARTS, width):
+                raise UserError(
+                    f"A condition of shape {tuple(parts.shape)} does not hold {PARTS} vectors of width {width}",
+                    "Make it with vit_jax.nn.modulation.Modulation, once for all blocks",
+                )
+        if self.style.modulation == "table":
+            # As PixArt draws it.
+            normal = nn.initializers.normal(width**-0.5)
+            parts = parts + self.param("modulation_table", normal, (PARTS, width)).astype(parts.dtype)
+        parts = parts[:, None] if parts.ndim == 3 else parts
+        return [parts[..., i, :] for i in range(PARTS)]
 
     def _check(self, memory: Array | None, filled: Filled | None, condition: Array | None) -> None:
         # A block without a memory hands on that of the stack's cache.

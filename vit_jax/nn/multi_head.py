@@ -162,13 +162,14 @@ class MultiHeadAttention(nn.Module):
         )  # fmt: skip
         alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
         plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and values is None and alike
+        plain_scale = heads[1] ** -0.5 if style.logit_scale is None else style.logit_scale
         if implementation == "fused" and plain:
             qkv, bias = self._grouped_projections(x, heads)
-            out = fused_self_attention(checkpoint_name(qkv, _INPUTS), heads[0], heads[1] ** -0.5, mask, bias)
+            out = fused_self_attention(checkpoint_name(qkv, _INPUTS), heads[0], plain_scale, mask, bias)
             return self._output(checkpoint_name(out, OUTPUT), heads, width), None
         if implementation == "recomputed" and plain:
             qkv = checkpoint_name(self._projections(x, heads), _INPUTS)
-            return dense("out", width, (-2, -1))(recomputed_self_attention(qkv, heads[1] ** -0.5, mask)), None
+            return dense("out", width, (-2, -1))(recomputed_self_attention(qkv, plain_scale, mask)), None
 
         q = dense("query", heads)(x)
         if isinstance(cache, Filled) and memory is None:
@@ -226,7 +227,7 @@ class MultiHeadAttention(nn.Module):
         """Queries and keys after their norm, and the scale of the logits; no keys where a cache has them."""
         style, dtype = self.style, self.execution.dtype
         if style.qk_norm == "none":
-            return q, k, None
+            return q, k, style.logit_scale
         if style.qk_norm == "l2":
             # Starts at 4 and is held below 100 (VAR).
             factor = self.param("norm_scale", nn.initializers.constant(math.log(4)), (style.num_heads,))
@@ -235,7 +236,7 @@ class MultiHeadAttention(nn.Module):
             return q, None if k is None else _unit(k).astype(dtype), 1.0
         norm = NORMS[style.qk_norm]
         q = norm(style.norm_epsilon, dtype, name="norm_query")(q)
-        return q, None if k is None else norm(style.norm_epsilon, dtype, name="norm_key")(k), None
+        return q, None if k is None else norm(style.norm_epsilon, dtype, name="norm_key")(k), style.logit_scale
 
     def _projections(self, x: Float[Array, "b t width"], heads: tuple[int, int]) -> Float[Array, "b t 3 h d"]:
         """Queries, keys and values by one product, which reads `x` once instead of three times."""
@@ -308,5 +309,6 @@ class _Dense(nn.Module):
 
 
 def cross_style(style: BlockStyle) -> BlockStyle:
-    """The style of a block's attention to its memory: no positions turn there, and its heads may be narrower."""
-    return dataclasses.replace(style, rotary="none", head_dim=style.cross_head_dim or style.head_dim)
+    """The style of a block's attention to its memory: no positions turn there, its heads may be narrower, and the scale
+    of the logits is the usual one."""
+    return dataclasses.replace(style, rotary="none", logit_scale=None, head_dim=style.cross_head_dim or style.head_dim)

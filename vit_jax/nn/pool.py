@@ -65,8 +65,9 @@ class MAPHead(nn.Module):
         dtype = self.execution.dtype
         # The blocks' biases, gates and positions are theirs: the head is big_vision's whatever they have.
         style = dataclasses.replace(
-            self.style, biases=BIASES, qk_norm="none", rotary="none", dropout_rate=0.0, attention_dropout_rate=0.0,
-            gated=False, activation="gelu_tanh" if self.style.gated else self.style.activation,
+            self.style, biases=BIASES, qk_norm="none", logit_scale=None, rotary="none", dropout_rate=0.0,
+            attention_dropout_rate=0.0, gated=False,
+            activation="gelu_tanh" if self.style.gated else self.style.activation,
         )  # fmt: skip
         execution = dataclasses.replace(self.execution, sow_attention=False)
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))

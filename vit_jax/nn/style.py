@@ -18,6 +18,7 @@ from vit_jax.spelling import nearest
 NormOrder = Literal["pre", "post", "residual_post", "adaptive"]
 NormKind = Literal["layer", "rms"]
 QKNorm = Literal["none", "layer", "rms", "l2"]
+ModulationFrom = Literal["own", "shared", "table"]
 Cross = Literal["none", "plain", "gated"]
 Rotary = Literal["none", "halves", "pairs"]
 Remat = Literal["none", "elementwise", "dots", "full"]
@@ -25,6 +26,7 @@ Remat = Literal["none", "elementwise", "dots", "full"]
 _CHOICES = {
     "norm": NormOrder,
     "norm_kind": NormKind,
+    "modulation": ModulationFrom,
     "qk_norm": QKNorm,
     "rotary": Rotary,
     "cross": Cross,
@@ -46,6 +48,10 @@ class BlockStyle:
         norm: "pre" is x + f(norm(x)) (GPT-2, ViT), "post" norm(x + f(x)) (the Transformer of 2017, BERT),
             "residual_post" x + norm(f(x)) (Swin v2), "adaptive" x + gate * f(norm(x) * (1 + scale) + shift), all three
             of a condition and the norm without parameters (DiT).
+        modulation: where shift, scale and gate of adaptive norms come from: "own" is a linear layer of each block on
+            the condition [B, C] (DiT). Otherwise the condition is those six vectors [B, 6, D], which one layer makes
+            for all blocks, see `vit_jax.nn.modulation`: "shared" takes them as they are, "table" adds a table of each
+            block (PixArt, VAR at 512 pixels).
         norm_kind: "layer" or "rms".
         norm_epsilon: of every norm of the block.
         activation: of the MLP, see `vit_jax.nn.activation.ACTIVATIONS`.
@@ -53,6 +59,8 @@ class BlockStyle:
         biases: which of `BIASES` there are; the gate has one where `fc1` has.
         qk_norm: on queries and keys, by head: "layer" and "rms" with parameters; "l2" makes them of length one, and
             the logits are their cosine times a learned factor of each head (VAR).
+        logit_scale: what the logits of the self-attention are multiplied by; None for 1 / sqrt(head_dim), or the factor
+            that "l2" learns.
         rotary: how rotary positions pair the features of a head: "halves" i with i + d/2, "pairs" 2i with 2i + 1.
         cross: "plain" puts attention to a memory between attention and MLP (the decoder of 2017); "gated" puts it, with
             an MLP of its own, before both, each times tanh of a gate that starts at zero (Flamingo).
@@ -73,12 +81,14 @@ class BlockStyle:
     mlp_dim: Count
     head_dim: Count | None = None
     norm: NormOrder = "pre"
+    modulation: ModulationFrom = "own"
     norm_kind: NormKind = "layer"
     norm_epsilon: Positive = 1e-6
     activation: str = "gelu_tanh"
     gated: bool = False
     biases: tuple[str, ...] = BIASES
     qk_norm: QKNorm = "none"
+    logit_scale: Positive | None = None
     rotary: Rotary = "none"
     cross: Cross = "none"
     cross_head_dim: Count | None = None
@@ -99,6 +109,10 @@ class BlockStyle:
             check_choice("bias", name, BIASES)
         for name in ("dropout_rate", "attention_dropout_rate"):
             check_rate(name, getattr(self, name))
+        if self.logit_scale is not None and self.qk_norm == "l2":
+            raise UserError("Queries and keys of length one have a learned factor", "Leave out logit_scale")
+        if self.modulation != "own" and self.norm != "adaptive":
+            raise UserError(f"Only adaptive norms are modulated, not {self.norm!r}", "Leave out modulation")
 
     def has_bias(self, name: str) -> bool:
         return name in self.biases
