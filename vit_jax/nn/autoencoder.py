@@ -1,0 +1,303 @@
+"""The convolutional encoder and decoder of VQGAN and of latent diffusion, and the blocks that they are made of.
+
+Esser et al., "Taming transformers for high-resolution image synthesis" (arXiv:2012.09841, appendix A.4); Rombach et
+al., "High-resolution image synthesis with latent diffusion models" (arXiv:2112.10752, appendix E). The blocks are those
+of DDPM's U-Net (arXiv:2006.11239, appendix B), which has the time beside its images.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from vit_jax.nn.attention import attention
+from vit_jax.nn.conv import Conv, GroupNorm
+from vit_jax.nn.flops import mixing_flops, product_flops
+
+# What PyTorch draws weights from, and with them the authors.
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class MapStyle:
+    """What the blocks of a convolutional network have in common.
+
+    Args:
+        groups: of channels that are normalised together.
+        epsilon: added to their variance: 1e-6 in autoencoders and in DDPM, 1e-5 in the U-Nets of latent diffusion.
+        dtype: of convolutions and of what is between blocks; norms and softmax are float32.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    def norm(self, name: str) -> GroupNorm:
+        """A norm of the module that calls this."""
+        return GroupNorm(self.groups, self.epsilon, self.dtype, name=name)
+
+    def conv(self, width: int, side: int, name: str) -> Conv:
+        """A convolution of the module that calls this, which keeps the size."""
+        return Conv(width, side, dtype=self.dtype, kernel_init=UNIFORM, name=name)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each behind a norm and SiLU, added to what comes in.
+
+    Parameters, float32: `norm1`, `conv1`, `norm2`, `conv2`; `time`, a dense layer, where there is one; `shortcut`, a
+    1x1 convolution where the width changes.
+
+    Attributes:
+        width: channels that come out.
+        style: see `MapStyle`.
+    """
+
+    width: int
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
+    ) -> Float[Array, "b h w width"]:
+        """The map after the block.
+
+        Args:
+            time: an embedding of time or of another condition of each image: SiLU and a dense layer make of it what is
+                added to all places between the convolutions.
+        """
+        style = self.style
+        h = style.conv(self.width, 3, "conv1")(nn.silu(style.norm("norm1")(x)))
+        if time is not None:
+            dense = nn.Dense(self.width, dtype=style.dtype, kernel_init=UNIFORM, name="time")
+            h = h + dense(nn.silu(time))[:, None, None]
+        h = style.conv(self.width, 3, "conv2")(nn.silu(style.norm("norm2")(h)))
+        if x.shape[-1] != self.width:
+            x = style.conv(self.width, 1, "shortcut")(x)
+        return x.astype(h.dtype) + h
+
+    def flops(self, channels: int, places: int) -> float:
+        """Of one map of so many channels and places, without the time's dense layer."""
+        convs = product_flops(places, 9 * channels, self.width) + product_flops(places, 9 * self.width, self.width)
+        return convs + (product_flops(places, channels, self.width) if channels != self.width else 0.0)
+
+
+class SpatialAttention(nn.Module):
+    """All places of a map attend to all others, with one head as wide as the map, added to what comes in.
+
+    Parameters, float32: `norm`; `query`, `key`, `value` and `out`, dense layers [C, C] with biases.
+
+    Attributes:
+        style: see `MapStyle`.
+    """
+
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+
+        def dense(of: Array, name: str) -> Array:
+            return nn.Dense(channels, dtype=self.style.dtype, kernel_init=UNIFORM, name=name)(of)
+
+        h = self.style.norm("norm")(x).reshape(batch, height * width, channels)
+        q, k, v = (dense(h, name)[:, :, None] for name in ("query", "key", "value"))
+        h = dense(attention(q, k, v)[:, :, 0], "out")
+        return x.astype(h.dtype) + h.reshape(x.shape)
+
+    def flops(self, channels: int, places: int) -> float:
+        """Of one map of so many channels and places."""
+        return product_flops(places, channels, 4 * channels) + mixing_flops(places, places, channels)
+
+
+class Down(nn.Module):
+    """Half the sides: a 3x3 convolution of stride 2 with zeros below and at the right alone, as in DDPM's TensorFlow.
+
+    Parameters, float32: `conv`.
+    """
+
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        style = self.style
+        return Conv(
+            x.shape[-1], 3, stride=2, padding=0, dtype=style.dtype, kernel_init=UNIFORM, name="conv"
+        )(padded)  # fmt: skip
+
+
+class Up(nn.Module):
+    """Twice the sides: each place four times, and a 3x3 convolution. Parameters, float32: `conv`."""
+
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+        return self.style.conv(x.shape[-1], 3, "conv")(doubled(x))
+
+
+def doubled(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+    """Each place four times: the nearest neighbour in a map of twice the sides."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class Level(nn.Module):
+    """Blocks at one resolution, and the way to the next one.
+
+    Parameters: `block_0`, `attention_0`, `block_1`, ..., and `down` or `up`.
+
+    Attributes:
+        width: channels.
+        num_blocks: residual blocks.
+        attends: whether attention follows each of them.
+        resample: "down", "up", or "" for none.
+        style: see `MapStyle`.
+    """
+
+    width: int
+    num_blocks: int
+    attends: bool = False
+    resample: str = ""
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 width"]:
+        for i in range(self.num_blocks):
+            x = ResidualBlock(self.width, self.style, name=f"block_{i}")(x)
+            if self.attends:
+                x = SpatialAttention(self.style, name=f"attention_{i}")(x)
+        if self.resample:
+            x = {"down": Down, "up": Up}[self.resample](self.style, name=self.resample)(x)
+        return x
+
+    def flops(self, channels: int, places: int) -> float:
+        """Of one map of so many channels and places."""
+        block, total = ResidualBlock(self.width, self.style, parent=None), 0.0
+        for i in range(self.num_blocks):
+            total += block.flops(self.width if i else channels, places)
+        if self.attends:
+            total += self.num_blocks * SpatialAttention(parent=None).flops(self.width, places)
+        after = {"down": places / 4, "up": 4 * places, "": 0}[self.resample]
+        return total + product_flops(after, 9 * self.width, self.width)
+
+
+class Middle(nn.Module):
+    """What is at the lowest resolution: a block, attention, a block. Parameters: `block_0`, `attention`, `block_1`."""
+
+    width: int
+    attends: bool = True
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w width"]) -> Float[Array, "b h w width"]:
+        x = ResidualBlock(self.width, self.style, name="block_0")(x)
+        if self.attends:
+            x = SpatialAttention(self.style, name="attention")(x)
+        return ResidualBlock(self.width, self.style, name="block_1")(x)
+
+    def flops(self, places: int) -> float:
+        """Of one map of so many places."""
+        blocks = 2 * ResidualBlock(self.width, self.style, parent=None).flops(self.width, places)
+        return blocks + (SpatialAttention(parent=None).flops(self.width, places) if self.attends else 0.0)
+
+
+class Encoder(nn.Module):
+    """Images to maps of 1 / 2^(levels - 1) of their sides.
+
+    Parameters: `conv_in`, `level_0` at the full resolution, `level_1`, ..., `middle`, `norm_out`, `conv_out`.
+
+    Attributes:
+        outputs: channels that come out: those of the latents, twice as many for mean and log variance.
+        channels: of the first level.
+        multipliers: channels of each level, over `channels`.
+        num_blocks: residual blocks of a level.
+        attention_levels: of which attention follows each block; the side of level i is 1 / 2^i of the image's.
+        middle_attends: whether there is attention between the blocks of the middle.
+        style: see `MapStyle`.
+    """
+
+    outputs: int
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    num_blocks: int = 2
+    attention_levels: Sequence[int] = ()
+    middle_attends: bool = True
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b gh gw outputs"]:
+        style = self.style
+        x = style.conv(self.channels, 3, "conv_in")(images.astype(style.dtype))
+        for i in range(len(self.multipliers)):
+            x = self._level(i, name=f"level_{i}")(x)
+        x = Middle(x.shape[-1], self.middle_attends, style, name="middle")(x)
+        return style.conv(self.outputs, 3, "conv_out")(nn.silu(style.norm("norm_out")(x)))
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side of a place."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def flops(self, image_size: tuple[int, int], inputs: int = 3) -> float:
+        """Of one image, see `vit_jax.nn.flops`."""
+        places = math.prod(image_size)
+        total, channels = product_flops(places, 9 * inputs, self.channels), self.channels
+        for i in range(len(self.multipliers)):
+            level = self._level(i, parent=None)
+            total += level.flops(channels, places)
+            channels, places = level.width, places // 4 if level.resample else places
+        middle = Middle(channels, self.middle_attends, self.style, parent=None)
+        return total + middle.flops(places) + product_flops(places, 9 * channels, self.outputs)
+
+    def _level(self, i: int, **owner: str | None) -> Level:
+        down = "down" if i < len(self.multipliers) - 1 else ""
+        width = self.channels * self.multipliers[i]
+        return Level(width, self.num_blocks, i in self.attention_levels, down, self.style, **owner)
+
+
+class Decoder(nn.Module):
+    """Maps of latents to images of 2^(levels - 1) times their sides.
+
+    Parameters: `conv_in`, `middle`, the levels from the last one up to `level_0`, `norm_out`, `conv_out`. A level has
+    one block more than the encoder's.
+
+    Attributes:
+        outputs: channels of the images.
+        channels: see `Encoder`, like all others.
+    """
+
+    outputs: int = 3
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    num_blocks: int = 2
+    attention_levels: Sequence[int] = ()
+    middle_attends: bool = True
+    style: MapStyle = MapStyle()
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "b gh gw d"]) -> Float[Array, "b h w outputs"]:
+        style, width = self.style, self.channels * self.multipliers[-1]
+        x = style.conv(width, 3, "conv_in")(latents.astype(style.dtype))
+        x = Middle(width, self.middle_attends, style, name="middle")(x)
+        for i in reversed(range(len(self.multipliers))):
+            x = self._level(i, name=f"level_{i}")(x)
+        return style.conv(self.outputs, 3, "conv_out")(nn.silu(style.norm("norm_out")(x)))
+
+    def flops(self, grid: tuple[int, int], inputs: int) -> float:
+        """Of a map of so many rows and columns."""
+        places, channels = math.prod(grid), self.channels * self.multipliers[-1]
+        middle = Middle(channels, self.middle_attends, self.style, parent=None)
+        total = product_flops(places, 9 * inputs, channels) + middle.flops(places)
+        for i in reversed(range(len(self.multipliers))):
+            level = self._level(i, parent=None)
+            total += level.flops(channels, places)
+            channels, places = level.width, 4 * places if level.resample else places
+        return total + product_flops(places, 9 * channels, self.outputs)
+
+    def _level(self, i: int, **owner: str | None) -> Level:
+        up, width = "up" if i else "", self.channels * self.multipliers[i]
+        return Level(width, self.num_blocks + 1, i in self.attention_levels, up, self.style, **owner)
