@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.checkpoints.channels import channels_of, fit_channels
@@ -18,6 +19,7 @@ from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.prompted import Prompted
+from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, sample, settings_of
 from vit_jax.checkpoints.source import open_source
 from vit_jax.checkpoints.tokenized import image_rows, tokenized
 from vit_jax.checkpoints.transfer import fit_positions, resize_method
@@ -196,6 +198,42 @@ class Loaded:
         """Samples that follow prompts, such as texts that go on; see `vit_jax.checkpoints.generation.generate`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         return generate(self.task, self.variables, prompts, settings, samples, seed, batch_size)
+
+    def sample(
+        self,
+        count: int,
+        *,
+        prompts: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        rows: NamedSharding | None = None,
+        **settings: Any,
+    ) -> Samples:
+        """The first `count` images that a generator draws: image i depends on the checkpoint, the settings, `seed`, i
+        and its prompt alone, see `vit_jax.checkpoints.sampling.sample`.
+
+        Args:
+            prompts: what they are asked to be, one after the other and again from the first; classes by name or number
+                where the generator knows classes.
+            rows: how images are split over devices, as `vit_jax.training.sharding.batch_sharding` says it; None for
+                one device.
+            settings: of the task's `sampling`, such as `guidance`; the others as the paper has them.
+
+        Raises:
+            UserError: for a task that draws no images, a setting that it does not have or not with that value, or a
+                prompt that it cannot follow.
+        """
+        if count < 1:
+            raise UserError(f"count is {count}", "Ask for at least 1")
+        chosen = settings_of(self.task, settings, "a generator of images")
+        variables = self.variables
+        if rows is not None:
+            variables = jax.device_put(variables, NamedSharding(rows.mesh, PartitionSpec()))
+        drawn = sample(
+            self.task, variables, range(count), settings=chosen, prompts=prompts, seed=seed, batch_size=batch_size,
+            rows=rows,
+        )  # fmt: skip
+        return Samples.joined(list(drawn))
 
     def prompted(self, photo: Any) -> Prompted:
         """A photo that is embedded now, and then answers any number of prompts: `p(points=[(120, 80)])`, or a box, a

@@ -1,12 +1,13 @@
 """What a checkpoint is worth: one file per measurement, each seeing a task only through its named outputs."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float32, Int, PyTree
 
+from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples
 from vit_jax.data.pipeline import EvalPipeline
 
 # Makes a pipeline for an evaluator from optional `source` and `transform` sections and a seed.
@@ -43,6 +44,23 @@ class EvaluationRun(Protocol):
         """A task output (or "pixels") of all examples, and their labels: computed once, however many ask for it."""
         ...
 
+    def samples(
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        prompts: Sequence[str] = (),
+        batch_size: int = BATCH_SIZE,
+        **settings: Any,
+    ) -> Samples:
+        """The first `count` images that the task draws, see `vit_jax.checkpoints.sampling.sample`: computed once,
+        however many ask for them, and of more than another has asked for only the others.
+
+        Args:
+            settings: of the task's `sampling`; the others as the paper has them.
+        """
+        ...
+
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
         """Offers a file beside the numbers, such as a table or a picture: `make` is called only if they are wanted."""
         ...
@@ -59,6 +77,9 @@ class Evaluator(Protocol):
 
     One that calls `run.features` says by `features` what it will ask for, so that a run finds out before training what
     the task lacks: the output's name, or names by the evaluator's pipelines where they differ.
+
+    One that calls `run.samples` says by `sampling` (a mapping) with which settings it will, so that a task that cannot
+    be sampled so is found before training; None for one that does not call it after all.
 
     One that can tell before any training that it would fail (a neighbourhood larger than its set) has `check()`, which
     raises the UserError.

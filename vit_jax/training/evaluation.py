@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from etils import epath
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from vit_jax.checkpoints.load import Loaded
+from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, check_sample, sample, settings_of
 from vit_jax.data.batch import NotedBatch
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
@@ -19,7 +20,7 @@ from vit_jax.evaluators import Answers, Apply, Evaluator, Keep, features
 from vit_jax.evaluators.features import FeatureCache, Labelled
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_axis import batch_split_like
-from vit_jax.tasks import Batch, Variables, example_keys
+from vit_jax.tasks import Batch, Task, Variables, example_keys
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.recalibrate import recalibration, replaced
@@ -63,6 +64,7 @@ class Evaluation:
         cache: where frozen features are kept on disk; for a single model, in a single process.
         keep: see `evaluate_loaded`.
         seed: of the keys that `outputs` gets, see `vit_jax.tasks.example_keys`.
+        task: what draws samples; None where no evaluator asks for any.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Evaluation:
         cache: FeatureCache | None = None,
         keep: Keep | None = None,
         seed: int = 0,
+        task: Task | None = None,
     ):
         self._evaluators = dict(evaluators)
+        self._task = task
         self._outputs = outputs
         self._on_device = on_device
         self._mesh = mesh
@@ -138,6 +142,8 @@ class Evaluation:
             try:
                 if hasattr(evaluator, "check"):
                     evaluator.check()
+                if (settings := getattr(evaluator, "sampling", None)) is not None:
+                    check_sample(self._sampled, variables, settings, batch_sharding(self._mesh))
                 for field in dataclasses.fields(evaluator) if dataclasses.is_dataclass(evaluator) else ():
                     if isinstance(pipeline := getattr(evaluator, field.name), EvalPipeline):
                         self._check_first_batch(name, evaluator, variables, pipeline, field.name)
@@ -183,6 +189,34 @@ class Evaluation:
                 cache.write(output, pipeline.description, found)
         return found
 
+    def samples(
+        self,
+        variables: Variables,
+        known: dict[Any, Any],
+        count: int,
+        seed: int,
+        prompts: Sequence[str],
+        batch_size: int,
+        settings: Mapping[str, Any],
+    ) -> Samples:
+        """See `vit_jax.evaluators.EvaluationRun`; `known` holds what was drawn before with these variables."""
+        chosen = settings_of(self._sampled, settings, "a generator of images")
+        if count < 1:
+            raise UserError(f"{count} samples are asked for", "Ask for at least 1")
+        key = (seed, tuple(prompts), chosen)
+        parts = [known[key]] if key in known else []
+        if missing := range(len(parts[0]) if parts else 0, count):
+            how = {"prompts": prompts, "seed": seed, "batch_size": batch_size, "rows": batch_sharding(self._mesh)}
+            parts += sample(self._sampled, variables, missing, settings=chosen, **how)
+            known[key] = Samples.joined(parts)
+        return known[key][:count]
+
+    @property
+    def _sampled(self) -> Task:
+        if self._task is None:
+            raise UserError("There is no task here that could be sampled", "Evaluate a checkpoint, or train")
+        return self._task
+
     def keep(self, name: str, file: str, make: Callable[[], bytes]) -> None:
         """Hands on a file that the evaluator `name` offers."""
         if self._keep is not None:
@@ -223,12 +257,13 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class _EvaluationRun:
-    """See `vit_jax.evaluators.EvaluationRun`; `shared` holds features that an evaluator of this run has computed."""
+    """See `vit_jax.evaluators.EvaluationRun`; `shared` holds what an evaluator of this run has computed: features,
+    samples."""
 
     evaluation: Evaluation
     name: str
     variables: Variables
-    shared: dict[Any, Labelled]
+    shared: dict[Any, Any]
 
     def __call__(self, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         return self.evaluation.measured(self.name, self.variables, pipeline)
@@ -238,6 +273,18 @@ class _EvaluationRun:
         if key not in self.shared:
             self.shared[key] = self.evaluation.features(output, self.variables, pipeline)
         return self.shared[key]
+
+    def samples(
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        prompts: Sequence[str] = (),
+        batch_size: int = BATCH_SIZE,
+        **settings: Any,
+    ) -> Samples:
+        known = self.shared.setdefault("samples", {})
+        return self.evaluation.samples(self.variables, known, count, seed, prompts, batch_size, settings)
 
     def keep(self, name: str, make: Callable[[], bytes]) -> None:
         self.evaluation.keep(self.name, name, make)
@@ -306,6 +353,7 @@ def evaluate_loaded(
         held = {**loaded.variables, "model_state": variables["model_state"]}
         kept = FeatureCache(cache, features.digest(held, described))
     evaluation = Evaluation(
-        evaluators, loaded.task.outputs, inputs.on_device_eval(), mesh, cache=kept, keep=keep, seed=config.seed
-    )
+        evaluators, loaded.task.outputs, inputs.on_device_eval(), mesh, cache=kept, keep=keep, seed=config.seed,
+        task=loaded.task,
+    )  # fmt: skip
     return evaluation.run(variables)

@@ -117,8 +117,9 @@ def open_run(
     program = build_program(config, task, experiment.on_device, raw, mesh, precompute=experiment.precompute)
     product = task.product or ("params" if config.average is None else "ema")
     evaluation = Evaluation(
-        experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed
-    )
+        experiment.evaluators, task.outputs, experiment.on_device_eval, mesh, intervals(config), seed=config.seed,
+        task=task,
+    )  # fmt: skip
     placed = jax.tree.map(_placed, program.state, program.shardings)
     agreed(lambda: evaluation.check(variables_of(placed, product)))
     # A run that is stopped before its end goes on as if it had not been.

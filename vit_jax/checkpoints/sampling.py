@@ -1,0 +1,215 @@
+"""Samples of a task that generates: the one loop that draws them, and images by their number."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped, UInt8
+
+from vit_jax.errors import UserError
+from vit_jax.naming import construct
+from vit_jax.nn.batch_axis import batch_split_like
+from vit_jax.tasks import Task, Variables, example_keys
+
+Conditions = dict[str, Shaped[np.ndarray, "N ..."]]
+# Of the rows that are drawn, by their positions, what they are asked to be.
+Asked = Callable[[Int[np.ndarray, " B"]], Conditions]
+
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Images that a task has drawn, on the host.
+
+    Args:
+        images: their pixels.
+        conditions: what `task.sample` was given for each, such as "label" [N].
+    """
+
+    images: UInt8[np.ndarray, "N H W 3"]
+    conditions: Conditions
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, some: slice) -> Self:
+        return type(self)(self.images[some], {name: values[some] for name, values in self.conditions.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """One after the other; at least one."""
+        conditions = {name: np.concatenate([part.conditions[name] for part in parts]) for name in parts[0].conditions}
+        return cls(np.concatenate([part.images for part in parts]), conditions)
+
+
+def settings_of(task: Task, given: Mapping[str, Any], such_as: str = "a generator") -> Any:
+    """The task's `sampling` with these values, and its defaults for the others.
+
+    Args:
+        such_as: whose checkpoint would do, for the error.
+
+    Raises:
+        UserError: when the task generates nothing, has no such setting, or not with that value.
+    """
+    if task.sampling is None:
+        raise UserError(f"The task '{name_of(task)}' generates nothing", f"Use a checkpoint of {such_as}")
+    return construct(task.sampling, given, "sampling")
+
+
+def sample(
+    task: Task,
+    variables: Variables,
+    numbers: Sequence[int] | Int[np.ndarray, " N"],
+    *,
+    settings: Any,
+    prompts: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    rows: NamedSharding | None = None,
+) -> Iterator[Samples]:
+    """The images of these numbers in their order, a batch at a time.
+
+    Image i is a function of the parameters, the settings, the seed, i and what it is asked to be, which is a function
+    of i: whatever else is drawn, in batches of any size, and on any number of devices. So a part may be drawn now and
+    the others later.
+
+    Args:
+        settings: see `settings_of`.
+        prompts: what images are asked to be, image i the prompt i modulo their count; by default what
+            `task.unprompted` says, such as all classes in turn.
+        batch_size: images at a time; the last batch is filled up, so that all are one program.
+        rows: how examples are split over devices, on which `variables` are; None for one device.
+
+    Raises:
+        UserError: when the task draws no images, or cannot follow a prompt.
+    """
+    numbers = np.asarray(numbers)
+    asked = _asked(task, numbers, settings, prompts)
+    for drawn, conditions in draw(task, variables, settings, asked, numbers, seed, batch_size, rows):
+        yield Samples(_pictures(task, drawn, conditions), conditions)
+
+
+def check_sample(
+    task: Task, variables: Variables, settings: Mapping[str, Any], rows: NamedSharding | None = None
+) -> None:
+    """Finds what `sample` will lack; traces, and computes nothing.
+
+    Args:
+        variables: shapes and types are enough.
+
+    Raises:
+        UserError: see `settings_of`; or the task draws something else than images.
+    """
+    chosen = settings_of(task, settings, "a generator of images")
+    batch = _asked(task, np.arange(_ways(rows)), chosen, ())(np.arange(_ways(rows)))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
+    numbers = jax.ShapeDtypeStruct((_ways(rows),), jnp.int32, sharding=rows)
+    found = _drawing(task, chosen, rows).eval_shape(variables, shapes, numbers, np.uint32(0))
+    if found.ndim != 4 or found.shape[-1] != 3 or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise _no_images(task)
+
+
+def draw(
+    task: Task,
+    variables: Variables,
+    settings: Any,
+    asked: Asked,
+    numbers: Int[np.ndarray, " N"],
+    seed: int,
+    batch_size: int,
+    rows: NamedSharding | None = None,
+) -> Iterator[tuple[Shaped[np.ndarray, "B ..."], Conditions]]:
+    """What `task.sample` gives for so many rows, a batch at a time, and what each was asked to be.
+
+    The device is one batch ahead of who takes them.
+
+    Args:
+        numbers: of each row, from which its key is folded.
+        others: see `sample`.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"The seed is {seed}", "It must be from 0 to below 2^32")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
+    count, ways = len(numbers), _ways(rows)
+    batch_size = -(-min(batch_size, count) // ways) * ways
+    program, pending = _drawing(task, settings, rows), None
+    for start in range(0, count, batch_size or 1):
+        at = np.arange(start, start + batch_size).clip(max=count - 1)
+        conditions = asked(at)
+        placed = {name: _placed(values, rows) for name, values in conditions.items()}
+        running = program(variables, placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed))
+        if pending is not None:
+            yield _fetched(*pending)
+        kept = min(batch_size, count - start)
+        pending = running, {name: values[:kept] for name, values in conditions.items()}, kept
+    if pending is not None:
+        yield _fetched(*pending)
+
+
+def name_of(task: Task) -> str:
+    """As configs call it."""
+    return type(task).__module__.rpartition(".")[2]
+
+
+def _asked(task: Task, numbers: Int[np.ndarray, " N"], settings: Any, prompts: Sequence[str]) -> Asked:
+    if not prompts:
+        return lambda at: task.unprompted(numbers[at])
+    conditions = task.conditions(prompts, settings)
+    return lambda at: {name: values[numbers[at] % len(prompts)] for name, values in conditions.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _drawing(task: Task, settings: Any, rows: NamedSharding | None) -> Callable[..., Array]:
+    """`task.sample`, compiled once however often it is asked."""
+
+    def drawing(
+        variables: Variables, conditions: Mapping[str, Array], numbers: Int[Array, " B"], seed: Array
+    ) -> Shaped[Array, "B ..."]:
+        keys = example_keys(seed, {"index": numbers})
+        with batch_split_like(rows) if rows is not None else contextlib.nullcontext():
+            return task.sample(variables, conditions, keys, settings)
+
+    whole = None if rows is None else NamedSharding(rows.mesh, PartitionSpec())
+    return jax.jit(drawing, out_shardings=whole)
+
+
+def _ways(rows: NamedSharding | None) -> int:
+    """Over how many devices examples are split."""
+    if rows is None:
+        return 1
+    axes = rows.spec[0]
+    return math.prod(rows.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def _placed(values: Shaped[np.ndarray, "B ..."], rows: NamedSharding | None) -> Array:
+    """What every process has in full, as it lies on the devices."""
+    values = np.asarray(values)
+    if rows is None:
+        return jnp.asarray(values)
+    return jax.make_array_from_callback(values.shape, rows, lambda index: values[index])
+
+
+def _fetched(drawn: Array, conditions: Conditions, kept: int) -> tuple[Shaped[np.ndarray, "B ..."], Conditions]:
+    return np.asarray(jax.device_get(drawn))[:kept], conditions
+
+
+def _pictures(task: Task, drawn: Shaped[np.ndarray, "B ..."], conditions: Conditions) -> UInt8[np.ndarray, "B H W 3"]:
+    shown = task.shown(drawn, conditions)
+    if not all(isinstance(each, np.ndarray) and each.ndim == 3 and each.dtype == np.uint8 for each in shown):
+        raise _no_images(task)
+    return np.stack(shown)
+
+
+def _no_images(task: Task) -> UserError:
+    return UserError(
+        f"What the task '{name_of(task)}' draws are no images", "Use 'vit_jax generate', or a generator of images"
+    )
