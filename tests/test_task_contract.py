@@ -61,6 +61,27 @@ class NormNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class Watched(Task):
+    """A weight that goes from one extreme to the other, and back."""
+
+    def init(self, rng, batch):
+        return {"params": {"weight": jnp.zeros(())}, "model_state": {}}
+
+    def loss(self, variables, batch, rng, step):
+        used = jnp.where((step == 2) | (step == 3), 5.0, 1.0)
+        return 0 * variables["params"]["weight"], ({"used": (2 * used, jnp.float32(2))}, {})
+
+    def remarks(self, averages):
+        return {"used": f"only {averages['used']:.0f} is in use"} if averages["used"] < 2 else {}
+
+
+def test_what_a_task_remarks_is_said_once_until_it_is_no_longer_so(tmp_path, capsys):
+    run(Watched(), points, tmp_path, log_every=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("remark")]
+    assert said == [f"remark: at step {step} only 1 is in use" for step in (1, 5)]
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchNormClassifier(Task):
     model: nn.Module = NormNet()
 

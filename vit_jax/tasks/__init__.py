@@ -130,6 +130,17 @@ class Task:
         """The scalar to minimise, metrics as (sum, weight) pairs, and the new `model_state`."""
         raise NotImplementedError
 
+    def remarks(self, averages: Mapping[str, float]) -> dict[str, str]:
+        """Sentences for whoever watches the run, by a name of each: what looks wrong, though training can go on.
+
+        The loop says one when it was not found for the line of the log before.
+
+        Args:
+            averages: the metrics of a line of the log, by their names.
+        """
+        del averages
+        return {}
+
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         """What evaluators and commands ask for by name, and nothing else (see `chosen`).
 

@@ -17,6 +17,7 @@ from vit_jax.training.experiment import Experiment
 from vit_jax.training.interrupt import Interrupt
 from vit_jax.training.metrics import Progress, Writer, round_off
 from vit_jax.training.open_run import open_run
+from vit_jax.training.remarks import RunningRemarks
 from vit_jax.training.sharding import host_rows, put
 from vit_jax.training.state import State, variables_of
 from vit_jax.training.step import Monitor, sums_of
@@ -54,7 +55,7 @@ def train(
     run.state = None  # the step donates its buffers
     lead = is_lead()
     writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
-    throughput = run.throughput
+    throughput, remarks = run.throughput, RunningRemarks(experiment.task, lead)
     batches = run.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 
@@ -66,11 +67,13 @@ def train(
         monitor = jax.device_get(monitor)
         speed = throughput.window(step)
         _check_finite(int(monitor["first_bad"]), run.store, workdir)
-        scalars = {f"train/{k}": float(s) / max(float(w), 1e-9) for k, (s, w) in monitor["sums"].items()}
+        averages = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in monitor["sums"].items()}
+        scalars = {f"train/{k}": value for k, value in averages.items()}
         rates = {f"train/{name}": float(rate) for name, rate in run.scalars(step - 1)["rates"].items()}
         scalars |= {**rates, **speed}
         writer.write(step, scalars)
         progress.line(step, scalars)
+        remarks.say(step, averages)
 
     def measure(step: int, names: Sequence[str], state: State) -> dict[str, float]:
         for name in names:

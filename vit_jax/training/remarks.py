@@ -1,9 +1,12 @@
-"""What a run says before its first step: the data that it found, and values that are allowed but seldom meant."""
+"""What a run says before its first step: the data that it found, and values that are allowed but seldom meant. And what
+its task finds strange in the metrics later."""
 
 import dataclasses
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 
 from vit_jax.data.pipeline import EvalPipeline
+from vit_jax.tasks import Task
 from vit_jax.training.experiment import Experiment
 
 _MANY_EPOCHS = 2000
@@ -54,3 +57,28 @@ def _remarks(experiment: Experiment) -> Iterator[str]:
             f"{config.steps:,} steps of {config.batch_size:,} show each of the {total} "
             f"{epochs:,.0f} times; config.steps.epochs counts in epochs"
         )
+
+
+class RunningRemarks:
+    """Says on stderr what a task remarks on the metrics of a run, each when it was not so before.
+
+    Args:
+        task: see `vit_jax.tasks.Task.remarks`.
+        active: False on all processes but one.
+    """
+
+    def __init__(self, task: Task, active: bool = True):
+        self._task, self._active = task, active
+        self._known: set[str] = set()
+
+    def say(self, step: int, averages: Mapping[str, float]) -> None:
+        """About a line of the log.
+
+        Args:
+            averages: its metrics.
+        """
+        found = self._task.remarks(averages)
+        for name in found.keys() - self._known:
+            if self._active:
+                print(f"remark: at step {step} {found[name]}", file=sys.stderr)
+        self._known = set(found)
