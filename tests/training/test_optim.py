@@ -131,6 +131,71 @@ def test_groups_and_frozen():
     assert optim.frozen_mask(PARAMS, ["block/.*"])["block"]["fc1"] == {"kernel": True, "bias": True}
 
 
+def in_turns(first, second, **others):
+    """Two groups with SGD, of the biases and of the rest."""
+    sgd = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, **others}
+    return {"groups": [{"match": ".*/bias", **sgd, **first}, {"match": ".*", **sgd, **second}]}
+
+
+def test_a_group_waits_as_if_there_were_no_step():
+    """With Adam, a warmup and a decay that changes: what two updates with their own gradients make."""
+    adam = {"name": "adamw", "b1": 0.5, "learning_rate": 0.1, "weight_decay": {"name": "cosine", "start": 0.2, "end": 0.4},
+            "schedule": {"name": "linear", "warmup_steps": 2}}  # fmt: skip
+    got, _ = updates({"groups": [{"match": ".*/bias", **adam}, {"match": ".*", **adam, "every": 2}]}, steps=10)
+    with jax.enable_x64(True):
+        alone = jax.tree.map(jnp.asarray, PARAMS)
+        tx, rates = optim.build(adam, 5, alone)
+        state = tx.init(alone)
+        for update, step in enumerate((0, 2)):
+            own = {name: rate(update) for name, rate in rates.items()}
+            change, state = tx.update(jax.tree.map(jnp.asarray, GRADS[step]), state, alone, rates=own)
+            alone = optax.apply_updates(alone, change)
+            np.testing.assert_allclose(got[step]["block"]["fc1"]["kernel"], alone["block"]["fc1"]["kernel"], rtol=1e-12)
+    np.testing.assert_array_equal(got[0]["block"]["fc1"]["kernel"], got[1]["block"]["fc1"]["kernel"])
+    assert (got[0]["block"]["fc1"]["bias"] != got[2]["block"]["fc1"]["bias"]).all()
+
+
+def test_a_waiting_groups_schedule_counts_updates_or_steps():
+    linear = {"schedule": {"name": "linear", "warmup_steps": 2}}
+    for counts, expected in (("updates", [0, 0, 0.5, 0.5, 0.5, 1, 1, 1, 1 / 2]), ("steps", [0, 0.5, 1, 7 / 8, 6 / 8])):
+        turns = {"every": 3, "offset": 1, "schedule_counts": counts}
+        _, rates = optim.build(in_turns({}, turns, **linear), 10 if counts == "steps" else 12, PARAMS)
+        np.testing.assert_allclose([rates["learning_rate/.*"](s) for s in range(len(expected))], expected)
+    # Made longer after half of its updates: what is left of the line is stretched over what is left of them.
+    _, rates = optim.build(in_turns({}, {"every": 2}, schedule={"name": "linear"}), 20, PARAMS, ((4, 8),))
+    np.testing.assert_allclose([rates["learning_rate/.*"](s) for s in (0, 2, 4, 12, 20)], [1, 0.75, 0.5, 0.25, 0])
+
+
+def test_lin0():
+    """The numbers are those of the function in VAR's code, for 101 iterations."""
+    rate = schedules.build({"name": "lin0", "warmup_steps": 20, "end": 0.01}, 1.0, 101, "schedule")
+    np.testing.assert_allclose([rate(s) for s in (0, 10, 19, 20, 23)], [0.005, 0.5025, 0.95025, 1, 1])
+    np.testing.assert_allclose([rate(s) for s in (24, 62, 100)], [1, 0.505, 0.01])
+
+
+def test_a_weight_decay_that_ends_elsewhere():
+    decay = {"name": "cosine", "start": 0.05, "end": 0.08}
+    section = {
+        "name": "adamw",
+        "learning_rate": 0.1,
+        "weight_decay": decay,
+        "weight_decay_multipliers": [[".*bias", 2.0]],
+    }
+    _, rates = optim.build(section, 11, PARAMS)
+    np.testing.assert_allclose([rates["weight_decay"](s) for s in (0, 5, 10)], [0.05, 0.065, 0.08])
+    got, _ = updates(section, 11)
+    zero, _ = updates({**section, "weight_decay": 0.0}, 11)
+    for step in range(3):
+        # Decay is added to Adam's direction, which is the same without it.
+        before, before_zero = (got[step - 1], zero[step - 1]) if step else (PARAMS, PARAMS)
+        direction = jax.tree.map(lambda a, b: a - b, zero[step], before_zero)
+        for name, times in (("kernel", 1.0), ("bias", 2.0)):
+            p = before["block"]["fc1"][name]
+            expected = p + direction["block"]["fc1"][name] - 0.1 * rates["weight_decay"](step) * times * p
+            np.testing.assert_allclose(got[step]["block"]["fc1"][name], expected, rtol=1e-12)
+    assert schedules.follows_length(section, None)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -174,6 +239,20 @@ def test_groups_and_frozen():
         ({"groups": 3}, "config.optim.groups is 3"),
         ({"groups": [3]}, "config.optim.groups is"),
         ({"groups": [{"match": 3, "name": "sgd", "learning_rate": 1.0}]}, "match is 3"),
+        ({"name": "sgd", "learning_rate": 1.0, "every": 2}, "'config.optim.every' is for one of several groups"),
+        (in_turns({}, {"every": 0}), "groups\\[1\\].every is 0. It must be a whole number of at least 1"),
+        (in_turns({}, {"every": 1.5}), "every is 1.5"),
+        (in_turns({}, {"every": 2, "offset": 2}), "groups\\[1\\].offset is 2, and steps divided by every=2 leave at most 1"),
+        (in_turns({}, {"offset": 1}), "offset is 1, and steps divided by every=1 leave at most 0"),
+        (in_turns({}, {"every": 2, "offset": -1}), "offset is -1"),
+        (in_turns({}, {"every": 99, "offset": 10}), "would first learn in step 10, counted from 0, of a run of 10"),
+        (in_turns({"every": 2}, {"every": 4, "offset": 1}), "No group of config.optim.groups learns in step 3"),
+        (in_turns({}, {"every": 2, "ofset": 1}), "Did you mean 'offset'"),
+        (in_turns({}, {"every": 2, "schedule_counts": "update"}), "Did you mean 'updates'"),
+        ({"name": "adamw", "learning_rate": 1.0, "weight_decay": {"name": "cosine", "start": 0.1}}, "weight_decay.end is None"),
+        ({"name": "adamw", "learning_rate": 1.0, "weight_decay": {"name": "cosine", "start": 0.1, "end": -1.0}}, "weight_decay.end is -1.0"),
+        ({"name": "lars", "learning_rate": 1.0, "weight_decay": {"name": "cosine", "start": 0.1, "end": 0.1}}, "weight_decay is"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "lin0", "flat": 1.0}}, "flat is 1.0"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_sentence(section, message):
@@ -232,6 +311,7 @@ def test_decays_of_the_moving_average():
         ({"name": "adafactor"}, "0/count 0/v_row/head 0/v_col/head 0/v/head 1/count 1/ema/head 3/count"),
         ({"groups": [{"match": ".*", "name": "sgd", "learning_rate": 1.0}]},
          "inner_states/0/inner_state/0/trace/head inner_states/0/inner_state/1/count"),
+        ({"name": "adamw", "weight_decay": {"name": "cosine", "start": 0.1, "end": 0.2}}, "0/count 0/mu/head 0/nu/head 2/count"),
     ],
 )  # fmt: skip
 def test_slots_have_the_names_that_are_in_checkpoints(section, expected):

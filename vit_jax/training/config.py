@@ -11,7 +11,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.ranges import Count, Decay, Natural
 from vit_jax.training.config_file import load_config, parse_arg, parse_value, plain, shipped_configs
-from vit_jax.training.durations import UNITS, check_duration, in_steps, is_duration, sections_in_steps
+from vit_jax.training.durations import UNITS, check_duration, in_steps, is_duration, optim_in_steps, sections_in_steps
 
 # Config files import from here what they are written with.
 __all__ = [
@@ -141,8 +141,9 @@ class RunConfig:
         top = {k: v and in_steps(v, f"config.{k}", examples, self.batch_size) for k, v in top.items()}
         sections = {
             k: sections_in_steps(getattr(self, k), f"config.{k}", examples, self.batch_size)
-            for k in ("checkpoint", "evals", "optim", "task")
+            for k in ("checkpoint", "evals", "task")
         }
+        sections["optim"] = optim_in_steps(self.optim, "config.optim", examples, self.batch_size)
         return dataclasses.replace(self, **top, **sections)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+from vit_jax.ranges import Count, check_value
 
 UNITS = ("steps", "epochs", "examples")
 _ENDLESS = 2**31  # steps are counted in an int32
@@ -72,3 +73,17 @@ def sections_in_steps(section: Mapping[str, Any], where: str, examples: int, bat
         return value
 
     return {key: resolved(key, value) for key, value in section.items()}
+
+
+def optim_in_steps(section: Mapping[str, Any], where: str, examples: int, batch_size: int) -> dict[str, Any]:
+    """The same of the optimizer's section, where a group that learns in one of k steps counts its own updates: one of
+    them is k batches on."""
+    groups = section.get("groups")
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
+        return sections_in_steps(section, where, examples, batch_size)
+    counted = []
+    for i, group in enumerate(groups):
+        check_value(every := group.get("every", 1), Count, f"{where}.groups[{i}].every")
+        apart = 1 if group.get("schedule_counts") == "steps" else every
+        counted.append(sections_in_steps(group, f"{where}.groups[{i}]", examples, batch_size * apart))
+    return {**sections_in_steps(section, where, examples, batch_size), "groups": counted}

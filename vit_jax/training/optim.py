@@ -16,6 +16,7 @@ from vit_jax.nn.trunk import Layers
 from vit_jax.ranges import Count, Decay, NonNegative, Positive, check_arguments, check_value
 from vit_jax.training import schedules
 from vit_jax.training.parameters import (
+    DECAY_RATE,
     by_name,
     check_patterns,
     decayed,
@@ -27,6 +28,7 @@ from vit_jax.training.parameters import (
     scaled,
 )
 from vit_jax.training.schedules import Extensions, Schedule
+from vit_jax.training.turns import TURNS, check_turns, turns_of
 
 _RATE = "learning_rate"
 
@@ -46,6 +48,13 @@ def build(
     Or it has `groups`, a list of such sections each with a `match`: a regular expression over the whole parameter path
     ('encoder/.*'); the first match counts. Of several groups the rates are named 'learning_rate/<match>'.
 
+    A group with `every` and `offset` learns in some steps only, see `vit_jax.training.turns`: several steps of a
+    discriminator for each of its generator. In the others its parameters, moments and counts stay what they are, and
+    its schedules too: these are laid out over the group's own updates, and what they count is updates
+    (`schedule_counts='steps'` lays them out over the run instead).
+
+    A `weight_decay` may be a section too, see `schedules.weight_decay`; its value is then one of the rates.
+
     Args:
         section: `config.optim` without `frozen`.
         steps: the length over which schedules are laid out.
@@ -59,8 +68,12 @@ def build(
     """
     names = leaf_names(params)
     if "groups" not in section:
-        tx, rate = _optimizer(section, steps, names, "config.optim", extensions, layers)
-        return tx, {_RATE: rate}
+        if stray := [key for key in TURNS if key in section]:
+            raise UserError(
+                f"'config.optim.{stray[0]}' is for one of several groups, which waits while others learn",
+                "Put it into a group of config.optim.groups, or remove it",
+            )
+        return _optimizer(section, steps, names, "config.optim", extensions, layers)
     if set(section) - {"groups"}:
         stray = sorted(set(section) - {"groups"})[0]
         raise UserError(f"Unknown key 'config.optim.{stray}' beside 'groups'", "Put it into each group")
@@ -76,7 +89,7 @@ def build(
     for name, i in found.items():
         if i == -1:
             raise UserError(f"No group of config.optim.groups matches the parameter {name!r}", "Add a last group '.*'")
-    built, rates = {}, {}
+    built, rates, turns = {}, {}, []
     for i, group in enumerate(groups):
         own = [name for name in names if found[name] == i]
         if not own:
@@ -84,8 +97,13 @@ def build(
                 f"The pattern {patterns[i]!r} in config.optim.groups matches no parameter that an earlier one leaves",
                 "Put the narrower pattern first",
             )
-        rate = _RATE if len(groups) == 1 else f"{_RATE}/{patterns[i]}"
-        built[i], rates[rate] = _optimizer(group, steps, own, f"config.optim.groups[{i}]", extensions, layers, rate)
+        where, suffix = f"config.optim.groups[{i}]", "" if len(groups) == 1 else f"/{patterns[i]}"
+        turn, group = turns_of(group, steps, where)
+        tx, own_rates = _optimizer(group, turn.counted(steps), own, where, turn.extensions(extensions), layers, suffix)
+        built[i] = turn.taken_by(tx)
+        rates |= {name: turn.schedule(schedule) for name, schedule in own_rates.items()}
+        turns.append(turn)
+    check_turns(turns, steps)
     labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
     return optax.partition(built, labels), rates
 
@@ -94,7 +112,7 @@ def adamw(
     *,
     learning_rate: optax.GradientTransformation,
     names: Sequence[str],
-    weight_decay: NonNegative = 0.0,
+    weight_decay: NonNegative | Mapping[str, Any] = 0.0,
     weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -108,6 +126,7 @@ def adamw(
 
     Args:
         names: of the parameters.
+        weight_decay: a number, or a section: see `vit_jax.training.schedules.weight_decay`.
         weight_decay_multipliers: (pattern, factor), the first match counts; where none matches, kernels have 1 and
             everything else 0. ('head/kernel', 3.0) decays the head more, ('.*', 1.0) decays everything.
         mu_dtype: dtype in which the first moment is stored, 'bfloat16' to save memory.
@@ -165,7 +184,7 @@ def adafactor(
     *,
     learning_rate: optax.GradientTransformation,
     names: Sequence[str],
-    weight_decay: NonNegative = 0.0,
+    weight_decay: NonNegative | Mapping[str, Any] = 0.0,
     weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
     momentum: Decay = 0.9,
     mu_dtype: str | None = "bfloat16",
@@ -233,8 +252,8 @@ def check_locked(frozen: PyTree, subtrees: Sequence[str], sources: str | Mapping
             )
 
 
-def _scaled_by_rate(name: str) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the learning rate of that name, which comes with each update: `update(..., rates={name: x})`.
+def _scaled_by_rate() -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate, which comes with each update: `update(..., rates={"learning_rate": x})`.
 
     Its state is that of `optax.scale_by_learning_rate` over a schedule: nobody needs the count, but it is on
     disk.
@@ -245,12 +264,25 @@ def _scaled_by_rate(name: str) -> optax.GradientTransformationExtraArgs:
         rates: Mapping[str, Float[jax.Array, ""] | float], **_: Any,
     ) -> tuple[PyTree, optax.ScaleByScheduleState]:  # fmt: skip
         del params
-        updates = jax.tree.map(lambda u: jnp.asarray(-rates[name], u.dtype) * u, updates)
+        updates = jax.tree.map(lambda u: jnp.asarray(-rates[_RATE], u.dtype) * u, updates)
         return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
     )
+
+
+def _with_own_rates(tx: optax.GradientTransformationExtraArgs, suffix: str) -> optax.GradientTransformationExtraArgs:
+    """`tx` that gets those of all rates whose names have the suffix, without it."""
+    tx = optax.with_extra_args_support(tx)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, *, rates: Mapping[str, Any], **extra: Any
+    ) -> tuple[PyTree, Any]:
+        own = {name: rates[name + suffix] for name in (_RATE, DECAY_RATE) if name + suffix in rates}
+        return tx.update(updates, state, params, rates=own, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
@@ -293,12 +325,13 @@ def _optimizer(
     where: str,
     extensions: Extensions,
     layers: Layers,
-    rate: str = _RATE,
-) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
+    suffix: str = "",
+) -> tuple[optax.GradientTransformationExtraArgs, dict[str, Schedule]]:
+    """One group's transformation, and its rates by names with the suffix."""
     check_arguments(_common, section, where)
     values = dict(section)
     # `construct` sees what is left after these; a misspelt one of them is to be recognised all the same.
-    own = ("name", *inspect.signature(_common).parameters)
+    own = ("name", *inspect.signature(_common).parameters, *TURNS)
     name, schedule = values.pop("name", None), values.pop("schedule", {"name": "constant"})
     clip_norm, layer_decay = values.pop("clip_norm", None), values.pop("layer_decay", None)
     clip_value, multipliers = values.pop("clip_value", None), values.pop("learning_rate_multipliers", ())
@@ -307,12 +340,17 @@ def _optimizer(
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
     schedule = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
+    rates = {_RATE + suffix: schedule}
+    if isinstance(decay := values.get("weight_decay"), Mapping):
+        check_arguments(OPTIMIZERS[name], values, where)
+        rates[DECAY_RATE + suffix] = schedules.weight_decay(decay, steps, extensions, f"{where}.weight_decay")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if clip_value is not None:
         parts.append(optax.clip(clip_value))
-    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=_scaled_by_rate(rate), names=names))
+    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=_scaled_by_rate(), names=names))
     if multipliers:
         parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
     if layer_decay is not None:
         parts.append(scaled(layerwise(layer_decay, layers, names, f"{where}.layer_decay")))
-    return (optax.chain(*parts) if len(parts) > 1 else parts[0]), schedule
+    tx = optax.chain(*parts) if len(parts) > 1 else parts[0]
+    return _with_own_rates(tx, suffix) if suffix else tx, rates

@@ -1,7 +1,8 @@
 """Parameters by name: patterns that choose them, and factors for their learning rates and weight decay."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,6 +14,10 @@ from vit_jax.nn.trunk import Layers
 
 # From the name of a parameter ('encoder/block_00/mlp/fc1/kernel') to a factor.
 Factor = Callable[[str], float]
+
+# What a scheduled weight decay is called among the numbers that come with each update.
+DECAY_RATE = "weight_decay"
+_NO_RATES: Mapping[str, Any] = MappingProxyType({})
 
 
 def path_name(path: tuple) -> str:
@@ -108,14 +113,28 @@ def scaled(factor: Factor) -> optax.GradientTransformation:
     )
 
 
-def decayed(weight_decay: float, factor: Factor) -> optax.GradientTransformation:
-    """Adds `weight_decay` times the factor times the parameter to each update."""
+def decayed(weight_decay: float | Mapping[str, Any], factor: Factor) -> optax.GradientTransformationExtraArgs:
+    """Adds `weight_decay` times the factor times the parameter to each update.
 
-    def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
-        rate = weight_decay * factor(path_name(path))
-        return update + rate * param if rate else update
+    Args:
+        weight_decay: a number, or the section of a schedule, whose value comes with each update then, as
+            `update(..., rates={"weight_decay": x})`.
+    """
 
-    return optax.stateless(lambda updates, params: jax.tree.map_with_path(add, updates, params))
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree, *, rates: Mapping[str, Any] = _NO_RATES, **_: Any
+    ) -> tuple[PyTree, optax.EmptyState]:
+        scheduled = isinstance(weight_decay, Mapping)
+
+        def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+            times = factor(path_name(path))
+            if not times or not (scheduled or weight_decay):
+                return update
+            return update + (rates[DECAY_RATE] if scheduled else weight_decay) * times * param
+
+        return jax.tree.map_with_path(add, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def kernels_only(name: str) -> float:

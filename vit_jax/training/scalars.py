@@ -13,6 +13,7 @@ from vit_jax.training.sharding import place, replicated
 
 # {"seed": uint32, "rates": {"learning_rate": float32}} and, where there is a moving average, "ema": the weights of its
 # "old" value and of the "new" one. Of several groups of parameters the rates are "learning_rate/<the group's pattern>".
+# A weight decay that has a schedule is one of the rates.
 Scalars = dict[str, Any]
 
 

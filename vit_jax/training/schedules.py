@@ -1,5 +1,5 @@
 """Learning rates over a run: a linear warmup from 0, a shape, and for open-ended shapes a linear cooldown to 0; and
-the decay of the moving average.
+the decays of weights and of the moving average.
 
 A schedule is a function of the number of updates done so far, so the first update has the rate at 0. It is computed on
 the host, in float64, and given to the step as an argument (see `vit_jax.training.scalars`).
@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.ranges import Natural, NonNegative, Positive, Share, check_value
+from vit_jax.ranges import Decay, Natural, NonNegative, Positive, Share, check_value
 from vit_jax.spelling import nearest, unknown_key
 
 Schedule = Callable[[int], float]
@@ -85,7 +85,40 @@ def staircase(
     return _ramped(shape, steps, warmup_steps, 0)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt, "staircase": staircase}
+def lin0(
+    *,
+    peak: NonNegative,
+    steps: int,
+    warmup_steps: Natural = 0,
+    end: NonNegative = 0.0,
+    warmup_from: Share = 0.005,
+    flat: Decay = 0.05,
+) -> Schedule:
+    """VAR's (arXiv:2404.02905; 'lin0' in its authors' code): a warmup that does not start at 0, `peak` for a while, and
+    a straight line to `end`, which the last step has.
+
+    Args:
+        warmup_from: rate of the first step, as a share of `peak`.
+        flat: share of the steps after the warmup that have `peak`.
+    """
+
+    def shape(step: float) -> float:
+        if step < warmup_steps:
+            return peak * (warmup_from + (1 - warmup_from) * step / warmup_steps)
+        progress = _progress(step, warmup_steps, steps - 1) if step < steps - 1 else 1.0
+        return peak if progress < flat else end + (peak - end) * (1 - progress) / (1 - flat)
+
+    return shape
+
+
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "rsqrt": rsqrt,
+    "staircase": staircase,
+    "lin0": lin0,
+}
 
 
 def build(
@@ -130,7 +163,8 @@ def laid_out(step: float, steps: int, extensions: Extensions) -> float:
 
 def follows_length(optim: Mapping[str, Any], ema_decay: Any) -> bool:
     """Whether another length of the run changes a schedule of these two sections of a config."""
-    sections = [group.get("schedule") for group in optim.get("groups", [optim])] + [ema_decay]
+    groups = optim.get("groups", [optim])
+    sections = [group.get(key) for group in groups for key in ("schedule", "weight_decay")] + [ema_decay]
     return any(s.get("name") not in ("constant", "rsqrt", "ramp") or s.get("cooldown_steps") for s in sections
                if isinstance(s, Mapping))  # fmt: skip
 
@@ -153,12 +187,32 @@ def ema_decay(
         return lambda step: value
     if value.get("name") == "ramp":
         return construct(_ramp, {key: v for key, v in value.items() if key != "name"}, where, ("name",))
+    return _from_start_to_end(value, Share, steps, extensions, where)
+
+
+def weight_decay(
+    value: Mapping[str, Any], steps: int, extensions: Extensions = (), where: str = "config.optim.weight_decay"
+) -> Schedule:
+    """A weight decay that ends elsewhere than it starts: `{"name": "cosine", "start": 0.05, "end": 0.08}`.
+
+    A section names a schedule from `start`, which the first step has, to `end`, which the last has: as in DINO
+    (arXiv:2104.14294) and VAR.
+
+    Raises:
+        UserError: unknown names and keys, or a decay below 0.
+    """
+    # To what the last step has, not to what one after it would have.
+    extensions = tuple((at, max(before - 1, 1)) for at, before in extensions)
+    return _from_start_to_end(value, NonNegative, max(steps - 1, 1), extensions, where)
+
+
+def _from_start_to_end(value: Mapping[str, Any], kind: Any, steps: int, extensions: Extensions, where: str) -> Schedule:
     known = ("name", "start", "end")
     for key in value:
         if key not in known:
             raise unknown_key(where, key, known)
     for key in ("start", "end"):
-        check_value(value.get(key), Share, f"{where}.{key}")
+        check_value(value.get(key), kind, f"{where}.{key}")
     return build({"name": value.get("name"), "end": value["end"]}, value["start"], steps, where, extensions)
 
 
