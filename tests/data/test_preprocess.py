@@ -28,6 +28,23 @@ def test_numpy_and_jitted_jax_give_the_same_bits(statistics):
     np.testing.assert_array_equal(on_host.view(np.uint32), on_device.view(np.uint32))
 
 
+@pytest.mark.parametrize("statistics", [{}, IMAGENET, {"std": (1, 3, 7)}])
+def test_pixels_come_back(statistics):
+    preprocess = Preprocess((16, 16), **statistics)
+    every_value = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    for to_pixels in (preprocess.to_pixels, jax.jit(preprocess.to_pixels)):
+        back = np.asarray(to_pixels(preprocess.normalize(every_value)))
+        assert back.dtype == np.uint8
+        np.testing.assert_array_equal(back, every_value)
+
+
+def test_what_no_pixel_is_becomes_the_nearest():
+    images = np.float32([-3, -1, -0.996, 0.6, 1, 7])[:, None].repeat(3, -1)
+    preprocess = Preprocess((1, 6))
+    np.testing.assert_array_equal(preprocess.to_pixels(images)[:, 0], [0, 0, 1, 204, 255, 255])
+    np.testing.assert_allclose(preprocess.denormalize(images)[:, 0], [0, 0, 0.51, 204, 255, 255], atol=1e-4)
+
+
 def test_default_range():
     made = Preprocess((1, 2)).normalize(np.array([[[0] * 3, [255] * 3]], np.uint8))
     np.testing.assert_array_equal(made, [[[-1] * 3, [1] * 3]])

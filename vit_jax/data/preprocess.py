@@ -212,6 +212,15 @@ class Preprocess:
         normalized = (pixels.astype(np.float32) - mean) * inverse_std
         return normalized * self._shown(pixels) if self.anchor == "corner" else normalized
 
+    def denormalize(self, images: Float32[Any, "*b h w 3"]) -> Float32[Any, "*b h w 3"]:
+        """Pixel values from 0 to 255 of input, not rounded; from NumPy and from JAX."""
+        return (images * np.float32(self.std) + np.float32(self.mean)).clip(0, 255)
+
+    def to_pixels(self, images: Float32[Any, "*b h w 3"]) -> UInt8[Any, "*b h w 3"]:
+        """The inverse of `normalize`, exactly, but for what the corner's padding was; other input is rounded to the
+        nearest pixel values. From NumPy and from JAX."""
+        return self.denormalize(images).round().astype(np.uint8)
+
     def __call__(self, image: Any) -> Float32[np.ndarray, "H W 3"]:
         """One image, ready for the model."""
         return self.normalize(self.to_uint8(image))

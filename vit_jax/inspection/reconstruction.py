@@ -64,12 +64,11 @@ def reconstruct(loaded: Loaded, images: UInt8[np.ndarray, "B H W 3"], seed: int 
     np.put_along_axis(seen, np.asarray(orders)[:, :visible, None], True, axis=1)
     completed = jnp.where(seen, patches, predicted).reshape(len(images), *grid, -1)
     completed = np.asarray(unpatchify(completed, model.encoder.patch_size), np.float32)
-    completed = completed * np.float32(loaded.preprocess.std) + np.float32(loaded.preprocess.mean)
     shown = seen.reshape(len(images), *grid, 1)
     for axis, side in zip((1, 2), model.encoder.patch_size, strict=True):
         shown = shown.repeat(side, axis=axis)
     return Reconstruction(
         masked=np.where(shown, images, np.uint8(_HIDDEN)),
         # Exactly the image where it was seen: normalising and back rounds.
-        completed=np.where(shown, images, completed.round().clip(0, 255).astype(np.uint8)),
+        completed=np.where(shown, images, loaded.preprocess.to_pixels(completed)),
     )

@@ -60,19 +60,17 @@ class SuperResolution(Task):
         del rng
         given: dict[str, Any] = {}
         if "high" in batch:
-            given["original"] = lambda: self._pixels(batch["high"])
+            given["original"] = lambda: self.preprocess.denormalize(batch["high"])
         found = model_outputs(self.model, variables, batch["image"], names)
-        given |= found | {name: lambda x=found[name]: self._pixels(x) for name in ("restored", "bicubic")}
+        given |= found | {
+            name: lambda x=found[name]: self.preprocess.denormalize(x) for name in ("restored", "bicubic")
+        }
         return chosen(names, given)
 
     def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list[UInt8[np.ndarray, "h w 3"]]:
         """The enlarged images."""
         del fields
         return list(np.round(np.asarray(outputs["restored"])).astype(np.uint8))
-
-    def _pixels(self, normalised: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        mean, std = (jnp.float32(values) for values in (self.preprocess.mean, self.preprocess.std))
-        return jnp.clip(normalised * std + mean, 0, 255)
 
 
 def build(*, model: Mapping[str, Any], data: DataInfo) -> SuperResolution:

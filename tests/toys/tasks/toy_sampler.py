@@ -37,9 +37,7 @@ class Sampler(Task):
         )
 
     def answers(self, outputs, fields):
-        image = fields["image"].preprocess
-        pixels = np.asarray(outputs["samples"]) * np.float32(image.std) + np.float32(image.mean)
-        return list(pixels.round().clip(0, 255).astype(np.uint8))
+        return list(fields["image"].preprocess.to_pixels(np.asarray(outputs["samples"])))
 
     def _losses(self, variables, batch):
         mean, deviation = self.normal.apply({"params": variables["params"]["decoder"]})
