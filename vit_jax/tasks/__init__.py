@@ -100,7 +100,7 @@ class Task:
     see `vit_jax.training.precompute`."""
     sampling: type | None = None
     """The settings of `sample`: a frozen dataclass whose defaults are the paper's values; None for a task that
-    generates nothing."""
+    generates nothing. A field `cache: bool` is for measuring: False draws the same without a cache."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -190,6 +190,11 @@ class Task:
             settings: of the class that `sampling` names.
         """
         raise NotImplementedError
+
+    def sampling_costs(self, settings: Any) -> dict[str, int]:
+        """What one sample costs with these settings, counted on paper: "tokens" that are drawn, "passes" through the
+        network, "cache_bytes" that its cache takes; what does not apply is left out."""
+        return {}
 
     def shown(
         self, samples: Shaped[np.ndarray, "B ..."], conditions: Mapping[str, Shaped[np.ndarray, "B ..."]]

@@ -125,6 +125,11 @@ class TokenGenerator(Task):
         """All classes in turn."""
         return {"label": (indices % max(len(self.classes), 1)).astype(np.int32)}
 
+    def sampling_costs(self, settings: Any) -> dict[str, int]:
+        """The tokens of an image; who knows more says more."""
+        del settings
+        return {"tokens": self._count}
+
     def shown(
         self, samples: Float[np.ndarray, "B H W 3"], conditions: Mapping[str, np.ndarray]
     ) -> list[UInt8[np.ndarray, "H W 3"]]:

@@ -73,6 +73,9 @@ class Generator(Task):
         noise = jax.vmap(lambda key: jax.random.normal(key, (settings.steps, *self.means.size, 3)).mean(0))(keys)
         return jnp.clip(0.5 + 0.5 * (mean + 0.25 * settings.temperature * noise), 0, 1)
 
+    def sampling_costs(self, settings):
+        return {"tokens": 64, "passes": settings.steps, "cache_bytes": 1024 if settings.cache else 0}
+
     def shown(self, samples, conditions):
         return list(np.round(255 * samples).astype(np.uint8))
 
