@@ -20,16 +20,14 @@ from vit_jax.training.experiment import build_experiment
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "launch" / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 TEXTS = {path.relative_to(TOP).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-_FILES = {"google": "npz"} | dict.fromkeys(
-    ("timm", "transformers", "open_clip", "efficientvit", "segment_anything"), "safetensors"
-)
+_FILES = {"google": "npz"}  # the others: safetensors
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def families_table() -> str:
     """The table of families, from the modules themselves: paste what the assertion below prints."""
     rows = [("library", "file", "models", "compared with")]
-    rows += [(f.LIBRARY, _FILES[f.LIBRARY], f.MODELS, f.COMPARED) for f in families_of()]
+    rows += [(f.LIBRARY, _FILES.get(f.LIBRARY, "safetensors"), f.MODELS, f.COMPARED) for f in families_of()]
     order = sorted(rows[1:], key=lambda row: (row[0] != "timm", row[0] != "transformers", row[0] != "open_clip"))
     lines = ["| " + " | ".join(row) + " |" for row in [rows[0], ("---",) * 4, *order]]
     return "\n".join(lines)

@@ -1,3 +1,12 @@
 """What parameters can be written as; a module of its own, so that a command line may name it without JAX."""
 
-FORMATS = ("orbax", "npz", "timm", "transformers", "open_clip", "efficientvit", "segment_anything")
+FORMATS = (
+    "orbax",
+    "npz",
+    "timm",
+    "transformers",
+    "open_clip",
+    "efficientvit",
+    "pytorch_fid",
+    "segment_anything",
+)

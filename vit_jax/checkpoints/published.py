@@ -93,7 +93,7 @@ class Family(Protocol):
     the values of tensors make it, which `tensor(name)` reads.
     """
 
-    LIBRARY: str  # 'timm', 'transformers', 'open_clip', 'efficientvit', 'segment_anything' or 'google'
+    LIBRARY: str  # one of `vit_jax.checkpoints.formats.FORMATS`, or 'google'
     MODELS: str  # what it reads, for people: 'ViT, DeiT, DeiT III, DINOv2, SigLIP'
     WRITES: tuple[str, ...]  # modules in vit_jax.models that it can write: ('vit',)
 
