@@ -46,6 +46,12 @@ class Sampling:
             raise UserError(f"top_p is {self.top_p}", "Use a probability above 0 and up to 1")
 
 
+def check_top_k(top_k: int | None, vocabulary: int) -> None:
+    """Raises a UserError when more tokens could be drawn than there are."""
+    if top_k is not None and top_k > vocabulary:
+        raise UserError(f"top_k is {top_k}, and there are {vocabulary} tokens", f"Use at most {vocabulary}")
+
+
 def kept(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Array, "*b v"]:
     """The logits divided by the temperature, which is above 0, with those at -inf that must not be drawn."""
     logits = logits.astype(jnp.float32) / sampling.temperature

@@ -13,7 +13,7 @@ from vit_jax.nn.mask import CAUSAL, Mask
 from vit_jax.nn.multi_head import Cache, empty_cache
 from vit_jax.nn.norm import NORMS
 from vit_jax.nn.products import product
-from vit_jax.nn.stack import BlockStack, block_layers
+from vit_jax.nn.stack import BlockStack, block_layers, block_name
 from vit_jax.nn.style import BlockStyle, Execution, check_choice
 from vit_jax.nn.trunk import Layers
 
@@ -125,6 +125,26 @@ class TextTrunk(nn.Module):
     def embed(self, ids: Int[Array, "*b"]) -> Float[Array, "*b width"]:
         """The vectors of tokens, without their positions."""
         return self.embedding[ids]
+
+    def read_by(self, number: int, ids: Int[Array, "b t"]) -> Float[Array, "b t width"]:
+        """What the attention of block `number` reads in evaluation: the tokens before that block, after its first norm
+        where it is pre-norm. The blocks from there on are not run.
+
+        Raises:
+            UserError: for a block that there is not.
+        """
+        if not 0 <= number < self.depth:
+            raise UserError(f"There is no block {number} among {self.depth}", f"Name one from 0 to {self.depth - 1}")
+        x = (self.embed(ids) + self.pos_embedding[jnp.arange(ids.shape[1])]).astype(self.execution.dtype)
+        if self.embedding_norm:
+            x = self.norm_embedding(x)
+        params = self.variables["params"]
+        before = BlockStack((self.style,), number, execution=self.execution, parent=None)
+        x, _ = before.apply({"params": params}, x, mask=self._seen(ids.shape[1], None, None))
+        if self.style.norm != "pre":
+            return x
+        norm = NORMS[self.style.norm_kind](self.style.norm_epsilon, self.execution.dtype, parent=None)
+        return norm.apply({"params": params[block_name(number)]["norm1"]}, x)
 
     def attend(self, tokens: Float[Array, "*b width"]) -> Float[Array, "*b vocab"]:
         """Products with the embedding of every token: logits in float32, with no parameters of their own."""

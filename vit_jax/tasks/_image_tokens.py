@@ -108,7 +108,17 @@ class TokenGenerator(Task):
         del settings
         return {"label": np.array([self._class(prompt) for prompt in prompts], np.int32)}
 
+    def _check_guidance(self, guided: bool) -> None:
+        """Raises a UserError where samples would be guided away from what the model has not learned."""
+        if guided and not (self.classes and self.label_drop):
+            raise UserError(
+                "This generator was trained without a null class, away from which guidance would lead",
+                "Sample without guidance, or train with classes and label_drop above 0",
+            )
+
     def _class(self, prompt: str) -> int:
+        if prompt == "" and self.classes and not self.label_drop:
+            raise UserError("This generator was always told a class", "Ask for one, or train with label_drop above 0")
         if prompt == "":
             return len(self.classes)
         if not self.classes:
