@@ -15,6 +15,7 @@ import pytest
 
 import vit_jax
 from tests.commands import test_generate as generating
+from tests.tasks import test_autoregressive as tokenwise
 from tests.tasks import test_bert as bert
 from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
@@ -59,6 +60,7 @@ SYSTEMS = {
     "siglip": pairs_config(TEXTS, SIGLIP, "siglip"),
     "cocoop": prompting.run_config(TEXTS, name="cocoop"),
     "coop": prompting.run_config(TEXTS),
+    "autoregressive": tokenwise.config(),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
     "detect": detecting.config(),
     "distil_encoder": distilling.config(),

@@ -17,7 +17,7 @@ from vit_jax.models.gpt import VARIANTS, build
 _SIZES = ("width", "depth", "num_heads", "max_length")
 _HEAD = "lm_head.weight"  # the embedding again, which newer files leave out
 # Masks of the attention, which old files keep as if they were parameters.
-_MASKS = ("{}h.*.attn.bias", "{}h.*.attn.masked_bias")
+MASKS = ("{}h.*.attn.bias", "{}h.*.attn.masked_bias")
 
 
 def described(
@@ -31,7 +31,8 @@ def described(
     """
     prefix = hf_parts.prefix_of(tensors, ("transformer.", ""), f"{words}.weight")
     fc = "h.0.mlp.c_fc.weight"
-    if prefix is None or any(prefix + name not in tensors for name in (f"{places}.weight", fc)):
+    # Norms without bias are iGPT's.
+    if prefix is None or any(prefix + name not in tensors for name in (f"{places}.weight", fc, "h.0.ln_1.bias")):
         return None
     config = sidecar.config
     remarks = hf_parts.check(config, keys, model_type)
@@ -74,13 +75,10 @@ def named(kwargs: Mapping[str, Any], layout: Mapping[str, Any], words: str, plac
     for i in range(size["depth"]):
         ours, theirs = f"text/block_{i:02d}", f"{prefix}h.{i}"
         entries += norm(f"{ours}/norm1", f"{theirs}.ln_1") + norm(f"{ours}/norm2", f"{theirs}.ln_2")
-        entries += _attention(f"{ours}/attention", f"{theirs}.attn", width, heads)
-        for fc, conv in (("fc1", "c_fc"), ("fc2", "c_proj")):
-            entries.append(same(f"{ours}/mlp/{fc}/kernel", f"{theirs}.mlp.{conv}.weight"))
-            entries.append(same(f"{ours}/mlp/{fc}/bias", f"{theirs}.mlp.{conv}.bias"))
+        entries += layers(ours, theirs, width, heads)
     if size["final_norm"]:
         entries += norm("text/norm", f"{prefix}ln_f")
-    return NameMap(entries, tuple(mask.format(prefix) for mask in _MASKS))
+    return NameMap(entries, tuple(mask.format(prefix) for mask in MASKS))
 
 
 def config_of(metadata: Mapping[str, Any], model_type: str, architecture: str, first: bool) -> dict[str, Any] | None:
@@ -108,6 +106,15 @@ def size_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     text = build(**kwargs).text
     own = {name: getattr(text, name) for name in ("width", "depth", "max_length", "vocab_size", "final_norm")}
     return own | {name: getattr(text.style, name) for name in ("num_heads", "mlp_dim", "activation", "norm_epsilon")}
+
+
+def layers(ours: str, theirs: str, width: int, heads: int) -> list[Entry]:
+    """What a block has between its norms."""
+    entries = _attention(f"{ours}/attention", f"{theirs}.attn", width, heads)
+    for fc, conv in (("fc1", "c_fc"), ("fc2", "c_proj")):
+        entries.append(same(f"{ours}/mlp/{fc}/kernel", f"{theirs}.mlp.{conv}.weight"))
+        entries.append(same(f"{ours}/mlp/{fc}/bias", f"{theirs}.mlp.{conv}.bias"))
+    return entries
 
 
 def _activation(config: Any, first: bool) -> str:
