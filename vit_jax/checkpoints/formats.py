@@ -9,4 +9,5 @@ FORMATS = (
     "efficientvit",
     "pytorch_fid",
     "segment_anything",
+    "var",
 )

@@ -1,0 +1,95 @@
+"""VAR's tokenizer as its authors name it (github.com/FoundationVision/VAR, models/vqvae.py).
+
+They distribute a pickle; this reads what `safetensors.torch.save_file` makes of it, also where `vae_local.` stands
+before every name, as in the checkpoints of their training. One file serves images of 256, 512 and 1024 pixels.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.checkpoints.name_map import NameMap, Shapes, same, shape_of
+from vit_jax.checkpoints.parts import latent_diffusion as parts
+from vit_jax.checkpoints.parts.sidecars import INCEPTION, complete, is_of
+from vit_jax.checkpoints.parts.vit import depth_of
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.models.var_tokenizer import SCALES, VARTokenizer, build
+
+LIBRARY = "var"
+MODELS = "VAR's tokenizer"
+WRITES = ("var_tokenizer",)
+COMPARED = "what the authors' own code computed of it: indices, sums, loss, gradients and images"
+
+_PREFIXES = ("", "vae_local.")
+_PHIS = ("quant_resi.qresi_ls.{}", "quant_resi.{}", "quant_resi.qresi")  # some shared, one each, one for all
+_USAGE = "quantize.ema_vocab_hit_SV"  # how often codes were used, which only training looks at
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `vit_jax.checkpoints.published.Family`."""
+    del sidecar
+    for prefix in _PREFIXES:
+        quantizer = f"{prefix}quantize."
+        if any(name.startswith(f"{quantizer}quant_resi.") for name in tensors) and _all_below(tensors, prefix):
+            break
+    else:
+        return None
+    codes, width = shape_of(tensors, f"{quantizer}embedding.weight", 2)
+    names = [name for name in _PHIS if f"{quantizer}{name.format(0)}.weight" in tensors]
+    phi = names[0] if names else _PHIS[0]
+    sizes = parts.sizes(tensors, prefix)
+    kwargs = {
+        **{name: value for name, value in sizes.items() if name not in ("attention_levels", "middle_attends")},
+        "codes": codes,
+        "latent_width": width,
+        "phis": depth_of(tensors, f"{quantizer}{phi}.") if "{}" in phi else 1,
+    }
+    if sizes["attention_levels"] != [len(sizes["multipliers"]) - 1]:
+        kwargs["attention_levels"] = sizes["attention_levels"]
+    if not sizes["middle_attends"]:
+        kwargs["middle_attends"] = False
+    side = 2 ** (len(sizes["multipliers"]) - 1) * min(SCALES)
+    layout = {"prefix": prefix, "phi": phi}
+    return Published("var_tokenizer", kwargs, preprocess(side), layout)
+
+
+def preprocess(side: int) -> dict[str, Any]:
+    """Values for `Preprocess` as the authors evaluate: the short side an eighth longer, and the middle of it."""
+    how = {"resize": "short_side", "resize_to": round(1.125 * side), "interpolation": "lanczos", **INCEPTION}
+    return {"image_size": [side, side], **how}
+
+
+def _all_below(tensors: Shapes, prefix: str) -> bool:
+    return all(name.startswith(prefix) for name in tensors)
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `vit_jax.checkpoints.published.Family`; the layout holds `prefix` and the name of a `phi`."""
+    model = build(**complete(build, kwargs))
+    prefix = layout.get("prefix", "")
+    phi = layout.get("phi") or _usual_phi(model)
+    entries = [
+        *parts.encoder_entries(model.encoder, parts.fused_attention, theirs=f"{prefix}encoder."),
+        *parts.decoder_entries(model.decoder, parts.fused_attention, theirs=f"{prefix}decoder."),
+        same("quantizer/codebook/codes", f"{prefix}quantize.embedding.weight"),
+    ]
+    for i in range(model.quantizer.phis):
+        entries += parts.convolution(f"quantizer/phi_{i}", f"{prefix}quantize.{phi.format(i)}")
+    for name in ("quant_conv", "post_quant_conv"):
+        entries += parts.convolution(name, f"{prefix}{name}")
+    return NameMap(entries, ignored=(f"{prefix}{_USAGE}",))
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """See `vit_jax.checkpoints.published.Family`. The authors have no such file."""
+    if not is_of(metadata, "var_tokenizer"):
+        return None
+    model = build(**complete(build, metadata["model"]["kwargs"]))
+    held = model.quantizer.phis and model.quantizer.codebook.decay is None
+    return {} if held else None
+
+
+def _usual_phi(model: VARTokenizer) -> str:
+    """The name that the authors' code gives to so many convolutions."""
+    if model.quantizer.phis == 1:
+        return _PHIS[2]
+    return _PHIS[1] if model.quantizer.phis == len(model.scales or SCALES[min(SCALES)]) else _PHIS[0]
