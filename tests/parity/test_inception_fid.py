@@ -16,6 +16,7 @@ from vit_jax import UserError  # noqa: E402
 from vit_jax.checkpoints.export import export  # noqa: E402
 from vit_jax.checkpoints.families import pytorch_fid  # noqa: E402
 from vit_jax.checkpoints.source import open_source  # noqa: E402
+from vit_jax.evaluators import fid  # noqa: E402
 from vit_jax.evaluators.frechet_distance import Moments, frechet_distance  # noqa: E402
 from vit_jax.models.inception_fid import build  # noqa: E402
 from vit_jax.nn.init_shapes import init_shapes  # noqa: E402
@@ -85,6 +86,13 @@ def test_features_and_logits(theirs, file, images, monkeypatch):
     assert np.abs(features.numpy()).max() > 0.1
     close(found["features"], features.numpy())
     close(found["logits"], logits)
+
+
+def test_pool3_of_small_images(theirs, file, images, monkeypatch):
+    """What the evaluator measures on, resized as theirs."""
+    expected = pool3(theirs, images, monkeypatch)
+    [found] = fid.inception(str(file), "pytorch").stream([images])
+    close(found, expected)
 
 
 def test_files_of_ours(file, tmp_path):

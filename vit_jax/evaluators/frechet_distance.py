@@ -19,6 +19,15 @@ from vit_jax.errors import UserError
 _BLOCK = 1024  # rows that are in float64 at once
 
 
+def check_count(samples: int, features: int) -> None:
+    """Refuses fewer samples than features with a UserError: their covariance has no full rank."""
+    if samples < max(features, 2):
+        raise UserError(
+            f"There are {samples} samples for the covariance of {features} features",
+            "Take at least as many samples as features, or a judge of fewer features",
+        )
+
+
 @dataclasses.dataclass
 class Moments:
     """Mean and covariance of rows that come bit by bit.
@@ -60,13 +69,9 @@ class Moments:
         """Of the sample, so over N - 1.
 
         Raises:
-            UserError: with fewer rows than features it has no full rank, and the distance would say little.
+            UserError: for fewer rows than features.
         """
-        if self.count < max(len(self.mean), 2):
-            raise UserError(
-                f"There are {self.count} samples for the covariance of {len(self.mean)} features",
-                "Take at least as many samples as features, or a judge of fewer features",
-            )
+        check_count(self.count, len(self.mean))
         return self.scatter / (self.count - 1)
 
     def gaussian(self) -> "Gaussian":
