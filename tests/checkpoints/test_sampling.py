@@ -1,15 +1,12 @@
 """Samples by number: the same image for the same number, whatever is drawn beside it."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import vit_jax
-import vit_jax.evaluators
-import vit_jax.tasks
 from tests import toy_generator
 from vit_jax import UserError
 from vit_jax.checkpoints import sampling
@@ -22,20 +19,13 @@ GUIDED = {"guidance": 0.5, "temperature": 0.5}
 
 @pytest.fixture(scope="module", autouse=True)
 def toys():
-    with pytest.MonkeyPatch.context() as patch:
-        for package in (vit_jax.tasks, vit_jax.evaluators):
-            folder = Path(__file__).parents[1] / "toys" / package.__name__.rpartition(".")[2]
-            patch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    with toy_generator.toys():
         yield
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    evals = {
-        "dark": {"name": "toy_sampled", "count": 40, "label": 0, "guidance": 0.5},
-        "bright": {"name": "toy_sampled", "count": 70, "label": 1, "guidance": 0.5},
-    }
-    return toy_generator.trained(tmp_path_factory.mktemp("toy"), **evals)
+def workdir(toys):
+    return toy_generator.workdir()
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +91,7 @@ def test_evaluators_share_what_is_drawn(workdir, tmp_path, loaded):
     assert (logged["dark/images"], logged["bright/images"]) == (40, 70)
 
     numbers = []
-    values = toy_generator.config(tmp_path) | {"evals": json.loads((workdir / "config.json").read_text())["evals"]}
+    values = toy_generator.config(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         from vit_jax.training import evaluation
 
@@ -129,7 +119,7 @@ def test_evaluators_share_what_is_drawn(workdir, tmp_path, loaded):
     ],
 )
 def test_a_task_that_cannot_be_sampled_so_is_found_before_training(task, asked, message, tmp_path):
-    values = toy_generator.config(tmp_path, s={"name": "toy_sampled", "count": 2, "label": 0, **asked})
+    values = toy_generator.config(tmp_path, {"s": {"name": "toy_sampled", "count": 2, "label": 0, **asked}})
     model = {"name": "vit", "variant": "mu/4", "pooling": "mean"} if task == "classify" else None
     values |= {"task": {"name": task}, "model": model}
     with pytest.raises(UserError, match=message):

@@ -64,6 +64,18 @@ def settings_of(task: Task, given: Mapping[str, Any], such_as: str = "a generato
     return construct(task.sampling, given, "sampling")
 
 
+def asked(task: Task, numbers: Int[np.ndarray, " N"], settings: Any, prompts: Sequence[str]) -> Asked:
+    """What the images of these numbers are asked to be, see `sample`.
+
+    Raises:
+        UserError: for a prompt that the task cannot follow, or none where it needs one.
+    """
+    if not prompts:
+        return lambda at: task.unprompted(numbers[at])
+    conditions = task.conditions(prompts, settings)
+    return lambda at: {name: values[numbers[at] % len(prompts)] for name, values in conditions.items()}
+
+
 def sample(
     task: Task,
     variables: Variables,
@@ -92,8 +104,8 @@ def sample(
         UserError: when the task draws no images, or cannot follow a prompt.
     """
     numbers = np.asarray(numbers)
-    asked = _asked(task, numbers, settings, prompts)
-    for drawn, conditions in draw(task, variables, settings, asked, numbers, seed, batch_size, rows):
+    rows_asked = asked(task, numbers, settings, prompts)
+    for drawn, conditions in draw(task, variables, settings, rows_asked, numbers, seed, batch_size, rows):
         yield Samples(_pictures(task, drawn, conditions), conditions)
 
 
@@ -109,7 +121,7 @@ def check_sample(
         UserError: see `settings_of`; or the task draws something else than images.
     """
     chosen = settings_of(task, settings, "a generator of images")
-    batch = _asked(task, np.arange(_ways(rows)), chosen, ())(np.arange(_ways(rows)))
+    batch = asked(task, np.arange(_ways(rows)), chosen, ())(np.arange(_ways(rows)))
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
     numbers = jax.ShapeDtypeStruct((_ways(rows),), jnp.int32, sharding=rows)
     found = _drawing(task, chosen, rows).eval_shape(variables, shapes, numbers, np.uint32(0))
@@ -121,7 +133,7 @@ def draw(
     task: Task,
     variables: Variables,
     settings: Any,
-    asked: Asked,
+    asked_of: Asked,
     numbers: Int[np.ndarray, " N"],
     seed: int,
     batch_size: int,
@@ -132,6 +144,7 @@ def draw(
     The device is one batch ahead of who takes them.
 
     Args:
+        asked_of: what rows are asked to be.
         numbers: of each row, from which its key is folded.
         others: see `sample`.
     """
@@ -144,7 +157,7 @@ def draw(
     program, pending = _drawing(task, settings, rows), None
     for start in range(0, count, batch_size or 1):
         at = np.arange(start, start + batch_size).clip(max=count - 1)
-        conditions = asked(at)
+        conditions = asked_of(at)
         placed = {name: _placed(values, rows) for name, values in conditions.items()}
         running = program(variables, placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed))
         if pending is not None:
@@ -158,13 +171,6 @@ def draw(
 def name_of(task: Task) -> str:
     """As configs call it."""
     return type(task).__module__.rpartition(".")[2]
-
-
-def _asked(task: Task, numbers: Int[np.ndarray, " N"], settings: Any, prompts: Sequence[str]) -> Asked:
-    if not prompts:
-        return lambda at: task.unprompted(numbers[at])
-    conditions = task.conditions(prompts, settings)
-    return lambda at: {name: values[numbers[at] % len(prompts)] for name, values in conditions.items()}
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,15 +1,19 @@
 """Arguments that several commands share."""
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from vit_jax.errors import UserError
+from vit_jax.spelling import closest
 from vit_jax.training.config import load_config, override
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.load import Loaded
+    from vit_jax.tasks import Task
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) -> None:
@@ -79,6 +83,39 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
 
     options = {"image_size": arguments.image_size, "average": arguments.average, "part": arguments.part}
     return load(arguments.checkpoint, **options, **read_overrides(arguments))
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Flags that are fields of a task's `sampling`, whatever it has: `--guidance 1.5`, see `read_settings`."""
+    parser.add_argument("--setting", action="append", default=[], help=argparse.SUPPRESS)
+    # Only for --help: the parser rewrites whatever flag it does not know into --setting.
+    parser.add_argument(
+        "--SETTING", dest="_", metavar="VALUE", help="of the checkpoint's task, such as --guidance 1.5 or --steps 8"
+    )
+    parser.collects = "--setting"
+
+
+def read_settings(arguments: argparse.Namespace, task: "Task", flags: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments of the task's `sampling` that `add_settings` collected.
+
+    Args:
+        flags: other flags of the command, one of which may have been meant.
+
+    Raises:
+        UserError: for a flag that neither has.
+    """
+    given = override({}, dict(pair.split("=", 1) for pair in arguments.setting))
+    known = [field.name for field in dataclasses.fields(task.sampling)] if task.sampling is not None else []
+    for name in given if known else ():
+        if name not in known:
+            # Without the hyphens, which would make all flags alike.
+            shown = [each.replace("_", "-") for each in known]
+            close = closest(name.replace("_", "-"), [*shown, *(flag.removeprefix("--") for flag in flags)])
+            raise UserError(
+                f"The task '{type(task).__module__.rpartition('.')[2]}' has no --{name.replace('_', '-')}",
+                f"Did you mean '--{close}'?" if close else f"It takes --{', --'.join(shown)}",
+            )
+    return given
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:

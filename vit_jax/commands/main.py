@@ -27,6 +27,7 @@ from vit_jax.commands import (
     prepare_tokenizer,
     report,
     retrieve,
+    sample,
     search_sparsity,
     segment,
     train,
@@ -44,6 +45,7 @@ _COMMANDS = {
     "annotate": annotate,
     "retrieve": retrieve,
     "generate": generate,
+    "sample": sample,
     "upscale": upscale,
     "detect": detect,
     "visualize": visualize,
@@ -92,6 +94,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other mistake is said, with the nearest right name."""
 
     before_command = False  # whether the first argument that is not a flag is the command, with flags of its own
+    # The flag that collects, as NAME=VALUE, those that only who runs the command can know; None where there are none.
+    collects: str | None = None
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         self.subcommands, self.before_command = super().add_subparsers(**kwargs), kwargs.get("required", False)
@@ -100,6 +104,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         # Before parsing, which would sooner miss the flag that was meant than see the one that was written.
         below = self.subcommands.choices if hasattr(self, "subcommands") else ()
+        args = self._collected(args) if self.collects else args
         for argument in args:
             if argument == "--" or argument in below or (self.before_command and not argument.startswith("-")):
                 break
@@ -112,6 +117,20 @@ class _Parser(argparse.ArgumentParser):
                 flag = next((f"{p}KEY" for p, rewritten in _PREFIXES.items() if rewritten == flag), flag)
                 raise UserError(f"'{self.prog}' has no flag {flag}", advice)
         return super().parse_known_args(args, namespace)
+
+    def _collected(self, args: Sequence[str]) -> list[str]:
+        """`--top-k 9` as `--setting top_k=9`, where nobody else takes `--top-k`."""
+        rewritten, rest = [], iter(args)
+        for argument in rest:
+            flag, equals, value = argument.partition("=")
+            if argument == "--" or not flag.startswith("--") or flag in self._option_string_actions:
+                rewritten.append(argument)
+                continue
+            value = value if equals else next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"{flag} has no value", f"Write {flag} VALUE")
+            rewritten += [self.collects, f"{flag[2:].replace('-', '_')}={value}"]
+        return rewritten
 
     def error(self, message: str) -> NoReturn:
         of_type = re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message, re.DOTALL)

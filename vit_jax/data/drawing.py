@@ -1,6 +1,7 @@
 """What lies on an image, drawn into its pixels; and what stands beside it, a legend or a title, as pixels too."""
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -183,6 +184,24 @@ def beside(pictures: Sequence[Image], gap: int = 4) -> Image:
         padding = ((0, height - len(picture)), (0, gap), (0, 0))
         row.append(np.pad(picture, padding, constant_values=255))
     return np.concatenate(row, axis=1)[:, :-gap]
+
+
+def mosaic(images: UInt8[np.ndarray, "N h w 3"], columns: int | None = None, gap: int = 2, least: int = 64) -> Image:
+    """Images row by row on white, small ones enlarged to at least so many pixels.
+
+    Args:
+        columns: by default as many as make about a square.
+        least: of the longer side.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    times = max(1, -(-least // max(images.shape[1:3])))
+    images = images.repeat(times, axis=1).repeat(times, axis=2)
+    height, width = images.shape[1] + gap, images.shape[2] + gap
+    whole = np.full((gap + height * -(-len(images) // columns), gap + width * columns, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + height * (i // columns), gap + width * (i % columns)
+        whole[top : top + height - gap, left : left + width - gap] = image
+    return whole
 
 
 def _write(line: Image, text: str, left: int) -> None:

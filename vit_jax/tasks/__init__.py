@@ -176,8 +176,12 @@ class Task:
 
     def unprompted(self, indices: Int[np.ndarray, " N"]) -> dict[str, Shaped[np.ndarray, "N ..."]]:
         """What `sample` takes where nobody asks for anything in particular, a row for each of the samples that are
-        numbered so: a function of its number alone, such as all classes in turn."""
-        raise NotImplementedError
+        numbered so: a function of its number alone, such as all classes in turn.
+
+        Raises:
+            UserError: when a sample needs a prompt.
+        """
+        raise UserError("This task draws nothing without a prompt", "Give at least one")
 
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: Any

@@ -53,7 +53,7 @@ class Generator(Task):
         return losses.mean() + null, ({"loss": (losses.sum(), jnp.float32(losses.size))}, {})
 
     def outputs(self, variables, batch, names, rng):
-        labels = batch["label"]
+        labels = batch.get("label", jnp.full(rng.shape, len(self.classes)))  # the null class
         return chosen(names, {"samples": lambda: self.sample(variables, {"label": labels}, rng, ToySampling())})
 
     def conditions(self, prompts, settings):
@@ -75,6 +75,9 @@ class Generator(Task):
 
     def sampling_costs(self, settings):
         return {"tokens": 64, "passes": settings.steps, "cache_bytes": 1024 if settings.cache else 0}
+
+    def answers(self, outputs, fields):
+        return self.shown(np.asarray(outputs["samples"]), {})
 
     def shown(self, samples, conditions):
         return list(np.round(255 * samples).astype(np.uint8))
