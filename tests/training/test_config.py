@@ -108,6 +108,13 @@ def test_durations_in_groups():
     config = run_config({**tiny_config(), "optim": {"groups": groups}}).in_steps(60)
     assert config.optim["groups"][0]["schedule"] == {"warmup_steps": 10}
     assert config.optim["groups"][1] == groups[1]
+    # A group that waits counts its own updates, of which each is four batches of 16 on.
+    for turns, expected in (({"every": 4}, 2), ({"every": 4, "schedule_counts": "steps"}, 10)):
+        values = {**tiny_config(), "optim": {"groups": [{**groups[0], **turns}, groups[1]]}}
+        found = run_config(values).in_steps(60).optim["groups"][0]
+        assert found["schedule"]["warmup_steps"] == expected and found["every"] == 4
+    with pytest.raises(UserError, match="groups\\[0\\].every is {'epochs': 1}"):
+        run_config({**tiny_config(), "optim": {"groups": [{"every": {"epochs": 1}}]}}).in_steps(60)
 
 
 def test_durations_in_a_task():
