@@ -82,6 +82,7 @@ setup(
         "vit_jax.data.palettes": ["*.txt"],
         "vit_jax.data.prompts": ["*.json"],
         "vit_jax.data.vocabularies": ["*.bpe", "*.gz", "*.txt"],
+        "vit_jax.nn.lpips_weights": ["*.npz"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require={

@@ -331,6 +331,12 @@ TIMM_RESNET = Keys(
     },
     _TIMM_HARMLESS | _words("zero_init_last drop_block_rate"),
 )
+TIMM_VGG = Keys(
+    frozenset(),
+    {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "mlp_ratio": 1.0, "act_layer": "relu"},
+    _TIMM_HARMLESS,
+)
+
 TIMM_RESNETV2 = Keys(
     _words("layers channels width_factor stem_chs"),
     {
