@@ -7,6 +7,7 @@ FORMATS = (
     "transformers",
     "open_clip",
     "efficientvit",
+    "mar",
     "pytorch_fid",
     "segment_anything",
     "var",
