@@ -23,6 +23,7 @@ from tests.tasks import test_coop as prompting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_maskgit as masked
 from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
@@ -66,6 +67,7 @@ SYSTEMS = {
     "distil_encoder": distilling.config(),
     "efficientvit": efficient.config(),
     "mae": mae_config(model__depth=1),
+    "maskgit": masked.config(),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
     "segment": segmenting.plain(TEXTS),
     "sam": clicking.config(),

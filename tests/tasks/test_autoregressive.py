@@ -189,6 +189,9 @@ def test_pictures_of_classes_by_name():
     task = task_of(size=2)
     pictures = generate(task, variables_of(task), ["b", "2", ""], {"guidance": 1.5}, samples=2)
     assert [len(row) for row in pictures] == [2, 2, 2] and pictures[0][0].dtype == np.uint8
+    costs = task.sampling_costs(TokenSampling(guidance=1.5))
+    # With and without the class: keys and values of 2 layers, 4 tokens, 16 features of float32.
+    assert costs == {"tokens": 4, "passes": 4, "cache_bytes": 2 * 2 * 2 * 4 * 16 * 4}
     assert task.unprompted(np.arange(5))["label"].tolist() == [0, 1, 2, 0, 1]
 
 

@@ -130,6 +130,14 @@ class Autoregressive(TokenGenerator):
         there = jnp.put_along_axis(jnp.zeros_like(tokens), places, tokens, axis=1, inplace=False)
         return self._pixels(variables, there)
 
+    def sampling_costs(self, settings: TokenSampling) -> dict[str, int]:
+        found = {"tokens": self._count, "passes": self._count}
+        if settings.cache:
+            rows = 1 + (settings.guidance != 1.0)
+            cache = jax.eval_shape(lambda: self.model.transformer.new_cache(rows, self._count))
+            found["cache_bytes"] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+        return found
+
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
         """See `Task`; those of the generator, with masked products as the others."""
         del batch
