@@ -101,6 +101,11 @@ def test_a_whole_model_below_another_s_name(convolutional):
     np.testing.assert_array_equal(found[f"batch_stats/teacher/{name}"], statistics)
     with pytest.raises(UserError, match="no parameter in common"):
         init_from(teacher, {"teacher": str(folder)})  # that would be the source's own teacher
+    # A tokenizer is the whole of its checkpoint, and a part of what generates its tokens.
+    tokenizer = {collection: {"tokenizer": tree["teacher"]} for collection, tree in teacher.items()}
+    found, [report] = init_from(tokenizer, {"tokenizer": str(folder)})
+    assert not report.missing
+    np.testing.assert_array_equal(found[f"batch_stats/tokenizer/{name}"], statistics)
 
 
 @pytest.mark.long

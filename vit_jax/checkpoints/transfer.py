@@ -24,6 +24,7 @@ from vit_jax.nn.posemb import SINCOS2D, fitted_positions, sincos2d
 _HEADS = ("head", "distillation_head")
 _PARAMS = "params/"
 _TEXT = "text"  # the subtree that reads tokens
+_TOKENIZER = "tokenizer"  # the one that makes them of images, and a model by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +81,10 @@ def init_from(
     Args:
         variables: the fresh ones as Linen has them, `{"params": ..., **model_state}`, or their shapes.
         sources: a checkpoint, for all that it has in common with the model except `head`; or `{subtree: source}`
-            with sources 'path' (its subtree of the same name), 'path::subtree' or 'path::' (all of it, so that a model
-            lies below another's name, as a teacher does). A subtree is one of every collection:
-            the running statistics of an encoder come with its parameters.
+            with sources 'path' (its subtree of the same name; for "tokenizer" all of a source without one, which is a
+            tokenizer by itself), 'path::subtree' or 'path::' (all of it, so that a model lies below another's name, as
+            a teacher does). A subtree is one of every collection: the running statistics of an encoder come with its
+            parameters.
 
     Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
     says (the model's `posemb_resize`). A model that learns its positions starts from those that its source computes.
@@ -110,6 +112,8 @@ def init_from(
         path, whole, inner = source.partition("::")
         inner = inner if whole else subtree
         *both, method = _read(path)
+        if not whole and subtree == _TOKENIZER and not any(_is_in(n, subtree) for n in both[0]):
+            inner = ""
         before = f"/{inner}/" if inner else "/"
         flat, computed = (
             {n.replace(before, f"/{subtree}/", 1): v for n, v in of.items() if not inner or _is_in(n, inner)}
