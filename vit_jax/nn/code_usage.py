@@ -19,7 +19,9 @@ def perplexity(counts: Int[Array, " k"]) -> Float[Array, ""]:
     return jnp.exp(-jax.scipy.special.xlogy(shares, shares).sum())
 
 
-def usage(indices: Int[Array, "*any"] | Sequence[Int[Array, "*any"]], size: int) -> dict[str, tuple[Array, Array]]:
+def usage(
+    indices: Int[Array, "*any"] | Sequence[Int[Array, "*any"]], size: int, together: bool = True
+) -> dict[str, tuple[Array, Array]]:
     """Metrics of the global batch of a step (of a microbatch where a run has those): `codes_used` and `perplexity`.
 
     The log has their means over its steps: metrics are numbers that add up, which a histogram is not.
@@ -28,10 +30,11 @@ def usage(indices: Int[Array, "*any"] | Sequence[Int[Array, "*any"]], size: int)
         indices: of all latents; or a list, one for each map of tokens or depth, whose metrics are called
             `codes_used/0` and so on, beside those of all together.
         size: number of codes.
+        together: whether those of a list are of one codebook; if not, there is nothing of all together.
     """
     parts = list(indices) if isinstance(indices, Sequence) else [indices]
     counts = [code_counts(part, size) for part in parts]
-    named = {"": sum(counts[1:], counts[0])}
+    named = {"": sum(counts[1:], counts[0])} if together or len(counts) == 1 else {}
     if len(counts) > 1:
         named |= {f"/{number}": each for number, each in enumerate(counts)}
     one = jnp.float32(1)
@@ -49,10 +52,12 @@ def usage_remarks(averages: Mapping[str, float], size: int) -> dict[str, str]:
     found = {}
     for name, used in averages.items():
         kind, _, part = name.partition("/")
-        # A map of one token an image may well have one code in a small batch; the whole codebook may not.
-        if kind == "codes_used" and not part and used < 1.5 and size > 1:
+        # Of one codebook for several maps, a map of one token an image may well have one code in a small batch.
+        whole = not part or kind not in averages
+        if kind == "codes_used" and whole and used < 1.5 and size > 1:
+            where = f"one code of {size:,} of map {part}" if part else f"one code of {size:,}"
             found[name] = (
-                f"one code of {size:,} is in use ({100 / size:.2g} %), so that all images become the same tokens; "
+                f"{where} is in use ({100 / size:.2g} %), so that all images become the same tokens; "
                 "try a codebook that learns by moving averages and starts dead codes anew, or a lower learning rate"
             )
     return found

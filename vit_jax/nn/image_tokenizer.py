@@ -20,6 +20,8 @@ class ImageTokenizer(nn.Module):
     # Numbers of a place of the latents, and how many different tokens there are; fields or properties of the class.
     latent_width: ClassVar[int]
     vocab_size: ClassVar[int | None]
+    # Whether a token means the same code in all maps.
+    one_codebook: ClassVar[bool] = True
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """Rows and columns of the maps of tokens of an image of (height, width): one map, or several from coarse to

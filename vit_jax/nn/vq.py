@@ -196,7 +196,7 @@ class Codebook(nn.Module):
 
     def embed(self, indices: Int[Array, "*places"]) -> Float[Array, "*places d"]:
         """The codes of indices."""
-        return self.table()[indices]
+        return jnp.asarray(self.table())[indices]
 
     def loss(
         self, x: Float[Array, "*places d"], codes: Float[Array, "*places d"], beta: float, legacy: bool
@@ -362,4 +362,4 @@ class GumbelQuantizer(nn.Module):
 
     def embed(self, indices: Int[Array, "*places"]) -> Float[Array, "*places d"]:
         """The codes of indices."""
-        return self.codes[indices]
+        return jnp.asarray(self.codes)[indices]
