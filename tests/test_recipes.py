@@ -140,6 +140,8 @@ DIFFERS = {
     "transformer_wmt": {"batches", "rate", "precision"},
     "simclr_i1k": {"memory", "colours", "brightness", "crops", "blur", "evaluation pixels"},
     "yolos_coco": {"images", "crops", "losses", "rate"},
+    "vqvae": {"width", "crops", "precision"},
+    "vqvae2": {"rate", "restarts", "filters", "precision"},
     "vit_i1k": {"levels", "mixup", "precision", "few-shot"},
     "vit_i21k": {"levels", "mixup", "precision", "duplicates", "decay"},
     "vit_paper_finetune": {"evaluation pixels", "crops for H/14", "dropout", "flowers"},

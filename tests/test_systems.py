@@ -29,6 +29,8 @@ from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_translate as translating
+from tests.tasks import test_vae as variational
+from tests.tasks import test_vqvae as quantising
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
 from tests.tiny_contrastive import contrastive_config
@@ -73,6 +75,8 @@ SYSTEMS = {
     "sam": clicking.config(),
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
+    "vae": variational.config(),
+    "vqvae": quantising.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
 }
 NOT_TRAINED = {"features"}
