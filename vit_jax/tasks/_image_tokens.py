@@ -1,26 +1,25 @@
 """What tasks have in common that generate images as tokens of a tokenizer that stays as it is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
-from vit_jax.spelling import nearest
 from vit_jax.tasks import Batch, DataInfo, Task, Variables
+from vit_jax.tasks._class_conditions import ClassConditions
 
 TOKENIZER = "tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenGenerator(Task):
+class TokenGenerator(ClassConditions, Task):
     """Images of classes, as tokens; `params["tokenizer"]` is frozen and loaded, the rest is the model's.
 
     A batch has `image` float [B, H, W, 3] in -1..1, or what the tokenizer makes of it, `indices` int32 [B, T] or
@@ -93,59 +92,10 @@ class TokenGenerator(Task):
         """Images in 0..1 of tokens."""
         return unit_range(self._tokenizing(variables, indices, self._grids, method="detokenize"))
 
-    def _labels(self, batch: Batch) -> Int[Array, " B"]:
-        """Classes; the null class where there are none."""
-        return batch["label"] if self.classes else jnp.zeros(jax.tree.leaves(dict(batch))[0].shape[0], jnp.int32)
-
-    def _shown_labels(self, batch: Batch, rng: PRNGKeyArray) -> Int[Array, " B"]:
-        """Classes as training shows them, some as the null class."""
-        labels = self._labels(batch)
-        dropped = jax.random.bernoulli(rng, self.label_drop, labels.shape)
-        return jnp.where(dropped, len(self.classes), labels)
-
-    def conditions(self, prompts: Sequence[str], settings: Any) -> dict[str, Int[np.ndarray, " N"]]:
-        """`label` int32 [N] of classes by their names or numbers; "" is no condition."""
-        del settings
-        return {"label": np.array([self._class(prompt) for prompt in prompts], np.int32)}
-
-    def _check_guidance(self, guided: bool) -> None:
-        """Raises a UserError where samples would be guided away from what the model has not learned."""
-        if guided and not (self.classes and self.label_drop):
-            raise UserError(
-                "This generator was trained without a null class, away from which guidance would lead",
-                "Sample without guidance, or train with classes and label_drop above 0",
-            )
-
-    def _class(self, prompt: str) -> int:
-        if prompt == "" and self.classes and not self.label_drop:
-            raise UserError("This generator was always told a class", "Ask for one, or train with label_drop above 0")
-        if prompt == "":
-            return len(self.classes)
-        if not self.classes:
-            raise UserError(f"This generator knows no classes, and so not {prompt!r}", "Ask for no class")
-        if prompt in self.classes:
-            return self.classes.index(prompt)
-        if prompt.isdecimal() and int(prompt) < len(self.classes):
-            return int(prompt)
-        if prompt.isdecimal():
-            raise UserError(f"There is no class {prompt}", f"Name one from 0 to {len(self.classes) - 1}")
-        raise UserError(f"There is no class named {prompt!r}", nearest(prompt, self.classes))
-
-    def unprompted(self, indices: Int[np.ndarray, " N"]) -> dict[str, Int[np.ndarray, " N"]]:
-        """All classes in turn."""
-        return {"label": (indices % max(len(self.classes), 1)).astype(np.int32)}
-
     def sampling_costs(self, settings: Any) -> dict[str, int]:
         """The tokens of an image; who knows more says more."""
         del settings
         return {"tokens": self._count}
-
-    def shown(
-        self, samples: Float[np.ndarray, "B H W 3"], conditions: Mapping[str, np.ndarray]
-    ) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """Pictures."""
-        del conditions
-        return list(np.round(255 * np.clip(np.asarray(samples), 0, 1)).astype(np.uint8))
 
 
 def unit_range(images: Float[Array, "*b"]) -> Float[Array, "*b"]:
