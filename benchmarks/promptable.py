@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.runs import Table, fit, once, spread, write_tables
 from vit_jax.checkpoints.load import Loaded, load
-from vit_jax.commands.figures import image_png
 from vit_jax.data import rle
+from vit_jax.data.drawing import image_png
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.data.sources import composites, shapes
 from vit_jax.evaluators.mask_generator import MaskGenerator

@@ -18,6 +18,7 @@ LEVELS = (60, 200)
 EVALS = {
     "dark": {"name": "toy_sampled", "count": 40, "label": 0, "guidance": 0.5},
     "bright": {"name": "toy_sampled", "count": 70, "label": 1, "guidance": 0.5},
+    "samples": {"name": "samples", "every": 15, "count": 6, "settings": {"temperature": 0.5}},
 }
 _FOLDER = tempfile.TemporaryDirectory()  # for as long as the tests run
 
@@ -48,9 +49,13 @@ def config(folder, evals=EVALS):
     }  # fmt: skip
 
 
+def trained(folder, **evals):
+    """The workdir of a run with such evaluators."""
+    train(build_experiment(config(folder, evals)), folder / "run", jax.devices()[:1])
+    return folder / "run"
+
+
 @functools.cache
 def workdir():
     """That of a run, made once."""
-    folder = Path(_FOLDER.name)
-    train(build_experiment(config(folder)), folder / "run", jax.devices()[:1])
-    return folder / "run"
+    return trained(Path(_FOLDER.name), **EVALS)

@@ -1,6 +1,7 @@
 """Samples by number: the same image for the same number, whatever is drawn beside it."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,6 +11,9 @@ import vit_jax
 from tests import toy_generator
 from vit_jax import UserError
 from vit_jax.checkpoints import sampling
+from vit_jax.commands.main import main
+from vit_jax.data.decode import decode
+from vit_jax.data.drawing import mosaic
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 from vit_jax.training.sharding import batch_sharding, make_mesh
@@ -101,8 +105,31 @@ def test_evaluators_share_what_is_drawn(workdir, tmp_path, loaded):
 
         patch.setattr(evaluation, "sample", noted)
         found = evaluation.evaluate_loaded(loaded, values)
-    assert numbers == [list(range(40)), list(range(40, 70))]
+    assert numbers == [list(range(40)), list(range(40, 70)), list(range(6))]
     assert found["bright/mean"] == pytest.approx(logged["bright/mean"], rel=1e-5)
+
+
+def test_a_run_keeps_a_sheet_of_each_evaluation(workdir, loaded, tmp_path, capsys):
+    grids = sorted((workdir / "pictures" / "samples_grid").iterdir())
+    assert [path.name for path in grids] == ["00000015.png", "00000030.png"]
+    early, late = (decode(path) for path in grids)
+    images = loaded.sample(6, temperature=0.5).images
+    np.testing.assert_array_equal(late, mosaic(images, least=32))
+    assert early.shape == late.shape and not np.array_equal(early, late)
+    assert max(grid[:34, :34].mean() for grid in (early, late)) < 100 < early[:34, 36:68].mean()  # dark, bright
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["samples/images"] == 6
+    assert logged[-1]["samples/spread"] == pytest.approx(images.std(0).mean(), rel=1e-3)
+
+    # The report shows them side by side, and what a link leads to is not shown.
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    assert "samples grid at step 15, 30." in (tmp_path / "page.html").read_text()
+    shutil.rmtree(run / "pictures" / "samples_grid")
+    (run / "pictures" / "samples_grid").symlink_to(workdir / "pictures" / "samples_grid")
+    assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    assert "samples grid" not in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

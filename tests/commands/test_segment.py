@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from tests.answering import answering
 from vit_jax.commands import annotate, segment
-from vit_jax.commands.figures import image_png
 from vit_jax.commands.main import main
 from vit_jax.data import rle
+from vit_jax.data.drawing import image_png
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import coco
 from vit_jax.tasks.segment import Segment

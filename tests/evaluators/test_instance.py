@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
-from vit_jax.commands.figures import image_png
 from vit_jax.data import rle
+from vit_jax.data.drawing import image_png
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.data.pipeline import EvalPipeline

@@ -8,8 +8,8 @@ from etils import epath
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.commands import visualize
-from vit_jax.commands.figures import image_png
 from vit_jax.commands.main import main
+from vit_jax.data.drawing import image_png
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess

@@ -13,8 +13,8 @@ from tests.tiny import tiny_config, untrained
 from tests.tiny_pairs import CLIP, TEXT, pairs_config
 from vit_jax import UserError
 from vit_jax.commands import retrieve
-from vit_jax.commands.figures import image_png
 from vit_jax.commands.main import main
+from vit_jax.data.drawing import image_png
 from vit_jax.evaluators import retrieval
 from vit_jax.evaluators.zero_shot import ZeroShotAccuracy
 from vit_jax.inspection import extract

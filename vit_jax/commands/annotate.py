@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from vit_jax.commands.figures import image_png
     from vit_jax.data import drawing
     from vit_jax.data.decode import decode
+    from vit_jax.data.drawing import image_png
     from vit_jax.training.compiling import keep_compiled
 
     output = output_file(arguments.output, suffixes=(".json",))

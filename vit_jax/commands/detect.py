@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.commands.figures import image_png
     from vit_jax.data import drawing
     from vit_jax.data.decode import decode
+    from vit_jax.data.drawing import image_png
     from vit_jax.training.compiling import keep_compiled
 
     if not 0 <= arguments.threshold <= 1:

@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
@@ -146,10 +145,6 @@ def contact_sheet(
         patches = [Patch(color=np.array(tint) / 255, label=name.replace("$", r"\$")) for name, tint in legend.items()]
         drawing.legend(handles=patches, loc="outside lower center", ncols=across, frameon=False, fontsize=8)
     return png(drawing)
-
-
-def image_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def png(drawing: Figure) -> bytes:

@@ -108,7 +108,7 @@ class _Output:
 
     def write(self, i: int, asked: Path | str, answer: Answer) -> str:
         """Writes one answer to an image file or a text, or returns it as the text for the screen."""
-        from vit_jax.commands.figures import image_png
+        from vit_jax.data.drawing import image_png
         from vit_jax.tasks import Ranked
 
         if isinstance(answer, Ranked):

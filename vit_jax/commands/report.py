@@ -6,6 +6,7 @@ examples:
 
 A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
 but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
+Pictures that an evaluator kept while a run trained, such as the sheets of 'samples', stand side by side.
 Only the workdirs are read. --images also draws training images as each run sees them, which opens the data that the
 runs' configs name: for runs whose configs you know, since the page will show what they point to.
 """
@@ -26,6 +27,7 @@ from vit_jax.naming import nearest
 
 _PANELS = 8  # curves by default; --metrics asks for others
 _IMAGES = 4  # a row and a column of the contact sheet
+_STEPS, _WIDEST = 5, 400  # pictures of a run side by side, and pixels of each
 _SILENT = ("/examples", "_std")  # endings of metrics that no one compares
 
 
@@ -199,12 +201,52 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], i
     header, rows = difference_table(groups)
     parts.append(page.heading("What differs"))
     parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
+    if sheets := _sheets(groups):
+        parts += [page.heading("What they draw"), *sheets]
     if images:
         parts += [page.heading("What they see"), *_views(groups)]
     parts.append(page.heading("Runs"))
     names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
     parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))
     return page.page("vit_jax report", parts)
+
+
+def _sheets(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:
+    """Pictures that evaluators kept while a run trained, of some of its steps from the first to the last; of several
+    seeds those of the first."""
+    from vit_jax.commands import page
+    from vit_jax.training.kept import kept_in
+
+    parts = []
+    for label, group in groups.items():
+        for name, kept in kept_in(epath.Path(group[0].name)).items():
+            count = min(_STEPS, len(kept))
+            some = [kept[i * (len(kept) - 1) // max(count - 1, 1)] for i in range(count)]
+            if (picture := _strip(some)) is not None:
+                steps = ", ".join(str(step) for step, _ in some)
+                parts.append(page.figure(picture, f"{label}: {name.replace('_', ' ')} at step {steps}."))
+    return parts
+
+
+def _strip(kept: Sequence[tuple[int, epath.Path]]) -> bytes | None:
+    """Pictures side by side, each with its step above; None for files that are none."""
+    import cv2
+
+    from vit_jax.data import drawing
+    from vit_jax.data.decode import decode
+
+    shown = []
+    for step, path in kept:
+        try:
+            picture = decode(path.read_bytes())
+        except UserError:
+            return None
+        scale = min(1, _WIDEST / max(picture.shape[:2]))
+        if scale < 1:
+            size = tuple(max(1, round(scale * side)) for side in picture.shape[1::-1])
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        shown.append(drawing.titled(picture, f"step {step}"))
+    return drawing.image_png(drawing.beside(shown))
 
 
 def _views(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:

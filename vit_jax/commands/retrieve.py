@@ -147,7 +147,7 @@ def _texts_by_image(
     loaded: Loaded, paths: Sequence[Path], texts: Sequence[str], top: int, output: Path | None
 ) -> list[tuple[str, float]]:
     from vit_jax.commands import page
-    from vit_jax.commands.figures import image_png
+    from vit_jax.data.drawing import image_png
 
     if len(paths) > 1:
         raise UserError(f"{paths[0].parent} has {len(paths)} images", "Name one that texts are ranked by")
@@ -168,7 +168,7 @@ def _texts_by_image(
 
 def _page_of_images(loaded: Loaded, query: str, count: int, best: Sequence[tuple[Path, float]]) -> str:
     from vit_jax.commands import page
-    from vit_jax.commands.figures import image_png
+    from vit_jax.data.drawing import image_png
 
     cards = [
         page.card(image_png(loaded.preprocess.to_uint8(path)), [f"{place}. {cosine:.3f}", path.name])

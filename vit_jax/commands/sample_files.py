@@ -74,8 +74,7 @@ class _Whole:
         import numpy as np
 
         from vit_jax.checkpoints.sampling import Samples
-        from vit_jax.commands.figures import image_png
-        from vit_jax.data.drawing import mosaic
+        from vit_jax.data.drawing import image_png, mosaic
 
         samples = Samples.joined(self._parts)
         if self._path.suffix.lower() == ".png":
@@ -108,7 +107,7 @@ class _Folder:
         return self._missing
 
     def write(self, numbers: Sequence[int], samples: Samples) -> None:
-        from vit_jax.commands.figures import image_png
+        from vit_jax.data.drawing import image_png
 
         if not self._begun:
             self._path.mkdir(exist_ok=True)

@@ -171,7 +171,7 @@ def _files(
     import cv2
     import numpy as np
 
-    from vit_jax.commands.figures import image_png
+    from vit_jax.data.drawing import image_png
 
     said = {"path": str(path), "height": photo.shape[0], "width": photo.shape[1], "masks": records}
     files = {"_overlay.png": image_png(overlay), ".json": (json.dumps(said, indent=1) + "\n").encode()}
@@ -211,8 +211,8 @@ def _class_map(loaded: Loaded, photo: np.ndarray, classes: np.ndarray) -> Made:
     import cv2
     import numpy as np
 
-    from vit_jax.commands.figures import image_png
     from vit_jax.data import drawing
+    from vit_jax.data.drawing import image_png
     from vit_jax.data.palettes import colors_for
 
     shape, names = photo.shape[:2], loaded.task.label_names

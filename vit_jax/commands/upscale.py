@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from vit_jax.checkpoints.upscaling import upscale
-    from vit_jax.commands.figures import image_png
     from vit_jax.data.decode import decode
+    from vit_jax.data.drawing import image_png
     from vit_jax.data.resample import resample
     from vit_jax.training.compiling import keep_compiled
 

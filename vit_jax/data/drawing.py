@@ -186,6 +186,11 @@ def beside(pictures: Sequence[Image], gap: int = 4) -> Image:
     return np.concatenate(row, axis=1)[:, :-gap]
 
 
+def image_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """A picture as a file's bytes."""
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
 def mosaic(images: UInt8[np.ndarray, "N h w 3"], columns: int | None = None, gap: int = 2, least: int = 64) -> Image:
     """Images row by row on white, small ones enlarged to at least so many pixels.
 

@@ -61,8 +61,13 @@ class EvaluationRun(Protocol):
         """
         ...
 
-    def keep(self, name: str, make: Callable[[], bytes]) -> None:
-        """Offers a file beside the numbers, such as a table or a picture: `make` is called only if they are wanted."""
+    def keep(self, name: str, make: Callable[[], bytes], while_training: bool = False) -> None:
+        """Offers a file beside the numbers, such as a table or a picture: `make` is called only if they are wanted, and
+        not in every process.
+
+        Args:
+            while_training: whether a run is to keep it too, a picture for each step at which it evaluates.
+        """
         ...
 
 

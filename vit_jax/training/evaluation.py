@@ -105,19 +105,21 @@ class Evaluation:
         variables: Variables,
         names: Collection[str] | None = None,
         failed: dict[str, UserError] | None = None,
+        pictures: Keep | None = None,
     ) -> dict[str, float]:
         """The metrics of the named evaluators (of all by default) as 'evaluator/metric'.
 
         Args:
             failed: receives what ended an evaluator, by its name, and the others go on. Without it, and where several
                 processes compute together, so that others may wait for this one, it is raised.
+            pictures: takes those that a run keeps of each of its evaluations, named 'evaluator_file'.
         """
         results, shared = {}, {}
         for name, evaluator in self._evaluators.items():
             if names is not None and name not in names:
                 continue
             try:
-                metrics = evaluator.metrics(_EvaluationRun(self, name, variables, shared))
+                metrics = evaluator.metrics(_EvaluationRun(self, name, variables, shared, pictures))
             except UserError as error:
                 named = UserError(f"The evaluator '{name}' failed: {error.what}", error.what_to_do)
                 if failed is None or jax.process_count() > 1:
@@ -264,6 +266,7 @@ class _EvaluationRun:
     name: str
     variables: Variables
     shared: dict[Any, Any]
+    pictures: Keep | None = None
 
     def __call__(self, pipeline: EvalPipeline) -> Iterator[PyTree[np.ndarray]]:
         return self.evaluation.measured(self.name, self.variables, pipeline)
@@ -286,8 +289,10 @@ class _EvaluationRun:
         known = self.shared.setdefault("samples", {})
         return self.evaluation.samples(self.variables, known, count, seed, prompts, batch_size, settings)
 
-    def keep(self, name: str, make: Callable[[], bytes]) -> None:
+    def keep(self, name: str, make: Callable[[], bytes], while_training: bool = False) -> None:
         self.evaluation.keep(self.name, name, make)
+        if while_training and self.pictures is not None:
+            self.pictures(f"{self.name}_{name}", make)
 
 
 def judging(answers: Answers, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:

@@ -15,6 +15,7 @@ from vit_jax.tasks import static_argument
 from vit_jax.training.distributed import is_lead
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.interrupt import Interrupt
+from vit_jax.training.kept import keep_in
 from vit_jax.training.metrics import Progress, Writer, round_off
 from vit_jax.training.open_run import open_run
 from vit_jax.training.remarks import RunningRemarks
@@ -34,7 +35,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains to the end, resuming what `workdir` holds, and returns what it writes to `summary.json`.
 
-    Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/<step>` and `summary.json`.
+    Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/<step>`, `pictures/` (where an evaluator keeps
+    some) and `summary.json`.
 
     Args:
         experiment: what to train, see `vit_jax.training.experiment.build_experiment`.
@@ -78,7 +80,8 @@ def train(
     def measure(step: int, names: Sequence[str], state: State) -> dict[str, float]:
         for name in names:
             failed.pop(name, None)
-        measured = run.evaluation.run(variables_of(state, run.product), names, failed)
+        pictures = keep_in(workdir, step) if lead else None
+        measured = run.evaluation.run(variables_of(state, run.product), names, failed, pictures)
         run.store.record(step, measured, failed)
         if lead:
             for name in failed.keys() & set(names):
