@@ -218,7 +218,8 @@ def build_inputs(section: Mapping[str, Any]) -> Inputs:
     size = size * 2 if len(size) == 1 else size  # one number for a square, as `--config.data.image_size=32` gives it
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise UserError(f"config.data.image_size is {section.get('image_size')!r}", "Give [height, width] in pixels")
-    if section.get("transform") is None and section.get("train") is not None:
+    of_images = not isinstance(fields, Mapping) or "image" in fields
+    if of_images and section.get("transform") is None and section.get("train") is not None:
         raise UserError(
             "The key 'config.data.transform' is missing", "Name what training does to an image, such as 'supervised'"
         )

@@ -27,6 +27,7 @@ from vit_jax.training.chips import peak_flops
 from vit_jax.training.compiling import compile_aloud
 from vit_jax.training.config import plain
 from vit_jax.training.distributed import agreed, check_same, from_lead, is_lead
+from vit_jax.training.encoding import check_tokenizer
 from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment, Pipeline
 from vit_jax.training.metrics import Throughput, read_metrics
@@ -148,6 +149,8 @@ def open_run(
             state = program.fresh_state()
             if config.init_from:
                 state = _transfer(state, program, config.init_from)
+        encoded = getattr(getattr(experiment.pipeline, "source", None), "header", None)
+        agreed(lambda: check_tokenizer(encoded, task, variables_of(state), mesh))
         agreed(lambda: write_config(workdir, experiment.values) if lead else None)
         store = agreed(lambda: Store(workdir, policy, program.frozen, frozen_in))
         held.callback(store.close)

@@ -135,7 +135,7 @@ def planned(
 
     traced, rows = jax.make_jaxpr(output, return_shape=True)(variables, dict(raw))
     leaves, structure = jax.tree.flatten(variables)
-    needed = jax.tree.unflatten(structure, _part_in(traced.jaxpr)[: len(leaves)])
+    needed = jax.tree.unflatten(structure, part_in(traced.jaxpr)[: len(leaves)])
     for (path, used), fixed in zip(jax.tree.leaves_with_path(needed["params"]), jax.tree.leaves(frozen), strict=True):
         if used and not fixed:
             raise UserError(
@@ -151,7 +151,7 @@ def planned(
     return Planned(section, task, row=row, reads=frozenset(reads), needed=needed, **others)
 
 
-def _part_in(jaxpr: Any) -> list[bool]:
+def part_in(jaxpr: Any) -> list[bool]:
     """Which inputs of a traced function have a part in its results."""
     needed = {v for v in jaxpr.outvars if isinstance(v, Var)}
     for equation in reversed(jaxpr.eqns):
