@@ -23,7 +23,7 @@ from vit_jax.training.config import parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, mixer="shifted", steps=1200, seed=0, root=FASHION_MNIST, smoke=False)
+    arg = parse_arg(arg, mixer="shifted", steps=800, seed=0, root=FASHION_MNIST, smoke=False)
     if arg.mixer not in get_args(Mixer):
         raise UserError(f"Unknown mixer {arg.mixer!r}", nearest(arg.mixer, get_args(Mixer)))
     steps = 4 if arg.smoke else arg.steps

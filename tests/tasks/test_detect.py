@@ -15,6 +15,7 @@ from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.evaluators import detection
+from vit_jax.evaluators.instance import read_detections
 from vit_jax.models import yolos
 from vit_jax.nn.box_loss import centred, corners, generalized_iou
 from vit_jax.nn.parameter_count import parameter_count
@@ -209,6 +210,29 @@ def test_detect_writes_boxes_in_pixels_of_the_photo(run, tmp_path, capsys):
     assert (boxes >= 0).all() and (boxes <= [200, 90, 200, 90]).all() and boxes[:, 2].max() > 64
     assert {one["class"] for one in found["detections"]} <= {"background", "disc", "square", "triangle"}
     assert cv2.imread(str(tmp_path / "found/photo.png")).shape == (90, 200, 3)
+    # The same as results of COCO, which its own evaluation reads.
+    names = ("background", "disc", "square", "triangle")
+    listed = {
+        "images": [{"id": 17, "file_name": "photo.png", "width": 200, "height": 90}],
+        "categories": [{"id": 10 + k, "name": name} for k, name in enumerate(names)],
+        "annotations": [],
+    }
+    coco, written = tmp_path / "list.json", tmp_path / "found/results.json"
+    given += ["--output", str(tmp_path / "found"), "--coco", str(coco)]
+    coco.write_text(json.dumps(listed))
+    assert main(given) == 0
+    assert [row["image_id"] for row in read_detections(str(written))] == [17] * 20
+    for row, one in zip(json.loads(written.read_text()), found["detections"], strict=True):
+        left, top, width, height = row["bbox"]
+        np.testing.assert_allclose([left, top, left + width, top + height], one["box"], atol=0.06)
+        assert one["class"] == names[row["category_id"] - 10]
+    for changed, said in (
+        ({"images": [{**listed["images"][0], "file_name": "b.png"}]}, "lists no image called photo.png"),
+        ({"categories": [{"id": 5, "name": "a cat"}]}, "a category that"),
+    ):
+        coco.write_text(json.dumps(listed | changed))
+        assert main(given) == 2 and said in capsys.readouterr().err
+    given = given[:-4]
     assert main([*given[:-1], "1.5"]) == 2 and "--threshold is 1.5. Give a share" in capsys.readouterr().err
 
 

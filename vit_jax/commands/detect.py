@@ -4,9 +4,11 @@ examples:
   vit_jax detect --checkpoint runs/detect photo.jpg                          # a line for each box
   vit_jax detect --checkpoint runs/detect photo.jpg --output found/          # and photo.png, detections.json in it
   vit_jax detect --checkpoint runs/detect photos/ --output found/ --threshold 0.7
+  vit_jax detect --checkpoint runs/detect val2017/ --output found/ --threshold 0 --coco instances_val2017.json
 
 Boxes are left, top, right and bottom in pixels of the image. A directory stands for all .jpg, .jpeg, .png and .webp
-files below it. Images that cannot be read are named at the end and make the exit status 2.
+files below it. With --coco the boxes are also written as results of COCO, results.json, which `evaluate` can give to a
+model of prompts (the evaluator 'instance'). Images that cannot be read are named at the end and make the exit status 2.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from vit_jax.checkpoints.load import Loaded
 
-_FILE = "detections.json"
+_FILE, _RESULTS = "detections.json", "results.json"
 _OUTPUTS = ("boxes", "scores", "classes")  # of a task that detects
 
 
@@ -37,9 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.5, metavar="P", help="least score of what is shown (default 0.5)"
     )
+    parser.add_argument(
+        "--coco", metavar="FILE", help=f"the JSON that lists the images: write {_RESULTS} of COCO into DIR, too"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vit_jax.commands.coco_results import CocoResults
     from vit_jax.data import drawing
     from vit_jax.data.decode import decode
     from vit_jax.data.drawing import image_png
@@ -47,7 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not 0 <= arguments.threshold <= 1:
         raise UserError(f"--threshold is {arguments.threshold}", "Give a share from 0 to 1")
+    if arguments.coco is not None and arguments.output is None:
+        raise UserError("--coco says in which form to write, and there is no --output", "Add --output DIR")
     folder = None if arguments.output is None else output_folder(arguments.output)
+    results = None if arguments.coco is None else CocoResults(arguments.coco)
     paths = expand(arguments.images)
     loaded = open_loaded(arguments)
     if not set(_OUTPUTS) <= set(loaded.task.answered_by):
@@ -63,6 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
                 unreadable.append(image)
                 continue
             found = detections(loaded, image, arguments.threshold)
+            if results is not None:
+                results.add(path, found)
             rows.append({"path": str(path), "width": image.shape[1], "height": image.shape[0], "detections": found})
             for one in found:
                 box = " ".join(f"{side:.0f}" for side in one["box"])
@@ -75,6 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
                 (folder / name).write_bytes(image_png(drawing.boxes(picture, boxes, kinds, times)))
     if folder is not None:
         (folder / _FILE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if results is not None:
+            (folder / _RESULTS).write_text(json.dumps(results.rows) + "\n", encoding="utf-8")
     if unreadable:
         raise left_out(unreadable, len(paths))
 
