@@ -20,6 +20,7 @@ from tests.tasks import test_bert as bert
 from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
+from tests.tasks import test_dalle as painting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_efficientvit as efficient
@@ -65,6 +66,7 @@ SYSTEMS = {
     "coop": prompting.run_config(TEXTS),
     "autoregressive": tokenwise.config(),
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
+    "dalle": painting.config(TEXTS),
     "detect": detecting.config(),
     "distil_encoder": distilling.config(),
     "efficientvit": efficient.config(),
