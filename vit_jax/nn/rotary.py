@@ -48,28 +48,36 @@ def rotary_angles_2d(
 
 
 def rotate(
-    x: Float[Array, "b t h d"], angles: Float[Array, "*b t half"], pairing: Literal["halves", "pairs"]
+    x: Float[Array, "b t h d"],
+    angles: Float[Array, "*b t half"] | Float[Array, "*b t d"],
+    pairing: Literal["halves", "pairs"],
 ) -> Float[Array, "b t h d"]:
     """Turns each pair of features by its angle, in float32.
 
     Args:
-        angles: of each token, the same for all heads.
+        angles: of each token, the same for all heads. Where each feature has one of its own, it is its cosine times the
+            feature and its sine times the other one of the pair, negated for the first: a turn where both are equal.
         pairing: "halves" pairs feature i with i + d/2 (LLaMA in transformers), "pairs" 2i with 2i + 1 (the paper).
 
     Raises:
         UserError: angles for another width or number of tokens.
     """
-    if angles.shape[-2:] != (x.shape[1], x.shape[3] // 2):
+    if angles.shape[-2] != x.shape[1] or angles.shape[-1] not in (x.shape[3] // 2, x.shape[3]):
         raise UserError(
             f"Rotary angles of shape {tuple(angles.shape)} do not fit {x.shape[1]} tokens with heads of {x.shape[3]}",
             "They need the axes tokens and half the width of a head",
         )
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
-    values = x.astype(jnp.float32)
-    if pairing == "halves":
-        first, second = jnp.split(values, 2, axis=-1)
-    else:
-        first, second = values[..., 0::2], values[..., 1::2]
-    turned = (first * cos - second * sin, second * cos + first * sin)
+    both = (angles, angles) if angles.shape[-1] != x.shape[3] else _parted(angles, pairing)
+    (cos1, sin1), (cos2, sin2) = ((jnp.cos(y)[..., None, :], jnp.sin(y)[..., None, :]) for y in both)
+    first, second = _parted(x.astype(jnp.float32), pairing)
+    turned = (first * cos1 - second * sin1, second * cos2 + first * sin2)
     joined = jnp.concatenate(turned, axis=-1) if pairing == "halves" else jnp.stack(turned, axis=-1).reshape(x.shape)
     return joined.astype(x.dtype)
+
+
+def _parted(x: Float[Array, "*b d"], pairing: Literal["halves", "pairs"]) -> tuple[Array, Array]:
+    """The first feature of each pair, and the second."""
+    if pairing == "halves":
+        first, second = jnp.split(x, 2, axis=-1)
+        return first, second
+    return x[..., 0::2], x[..., 1::2]
