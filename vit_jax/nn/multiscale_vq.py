@@ -6,7 +6,7 @@ phi, and what they leave is for the next scales. The sum over all scales stands 
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -118,16 +118,11 @@ class MultiScaleQuantizer(nn.Module):
             Indices are [B, T], maps one after the other.
         """
         latents = self._checked(latents, grids)
-        found, sums, rests = self._encoded(latents, grids)
-        if train:
-            width = latents.shape[-1]
-            self.codebook.learn(jnp.concatenate([x.reshape(-1, width) for x in rests]), _flat(found).reshape(-1))
-        loss = sum(codebook_loss(latents, x, self.beta) for x in sums) / len(grids)
-        return Quantized(straight_through(latents, sums[-1]), _joined(found), loss)
+        return self._learned(latents, *self._encoded(latents, grids, self.enlarged), train)
 
     def tokenize(self, latents: Float[Array, "b h w d"], grids: Sequence[Grid]) -> Int[Array, "b t"]:
         """Indices of the codes, maps one after the other."""
-        return _joined(self._encoded(self._checked(latents, grids), grids)[0])
+        return _joined(self._encoded(self._checked(latents, grids), grids, self.enlarged)[0])
 
     def sums(self, tokens: Int[Array, "b t"], grids: Sequence[Grid]) -> list[Float[Array, "b h w d"]]:
         """What the codes up to each scale sum up to; the last stands for the latents."""
@@ -157,15 +152,30 @@ class MultiScaleQuantizer(nn.Module):
         """Latents as a scale sees them: means over what lies under each place."""
         return resize_maps(latents, grid, "area")
 
+    def _learned(
+        self,
+        latents: Float[Array, "b h w d"],
+        indices: Sequence[Int[Array, "b h w"]],
+        sums: Sequence[Array],
+        seen: Sequence[Array],
+        train: bool,
+    ) -> Quantized:
+        """What comes of `_encoded` in training, where codes may learn without a gradient."""
+        if train:
+            width = latents.shape[-1]
+            self.codebook.learn(jnp.concatenate([x.reshape(-1, width) for x in seen]), _flat(indices).reshape(-1))
+        loss = sum(codebook_loss(latents, x, self.beta) for x in sums) / len(sums)
+        return Quantized(straight_through(latents, sums[-1]), _joined(indices), loss)
+
     def _encoded(
-        self, latents: Float[Array, "b h w d"], grids: Sequence[Grid]
+        self, latents: Float[Array, "b h w d"], grids: Sequence[Grid], enlarged: Callable[..., Array]
     ) -> tuple[list[Int[Array, "b h w"]], list[Array], list[Array]]:
-        """Of each scale its indices, the sum up to it, and what it saw."""
+        """Of each scale its indices, the sum up to it by what `enlarged` makes of its codes, and what it saw."""
         indices, sums, seen, summed = [], [], [], jnp.zeros_like(latents)
         for k, grid in enumerate(grids):
             seen.append(self.shrunk(jax.lax.stop_gradient(latents - summed), grid))
             indices.append(nearest(seen[-1], self.codebook.table(), self.cosine))
-            summed = summed + self.enlarged(indices[-1], k, grids)
+            summed = summed + enlarged(indices[-1], k, grids)
             sums.append(summed)
         return indices, sums, seen
 
