@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.shared_golden import Golden, assert_close
+from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hart_authors
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Sidecar
-from vit_jax.checkpoints.source import model_shapes, nested
+from vit_jax.checkpoints.source import model_shapes, nested, open_source
 from vit_jax.errors import UserError
 from vit_jax.models.hart import build
 from vit_jax.models.hart_sampling import Codes, Drawing, draw
@@ -200,3 +202,17 @@ def test_what_cannot_be_built_is_said():
         build(**{**KWARGS, "num_heads": 5})
     with pytest.raises(UserError, match="of classes or of texts"):
         build(**{**KWARGS, "text_width": 0})
+
+
+def test_a_file_there_and_back(tmp_path):
+    """Read with its config.json, written with one, and bit for bit the same."""
+    tensors = golden().under("t2i_adaln")
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"patch_nums": [1, 2, 3, 5, 8], "context_token": 6}')
+    export(open_source(tmp_path / "model.safetensors"), tmp_path / "out", "hart")
+    back = load_file(tmp_path / "out/model.safetensors")
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+    again = open_source(tmp_path / "out/model.safetensors").metadata["model"]
+    assert build(**again["kwargs"]) == build(**VARIANTS["t2i_adaln"])

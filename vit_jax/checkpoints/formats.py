@@ -7,6 +7,7 @@ FORMATS = (
     "transformers",
     "open_clip",
     "efficientvit",
+    "hart",
     "mar",
     "pytorch_fid",
     "segment_anything",

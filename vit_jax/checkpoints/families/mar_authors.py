@@ -48,7 +48,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "buffer": shape_of(below, "encoder_pos_embed_learned", 3)[1] - tokens,
         **diffusion_head.arguments_of(below, _HEAD),
     }
-    return Published("mar", kwargs, None, {"prefix": prefix, "others": [p for p in found[1:] if p]})
+    layout = {"prefix": prefix, "others": [p for p in found[1:] if p]}
+    return Published("mar", kwargs, None, layout, task={"name": "features", "kwargs": {}})
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
