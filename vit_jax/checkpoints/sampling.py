@@ -121,12 +121,19 @@ def check_sample(
         UserError: see `settings_of`; or the task draws something else than images.
     """
     chosen = settings_of(task, settings, "a generator of images")
-    batch = asked(task, np.arange(_ways(rows)), chosen, ())(np.arange(_ways(rows)))
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
-    numbers = jax.ShapeDtypeStruct((_ways(rows),), jnp.int32, sharding=rows)
-    found = _drawing(task, chosen, rows).eval_shape(variables, shapes, numbers, np.uint32(0))
+    found = drawing(task, chosen, rows).eval_shape(variables, *shapes_of(task, chosen, 1, rows))
     if found.ndim != 4 or found.shape[-1] != 3 or not jnp.issubdtype(found.dtype, jnp.floating):
         raise _no_images(task)
+
+
+def shapes_of(
+    task: Task, settings: Any, batch_size: int, rows: NamedSharding | None = None, prompts: Sequence[str] = ()
+) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """What `drawing` takes beside the variables, of at least so many images."""
+    count = _filled(batch_size, rows)
+    batch = asked(task, np.arange(count), settings, prompts)(np.arange(count))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
+    return shapes, jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows), jax.ShapeDtypeStruct((), jnp.uint32)
 
 
 def draw(
@@ -152,9 +159,9 @@ def draw(
         raise UserError(f"The seed is {seed}", "It must be from 0 to below 2^32")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
-    count, ways = len(numbers), _ways(rows)
-    batch_size = -(-min(batch_size, count) // ways) * ways
-    program, pending = _drawing(task, settings, rows), None
+    count = len(numbers)
+    batch_size = _filled(min(batch_size, count), rows)
+    program, pending = drawing(task, settings, rows), None
     for start in range(0, count, batch_size or 1):
         at = np.arange(start, start + batch_size).clip(max=count - 1)
         conditions = asked_of(at)
@@ -174,10 +181,10 @@ def name_of(task: Task) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _drawing(task: Task, settings: Any, rows: NamedSharding | None) -> Callable[..., Array]:
-    """`task.sample`, compiled once however often it is asked."""
+def drawing(task: Task, settings: Any, rows: NamedSharding | None = None) -> Callable[..., Array]:
+    """`task.sample` of (variables, conditions, numbers [B], seed), compiled once however often it is asked."""
 
-    def drawing(
+    def drawn(
         variables: Variables, conditions: Mapping[str, Array], numbers: Int[Array, " B"], seed: Array
     ) -> Shaped[Array, "B ..."]:
         keys = example_keys(seed, {"index": numbers})
@@ -185,15 +192,16 @@ def _drawing(task: Task, settings: Any, rows: NamedSharding | None) -> Callable[
             return task.sample(variables, conditions, keys, settings)
 
     whole = None if rows is None else NamedSharding(rows.mesh, PartitionSpec())
-    return jax.jit(drawing, out_shardings=whole)
+    return jax.jit(drawn, out_shardings=whole)
 
 
-def _ways(rows: NamedSharding | None) -> int:
-    """Over how many devices examples are split."""
+def _filled(batch_size: int, rows: NamedSharding | None) -> int:
+    """A batch of at least so many, of which all devices get as many."""
     if rows is None:
-        return 1
+        return batch_size
     axes = rows.spec[0]
-    return math.prod(rows.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+    ways = math.prod(rows.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+    return -(-batch_size // ways) * ways
 
 
 def _placed(values: Shaped[np.ndarray, "B ..."], rows: NamedSharding | None) -> Array:

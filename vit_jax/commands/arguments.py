@@ -30,10 +30,10 @@ def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) 
     )
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        required=required,
         metavar="PATH",
         help="a workdir (its newest step), a directory checkpoints/<step>, a .safetensors or .npz file, or hf://owner/name",
     )
@@ -85,14 +85,18 @@ def open_loaded(arguments: argparse.Namespace) -> "Loaded":
     return load(arguments.checkpoint, **options, **read_overrides(arguments))
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Flags that are fields of a task's `sampling`, whatever it has: `--guidance 1.5`, see `read_settings`."""
+def add_settings(parser: argparse.ArgumentParser, where: str | None = None) -> None:
+    """Flags that are fields of a task's `sampling`, whatever it has: `--guidance 1.5`, see `read_settings`.
+
+    Args:
+        where: the flag without which there are none.
+    """
     parser.add_argument("--setting", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: the parser rewrites whatever flag it does not know into --setting.
     parser.add_argument(
         "--SETTING", dest="_", metavar="VALUE", help="of the checkpoint's task, such as --guidance 1.5 or --steps 8"
     )
-    parser.collects = "--setting"
+    parser.collects, parser.collects_where = "--setting", where
 
 
 def read_settings(arguments: argparse.Namespace, task: "Task", flags: Collection[str] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ examples:
   vit_jax bench data
   vit_jax bench data --kinds folder --images 1000 --rounds 9 --json > data.json
   vit_jax bench attention --output board.html
+  vit_jax bench sample --checkpoint runs/generator --steps 8
 
 Without a mode: images per second of the train and the inference step (of data without images, examples and tokens), MFU
 in bfloat16 where the device's peak is known, the most memory that a device held, and how long compiling took. Batches
@@ -20,14 +21,16 @@ random crop of 224x224 pixels with flip into batches: once in a bare loop over t
 whole pipeline with one thread and with two. The three take turns, so that a machine with other work slows all alike.
 
 `attention` is a board of what kinds of attention, or whole models, cost at several sizes, and how that grows.
+
+`sample` draws images with a generator, with its cache and without.
 """
 
 import argparse
 import json
 
-from vit_jax.commands import bench_attention, bench_data, bench_model
+from vit_jax.commands import bench_attention, bench_data, bench_model, bench_sample
 
-_MODES = {"data": bench_data, "attention": bench_attention}
+_MODES = {"data": bench_data, "attention": bench_attention, "sample": bench_sample}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,6 +100,7 @@ class _Parser(argparse.ArgumentParser):
     before_command = False  # whether the first argument that is not a flag is the command, with flags of its own
     # The flag that collects, as NAME=VALUE, those that only who runs the command can know; None where there are none.
     collects: str | None = None
+    collects_where: str | None = None  # only beside this flag
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         self.subcommands, self.before_command = super().add_subparsers(**kwargs), kwargs.get("required", False)
@@ -108,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         # Before parsing, which would sooner miss the flag that was meant than see the one that was written.
         below = self.subcommands.choices if hasattr(self, "subcommands") else ()
-        args = self._collected(args) if self.collects else args
+        args = self._collected(args) if self.collects and self.collects_where in (None, *args) else args
         for argument in args:
             if argument == "--" or argument in below or (self.before_command and not argument.startswith("-")):
                 break

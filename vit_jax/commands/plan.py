@@ -6,6 +6,7 @@ examples:
   vit_jax plan --config vit_i21k:variant=L/16 --topology v5e:16x16 --classes 21843 --config.model.scan=True
   vit_jax plan --config vit_i21k:variant=H/14,aug=medium2 --topology v4:4x4x4 --sweep
   vit_jax plan --config digits --topology cpu:8 --json
+  vit_jax plan --config generator.py --topology v5e:1x1 --sample --steps 64 --guidance 1.5
 
 The real train step is compiled by the device's own compiler (pip install 'vit_jax[plan]' for TPUs, 'vit_jax[plan-gpu]'
 for GPUs); no data is read. Topologies are v4:4x4x4, v5e:16x16, v5p:4x4x8, v6e:16x16 and the like, in chips; a100:8,
@@ -17,7 +18,9 @@ step takes longer than the first and usually less than the second, for XLA count
 several times; "bytes counted" has each operand of each kernel once. A GPU runs one kernel after the other, each as long
 as the busier of compute and memory; a real step takes longer, since no kernel reaches both peaks.
 With the extra plan-gpu and no GPU, jax prints an error about CUDA whenever it starts; JAX_PLATFORMS=cpu silences it.
---sweep tries batch, remat and mesh on shallow models and recommends one. Exit status 0 whether or not it fits.
+--sample plans the program that draws a batch of samples instead: its operations are those of matrix products and
+convolutions, each turn of a loop. --sweep tries batch, remat and mesh on shallow models and recommends one. Exit status
+0 whether or not it fits.
 """
 
 import argparse
@@ -25,7 +28,8 @@ import json
 import sys
 from typing import Any
 
-from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.commands import plan_sample
+from vit_jax.commands.arguments import add_config, add_settings, read_config
 from vit_jax.commands.table import table
 from vit_jax.errors import UserError
 from vit_jax.training.chips import GPUS
@@ -42,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", required=True, metavar="NAME:SHAPE", help="for example v5e:16x16 or cpu:8")
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="outputs of the head (default 1000)")
     parser.add_argument("--sweep", action="store_true", help="try batch, remat and mesh, and recommend one")
+    parser.add_argument(
+        "--sample", action="store_true", help="plan drawing samples; the task's settings are flags then"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="samples at a time (default 16)")
+    add_settings(parser, where="--sample")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table; all figures per chip")
     parser.add_argument("--no-cache", action="store_true", help="compile even what was compiled before")
 
@@ -58,6 +67,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--classes is {arguments.classes}", "It must be at least 1")
     values = read_config(arguments)
     target = topology(arguments.topology)
+    if arguments.sample:
+        plan_sample.run(arguments, values, target)
+        return
     cache = None if arguments.no_cache else cache_folder()
     if arguments.sweep:
         _sweep(arguments, values, target, cache)

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vit_jax.data.batch import NotedBatch
 from vit_jax.data.fields import Fields
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named, construct
 from vit_jax.nn.platform import computing_on
-from vit_jax.tasks import DataInfo, Task
+from vit_jax.tasks import Batch, DataInfo, Task, Variables
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.precompute import Precompute, planned
@@ -93,12 +94,7 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
         classes: outputs of the head; the data would know.
         devices: all of this machine by default.
     """
-    # Durations in epochs need the length of a data set, which is not read: any will do, since no schedule ends here.
-    config = run_config(values).in_steps(examples=1_000_000)
-    inputs = build_inputs(config.data)
-    kinds = inputs.kinds(_names(classes))
-    data = DataInfo(inputs.image_size, _names(classes), kinds)
-    task = build_named("task", config.task, "config.task", model=config.model, data=data)
+    config, inputs, kinds, task = _parts(values, classes)
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
@@ -109,6 +105,32 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
         precompute = functools.partial(planned, section, task, **others)
     program = build_program(config, task, inputs.on_device(classes), shapes, mesh, precompute=precompute)
     return Rehearsal(config, inputs, task, classes, mesh, program, program.batch)
+
+
+def rehearse_task(values: Mapping[str, Any], classes: int) -> tuple[Task, Variables]:
+    """The task of a plain config and the shapes of its variables, without data, optimizer and train step.
+
+    Args:
+        values: the config.
+        classes: of the data, which would know.
+    """
+    config, inputs, kinds, task = _parts(values, classes)
+    shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
+    on_device, key = inputs.on_device(classes), jax.random.key(0)
+
+    def init(batch: Batch) -> Variables:
+        return task.init(key, NotedBatch(on_device(batch, key)))
+
+    return task, jax.eval_shape(init, shapes)
+
+
+def _parts(values: Mapping[str, Any], classes: int) -> tuple[RunConfig, Inputs, Fields, Task]:
+    # Durations in epochs need the length of a data set, which is not read: any will do, since no schedule ends here.
+    config = run_config(values).in_steps(examples=1_000_000)
+    inputs = build_inputs(config.data)
+    kinds = inputs.kinds(_names(classes))
+    data = DataInfo(inputs.image_size, _names(classes), kinds)
+    return config, inputs, kinds, build_named("task", config.task, "config.task", model=config.model, data=data)
 
 
 def _names(classes: int) -> tuple[str, ...]:
