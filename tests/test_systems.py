@@ -31,6 +31,7 @@ from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_translate as translating
 from tests.tasks import test_vae as variational
+from tests.tasks import test_var as scale_by_scale
 from tests.tasks import test_vqvae as quantising
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
@@ -80,6 +81,7 @@ SYSTEMS = {
     "vae": variational.config(),
     "vqvae": quantising.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
+    "var": scale_by_scale.config(),
 }
 NOT_TRAINED = {"features"}
 

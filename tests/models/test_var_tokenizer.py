@@ -9,7 +9,15 @@ from vit_jax.errors import UserError
 from vit_jax.models.var_tokenizer import SCALES, build
 from vit_jax.nn.parameter_count import parameter_count
 
-TINY = {"codes": 16, "latent_width": 4, "channels": 8, "groups": 4, "multipliers": (1, 2), "num_blocks": 1, "phis": 2}
+TINY = {
+    "vocab_size": 16,
+    "latent_width": 4,
+    "channels": 8,
+    "groups": 4,
+    "multipliers": (1, 2),
+    "num_blocks": 1,
+    "phis": 2,
+}
 
 
 def test_the_published_size():
@@ -40,12 +48,17 @@ def test_images_to_tokens_and_back():
             seen += [] if following is None else [following]
         inputs = model.apply(variables, out["indices"], grids, method="inputs")
         again = model.apply(variables, out["indices"], grids, method="detokenize")
-        return out, summed, jnp.concatenate(seen, 1), inputs, again
+        embedded = model.apply(variables, out["indices"], grids, method="embed")
+        return out, summed, embedded, jnp.concatenate(seen, 1), inputs, again
 
-    out, summed, seen, inputs, again = run(variables, images)
-    assert out["reconstruction"].shape == images.shape and out["indices"].shape == (2, 21) and out["loss"].shape == ()
+    out, summed, embedded, seen, inputs, again = run(variables, images)
+    assert (
+        out["reconstruction"].shape == images.shape
+        and out["indices"].shape == (2, 21)
+        and out["quantizer_loss"].shape == ()
+    )
     # Scale after scale, as generating goes, is what all at once is.
-    np.testing.assert_allclose(summed, out["latents"], atol=1e-6)
+    np.testing.assert_allclose(summed, embedded, atol=1e-6)
     np.testing.assert_allclose(seen, inputs, atol=1e-6)
     np.testing.assert_allclose(again, out["reconstruction"], atol=1e-5)
 

@@ -62,15 +62,16 @@ class VARTokenizer(ImageTokenizer):
         """What training needs.
 
         Returns:
-            "reconstruction" [B, H, W, 3]; "latents" [B, h, w, D] as quantised, with the gradient of what was; "indices"
-            int32 [B, T]; "loss" of the quantiser, a scalar.
+            "reconstruction" [B, H, W, 3]; "latents" [B, h, w, D] before they are quantised; "indices" int32 [B, T];
+            "quantizer_loss", a scalar.
         """
-        found = self.quantizer(self.encode(images), self.grids(images.shape[1:3]), train)
+        latents = self.encode(images)
+        found = self.quantizer(latents, self.grids(images.shape[1:3]), train)
         return {
             "reconstruction": self.decode(found.latents),
-            "latents": found.latents,
+            "latents": latents,
             "indices": found.indices,
-            "loss": found.loss,
+            "quantizer_loss": found.loss,
         }
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
@@ -146,7 +147,7 @@ def build(
     *,
     num_classes: Natural = 0,
     scales: Sequence[Count] | None = None,
-    codes: Count = 4096,
+    vocab_size: Count = 4096,
     latent_width: Count = 32,
     channels: Count = 160,
     multipliers: Sequence[Count] = (1, 1, 2, 2, 4),
@@ -167,7 +168,7 @@ def build(
     Args:
         scales: side of each map of tokens; the last is that of the latents, the image's over 2 ** (levels - 1). None
             for those of `SCALES`, by the size of the image.
-        codes: of the codebook.
+        vocab_size: codes of the codebook.
         latent_width: of the latents and codes.
         channels: see `vit_jax.nn.autoencoder.Encoder`, like `multipliers`, `num_blocks` and `middle_attends`.
         attention_levels: see the same; None for the last.
@@ -192,7 +193,7 @@ def build(
         "attention_levels": tuple(attention_levels), "middle_attends": middle_attends,
         "style": MapStyle(groups=groups, dtype=compute_dtype(dtype)),
     }  # fmt: skip
-    codebook = Codebook(codes, latent_width, decay, restart_below, parent=None)
+    codebook = Codebook(vocab_size, latent_width, decay, restart_below, parent=None)
     return VARTokenizer(
         Encoder(latent_width, **how, parent=None),
         MultiScaleQuantizer(codebook, phis, phi_share, beta, cosine, parent=None),

@@ -39,7 +39,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     sizes = parts.sizes(tensors, prefix)
     kwargs = {
         **{name: value for name, value in sizes.items() if name not in ("attention_levels", "middle_attends")},
-        "codes": codes,
+        "vocab_size": codes,
         "latent_width": width,
         "phis": depth_of(tensors, f"{quantizer}{phi}.") if "{}" in phi else 1,
     }
