@@ -210,6 +210,7 @@ ARGUMENTS = {
         "data=photos,shots=1,base",
     ],
     "cocoop": ["data=photos,batch=8,shots=8,words="],
+    "var": ["", "d=30", "d=36,tokenizer=vae.safetensors", "smoke"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the

@@ -145,6 +145,7 @@ DIFFERS = {
     "vit_i1k": {"levels", "mixup", "precision", "few-shot"},
     "vit_i21k": {"levels", "mixup", "precision", "duplicates", "decay"},
     "vit_paper_finetune": {"evaluation pixels", "crops for H/14", "dropout", "flowers"},
+    "var": {"interpolation", "precision", "product"},
 }
 
 
