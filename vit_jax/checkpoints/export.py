@@ -25,7 +25,10 @@ _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "drop_path_skip", "dtype",
     "head_bias_init", "implementation",
     "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "name", "parent",
+    "beta", "legacy", "kl_weight", "entropy_weight",
 }  # fmt: skip
+# What libraries call the weights in a folder, where it is not model.safetensors.
+_NAMES = {"diffusers": "diffusion_pytorch_model.safetensors"}
 _RESIZES = {"timm": "bicubic_antialias", "transformers": "bicubic", "open_clip": "bicubic_antialias"}
 
 
@@ -44,7 +47,7 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     Args:
         source: what to write, see `open_source`.
         target: a .npz file; a .safetensors file or a folder for it, with the JSON files that its library expects beside
-            it; or a workdir for "orbax". Nothing that exists is overwritten.
+            it, under the name that it looks for; or a workdir for "orbax". Nothing that exists is overwritten.
         to: one of `FORMATS`.
 
     Returns:
@@ -63,7 +66,7 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
         )
     if to == "orbax":
         return [_export_orbax(source, target)]
-    file = target if target.suffix in (".npz", ".safetensors") else target / "model.safetensors"
+    file = target if target.suffix in (".npz", ".safetensors") else target / _NAMES.get(to, "model.safetensors")
     family, sidecar = _family_for(source, to)
     params, state = source.read()
     size = source.metadata["image_size"]
