@@ -98,6 +98,11 @@ def shapes_of(model: Any, image_size: Any) -> dict[str, tuple[int, ...]]:
     return flat_shapes(variables.pop("params")) | flat_shapes(variables)
 
 
+def nested_params(ours: Ours) -> dict[str, Any]:
+    """The parameters as `model.apply` takes them."""
+    return nested(ours.params)
+
+
 def metadata(
     name: str, kwargs: Mapping[str, Any], image_size: Any, labels: Any = None, **preprocess: Any
 ) -> dict[str, Any]:

@@ -144,6 +144,19 @@ HF_SWIN2SR = Keys(
     _HF_HARMLESS | _words("num_attention_heads num_hidden_layers"),
 )  # fmt: skip
 
+HF_CHAMELEON_VQVAE = Keys(
+    _words("""
+        model_type resolution base_channels channel_multiplier num_res_blocks attn_resolutions embed_dim num_embeddings
+        latent_channels
+    """),
+    {"in_channels": 3, "attn_type": "vanilla", "double_latent": False},
+    _HF_HARMLESS | _words("dropout initializer_range"),
+)
+HF_FLAVA_CODEBOOK = Keys(
+    _words("model_type num_blocks_per_group hidden_size vocab_size"),
+    {"num_groups": 4, "input_channels": 3},
+    _HF_HARMLESS | _words("freeze initializer_range"),
+)
 HF_SAM = Keys(_words("model_type vision_config prompt_encoder_config mask_decoder_config"), {}, _HF_HARMLESS)
 _HF_SAM_HARMLESS = _HF_HARMLESS | _words("intermediate_size projection_dim")  # SAM's encoder reads mlp_dim instead
 HF_SAM_VISION = Keys(
@@ -366,3 +379,35 @@ _TIMM_SWIN = _words("img_size patch_size embed_dim depths num_heads window_size 
 _TIMM_SWIN_FIXED = {"in_chans": 3, "global_pool": "avg", "qkv_bias": True, "always_partition": False}
 TIMM_SWIN = Keys(_TIMM_SWIN, {**_TIMM_SWIN_FIXED, "head_dim": None}, _TIMM_HARMLESS)
 TIMM_SWIN_V2 = Keys(_TIMM_SWIN | {"pretrained_window_sizes"}, {**_TIMM_SWIN_FIXED, "act_layer": "gelu"}, _TIMM_HARMLESS)
+# Types of levels are seen in the names of tensors; in which dtype a model is to be cast changes no number.
+_DIFFUSERS = _words("""
+    block_out_channels layers_per_block down_block_types up_block_types latent_channels norm_num_groups sample_size
+    mid_block_add_attention
+""")
+_DIFFUSERS_FIXED = {"in_channels": 3, "out_channels": 3, "act_fn": "silu"}
+DIFFUSERS_KL = Keys(
+    _DIFFUSERS | _words("scaling_factor shift_factor use_quant_conv use_post_quant_conv"),
+    _DIFFUSERS_FIXED,
+    _words("force_upcast"),
+)
+DIFFUSERS_VQ = Keys(
+    _DIFFUSERS | _words("num_vq_embeddings vq_embed_dim"),
+    {**_DIFFUSERS_FIXED, "norm_type": "group"},
+    _words("force_upcast scaling_factor lookup_from_codebook"),
+)
+DIFFUSERS_TINY = Keys(
+    _words("latent_channels num_encoder_blocks num_decoder_blocks"),
+    {
+        **_DIFFUSERS_FIXED,
+        "act_fn": "relu",
+        "upsample_fn": "nearest",
+        "upsampling_scaling_factor": 2,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+    },
+    # What it quantises with when it is called as a whole, and widths, which shapes say.
+    _words("""
+        force_upcast latent_magnitude latent_shift block_out_channels encoder_block_out_channels
+        decoder_block_out_channels
+    """),
+)

@@ -4,12 +4,16 @@ FORMATS = (
     "orbax",
     "npz",
     "timm",
+    "diffusers",  # before transformers, which has a part of what it has
     "transformers",
     "open_clip",
+    "compvis",
+    "dall_e",
     "efficientvit",
     "hart",
     "mar",
     "pytorch_fid",
     "segment_anything",
+    "taesd",
     "var",
 )

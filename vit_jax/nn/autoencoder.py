@@ -8,11 +8,13 @@ of DDPM's U-Net (arXiv:2006.11239, appendix B), which has the time beside its im
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from vit_jax.errors import UserError
 from vit_jax.nn.attention import attention
 from vit_jax.nn.conv import Conv, GroupNorm
 from vit_jax.nn.flops import mixing_flops, product_flops
@@ -35,11 +37,11 @@ class MapStyle:
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    def norm(self, name: str) -> GroupNorm:
+    def norm(self, name: str | None = None) -> GroupNorm:
         """A norm of the module that calls this."""
         return GroupNorm(self.groups, self.epsilon, self.dtype, name=name)
 
-    def conv(self, width: int, side: int, name: str) -> Conv:
+    def conv(self, width: int, side: int, name: str | None = None) -> Conv:
         """A convolution of the module that calls this, which keeps the size."""
         return Conv(width, side, dtype=self.dtype, kernel_init=UNIFORM, name=name)
 
@@ -301,3 +303,88 @@ class Decoder(nn.Module):
     def _level(self, i: int, **owner: str | None) -> Level:
         up, width = "up" if i else "", self.channels * self.multipliers[i]
         return Level(width, self.num_blocks + 1, i in self.attention_levels, up, self.style, **owner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The sizes of an encoder and of the decoder that mirrors it, see `Encoder`.
+
+    Args:
+        channels: of the first level.
+        multipliers: channels of each level, over `channels`.
+        num_blocks: residual blocks of a level of the encoder; the decoder has one more.
+        attention_levels: of the encoder with attention.
+        decoder_attention_levels: of the decoder; None for the encoder's.
+        middle_attends: whether there is attention between the blocks of the middle.
+        style: see `MapStyle`.
+
+    Raises:
+        UserError: for levels that are not there, or channels that do not divide into groups.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_blocks: int = 2
+    attention_levels: tuple[int, ...] = ()
+    decoder_attention_levels: tuple[int, ...] | None = None
+    middle_attends: bool = True
+    style: MapStyle = MapStyle()
+
+    def __post_init__(self):
+        levels = range(len(self.multipliers))
+        if not levels or min(self.multipliers) < 1:
+            raise UserError(f"The multipliers {list(self.multipliers)} make no levels", "Give one from 1 on for each")
+        for level in (*self.attention_levels, *(self.decoder_attention_levels or ())):
+            if level not in levels:
+                raise UserError(
+                    f"There is no level {level} to attend at",
+                    f"Levels go from 0 to {levels[-1]}, the lowest resolution",
+                )
+        if self.channels % self.style.groups:
+            raise UserError(
+                f"{self.channels} channels cannot be normalised in {self.style.groups} groups",
+                f"Use a multiple of {self.style.groups}, or another norm_groups",
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side of a place of the latents."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def encoder(self, outputs: int, **owner: Any) -> Encoder:
+        """The encoder, by default of the module in whose setup this is called."""
+        return Encoder(outputs, attention_levels=self.attention_levels, **self._common, **owner)
+
+    def decoder(self, outputs: int = 3, **owner: Any) -> Decoder:
+        """The decoder, see `encoder`."""
+        own = self.decoder_attention_levels
+        levels = self.attention_levels if own is None else own
+        return Decoder(outputs, attention_levels=levels, **self._common, **owner)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the latents of an image.
+
+        Raises:
+            UserError: for sides that do not divide.
+        """
+        if any(side % self.stride or side < 1 for side in image_size):
+            raise UserError(
+                f"Images of {image_size[1]}x{image_size[0]} pixels do not divide into places of {self.stride}",
+                f"Use multiples of {self.stride}",
+            )
+        return image_size[0] // self.stride, image_size[1] // self.stride
+
+    def flops(self, image_size: tuple[int, int], outputs: int, inputs: int) -> float:
+        """Of one image through both, see `vit_jax.nn.flops`.
+
+        Args:
+            outputs: channels that the encoder gives.
+            inputs: channels that the decoder takes.
+        """
+        encoder, decoder = self.encoder(outputs, parent=None), self.decoder(parent=None)
+        return encoder.flops(image_size) + decoder.flops(self.grid(image_size), inputs)
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        names = ("channels", "multipliers", "num_blocks", "middle_attends", "style")
+        return {name: getattr(self, name) for name in names}
