@@ -16,6 +16,14 @@ def _clone() -> Path:
     return Path(git.read_text().split(":", 1)[1].strip()).parents[2] if git.is_file() else ROOT
 
 
+def golden_file(name: str) -> Path:
+    """One of the files; the test is skipped where it is missing."""
+    path = _clone().parent / "shared/golden" / name
+    if not path.exists():
+        pytest.skip(f"NOT COMPARED with the authors' code: there is no {path}", allow_module_level=True)
+    return path
+
+
 class Golden:
     """An .npz of such numbers.
 
@@ -24,10 +32,7 @@ class Golden:
     """
 
     def __init__(self, name: str):
-        path = _clone().parent / "shared/golden" / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(f"NOT COMPARED with the authors' code: there is no {path}", allow_module_level=True)
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(golden_file(f"{name}.npz"), allow_pickle=False) as file:
             self.arrays = {key: file[key] for key in file.files}
         self.meta: dict[str, Any] = json.loads(bytes(self.arrays.pop("meta")))
 

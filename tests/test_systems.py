@@ -83,7 +83,7 @@ SYSTEMS = {
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
 }
-NOT_TRAINED = {"features"}
+NOT_TRAINED = {"features", "tokenizer"}
 
 
 def config(name):
