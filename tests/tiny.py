@@ -93,7 +93,7 @@ def untrained(workdir: Path, config: dict[str, Any], step: int = 1, signed: bool
     state = jax.tree.map_with_path(drawn, shapes)
     workdir.mkdir(parents=True, exist_ok=True)
     store = Store(epath.Path(workdir), Policy())
-    store.save(step, state, {**open_run._metadata(experiment, "params", ()), "log": {}})
+    store.save(step, state, {**open_run.metadata_of(experiment, "params", ()), "log": {}})
     store.close()
     write_config(epath.Path(workdir), experiment.values)
     return workdir

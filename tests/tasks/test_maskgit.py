@@ -45,7 +45,7 @@ def variables_of(task):
     rng = np.random.default_rng(1)
     shapes = init_shapes(task.init, jax.random.key(0), {})
     found = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
-    found["params"]["tokenizer"]["palette"] = even_palette(COLORS)
+    found["params"]["tokenizer"]["palette"] = jnp.asarray(even_palette(COLORS))
     return found
 
 

@@ -3,20 +3,22 @@ from pixels", ICML 2020, section 3.2), where 512 colours stand for 2^24, nine bi
 """
 
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.ranges import Count
 
 
-def even_palette(colors: int) -> Float[Array, "k 3"]:
+def even_palette(colors: int) -> Float32[np.ndarray, "k 3"]:
     """So many colours in -1..1, evenly spread over those of an even cube, from black to white."""
     levels = math.ceil(round(colors ** (1 / 3), 9))
-    side = jnp.linspace(-1, 1, levels) if levels > 1 else jnp.zeros(1)
-    cube = jnp.stack(jnp.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
-    return cube[jnp.linspace(0, len(cube) - 1, colors).round().astype(int)]
+    side = np.linspace(-1, 1, levels, dtype=np.float32) if levels > 1 else np.zeros(1, np.float32)
+    cube = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+    return cube[np.linspace(0, len(cube) - 1, colors).round().astype(int)]
 
 
 class ColorPalette(ImageTokenizer):
@@ -27,6 +29,7 @@ class ColorPalette(ImageTokenizer):
     """
 
     colors: int = 512
+    one_codebook: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:
@@ -39,15 +42,17 @@ class ColorPalette(ImageTokenizer):
     def setup(self):
         def even(rng: PRNGKeyArray) -> Float[Array, "k 3"]:
             del rng
-            return even_palette(self.colors)
+            return jnp.asarray(even_palette(self.colors))
 
         self.palette = self.param("palette", even)
 
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool = False) -> dict[str, Array]:
-        """ "reconstruction" [B, H, W, 3], whose gradient goes to the palette, and "indices" [B, H W]."""
+        """Beside "reconstruction" [B, H, W, 3], whose squared error is what k-means minimises, what the task `vqvae`
+        reads: "indices" [B, H W], "latents", which are the images, and a "quantizer_loss" of zero."""
         del train
         indices = self.tokenize(images)
-        return {"reconstruction": self.palette[indices].reshape(images.shape), "indices": indices}
+        found = self.palette[indices].reshape(images.shape)
+        return {"reconstruction": found, "indices": indices, "latents": images, "quantizer_loss": jnp.float32(0)}
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         return (tuple(image_size),)

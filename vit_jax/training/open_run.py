@@ -188,7 +188,7 @@ def open_run(
             owed=_owed(workdir, start, evaluation.due(start, start == last)) if start else (),
             policy=policy,
             store=store,
-            metadata=_metadata(experiment, product, length),
+            metadata=metadata_of(experiment, product, length),
             throughput=_throughput(experiment, raw, mesh, began),
             close=held.pop_all().close,
         )
@@ -234,7 +234,8 @@ def _owed(workdir: epath.Path, step: int, due: Sequence[str]) -> list[str]:
     return [name for name in due if from_lead(int(name not in known))]
 
 
-def _metadata(experiment: Experiment, product: str, length: Extensions) -> dict[str, Any]:
+def metadata_of(experiment: Experiment, product: str, length: Extensions) -> dict[str, Any]:
+    """What a checkpoint of a run says about itself, but for its log."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "config": plain(experiment.values),
