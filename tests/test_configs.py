@@ -211,6 +211,8 @@ ARGUMENTS = {
     ],
     "cocoop": ["data=photos,batch=8,shots=8,words="],
     "var": ["", "d=30", "d=36,tokenizer=vae.safetensors", "smoke"],
+    "color_palette": ["", "data=fashion,colors=16,res=16"],
+    "igpt_imagenet": ["", "variant=L,res=48"],
 }
 CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in ARGUMENTS.get(name, [""])]
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the

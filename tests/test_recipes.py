@@ -127,6 +127,7 @@ DIFFERS = {
     "efficientvit_sam": {"distillation", "loss", "answers", "precision"},
     "efficientvit_sr": {"network", "rate"},
     "gpt2": {"precision"},
+    "igpt_imagenet": {"learning rate", "crops", "validation", "precision"},
     "linear_probe": {"momentum", "head", "rate", "evaluation pixels"},
     "mae_finetune": {"positions", "head", "mixing", "precision"},
     "mae_i1k": {"precision"},

@@ -29,7 +29,7 @@ def config(**overrides):
     return tiny_config(data__image_size=[4, 4], **overrides) | {
         "task": {"name": "autoregressive", "tokenizer": {"name": "color_palette", "colors": 5}},
         "model": {**MODEL, "dropout_rate": 0.1},
-        "evals": {"val": {"name": "perplexity"}},
+        "evals": {"val": {"name": "bits"}},
     }
 
 
@@ -46,7 +46,7 @@ def variables_of(task):
     rng = np.random.default_rng(1)
     shapes = init_shapes(task.init, jax.random.key(0), {})
     found = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
-    found["params"]["tokenizer"]["palette"] = even_palette(task.tokenizer.colors)
+    found["params"]["tokenizer"]["palette"] = jnp.asarray(even_palette(task.tokenizer.colors))
     return found
 
 

@@ -32,7 +32,7 @@ def config(folder, **overrides):
     values = pairs_config(folder, {**MODEL, "dropout_rate": 0.1}, "dalle", data__image_size=[4, 4], **overrides)
     fields = {name: values["data"]["fields"][name] for name in ("image", "text")}
     data = {**values["data"], "fields": fields}
-    return values | {"task": task, "data": data, "evals": {"val": {"name": "perplexity"}}}
+    return values | {"task": task, "data": data, "evals": {"val": {"name": "bits"}}}
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def variables_of(task):
     rng = np.random.default_rng(1)
     shapes = init_shapes(task.init, jax.random.key(0), {})
     found = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
-    found["params"]["tokenizer"]["palette"] = even_palette(V)
+    found["params"]["tokenizer"]["palette"] = jnp.asarray(even_palette(V))
     return found
 
 

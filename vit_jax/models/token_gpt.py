@@ -38,7 +38,8 @@ class Variant:
     num_heads: int
 
 
-VARIANTS = {"vqgan": Variant(1024, 24, 16)}
+# The authors' usual size, and that of their model of classes of ImageNet.
+VARIANTS = {"vqgan": Variant(1024, 24, 16), "vqgan-large": Variant(1536, 48, 24)}
 
 _NORMAL = nn.initializers.normal(0.02)
 

@@ -53,9 +53,9 @@ class Autoregressive(TokenGenerator):
     The scalar is the mean over all tokens. Metrics: `loss` in nats and `bits`, both a token, and `accuracy`.
 
     Outputs: `token_losses` [B, T] in nats, in the order in which the tokens come (a random order is drawn by the
-    example's key); `token_weights` and `token_bytes` for the evaluator `perplexity`; `features` [B, D] without a class,
-    see `TokenGPT.features`, where the order is that of reading and there is a null class; `indices`, `reconstruction`
-    and `original` of the tokenizer; `samples` of the classes in `label`, or of all in turn.
+    example's key); `token_weights`, which are 1; `features` [B, D] without a class, see `TokenGPT.features`, where the
+    order is that of reading and there is a null class; `indices`, `reconstruction` and `original` of the tokenizer;
+    `samples` of the classes in `label`, or of all in turn.
 
     Args:
         order: of the tokens: a name of `vit_jax.nn.token_order.ORDERS`, or all places.
@@ -104,13 +104,9 @@ class Autoregressive(TokenGenerator):
             nothing = jnp.full(len(indices), len(self.classes))
             return self.model.apply(self._own(variables), nothing, indices, method="features")
 
-        def ones(value: float) -> Array:
-            return jnp.full((len(rng), self._count), value)
-
         given = {
             "token_losses": losses,
-            "token_weights": lambda: ones(1.0),
-            "token_bytes": lambda: ones(0.0),
+            "token_weights": lambda: jnp.ones((len(rng), self._count)),
             "indices": lambda: self._indices(variables, batch),
             "reconstruction": lambda: self._pixels(variables, self._indices(variables, batch)),
             "original": lambda: unit_range(batch["image"]),

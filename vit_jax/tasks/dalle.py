@@ -49,9 +49,8 @@ class TextToImage(TokenGenerator):
     Each is a mean over all tokens of its kind, paddings of texts among them, and the scalar weighs the two. Metrics:
     `loss`, `text_loss` and `image_loss` in nats, and `accuracy` of the image's tokens.
 
-    Outputs: `token_losses` [B, T] of the image's tokens in nats, with `token_weights` and `token_bytes` for the
-    evaluator `perplexity`; `indices`, `reconstruction` and `original` of the tokenizer; `samples` for the texts of a
-    batch.
+    Outputs: `token_losses` [B, T] of the image's tokens in nats, with `token_weights`, which are 1; `indices`,
+    `reconstruction` and `original` of the tokenizer; `samples` for the texts of a batch.
 
     Args:
         field: of the texts.
@@ -101,7 +100,6 @@ class TextToImage(TokenGenerator):
         given = {
             "token_losses": losses,
             "token_weights": lambda: jnp.ones((len(rng), self._count)),
-            "token_bytes": lambda: jnp.zeros((len(rng), self._count)),
             "indices": lambda: self._indices(variables, batch),
             "reconstruction": lambda: self._pixels(variables, self._indices(variables, batch)),
             "original": lambda: unit_range(batch["image"]),
