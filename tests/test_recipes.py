@@ -132,6 +132,7 @@ DIFFERS = {
     "mae_finetune": {"positions", "head", "mixing", "precision"},
     "mae_i1k": {"precision"},
     "moco_v3_i1k": {"heads", "colours", "blur", "precision"},
+    "pixelcnn_cifar10": {"optimizer", "layers", "length"},
     "sam_sa1b": {"focal", "ranking", "masks", "precision"},
     "sparsevit_i1k": {"images", "augmentation", "schedule"},
     "swin_finetune384": {"warmup", "mixing", "head", "precision"},

@@ -25,6 +25,7 @@ from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_efficientvit as efficient
 from tests.tasks import test_maskgit as masked
+from tests.tasks import test_pixelcnn as drawing
 from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
@@ -74,6 +75,7 @@ SYSTEMS = {
     "mae": mae_config(model__depth=1),
     "maskgit": masked.config(),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
+    "pixelcnn": drawing.config(),
     "segment": segmenting.plain(TEXTS),
     "sam": clicking.config(),
     "simclr": contrastive_config("simclr", model__depth=1),
