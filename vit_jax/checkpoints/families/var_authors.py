@@ -5,18 +5,17 @@ before every name, as in the checkpoints of their training. The maps of tokens a
 as many tokens; others have to be given as `grids`. The tokenizer is a file of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, dense, fused, linear, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
 from vit_jax.checkpoints.parts.sam import leading
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
-from vit_jax.checkpoints.parts.vit import attention_out, depth_of, projection
+from vit_jax.checkpoints.parts.var import CONSTANTS, OF_BLOCKS, OF_THE_END, attention, modulation, rows
+from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
-from vit_jax.models.var import VAR, build
+from vit_jax.models.var import build
 from vit_jax.models.var_tokenizer import SCALES
 
 LIBRARY = "var"
@@ -25,10 +24,6 @@ WRITES = ("var",)
 COMPARED = "what the authors' own code computed of three: logits, and tokens drawn with their cache"
 
 _PREFIXES = ("", "var_wo_ddp.")
-# Of theirs, which are gate, gate, scale, scale, shift, shift, the one that each of ours is.
-_OF_BLOCKS, _OF_THE_END = (4, 2, 0, 5, 3, 1), (1, 0)
-# Constants, which their code keeps beside the parameters.
-_CONSTANTS = ("lvl_1L", "attn_bias_for_masking", "blocks.*.attn.zero_k_bias")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
@@ -89,20 +84,20 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         leading("start_embedding", f"{prefix}pos_start"),
         leading("pos_embedding", f"{prefix}pos_1LC"),
         *dense("word_embedding", f"{prefix}word_embed"),
-        *_modulation("norm/modulation", f"{prefix}head_nm.ada_lin.1", _OF_THE_END),
+        *modulation("norm/modulation", f"{prefix}head_nm.ada_lin.1", OF_THE_END),
         *dense("head", f"{prefix}head"),
     ]
     if model.style.modulation != "own":
-        entries += _modulation("modulation", f"{prefix}shared_ada_lin.1", _OF_BLOCKS)
+        entries += modulation("modulation", f"{prefix}shared_ada_lin.1", OF_BLOCKS)
     for i in range(model.depth):
         ours, theirs = f"block_{i:02d}", f"{prefix}blocks.{i}"
-        entries += _attention(f"{ours}/attention", f"{theirs}.attn", model)
+        entries += attention(f"{ours}/attention", f"{theirs}.attn", "mat_qkv", width, model.style)
         entries += dense(f"{ours}/mlp/fc1", f"{theirs}.ffn.fc1") + dense(f"{ours}/mlp/fc2", f"{theirs}.ffn.fc2")
         if model.style.modulation == "own":
-            entries += _modulation(f"{ours}/modulation", f"{theirs}.ada_lin.1", _OF_BLOCKS)
+            entries += modulation(f"{ours}/modulation", f"{theirs}.ada_lin.1", OF_BLOCKS)
         else:
             entries.append(_table(f"{ours}/modulation_table", f"{theirs}.ada_gss", width))
-    ignored = (*(prefix + name for name in _CONSTANTS), *layout.get("beside", ()))
+    ignored = (*(prefix + name for name in CONSTANTS), *layout.get("beside", ()))
     return NameMap(entries, ignored)
 
 
@@ -120,48 +115,5 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {} if model.style == plain.style else None
 
 
-def _attention(ours: str, theirs: str, model: VAR) -> list[Entry]:
-    width, heads = model.width, model.style.num_heads
-    parts = [projection(f"{ours}/{name}", f"{theirs}.mat_qkv.weight", None, width, heads)[0] for name in _QKV]
-    shape = (heads, width // heads)
-    found = [
-        fused([part.ours[0] for part in parts], f"{theirs}.mat_qkv.weight", parts),
-        same(f"{ours}/query/bias", f"{theirs}.q_bias", shape, (width,)),
-        same(f"{ours}/value/bias", f"{theirs}.v_bias", shape, (width,)),
-        *attention_out(f"{ours}/out", f"{theirs}.proj", width, heads),
-    ]
-    if model.style.qk_norm == "l2":
-        found.append(same(f"{ours}/norm_scale", f"{theirs}.scale_mul_1H11", (heads,), (1, heads, 1, 1)))
-    return found
-
-
-_QKV = ("query", "key", "value")
-
-
-def _modulation(ours: str, theirs: str, order: Sequence[int]) -> list[Entry]:
-    """A linear layer whose outputs are several vectors, in another order."""
-    parts, back = len(order), list(np.argsort(order))
-    kernel = linear(f"{ours}/kernel", f"{theirs}.weight")
-
-    def read(w: NDArray) -> list[NDArray]:
-        (matrix,) = kernel.read(w)
-        return [np.ascontiguousarray(matrix.reshape(matrix.shape[0], parts, -1)[:, list(order)])]
-
-    def write(x: NDArray) -> list[NDArray]:
-        return list(kernel.write(x[:, back].reshape(x.shape[0], -1)))
-
-    return [Entry(kernel.ours, kernel.theirs, read, write), _rows(f"{ours}/bias", f"{theirs}.bias", order)]
-
-
-def _rows(ours: str, theirs: str, order: Sequence[int], stored: Sequence[int] = (-1,)) -> Entry:
-    """Several vectors in another order."""
-    back = list(np.argsort(order))
-    return Entry(
-        (ours,), (theirs,),
-        lambda x: [x.reshape(len(order), -1)[list(order)]],
-        lambda x: [x[back].reshape(*stored)],
-    )  # fmt: skip
-
-
 def _table(ours: str, theirs: str, width: int) -> Entry:
-    return _rows(ours, theirs, _OF_BLOCKS, (1, 1, len(_OF_BLOCKS), width))
+    return rows(ours, theirs, OF_BLOCKS, (1, 1, len(OF_BLOCKS), width))
