@@ -33,6 +33,7 @@ from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_translate as translating
 from tests.tasks import test_vae as variational
 from tests.tasks import test_var as scale_by_scale
+from tests.tasks import test_vqgan as adversarial
 from tests.tasks import test_vqvae as quantising
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config
@@ -81,6 +82,7 @@ SYSTEMS = {
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "vae": variational.config(),
+    "vqgan": adversarial.config(None),
     "vqvae": quantising.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),

@@ -40,7 +40,7 @@ def gradient_penalty(
     score: Callable[[Float[Array, "b *image"]], Float[Array, "b *scores"]], images: Float[Array, "b *image"]
 ) -> Float[Array, ""]:
     """R1: the mean over images of the squared gradient of an image's summed scores (Mescheder et al.,
-    arXiv:1801.04406, section 4.1, who weigh it with half of their gamma, 10).
+    arXiv:1801.04406, section 4.1, who weigh it with half of their gamma; MaskGIT's tokenizer with 10).
 
     Args:
         score: of the discriminator, which must treat each image by itself.

@@ -11,7 +11,8 @@ Grid = tuple[int, int]
 class ImageTokenizer(nn.Module):
     """Images float [B, H, W, 3] in -1..1 to tokens and back. All methods are in evaluation, without randomness.
 
-    Called, it gives "reconstruction" [B, H, W, 3] and whatever its training needs beside it.
+    Called, it gives "reconstruction" [B, H, W, 3] and what its training needs beside it: one that quantises "indices"
+    [B, T] and "quantizer_loss", a scalar; one with a Gaussian "moments" and "kl" [B], in nats an image.
 
     One that quantises has all of the methods. Of one with continuous tokens, an autoencoder with a Gaussian in the
     middle, there are `encode` and `decode`, and `vocab_size` is None.

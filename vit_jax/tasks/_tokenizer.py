@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
+from vit_jax.nn.code_usage import usage
 from vit_jax.nn.image_tokenizer import ImageTokenizer
-from vit_jax.tasks import Batch, Task, Variables, chosen, model_outputs
+from vit_jax.tasks import Batch, Metrics, Task, Variables, chosen, model_outputs
 from vit_jax.tasks._image_tokens import unit_range
 
 
@@ -44,6 +45,14 @@ class TokenizerTask(Task):
         """Pictures of the reconstructions."""
         del fields
         return list(np.round(255 * np.asarray(outputs["reconstruction"])).astype(np.uint8))
+
+    def _usage(self, indices: Int[Array, "b t"], image_size: tuple[int, int]) -> Metrics:
+        """Of each map of tokens where there are several."""
+        parts, start = [], 0
+        for rows, columns in self.model.grids(tuple(image_size)):
+            parts.append(indices[:, start : start + rows * columns])
+            start += rows * columns
+        return usage(parts, self.model.vocab_size, self.model.one_codebook)
 
 
 def tokenizer_model(section: Mapping[str, Any] | None) -> tuple[ImageTokenizer, dict[str, Any]]:

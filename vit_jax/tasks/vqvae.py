@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.nn.code_usage import usage, usage_remarks
+from vit_jax.nn.code_usage import usage_remarks
 from vit_jax.ranges import Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
 from vit_jax.tasks._tokenizer import TokenizerTask, tokenizer_model
@@ -55,14 +55,6 @@ class VectorQuantised(TokenizerTask):
     def remarks(self, averages: Mapping[str, float]) -> dict[str, str]:
         """A codebook of which one code is left, see `usage_remarks`."""
         return usage_remarks(averages, self.model.vocab_size)
-
-    def _usage(self, indices: Int[Array, "b t"], image_size: tuple[int, int]) -> Metrics:
-        """Of each map of tokens where there are several."""
-        parts, start = [], 0
-        for rows, columns in self.model.grids(tuple(image_size)):
-            parts.append(indices[:, start : start + rows * columns])
-            start += rows * columns
-        return usage(parts, self.model.vocab_size, self.model.one_codebook)
 
 
 def build(*, model: Mapping[str, Any], data: DataInfo, variance: Positive = 1.0) -> VectorQuantised:

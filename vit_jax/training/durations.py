@@ -15,7 +15,7 @@ from vit_jax.ranges import Count, check_value
 UNITS = ("steps", "epochs", "examples")
 _ENDLESS = 2**31  # steps are counted in an int32
 # Keys below config.checkpoint, config.evals, config.optim and config.task that hold a duration.
-_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale", "after")
+_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale", "after", "disc_start")
 
 
 def is_duration(value: Any) -> bool:
