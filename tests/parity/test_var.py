@@ -8,6 +8,7 @@ import pytest
 from tests.parity.oracle import read
 from tests.shared_golden import Golden, assert_close
 from vit_jax.checkpoints.families import var_authors, var_tokenizer_authors
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import nested
 from vit_jax.errors import UserError
@@ -168,12 +169,16 @@ def test_names_with_what_training_puts_before_them():
 
     both = {**{f"var_wo_ddp.{name}": x for name, x in GOLDEN.under("var").items()}, **wrapped}
     both |= {"var_wo_ddp.lvl_1L": np.zeros((1, 103)), "var_wo_ddp.blocks.0.attn.zero_k_bias": np.zeros(48)}
+    both |= {"vae_local.quantize.ema_vocab_hit_SV": np.zeros((5, 64))}
     shapes = {name: x.shape for name, x in both.items()}
-    published = var_authors.describe(shapes, Sidecar())
-    assert "tokenizer in this file is left out" in published.remarks[0]
+    published = var_authors.describe(shapes, Sidecar(JsonObject({"patch_nums": SCALES})))
+    assert published.kwargs == {**ours.kwargs, "grids": [[side, side] for side in SCALES]}
+    assert published.task["kwargs"]["tokenizer"]["scales"] == SCALES
+    assert published.preprocess["image_size"] == [32, 32]
     assert var_tokenizer_authors.describe(shapes, Sidecar()) is None
-    names = var_authors.name_map({**published.kwargs, "grids": GRIDS, "num_heads": 3}, published.layout)
+    names = var_authors.name_map(published.kwargs, published.layout)
     names.check(both, "FILE")
+    assert {name.split("/")[0] for entry in names.entries for name in entry.ours} >= {"tokenizer", "block_00"}
     counted = {**GOLDEN.under("vae"), "quantize.ema_vocab_hit_SV": np.zeros((5, 64))}
     published = var_tokenizer_authors.describe({name: x.shape for name, x in counted.items()}, Sidecar())
     var_tokenizer_authors.name_map(published.kwargs, published.layout).check(counted, "FILE")

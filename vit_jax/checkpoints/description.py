@@ -1,7 +1,7 @@
 """The task that a checkpoint's metadata describe: as a run wrote it, as older formats said it, or as a published file
 is understood."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vit_jax.data.fields import Context, Fields, build_fields
@@ -26,6 +26,16 @@ def task_with_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> Spec:
     """The task that a published file names, of the model in it."""
     kwargs = {key: value for key, value in model["kwargs"].items() if key not in task.get("given", ())}
     return {"name": task["name"], "kwargs": {**task["kwargs"], "model": {"name": model["name"], **kwargs}}}
+
+
+def models_beside(task: Mapping[str, Any], subtrees: Collection[str]) -> dict[str, Spec]:
+    """Models that a task's own arguments describe, and whose parameters are below a subtree of the argument's name."""
+    sections = {key: value for key, value in task["kwargs"].items() if key != "model" and key in subtrees}
+    return {
+        key: {"name": section["name"], "kwargs": {k: v for k, v in section.items() if k != "name"}}
+        for key, section in sections.items()
+        if isinstance(section, Mapping) and "name" in section
+    }
 
 
 def image_section(model: Mapping[str, Any]) -> Mapping[str, Any]:

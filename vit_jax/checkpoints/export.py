@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoints import store
-from vit_jax.checkpoints.description import image_section
+from vit_jax.checkpoints.description import image_section, models_beside
 from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.checkpoints.npz import write_npz
 from vit_jax.checkpoints.published import Sidecar, described
@@ -24,7 +24,7 @@ from vit_jax.naming import construct, named_module
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "drop_path_skip", "dtype",
     "head_bias_init", "implementation",
-    "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "name", "parent",
+    "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "gate_init", "name", "parent",
     "beta", "legacy", "kl_weight", "entropy_weight",
 }  # fmt: skip
 # What libraries call the weights in a folder, where it is not model.safetensors.
@@ -71,9 +71,11 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     params, state = source.read()
     size = source.metadata["image_size"]
     layout = {"image_size": list(size)} if size else {}
+    if others := models_beside(source.metadata.get("task") or {"kwargs": {}}, params):
+        layout["beside"] = others
     arrays = {name: np.asarray(x) for name, x in (flat_arrays(params) | flat_arrays(state)).items()}
     tensors = family.name_map(spec["kwargs"], layout).write(arrays)
-    _check_return(family, spec, tensors, sidecar, to)
+    _check_return(family, {"": spec, **others}, tensors, sidecar, to)
     # An .npz has no folder of its own, so what lies beside it has its name.
     prefix = file.name + "." if to == "npz" else ""
     beside = {file.parent / (prefix + name): json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
@@ -158,23 +160,30 @@ def _preprocess_for(preprocess: Mapping[str, Any], to: str) -> dict[str, Any]:
 
 
 def _check_return(
-    family: ModuleType, spec: Mapping[str, Any], tensors: Mapping[str, np.ndarray], sidecar: dict[str, dict], to: str
+    family: ModuleType,
+    specs: Mapping[str, Mapping[str, Any]],
+    tensors: Mapping[str, np.ndarray],
+    sidecar: dict[str, dict],
+    to: str,
 ) -> None:
-    """Whoever reads the file must get this model, not one that differs in what the file cannot say."""
+    """Whoever reads the file must get this model, not one that differs in what the file cannot say; and so for those
+    beside it, by their subtrees."""
     beside = Sidecar.of(lambda name: sidecar.get(name, {}))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     again = described(family, shapes, tensors.__getitem__, beside)
     if again is None:
         raise AssertionError(f"{family.__name__} does not recognise what it writes")
-    build = named_module("model", spec["name"]).build
-    here, there = (_architecture(construct(build, kwargs, "model")) for kwargs in (spec["kwargs"], again.kwargs))
-    for name in here:
-        if here[name] != there.get(name):
-            raise UserError(
-                f"{to} cannot keep {name.rpartition('.')[2]}={here[name]!r} of this model: it would be read as "
-                f"{there.get(name)!r}",
-                "Write it in another format (--to)",
-            )
+    for subtree, spec in specs.items():
+        build = named_module("model", spec["name"]).build
+        read = again.layout["beside"][subtree]["kwargs"] if subtree else again.kwargs
+        here, there = (_architecture(construct(build, kwargs, "model")) for kwargs in (spec["kwargs"], read))
+        for name in here:
+            if here[name] != there.get(name):
+                raise UserError(
+                    f"{to} cannot keep {name.rpartition('.')[2]}={here[name]!r} of this model: it would be read as "
+                    f"{there.get(name)!r}",
+                    "Write it in another format (--to)",
+                )
 
 
 def _architecture(module: Any, prefix: str = "") -> dict[str, Any]:

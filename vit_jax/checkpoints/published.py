@@ -64,7 +64,10 @@ class Published:
     Args:
         model: the module in `vit_jax.models` that builds it.
         kwargs: its arguments, plain values; `vit_jax.load` lets a caller replace some before the names are mapped.
-        layout: how this file differs from others of its family (prefix, generation of names), for `name_map`.
+        layout: how this file differs from others of its family (prefix, generation of names), for `name_map`. Where
+            there are other models in the file, such as a generator's tokenizer, they are its `beside`: by the subtree
+            of the task's parameters that is theirs `{"name": ..., "kwargs": ...}`, whose names in the map have the
+            subtree in front.
         preprocess: values for `vit_jax.data.preprocess.Preprocess`, with `image_size` [h, w]; None for a model that
             takes no images.
         labels: class names in the order of the logits; empty where the file does not say: then 1000 and 21,843 classes
@@ -109,7 +112,7 @@ class Family(Protocol):
 
     def name_map(self, kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         """The names for a model with these arguments; a layout of `image_size` [h, w] alone, or without images an
-        empty one, is the one to write."""
+        empty one, is the one to write, and with `beside` those models too."""
         ...
 
     def sidecar(self, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

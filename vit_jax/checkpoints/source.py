@@ -270,6 +270,10 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
 
     def read() -> tuple[dict, dict]:
         params, state = model_shapes(published.model, kwargs, size)
+        for subtree, other in published.layout.get("beside", {}).items():
+            more, more_state = model_shapes(other["name"], other["kwargs"], size)
+            params |= {f"{subtree}/{name}": shape for name, shape in more.items()}
+            state |= {name.replace("/", f"/{subtree}/", 1): shape for name, shape in more_state.items()}
         name_map.check_sizes(shapes, params | state, path)
         arrays = dict(_to_device(name_map.read(tensor, params | state, path), path, allow_nonfinite))
         return nested({n: arrays[n] for n in params}), nested({n: arrays[n] for n in state})

@@ -1,22 +1,24 @@
 """VAR as its authors name it (github.com/FoundationVision/VAR, models/var.py).
 
-They distribute pickles; this reads what `safetensors.torch.save_file` makes of them, also where `var_wo_ddp.` stands
-before every name, as in the checkpoints of their training. The maps of tokens are those of 256, 512 or 1024 pixels with
-as many tokens; others have to be given as `grids`. The tokenizer is a file of its own.
+They distribute pickles; this reads what `safetensors.torch.save_file` makes of them. In one file with its tokenizer, as
+in the checkpoints of their training, the generator's names begin with `var_wo_ddp.` and the tokenizer's with
+`vae_local.`: such a file draws images. Maps of tokens are those of config.json, the arguments of the authors' class, or
+without one those of 256, 512 or 1024 pixels with as many tokens; others have to be given as `grids`.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from vit_jax.checkpoints.name_map import Entry, NameMap, NDArray, Shapes, dense, fused, linear, same, shape_of
+from vit_jax.checkpoints.families import var_tokenizer_authors
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, same, shape_of
 from vit_jax.checkpoints.parts.sam import leading
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
-from vit_jax.checkpoints.parts.vit import attention_out, depth_of, projection
+from vit_jax.checkpoints.parts.var import CONSTANTS, OF_BLOCKS, OF_THE_END, attention, modulation, rows
+from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
-from vit_jax.models.var import VAR, build
+from vit_jax.models.var import build
 from vit_jax.models.var_tokenizer import SCALES
 
 LIBRARY = "var"
@@ -25,15 +27,12 @@ WRITES = ("var",)
 COMPARED = "what the authors' own code computed of three: logits, and tokens drawn with their cache"
 
 _PREFIXES = ("", "var_wo_ddp.")
-# Of theirs, which are gate, gate, scale, scale, shift, shift, the one that each of ours is.
-_OF_BLOCKS, _OF_THE_END = (4, 2, 0, 5, 3, 1), (1, 0)
-# Constants, which their code keeps beside the parameters.
-_CONSTANTS = ("lvl_1L", "attn_bias_for_masking", "blocks.*.attn.zero_k_bias")
+# What the task says of the model.
+_GIVEN = ["grids", "num_classes", "vocab_size", "latent_width"]
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    del sidecar
     for prefix in _PREFIXES:
         if f"{prefix}pos_1LC" in tensors and f"{prefix}lvl_embed.weight" in tensors:
             break
@@ -41,73 +40,96 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None
     if f"{prefix}blocks.0.attn.mat_qkv.weight" not in tensors:
         return None  # HART's
-    _, tokens, width = shape_of(tensors, f"{prefix}pos_1LC", 3)
+    width = shape_of(tensors, f"{prefix}pos_1LC", 3)[2]
     depth = depth_of(tensors, f"{prefix}blocks.{{}}.")
     first, scale = f"{prefix}blocks.0.", f"{prefix}blocks.0.attn.scale_mul_1H11"
+    heads = shape_of(tensors, scale, 4)[1] if scale in tensors else sidecar.config.integer("num_heads", at_least=1)
     kwargs = {
-        "grids": _grids(tokens, shape_of(tensors, f"{prefix}lvl_embed.weight", 2)[0]),
+        "grids": _grids(tensors, prefix, sidecar),
         "num_classes": shape_of(tensors, f"{prefix}class_emb.weight", 2)[0] - 1,
         "vocab_size": shape_of(tensors, f"{prefix}head.weight", 2)[0],
         "latent_width": shape_of(tensors, f"{prefix}word_embed.weight", 2)[1],
         "depth": depth,
         "width": width,
-        "num_heads": shape_of(tensors, scale, 4)[1] if scale in tensors else max(width // 64, 1),
+        "num_heads": heads or max(width // 64, 1),
         "mlp_dim": shape_of(tensors, f"{first}ffn.fc1.weight", 2)[0],
         "shared_modulation": f"{first}ada_gss" in tensors,
         "normalized_attention": scale in tensors,
+        "norm_epsilon": sidecar.config.number("norm_eps", 1e-6, at_least=0),
     }
     usual = {"width": 64 * depth, "num_heads": max(width // 64, 1), "mlp_dim": 4 * width, "shared_modulation": False,
-             "normalized_attention": True}  # fmt: skip
+             "normalized_attention": True, "norm_epsilon": 1e-6}  # fmt: skip
     kwargs = {name: value for name, value in kwargs.items() if name not in usual or value != usual[name]}
-    beside = [name.split(".")[0] + ".*" for name in tensors if not name.startswith(prefix)]
-    layout = {"prefix": prefix, "beside": sorted(set(beside))}
-    remarks = ("the tokenizer in this file is left out: save it in a file of its own to load it",) if beside else ()
-    return Published("var", kwargs, None, layout, remarks=remarks, task={"name": "features", "kwargs": {}})
+    others = {name: shape for name, shape in tensors.items() if not name.startswith(prefix)}
+    tokenizer = var_tokenizer_authors.describe(others, Sidecar())
+    if tokenizer is None:
+        return Published("var", kwargs, None, {"prefix": prefix}, task={"name": "features", "kwargs": {}})
+    made = dict(tokenizer.kwargs)
+    if tuple(rows for rows, _ in kwargs["grids"]) not in SCALES.values():
+        made["scales"] = [rows for rows, _ in kwargs["grids"]]
+    side = 2 ** (len(made["multipliers"]) - 1) * kwargs["grids"][-1][0]
+    return Published(
+        "var", kwargs, var_tokenizer_authors.preprocess(side),
+        {"prefix": prefix, "beside": {"tokenizer": {"name": "var_tokenizer", "kwargs": made}}},
+        task={"name": "var", "kwargs": {"tokenizer": {"name": "var_tokenizer", **made}}, "given": _GIVEN},
+    )  # fmt: skip
 
 
-def _grids(tokens: int, maps: int) -> list[list[int]]:
-    """The maps of tokens of the published sizes; of others that have to be given a single one, so that it is found."""
-    for scales in SCALES.values():
+def _grids(tensors: Shapes, prefix: str, sidecar: Sidecar) -> list[list[int]]:
+    """The maps of tokens; where nothing says them a single one, so that it is found."""
+    tokens = shape_of(tensors, f"{prefix}pos_1LC", 3)[1]
+    maps = shape_of(tensors, f"{prefix}lvl_embed.weight", 2)[0]
+    said = sidecar.config.integers("patch_nums", at_least=1)
+    for scales in SCALES.values() if said is None else [said]:
         if (sum(side**2 for side in scales), len(scales)) == (tokens, maps):
             return [[side, side] for side in scales]
+    if said is not None:
+        raise sidecar.config.error("patch_nums", f"is {said}", f"The file is for {tokens} tokens in {maps} maps")
     return [[1, tokens]]
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
-    """See `vit_jax.checkpoints.published.Family`; the layout holds what stands before names, `prefix`, and patterns of
-    what else is in the file, `beside`."""
+    """See `vit_jax.checkpoints.published.Family`; the layout holds what stands before names, `prefix`."""
     model = build(**complete(build, kwargs))
     if len(model.grids) == 1:
         raise UserError(
             f"The file is for {model.grids[0][1]} tokens, which are not those of 256, 512 or 1024 pixels",
             "Give the rows and columns of its maps of tokens, grids=[[1, 1], [2, 2], ...]",
         )
-    prefix, width = layout.get("prefix", ""), model.width
+    tokenizer = layout.get("beside", {}).get("tokenizer")
+    prefix, width = layout.get("prefix", "" if tokenizer is None else _PREFIXES[-1]), model.width
     entries = [
         same("class_embedding", f"{prefix}class_emb.weight"),
         same("level_embedding", f"{prefix}lvl_embed.weight"),
         leading("start_embedding", f"{prefix}pos_start"),
         leading("pos_embedding", f"{prefix}pos_1LC"),
         *dense("word_embedding", f"{prefix}word_embed"),
-        *_modulation("norm/modulation", f"{prefix}head_nm.ada_lin.1", _OF_THE_END),
+        *modulation("norm/modulation", f"{prefix}head_nm.ada_lin.1", OF_THE_END),
         *dense("head", f"{prefix}head"),
     ]
     if model.style.modulation != "own":
-        entries += _modulation("modulation", f"{prefix}shared_ada_lin.1", _OF_BLOCKS)
+        entries += modulation("modulation", f"{prefix}shared_ada_lin.1", OF_BLOCKS)
     for i in range(model.depth):
         ours, theirs = f"block_{i:02d}", f"{prefix}blocks.{i}"
-        entries += _attention(f"{ours}/attention", f"{theirs}.attn", model)
+        entries += attention(f"{ours}/attention", f"{theirs}.attn", "mat_qkv", width, model.style)
         entries += dense(f"{ours}/mlp/fc1", f"{theirs}.ffn.fc1") + dense(f"{ours}/mlp/fc2", f"{theirs}.ffn.fc2")
         if model.style.modulation == "own":
-            entries += _modulation(f"{ours}/modulation", f"{theirs}.ada_lin.1", _OF_BLOCKS)
+            entries += modulation(f"{ours}/modulation", f"{theirs}.ada_lin.1", OF_BLOCKS)
         else:
             entries.append(_table(f"{ours}/modulation_table", f"{theirs}.ada_gss", width))
-    ignored = (*(prefix + name for name in _CONSTANTS), *layout.get("beside", ()))
-    return NameMap(entries, ignored)
+    ignored = [prefix + name for name in CONSTANTS]
+    if tokenizer is not None:
+        beside = var_tokenizer_authors.name_map(tokenizer["kwargs"], {"prefix": var_tokenizer_authors.PREFIX})
+        entries += [
+            dataclasses.replace(entry, ours=tuple(f"tokenizer/{name}" for name in entry.ours))
+            for entry in beside.entries
+        ]
+        ignored += beside.ignored
+    return NameMap(entries, tuple(ignored))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """See `vit_jax.checkpoints.published.Family`. The authors have no such file."""
+    """See `vit_jax.checkpoints.published.Family`: the arguments of the authors' class, as `VARHF` saves them."""
     if not is_of(metadata, "var"):
         return None
     model = build(**complete(build, metadata["model"]["kwargs"]))
@@ -115,53 +137,24 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         grids=model.grids, num_classes=model.num_classes, vocab_size=model.vocab_size, latent_width=model.latent_width,
         depth=model.depth, width=model.width, num_heads=model.style.num_heads, mlp_dim=model.style.mlp_dim,
         shared_modulation=model.style.modulation == "table", normalized_attention=model.style.qk_norm == "l2",
-        dropout_rate=model.style.dropout_rate, attention_dropout_rate=model.style.attention_dropout_rate,
+        norm_epsilon=model.style.norm_epsilon, dropout_rate=model.style.dropout_rate,
+        attention_dropout_rate=model.style.attention_dropout_rate,
     )  # fmt: skip
-    return {} if model.style == plain.style else None
-
-
-def _attention(ours: str, theirs: str, model: VAR) -> list[Entry]:
-    width, heads = model.width, model.style.num_heads
-    parts = [projection(f"{ours}/{name}", f"{theirs}.mat_qkv.weight", None, width, heads)[0] for name in _QKV]
-    shape = (heads, width // heads)
-    found = [
-        fused([part.ours[0] for part in parts], f"{theirs}.mat_qkv.weight", parts),
-        same(f"{ours}/query/bias", f"{theirs}.q_bias", shape, (width,)),
-        same(f"{ours}/value/bias", f"{theirs}.v_bias", shape, (width,)),
-        *attention_out(f"{ours}/out", f"{theirs}.proj", width, heads),
-    ]
-    if model.style.qk_norm == "l2":
-        found.append(same(f"{ours}/norm_scale", f"{theirs}.scale_mul_1H11", (heads,), (1, heads, 1, 1)))
-    return found
-
-
-_QKV = ("query", "key", "value")
-
-
-def _modulation(ours: str, theirs: str, order: Sequence[int]) -> list[Entry]:
-    """A linear layer whose outputs are several vectors, in another order."""
-    parts, back = len(order), list(np.argsort(order))
-    kernel = linear(f"{ours}/kernel", f"{theirs}.weight")
-
-    def read(w: NDArray) -> list[NDArray]:
-        (matrix,) = kernel.read(w)
-        return [np.ascontiguousarray(matrix.reshape(matrix.shape[0], parts, -1)[:, list(order)])]
-
-    def write(x: NDArray) -> list[NDArray]:
-        return list(kernel.write(x[:, back].reshape(x.shape[0], -1)))
-
-    return [Entry(kernel.ours, kernel.theirs, read, write), _rows(f"{ours}/bias", f"{theirs}.bias", order)]
-
-
-def _rows(ours: str, theirs: str, order: Sequence[int], stored: Sequence[int] = (-1,)) -> Entry:
-    """Several vectors in another order."""
-    back = list(np.argsort(order))
-    return Entry(
-        (ours,), (theirs,),
-        lambda x: [x.reshape(len(order), -1)[list(order)]],
-        lambda x: [x[back].reshape(*stored)],
-    )  # fmt: skip
+    if model.style != plain.style or any(rows != columns for rows, columns in model.grids):
+        return None
+    config = {
+        "num_classes": model.num_classes,
+        "depth": model.depth,
+        "embed_dim": model.width,
+        "num_heads": model.style.num_heads,
+        "mlp_ratio": model.style.mlp_dim / model.width,
+        "norm_eps": model.style.norm_epsilon,
+        "shared_aln": model.style.modulation == "table",
+        "attn_l2_norm": model.style.qk_norm == "l2",
+        "patch_nums": [rows for rows, _ in model.grids],
+    }
+    return {"config.json": config}
 
 
 def _table(ours: str, theirs: str, width: int) -> Entry:
-    return _rows(ours, theirs, _OF_BLOCKS, (1, 1, len(_OF_BLOCKS), width))
+    return rows(ours, theirs, OF_BLOCKS, (1, 1, len(OF_BLOCKS), width))

@@ -1,7 +1,8 @@
 """VAR's tokenizer as its authors name it (github.com/FoundationVision/VAR, models/vqvae.py).
 
 They distribute a pickle; this reads what `safetensors.torch.save_file` makes of it, also where `vae_local.` stands
-before every name, as in the checkpoints of their training. One file serves images of 256, 512 and 1024 pixels.
+before every name, as in the checkpoints of their training. One file serves images of 256, 512 and 1024 pixels; other
+scales are in config.json, the arguments of the authors' class.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from vit_jax.checkpoints.name_map import NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import latent_diffusion as parts
+from vit_jax.checkpoints.parts.autoencoder import TASK
 from vit_jax.checkpoints.parts.sidecars import INCEPTION, complete, is_of
 from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -19,15 +21,14 @@ MODELS = "VAR's tokenizer"
 WRITES = ("var_tokenizer",)
 COMPARED = "what the authors' own code computed of it: indices, sums, loss, gradients and images"
 
-_PREFIXES = ("", "vae_local.")
+PREFIX = "vae_local."  # of their training's checkpoints
 _PHIS = ("quant_resi.qresi_ls.{}", "quant_resi.{}", "quant_resi.qresi")  # some shared, one each, one for all
 _USAGE = "quantize.ema_vocab_hit_SV"  # how often codes were used, which only training looks at
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    del sidecar
-    for prefix in _PREFIXES:
+    for prefix in ("", PREFIX):
         quantizer = f"{prefix}quantize."
         if any(name.startswith(f"{quantizer}quant_resi.") for name in tensors) and _all_below(tensors, prefix):
             break
@@ -48,8 +49,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if not sizes["middle_attends"]:
         kwargs["middle_attends"] = False
     side = 2 ** (len(sizes["multipliers"]) - 1) * min(SCALES)
+    if (scales := sidecar.config.integers("v_patch_nums", at_least=1)) is not None:
+        if tuple(scales) not in SCALES.values():
+            kwargs["scales"] = scales
+        side = side // min(SCALES) * scales[-1]
+    if sidecar.config.boolean("using_znorm", False):
+        kwargs["cosine"] = True
     layout = {"prefix": prefix, "phi": phi}
-    return Published("var_tokenizer", kwargs, preprocess(side), layout)
+    return Published("var_tokenizer", kwargs, preprocess(side), layout, task=TASK)
 
 
 def preprocess(side: int) -> dict[str, Any]:
@@ -80,12 +87,25 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """See `vit_jax.checkpoints.published.Family`. The authors have no such file."""
+    """See `vit_jax.checkpoints.published.Family`: the arguments of the authors' class."""
     if not is_of(metadata, "var_tokenizer"):
         return None
     model = build(**complete(build, metadata["model"]["kwargs"]))
-    held = model.quantizer.phis and model.quantizer.codebook.decay is None
-    return {} if held else None
+    quantizer = model.quantizer
+    if not quantizer.phis or quantizer.codebook.decay is not None or model.encoder.style.groups != 32:
+        return None
+    scales = model.scales or SCALES[min(SCALES)]
+    return {
+        "config.json": {
+            "vocab_size": model.vocab_size,
+            "z_channels": model.latent_width,
+            "ch": model.encoder.channels,
+            "using_znorm": quantizer.cosine,
+            "quant_resi": quantizer.share,
+            "share_quant_resi": {1: 1, len(scales): 0}.get(quantizer.phis, quantizer.phis),
+            "v_patch_nums": list(scales),
+        }
+    }
 
 
 def _usual_phi(model: VARTokenizer) -> str:
