@@ -19,7 +19,7 @@ from vit_jax.tasks import DataInfo
 from vit_jax.tasks.hart import HARTSampling, build
 
 TOKENIZER = {
-    "name": "hart_tokenizer", "scales": [1, 2, 4], "codes": 12, "latent_width": 4, "channels": 4,
+    "name": "hart_tokenizer", "scales": [1, 2, 4], "vocab_size": 12, "latent_width": 4, "channels": 4,
     "multipliers": [1, 2], "num_blocks": 1, "attention_levels": [], "middle_attends": False, "groups": 2, "phis": 2,
 }  # fmt: skip
 MODEL = {"name": "hart", "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16, "head_width": 8, "head_depth": 1}
