@@ -24,6 +24,8 @@ from tests.tasks import test_dalle as painting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_hart as hybrid
+from tests.tasks import test_mar as filling
 from tests.tasks import test_maskgit as masked
 from tests.tasks import test_pixelcnn as drawing
 from tests.tasks import test_sam as clicking
@@ -73,7 +75,9 @@ SYSTEMS = {
     "detect": detecting.config(),
     "distil_encoder": distilling.config(),
     "efficientvit": efficient.config(),
+    "hart": hybrid.config(),
     "mae": mae_config(model__depth=1),
+    "mar": filling.config(),
     "maskgit": masked.config(),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
     "pixelcnn": drawing.config(),

@@ -31,9 +31,8 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 def config(**overrides):
     """A run of seconds: digits of 8x8 pixels as 1, 4 and 16 codes."""
-    return tiny_config(
-        task={"name": "hart", "tokenizer": TOKENIZER}, model=MODEL, evals={"val": {"name": "perplexity"}}, **overrides
-    )
+    task = {"name": "hart", "tokenizer": TOKENIZER}
+    return {**tiny_config(**overrides), "task": task, "model": MODEL, "evals": {"val": {"name": "perplexity"}}}
 
 
 @functools.cache
