@@ -3,12 +3,13 @@
   vit_jax train --config pixelcnn_cifar10 --workdir runs/pixelcnn
   vit_jax train --config pixelcnn_cifar10:kind=diagonal --workdir runs/pixelrnn
   vit_jax train --config pixelcnn_cifar10:data=fashion --workdir runs/pixelcnn16
-  vit_jax generate --checkpoint runs/pixelcnn --output samples
+  vit_jax sample --checkpoint runs/pixelcnn --count 64 --output grid.png
 
 Paper: "Conditional image generation with PixelCNN decoders" (arXiv:1606.05328), table 1, and "Pixel recurrent neural
 networks" (arXiv:1601.06759), table 5: a 7x7 convolution by mask A, then layers of 128 features, 15 of a PixelCNN and 12
 of a PixelRNN (from memory, as the figures).
-Expected: bits per value of the test set: gated 3.03, plain 3.14, row LSTM 3.07, diagonal BiLSTM 3.00.
+Expected: bits per value of the test set: gated 3.03, plain 3.14, row LSTM 3.07, diagonal BiLSTM 3.00. Of
+`data=fashion` 0.80 (0.552 nats) after 1,500 steps, some four minutes of one CPU core.
 Hardware and time: 60 hours on 32 GPUs for ImageNet (from memory); of CIFAR-10 the papers say nothing.
 
 Where this differs, without a known effect:
