@@ -51,6 +51,8 @@ class ScaleSampling:
 class NextScale(TokenGenerator):
     """The cross-entropy of each token of an image after its class and the maps before its own.
 
+    Classes are dropped in training alone; the authors' forward pass drops them in evaluation too.
+
     The scalar is the mean over all tokens. Metrics: `loss` in nats and `bits`, both a token, and `accuracy`; of the
     last map `loss_last` and `accuracy_last`.
 
