@@ -75,6 +75,8 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
         layout["beside"] = others
     arrays = {name: np.asarray(x) for name, x in (flat_arrays(params) | flat_arrays(state)).items()}
     tensors = family.name_map(spec["kwargs"], layout).write(arrays)
+    if filled := getattr(family, "filled", None):
+        sidecar = filled(sidecar, arrays)
     _check_return(family, {"": spec, **others}, tensors, sidecar, to)
     # An .npz has no folder of its own, so what lies beside it has its name.
     prefix = file.name + "." if to == "npz" else ""

@@ -93,7 +93,8 @@ class Family(Protocol):
     """A module in `vit_jax.checkpoints.families`: one architecture as one library names its tensors.
 
     Where shapes do not say everything a family has a function `settle(published, tensor)` too: the same description as
-    the values of tensors make it, which `tensor(name)` reads.
+    the values of tensors make it, which `tensor(name)` reads. Where the JSON beside a file holds parameters, it has a
+    function `filled(files, params)`: what `sidecar` gives, with these in it, by their flat names.
     """
 
     LIBRARY: str  # one of `vit_jax.checkpoints.formats.FORMATS`, or 'google'
