@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 import vit_jax
 from tests.parity.oracle import TOLERANCE, error, files_beside, read
+from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import hf_imagegpt
 from vit_jax.checkpoints.name_map import linear, same
@@ -121,6 +122,34 @@ def test_the_names_are_a_bijection_and_files_of_ours_are_read_by_transformers(sa
     ids = torch.from_numpy(inputs(1)[1])
     with torch.no_grad():
         np.testing.assert_array_equal(again.eval()(ids).logits, theirs(ids).logits)
+
+
+def test_an_image_processor_of_transformers_makes_it_a_generator(tmp_path):
+    """Tokens of photos are theirs, images are drawn, and both files are written again."""
+    config = transformers.ImageGPTConfig(vocab_size=V + 1, n_positions=16, n_embd=32, n_layer=2, n_head=4)
+    drawn_anew(transformers.ImageGPTForCausalImageModeling(config)).save_pretrained(tmp_path / "in")
+    clusters = np.random.default_rng(0).uniform(-1, 1, (V, 3)).astype(np.float32)
+    size = {"height": 4, "width": 4}
+    theirs = transformers.ImageGPTImageProcessor(clusters=clusters.tolist(), size=size)
+    theirs.save_pretrained(tmp_path / "in")
+    loaded = vit_jax.load(tmp_path / "in")
+    photo = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    ids = theirs(photo, input_data_format="channels_last", return_tensors="np")["input_ids"]
+    ours = loaded.outputs(loaded.preprocess(photo)[None], ("indices", "features"))
+    np.testing.assert_array_equal(ours["indices"], ids.reshape(1, 16))
+    assert ours["features"].shape == (1, 32)
+    images = loaded.sample(2, seed=3, top_k=5).images
+    near = np.abs(images[..., None, :] - (clusters * 127.5 + 127.5)).max(-1).min(-1)
+    assert images.shape == (2, 4, 4, 3) and near.max() <= 0.51  # colours of the palette, rounded
+
+    export(open_source(tmp_path / "in"), tmp_path / "out", "transformers")
+    again = transformers.ImageGPTImageProcessor.from_pretrained(tmp_path / "out")
+    np.testing.assert_array_equal(np.float32(again.clusters), clusters)
+    np.testing.assert_array_equal(vit_jax.load(tmp_path / "out").sample(2, seed=3, top_k=5).images, images)
+    file = tmp_path / "in" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"clusters": [[1, 2]]}))
+    with pytest.raises(UserError, match="clusters.*is not 20 colours"):
+        vit_jax.load(tmp_path / "in")
 
 
 @pytest.mark.parametrize(
