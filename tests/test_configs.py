@@ -25,6 +25,7 @@ from vit_jax.data.tokenizers.bytes import Bytes
 from vit_jax.naming import build_named
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import static_argument
+from vit_jax.tasks._image_tokens import TokenGenerator
 from vit_jax.training import inputs
 from vit_jax.training.config import load_config, override, run_config, shipped_configs
 from vit_jax.training.experiment import build_experiment
@@ -261,12 +262,17 @@ PROGRAMS = [
     ("coop", "data=photos,shots=8"),
     ("cocoop", "data=photos,batch=8,shots=8,words="),
     ("color_palette", "smoke"),
+    ("emoji_dalle", ""),
+    ("hart_c2i", "smoke"),
     ("igpt_imagenet", "smoke"),
     ("kl_autoencoder", "f=16,smoke"),
+    ("mar", "smoke"),
+    ("maskgit_imagenet", "smoke"),
     ("pixelcnn_cifar10", "smoke"),
     ("var", "smoke"),
     ("var_tokenizer", "smoke"),
     ("vqgan_imagenet", "smoke"),
+    ("vqgan_transformer", "smoke"),
     ("vqvae", "smoke"),
     ("vqvae2", "smoke"),
 ]
@@ -351,9 +357,9 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     # Generators and palettes have no trunk for others.
-    own = {"autoregressive": "tokenizer", "var": "tokenizer", "pixelcnn": "mixed", "color_palette": "palette"}
+    own = {"pixelcnn": "mixed", "color_palette": "palette"}
     trunk = "encoder" if "image" in experiment.fields else "text"
-    trunk = own.get(values["task"]["name"], own.get(values["model"]["name"], trunk))
+    trunk = "tokenizer" if isinstance(task, TokenGenerator) else own.get(values["model"]["name"], trunk)
     named = {
         "classify": "head",
         "efficientvit": "head",

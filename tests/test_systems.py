@@ -86,7 +86,7 @@ SYSTEMS = {
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "vae": variational.config(),
-    "vqgan": adversarial.config(None),
+    "vqgan": adversarial.config(None) | {"evals": {"pixels": {"name": "reconstruction"}}},
     "vqvae": quantising.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
