@@ -191,6 +191,11 @@ def test_reconstructions():
     assert found["psnr_of_mean"] == pytest.approx(-10 * np.log10(squared))
     assert (found["exact"], found["images"]) == (pytest.approx(1 / 3), 3)
     assert files["per_image.csv"].splitlines()[3].startswith("2,inf,1.0")
+    # Of the codes alone, where there is more than codes.
+    other = reconstruction.build(lambda source: None, of="discrete_reconstruction")
+    batch = {"original": images, "discrete_reconstruction": images}
+    part = jax.device_get(other.measure(lambda _, names: {name: batch[name] for name in names}, {"valid": np.ones(3)}))
+    assert other.metrics(type("Given", (Run,), {"__call__": lambda self, pipeline: [part]})())["exact"] == 1
     with pytest.raises(UserError, match="Images of 8x9 pixels are smaller"):
         small = np.zeros((1, 9, 8, 3))
         evaluator.measure(lambda *_: {"original": small, "reconstruction": small}, {"valid": np.ones(1)})

@@ -14,7 +14,8 @@ from vit_jax.data.source import Source
 from vit_jax.evaluators import Apply, EvaluationRun, PipelineFactory
 
 SAMPLES = "samples"
-Of = Literal["samples", "reconstruction"]
+Made = Literal["reconstruction", "discrete_reconstruction"]
+Of = Literal["samples", "reconstruction", "discrete_reconstruction"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ class OfPictures:
 
     Args:
         real: real images; reconstructions are made of these.
-        of: "samples" of a generator, or the output "reconstruction" of a tokenizer, which gives "original" too.
+        of: "samples" of a generator, or the output "reconstruction" of a tokenizer, which gives "original" too; or
+            "discrete_reconstruction", of the codes alone, where there is more than codes.
         count: of the samples; reconstructions are as many as there are images.
         seed: of the samples.
         settings: of the samples, see the task's `sampling`.

@@ -15,7 +15,7 @@ from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply, EvaluationRun, PipelineFactory
 from vit_jax.evaluators.image_quality import WINDOW, psnr, ssim
-from vit_jax.evaluators.pictures import pixels
+from vit_jax.evaluators.pictures import Made, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Reconstruction:
 
     Args:
         pipeline: the images.
+        of: the output that is measured, see `OfPictures`.
     """
 
     pipeline: EvalPipeline = dataclasses.field(hash=False)
+    of: Made = "reconstruction"
 
     def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
-        found = apply(batch, ("original", "reconstruction"))
+        found = apply(batch, ("original", self.of))
         sides = found["original"].shape[1:3]
         if min(sides) < WINDOW:
             raise UserError(
@@ -46,7 +48,7 @@ class Reconstruction:
         rows = []
         for part in run(self.pipeline):
             for i in np.flatnonzero(part["valid"] > 0):
-                made, original = part["reconstruction"][i], part["original"][i]
+                made, original = part[self.of][i], part["original"][i]
                 error = np.abs(made.astype(np.float64) - original) / 255
                 squared = float(np.square(error).mean())
                 row = {"psnr": psnr(made, original), "ssim": ssim(made, original), "l1": float(error.mean())}
@@ -68,6 +70,8 @@ def _table(rows: Sequence[Mapping[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
-def build(pipeline: PipelineFactory, source: Mapping[str, Any] | None = None) -> Reconstruction:
+def build(
+    pipeline: PipelineFactory, source: Mapping[str, Any] | None = None, of: Made = "reconstruction"
+) -> Reconstruction:
     """Of the images of `source`, or of the config's `data.eval`."""
-    return Reconstruction(pipeline(source=source))
+    return Reconstruction(pipeline(source=source), of)
