@@ -195,7 +195,9 @@ ARGUMENTS = {
     "composites_sam": ["", "single,clicks=1"],
     "composites_detect": [""],
     "yolos_coco": ["", "variant=small"],
-    "fashion16": [f"model={m}" for m in ("judge", "vq", "kl", "multiscale", "raster", "maskgit", "var")],
+    "fashion16": [
+        f"model={m}" for m in ("judge", "vq", "kl", "multiscale", "hybrid", "raster", "maskgit", "mar", "var", "hart")
+    ],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
     "sam_sa1b": ["", "variant=B/16,init=runs/mae,batch=64"],
