@@ -1,6 +1,6 @@
 """MaskGIT on ImageNet-1k: images of a class as 16x16 tokens at 256x256 pixels or 32x32 at 512x512, in 8 to 12 passes.
 
-  vit_jax train --config maskgit_vqgan --workdir runs/tokenizer
+  vit_jax train --config maskgit_vqgan:judge=resnet50.safetensors --workdir runs/tokenizer
   vit_jax encode --checkpoint runs/tokenizer --mirrored --output tokens/
   vit_jax train --config maskgit_imagenet:tokenizer=runs/tokenizer,encoded=tokens --workdir runs/maskgit
   vit_jax sample --checkpoint runs/maskgit --classes "goldfish" --steps 8 --count 16 --output grid.png
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise UserError(f"There is no recipe of MaskGIT at {arg.res} pixels", "Use res=256 or res=512")
     source = dict(name="digits") if arg.smoke else dict(name="tfds", dataset="imagenet2012")
     batch, size = 32 if arg.smoke else arg.batch, 8 if arg.smoke else arg.res
-    tokenizer = dict(name="vqgan", variant="f16", dtype="bfloat16")
+    tokenizer = dict(name="vqgan", variant="f16", attention_levels=(), middle_attention=False, dtype="bfloat16")
 
     config = ConfigDict()
     config.seed = 0

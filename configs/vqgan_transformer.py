@@ -1,6 +1,6 @@
 """VQGAN's transformer on ImageNet-1k at 256x256 pixels: 16x16 tokens of a class, one after the other.
 
-  vit_jax train --config vqgan_imagenet --workdir runs/vqgan
+  vit_jax train --config vqgan_imagenet:vgg=vgg16.safetensors --workdir runs/vqgan
   vit_jax encode --checkpoint runs/vqgan --mirrored --output tokens/
   vit_jax train --config vqgan_transformer:tokenizer=runs/vqgan,encoded=tokens --workdir runs/transformer
   vit_jax sample --checkpoint runs/transformer --classes "goldfish" --count 16 --output grid.png

@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from vit_jax import UserError
 from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.source import StoredModel
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.naming import build_model
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.config import load_config, shipped_configs
 
 FROM_CHECKPOINT = ("linear_probe", "mae_finetune", "vit_paper_finetune")
@@ -210,3 +213,21 @@ def test_a_preset_of_augreg_is_the_same_in_both_configs(aug):
     """Each config is a file that stands alone, so the table is in both."""
     small, large = (load_config(f"{name}:variant=B/16,recipe=augreg,aug={aug}") for name in ("vit_i1k", "vit_i21k"))
     assert small["data"]["transform"] == large["data"]["transform"] and small["data"]["mix"] == large["data"]["mix"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "tokenizer"),
+    [
+        ("maskgit_imagenet", "maskgit_vqgan"),
+        ("vqgan_transformer", "vqgan_imagenet"),
+        ("vqgan_transformer:codes=16384", "vqgan_imagenet:codes=16384"),
+        ("igpt_imagenet", "color_palette"),
+        ("emoji_dalle", "emoji_dalle:stage=tokenizer"),
+    ],
+)
+def test_a_generator_takes_the_tokenizer_of_the_recipe_before_it(generator, tokenizer):
+    """Their parameters have the same names and shapes."""
+    sections = load_config(generator)["task"]["tokenizer"], load_config(tokenizer)["model"]
+    models = [build_model(section)[0] for section in sections]
+    ours, theirs = (init_shapes(m.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)) for m in models)
+    assert ours["params"] == theirs["params"]
