@@ -86,7 +86,7 @@ SYSTEMS = {
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "vae": variational.config(),
-    "vqgan": adversarial.config(None) | {"evals": {"pixels": {"name": "reconstruction"}}},
+    "vqgan": adversarial.config(None) | {"evals": {"codes": {"name": "codebook", "vocab_size": 16}}},
     "vqvae": quantising.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
