@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
+import vit_jax
+from vit_jax.checkpoints.families import compvis_vqgan
 from vit_jax.checkpoints.name_map import NameMap, conv, dense, fused, linear, norm, same, transpose
+from vit_jax.checkpoints.safetensors import write_safetensors
+from vit_jax.checkpoints.source import model_shapes
+from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 
 MAP = NameMap(
@@ -89,3 +94,27 @@ def test_transpose(dtype):
     np.testing.assert_array_equal(transpose(x), x.T)
     assert transpose(x).flags.c_contiguous and transpose(x).flags.owndata
     assert transpose(x[:0]).shape == (7, 0)
+
+
+def test_what_only_training_needs_is_left_out_and_said_to_be(tmp_path):
+    """A codebook that moving averages made, with these and the discriminator that it was trained against."""
+    kwargs = {"channels": 4, "multipliers": [1, 2], "num_blocks": 1, "attention_levels": [], "norm_groups": 2,
+              "latent_channels": 3, "num_codes": 5}  # fmt: skip
+    params, _ = model_shapes("vqgan", kwargs, (16, 16))
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in params.items()}
+    tensors = compvis_vqgan.name_map(kwargs, {}).write(arrays)
+    average = {"quantize.embedding.embed_avg": np.ones((5, 3), np.float32)}
+    of_training = {**average, "loss.discriminator.main.0.bias": np.ones(4, np.float32)}
+    write_safetensors(tmp_path / "model.safetensors", tensors | of_training)
+    loaded = vit_jax.load(tmp_path / "model.safetensors", overrides={"norm_groups": 2})
+    (said,) = [remark for remark in loaded.metadata["source"]["remarks"] if "training" in remark]
+    assert said == "what only training needs is left out: 'loss.discriminator.main.0.bias' and 1 more"
+    np.testing.assert_array_equal(
+        flat_arrays(loaded.params)["decoder/conv_in/kernel"], arrays["decoder/conv_in/kernel"]
+    )
+    assert not loaded.model_state
+    plain = NameMap(MAP.entries, training=("*_avg",))
+    assert plain.left_out(["probe", "b_avg", "a_avg"]) == ["a_avg", "b_avg"]
+    with pytest.raises(UserError, match="has a tensor 'b_average'"):
+        plain.check([*FILE, "b_average"], "x.file")

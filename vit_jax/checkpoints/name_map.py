@@ -147,10 +147,17 @@ class NameMap:
     Args:
         entries: each parameter and each tensor in exactly one of them.
         ignored: patterns of tensors that hold no parameter, such as '*.num_batches_tracked'.
+        training: patterns of those that only training needs, such as averages that codes are made of, or how often they
+            were used: they are left out too, and said to be.
     """
 
     entries: Sequence[Entry]
     ignored: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+
+    def left_out(self, tensors: Iterable[str]) -> list[str]:
+        """Those that only training needs."""
+        return sorted(name for name in tensors if any(fnmatch.fnmatchcase(name, each) for each in self.training))
 
     def check(self, tensors: Iterable[str], path: Any) -> None:
         """Every tensor of the file is read once, and every tensor that is read is there.
@@ -158,7 +165,8 @@ class NameMap:
         Raises:
             UserError: names a missing or a surplus tensor, and the nearest one.
         """
-        there = {name for name in tensors if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)}
+        passed_over = (*self.ignored, *self.training)
+        there = {name for name in tensors if not any(fnmatch.fnmatchcase(name, pattern) for pattern in passed_over)}
         wanted = [name for entry in self.entries for name in entry.theirs]
         missing, surplus = [name for name in wanted if name not in there], sorted(there - set(wanted))
         if missing:

@@ -244,6 +244,10 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
     construct(named_module("model", published.model).build, kwargs, "overrides")  # refuses what nobody reads
     name_map = family.name_map(kwargs, published.layout)
     name_map.check(shapes, path)
+    remarks = list(published.remarks)
+    if left := name_map.left_out(shapes):
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        remarks.append(f"what only training needs is left out: {shown(left[0])}{more}")
     metadata = {
         "format": store.FORMAT,
         "step": 0,
@@ -258,14 +262,14 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
         "frozen": [],
         "versions": {},
         "source": {
-            "remarks": list(published.remarks),
+            "remarks": remarks,
             "file": path.name,
             "library": family.LIBRARY,
             "family": family.__name__.rpartition(".")[2],
         },
     }
 
-    for remark in published.remarks:
+    for remark in remarks:
         _say(f"{path.name}: {remark}")
 
     def read() -> tuple[dict, dict]:

@@ -83,7 +83,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += parts.convolution(f"quantizer/phi_{i}", f"{prefix}quantize.{phi.format(i)}")
     for name in ("quant_conv", "post_quant_conv"):
         entries += parts.convolution(name, f"{prefix}{name}")
-    return NameMap(entries, ignored=(f"{prefix}{_USAGE}",))
+    return NameMap(entries, training=(f"{prefix}{_USAGE}",))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

@@ -288,8 +288,6 @@ def first_stage(tensors: Shapes) -> tuple[str, dict[str, tuple[int, ...]], tuple
     if own.get("quant_conv.weight", (0, 0, 1, 1))[2:] != (1, 1) or "encoder.mid.attn_1.qkv.weight" in own:
         return None
     remarks = ["the autoencoder of it is read, and the rest left out"] if len(own) < len(tensors) else []
-    if any(name.startswith("loss.") for name in own):
-        remarks.append("what training alone needs, below 'loss.', is left out")
     return prefix, own, tuple(remarks)
 
 
@@ -297,4 +295,4 @@ def compvis_map(entries: list[Entry], prefix: str) -> NameMap:
     """The entries under names that begin with `prefix`."""
     under = [dataclasses.replace(entry, theirs=tuple(prefix + name for name in entry.theirs)) for entry in entries]
     others = ("[!f]*",) if prefix else ()  # all that does not begin as the prefix does
-    return NameMap(under, (*others, *(prefix + name for name in _TRAINING)))
+    return NameMap(under, others, tuple(prefix + name for name in _TRAINING))
