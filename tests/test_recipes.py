@@ -129,6 +129,7 @@ DIFFERS = {
     "dalle": {"vocabulary", "learning rate", "precision"},
     "maskgit_imagenet": {"classes", "loss", "masks", "crops", "precision"},
     "vqgan_transformer": {"classes", "steps", "dropout", "precision"},
+    "dvae": {"rate", "data", "crops", "precision"},
     "efficientvit_i1k": {"sizes", "mixing", "stochastic depth", "evaluation", "precision"},
     "efficientvit_sam": {"distillation", "loss", "answers", "precision"},
     "efficientvit_sr": {"network", "rate"},

@@ -23,6 +23,7 @@ from tests.tasks import test_coop as prompting
 from tests.tasks import test_dalle as painting
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
+from tests.tasks import test_dvae as relaxing
 from tests.tasks import test_efficientvit as efficient
 from tests.tasks import test_hart as hybrid
 from tests.tasks import test_mar as filling
@@ -88,6 +89,7 @@ SYSTEMS = {
     "vae": variational.config(),
     "vqgan": adversarial.config(None) | {"evals": {"codes": {"name": "codebook", "vocab_size": 16}}},
     "vqvae": quantising.config(),
+    "dvae": relaxing.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
 }

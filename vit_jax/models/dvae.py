@@ -245,9 +245,9 @@ class DVAE(ImageTokenizer):
 
         Returns:
             "indices" int32 [B, T], the most probable codes; "kl" [B], the divergence of the codes' probabilities from
-            equal ones, in nats, summed over an image; "code_logits" [B, h, w, K]. With a decoder also "location" and
-            "log_scale" [B, H, W, 3] of the logits of pixels that are `squeezed`, and "reconstruction" [B, H, W, 3] in
-            -1..1, their middle. All but the indices are float32.
+            equal ones, in nats, summed over an image; "code_logits" [B, h, w, K]. With a decoder also "latents"
+            [B, h, w, D], see `encode`; "location" and "log_scale" [B, H, W, 3] of the logits of pixels that are
+            `squeezed`, and "reconstruction" [B, H, W, 3] in -1..1, their middle. All but the indices are float32.
         """
         logits = self._logits(images)
         indices = logits.argmax(-1).astype(jnp.int32)
@@ -265,7 +265,12 @@ class DVAE(ImageTokenizer):
         else:
             drawn = self.decoder.decode(self.decoder.embed(indices))
         location, log_scale = jnp.split(drawn, 2, axis=-1)
-        return found | {"location": location, "log_scale": log_scale, "reconstruction": self._middle(location)}
+        return found | {
+            "latents": self.decoder.mixed(jax.nn.softmax(logits)),
+            "location": location,
+            "log_scale": log_scale,
+            "reconstruction": self._middle(location),
+        }
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """One map, see `ImageTokenizer`."""
