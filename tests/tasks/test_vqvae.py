@@ -88,3 +88,18 @@ def test_a_model_without_codes_is_refused():
             vqvae.build(model=model, data=DATA)
     with pytest.raises(UserError, match="does not divide"):
         vqvae.build(model=MODEL, data=DataInfo((9, 8), ()))
+
+
+@pytest.mark.long
+def test_a_generator_gets_codes_that_moving_averages_learned(tmp_path, workdir):
+    """They are no parameters, and of the product: frozen in the generator, they give the same tokens."""
+    values = config() | {"task": {"name": "autoregressive", "tokenizer": config()["model"]}}
+    values |= {"model": {"name": "token_gpt", "width": 16, "depth": 1, "num_heads": 2}}
+    values |= {"init_from": {"tokenizer": str(workdir)}, "optim": {"name": "adamw", "frozen": ["tokenizer/.*"]}}
+    train(build_experiment(override(values, {"optim.learning_rate": "1e-3"})), tmp_path, jax.devices()[:1])
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    tokenizer, generator = vit_jax.load(workdir), vit_jax.load(tmp_path)
+    wanted = tokenizer.outputs({"image": images}, ("indices",))["indices"]
+    found = generator.outputs({"image": images, "label": np.zeros(5, np.int32)}, ("indices",))["indices"]
+    np.testing.assert_array_equal(found, wanted)
+    assert len(np.unique(wanted)) > 1
