@@ -283,6 +283,19 @@ def test_scan_and_remat_equal_the_loop_with_memory_and_mask(with_memory, executi
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6), ours[1], gradient)
 
 
+def test_a_shared_condition_has_the_same_gradient_in_loop_and_scan():
+    style = BlockStyle(H, 20, norm="adaptive", modulation="table")
+    params = random_params(stack((style,), 2), X, condition=SIX)
+
+    def gradients(**execution):
+        model = stack((style,), 2, **execution)
+        run = lambda p, six: jnp.sin(model.apply({"params": p}, X, condition=six)[0]).sum()  # noqa: E731
+        return jax.jit(jax.grad(run, (0, 1)))(params, SIX)
+
+    loop, scan = gradients(), gradients(scan=True, remat="elementwise")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 2e-5), scan, loop)
+
+
 def test_styles_repeat_over_depth_in_loop_and_scan():
     """Of two styles one has LayerScale: the names of the parameters tell whose turn it was."""
     styles = (BlockStyle(H, 20, activation="relu"), BlockStyle(H, 12, norm="post", layer_scale_init=0.5))
