@@ -14,6 +14,7 @@ from vit_jax.checkpoints.families import mar_authors
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import model_shapes, nested, open_source
 from vit_jax.errors import UserError
+from vit_jax.models import mar
 from vit_jax.models.mar import Passes, build, fill_in, masked_counts
 from vit_jax.nn.init_shapes import init_shapes
 
@@ -89,6 +90,25 @@ def test_samples_are_the_authors(golden, run, name):
         golden["table/sampler_timestep_map"],
     ))(run.variables)  # fmt: skip
     assert_close(found.transpose(0, 3, 1, 2), golden[f"sampler_{name}/latent"])
+
+
+def test_stages_change_nothing(run, monkeypatch):
+    """With room in the encoder for what is known, or for all of an image."""
+    rng, order = (
+        np.random.default_rng(0),
+        jnp.asarray(np.random.default_rng(1).permuted(np.tile(np.arange(16), (2, 1)), axis=1)),
+    )
+    noise, labels = jnp.asarray(rng.normal(size=(2, 2, 2, 11, 16)), jnp.float32), jnp.asarray(LABELS)
+
+    def drawn():
+        return jax.jit(lambda variables: fill_in(
+            run.model, variables, labels, order, lambda i: noise[i, 0], lambda i, n: noise[i, 1 + n],
+            Passes(2, 2.0, head_steps=1), np.array([500]),
+        ))(run.variables)  # fmt: skip
+
+    whole = drawn()
+    monkeypatch.setattr(mar, "_OF_A_STAGE", 1)
+    np.testing.assert_allclose(drawn(), whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant, count", [("b", 207_924_768), ("l", 478_326_304), ("h", 942_403_104)])

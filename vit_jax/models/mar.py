@@ -6,7 +6,9 @@ there. Sampling begins with nothing and fills in some places at a time.
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -26,6 +28,10 @@ from vit_jax.ranges import Count, Decay, Natural
 from vit_jax.spelling import nearest
 
 Grid = tuple[int, int]
+
+# Passes are compiled in so many stages, each with room for the tokens that are known at its end, where there are enough
+# of them for each: by the end the encoder has four times as much to read as at the beginning.
+_STAGES, _OF_A_STAGE = 4, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +254,7 @@ def fill_in(
     how: Passes,
     timesteps: Int[np.ndarray, " s"] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """Latents of the classes, the last places of `order` first; all passes as one scan.
+    """Latents of the classes, the last places of `order` first; all passes as a scan, many of them as a few.
 
     Args:
         variables: as `model.apply` takes them.
@@ -273,10 +279,10 @@ def fill_in(
 
     both = jnp.concatenate([labels, jnp.full_like(labels, model.num_classes)]) if guided else labels
 
-    def one_pass(tokens: Float[Array, "b n c"], now: tuple[Array, ...]) -> tuple[Array, None]:
+    def one_pass(least: int, tokens: Float[Array, "b n c"], now: tuple[Array, ...]) -> tuple[Array, None]:
         i, before, after, scale = now
         counts = jnp.full(len(both), before)
-        z = model.apply(variables, twice(tokens), twice(order), counts, both, least=0)
+        z = model.apply(variables, twice(tokens), twice(order), counts, both, least=least)
         slots = after + jnp.arange(most)
         chosen = jnp.take(order, slots, axis=1, mode="clip")
         z = jnp.take_along_axis(z, twice(chosen)[..., None], axis=1).reshape(-1, z.shape[-1])
@@ -294,8 +300,11 @@ def fill_in(
         where = jnp.where(slots < before, chosen, places)
         return tokens.at[jnp.arange(rows)[:, None], where].set(drawn.reshape(rows, most, -1), mode="drop"), None
 
-    passes = jnp.arange(how.count), jnp.asarray(masked[:-1]), jnp.asarray(masked[1:]), jnp.float32(scales)
-    tokens, _ = jax.lax.scan(one_pass, jnp.zeros((rows, places, model.token_width)), passes)
+    passes = np.arange(how.count), masked[:-1], masked[1:], np.float32(scales)
+    tokens = jnp.zeros((rows, places, model.token_width))
+    for stage in np.array_split(np.arange(how.count), max(1, min(_STAGES, how.count // _OF_A_STAGE))):
+        turn = functools.partial(one_pass, int(masked[stage[-1]]))
+        tokens, _ = jax.lax.scan(turn, tokens, jax.tree.map(operator.itemgetter(stage), passes))
     return model.unpatchify(tokens)
 
 
