@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import vit_jax
 from tests.shared_golden import Golden, assert_close
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.families import mar_authors
+from vit_jax.checkpoints.families import compvis_kl, mar_authors
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import model_shapes, nested, open_source
 from vit_jax.errors import UserError
@@ -129,6 +130,20 @@ def test_files_of_the_authors_are_recognised(golden):
         assert published.kwargs == {k: v for k, v in wanted.items() if k not in ("patch_size", "mask_ratio_min")}
         mar_authors.name_map(published.kwargs, published.layout).check(both, "file")
     assert mar_authors.describe({"z_proj.weight": (3, 3)}, Sidecar()) is None
+
+
+def test_with_its_autoencoder_a_file_draws_images(golden, tmp_path):
+    """Of 4x4 latents of 16 channels, by MAR in the names of its authors and the autoencoder in those of CompVis."""
+    kwargs = {"latent_width": 16, "channels": 32, "multipliers": [1, 2], "num_blocks": 1, "scale": 0.5,
+              "attention_levels": [], "middle_attention": False}  # fmt: skip
+    rng, shapes = np.random.default_rng(0), model_shapes("kl_autoencoder", kwargs, (8, 8))[0]
+    flat = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    vae = {f"vae.{name}": x for name, x in compvis_kl.name_map(kwargs, {}).write(flat).items()}
+    save_file(golden.under("mar") | vae, tmp_path / "both.safetensors")
+    loaded = vit_jax.load(tmp_path / "both.safetensors")
+    assert loaded.task.image_size == (8, 8) and loaded.task.model.num_classes == 10
+    np.testing.assert_array_equal(loaded.params["tokenizer"]["quant_conv"]["kernel"], flat["quant_conv/kernel"])
+    assert loaded.task.sampling_costs(loaded.task.sampling()) == {"tokens": 16, "passes": 16}
 
 
 def test_a_pass_fills_in_at_least_one():

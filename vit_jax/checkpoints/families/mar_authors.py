@@ -2,13 +2,16 @@
 
 They distribute pickles; this reads what `safetensors.torch.save_file` makes of a state dict in one of them, or of both,
 where `model.` and `model_ema.` stand before the names: then the averages are read. There is no config beside them: the
-heads are those of the published sizes, and a token is one place of the latents.
+heads are those of the published sizes, and a token is one place of the latents. With their autoencoder in the same
+file, `vae.` before its names, it draws images.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.families import compvis_kl
 from vit_jax.checkpoints.name_map import NameMap, Shapes, dense, norm, same, shape_of
 from vit_jax.checkpoints.parts import diffusion_head
 from vit_jax.checkpoints.parts import vit as parts
@@ -24,7 +27,8 @@ COMPARED = "what the authors' own code computed: encoder, decoder, head, losses 
 
 _LANDMARK = "diffusion_pos_embed_learned"
 _PREFIXES = ("model_ema.", "model.", "")
-_HEAD = "diffloss.net."
+_HEAD, _VAE = "diffloss.net.", "vae."
+_GIVEN = ["grid", "channels", "num_classes"]  # what the task says of the model
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
@@ -49,11 +53,20 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         **diffusion_head.arguments_of(below, _HEAD),
     }
     layout = {"prefix": prefix, "others": [p for p in found[1:] if p]}
-    return Published("mar", kwargs, None, layout, task={"name": "features", "kwargs": {}})
+    vae = compvis_kl.describe({k.removeprefix(_VAE): x for k, x in tensors.items() if k.startswith(_VAE)}, Sidecar())
+    if vae is None:
+        return Published("mar", kwargs, None, layout, task={"name": "features", "kwargs": {}})
+    side = side * 2 ** (len(vae.kwargs["multipliers"]) - 1)
+    beside = {"tokenizer": {"name": "kl_autoencoder", "kwargs": dict(vae.kwargs)}}
+    return Published(
+        "mar", kwargs, {**vae.preprocess, "image_size": [side, side]}, {**layout, "beside": beside},
+        remarks=vae.remarks,
+        task={"name": "mar", "kwargs": {"tokenizer": {"name": "kl_autoencoder", **vae.kwargs}}, "given": _GIVEN},
+    )  # fmt: skip
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
-    """See `vit_jax.checkpoints.published.Family`; the layout holds the `prefix` of the names, and those of `others`."""
+    """See `vit_jax.checkpoints.published.Family`; the layout holds the `prefix` of the names and those of `others`."""
     model = build(**complete(build, kwargs))
     prefix = layout.get("prefix", "")
     width, positions = model.width, model.buffer + model.tokens
@@ -80,7 +93,15 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += norm(f"{half}_norm", f"{prefix}{half}_norm")
         names = _block_names(f"{prefix}{half}_blocks.{{}}.")
         entries += parts.block_entries(parts.size_kwargs(size, (1, 1)), names, f"{half}_blocks")
-    return NameMap(entries, ignored=tuple(f"{other}*" for other in layout.get("others", ())))
+    ignored = [f"{other}*" for other in layout.get("others", ())]
+    if "tokenizer" in layout.get("beside", {}):
+        beside = compvis_kl.name_map(layout["beside"]["tokenizer"]["kwargs"], {})
+        for entry in beside.entries:
+            ours = tuple(f"tokenizer/{name}" for name in entry.ours)
+            theirs = tuple(_VAE + name for name in entry.theirs)
+            entries.append(dataclasses.replace(entry, ours=ours, theirs=theirs))
+        ignored += [_VAE + name for name in beside.ignored]
+    return NameMap(entries, tuple(ignored))
 
 
 def _block_names(block: str) -> parts.BlockNames:
