@@ -223,6 +223,7 @@ ARGUMENTS = {
     ],
     "cocoop": ["data=photos,batch=8,shots=8,words="],
     "hart_c2i": ["", "tokenizer=runs/hart-tokenizer,d=30", "smoke"],
+    "hart_tokenizer": ["images=photos", "images=photos,init=runs/var-tokenizer", "smoke"],
     "hart_t2i": ["", "res=1024,init=runs/hart", "smoke,data=pairs.jsonl"],
     "mar": ["", "size=h,tokenizer=runs/kl", "smoke"],
     "var": ["", "d=30", "d=36,tokenizer=vae.safetensors", "smoke"],

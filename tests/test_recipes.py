@@ -136,6 +136,7 @@ DIFFERS = {
     "gpt2": {"precision"},
     "igpt_imagenet": {"learning rate", "crops", "validation", "precision"},
     "hart_c2i": {"recipe", "losses", "shares"},
+    "hart_tokenizer": {"recipe", "images", "precision"},
     "hart_t2i": {"tower", "recipe", "losses", "shares"},
     "linear_probe": {"momentum", "head", "rate", "evaluation pixels"},
     "mae_finetune": {"positions", "head", "mixing", "precision"},
