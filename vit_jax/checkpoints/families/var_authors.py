@@ -117,15 +117,15 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
             entries += modulation(f"{ours}/modulation", f"{theirs}.ada_lin.1", OF_BLOCKS)
         else:
             entries.append(_table(f"{ours}/modulation_table", f"{theirs}.ada_gss", width))
-    ignored = [prefix + name for name in CONSTANTS]
+    ignored, training = [prefix + name for name in CONSTANTS], ()
     if tokenizer is not None:
         beside = var_tokenizer_authors.name_map(tokenizer["kwargs"], {"prefix": var_tokenizer_authors.PREFIX})
         entries += [
             dataclasses.replace(entry, ours=tuple(f"tokenizer/{name}" for name in entry.ours))
             for entry in beside.entries
         ]
-        ignored += beside.ignored
-    return NameMap(entries, tuple(ignored))
+        ignored, training = [*ignored, *beside.ignored], beside.training
+    return NameMap(entries, tuple(ignored), training)
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
