@@ -96,7 +96,7 @@ def test_attention_is_one_head_over_all_places():
 
 def test_products_on_paper_are_those_of_the_layers():
     """One kernel at a time: its size, times the places that it is applied to; and attention's two products."""
-    encoder, size = Encoder(6, **SMALL), (16, 24)
+    encoder, size = Encoder(6, **SMALL | {"num_blocks": 2}), (16, 24)
     shapes = init_shapes(encoder.init, jax.random.key(0), jnp.zeros((1, *size, 3)))["params"]
     side = {"conv_in": 1, "level_0": 1, "level_1": 2, "level_2": 4, "middle": 4, "conv_out": 4}
     total = 0.0
@@ -105,5 +105,5 @@ def test_products_on_paper_are_those_of_the_layers():
         if names[-1] == "kernel":
             stride = side[names[0]] * (2 if "down" in names else 1)
             total += 2 * np.prod(leaf.shape) * np.prod(size) / stride**2
-    total += 4 * (96**2 * 16 + 24**2 * 32)  # level_1 has 8 x 12 places of 16 channels, the middle 4 x 6 of 32
+    total += 4 * (2 * 96**2 * 16 + 24**2 * 32)  # level_1 has 8 x 12 places of 16 channels, the middle 4 x 6 of 32
     assert encoder.flops(size) == total

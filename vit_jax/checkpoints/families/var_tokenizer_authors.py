@@ -5,12 +5,12 @@ before every name, as in the checkpoints of their training. One file serves imag
 scales are in config.json, the arguments of the authors' class.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.name_map import NameMap, Shapes, same, shape_of
-from vit_jax.checkpoints.parts import latent_diffusion as parts
-from vit_jax.checkpoints.parts.autoencoder import TASK
+from vit_jax.checkpoints.parts import autoencoder as parts
 from vit_jax.checkpoints.parts.sidecars import INCEPTION, complete, is_of
 from vit_jax.checkpoints.parts.vit import depth_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -21,6 +21,7 @@ MODELS = "VAR's tokenizer"
 WRITES = ("var_tokenizer",)
 COMPARED = "what the authors' own code computed of it: indices, sums, loss, gradients and images"
 
+_NAMES = dataclasses.replace(parts.COMPVIS, projections=("qkv", "proj_out"))  # queries, keys and values in one
 PREFIX = "vae_local."  # of their training's checkpoints
 _PHIS = ("quant_resi.qresi_ls.{}", "quant_resi.{}", "quant_resi.qresi")  # some shared, one each, one for all
 _USAGE = "quantize.ema_vocab_hit_SV"  # how often codes were used, which only training looks at
@@ -37,16 +38,17 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     codes, width = shape_of(tensors, f"{quantizer}embedding.weight", 2)
     names = [name for name in _PHIS if f"{quantizer}{name.format(0)}.weight" in tensors]
     phi = names[0] if names else _PHIS[0]
-    sizes = parts.sizes(tensors, prefix)
+    sizes = parts.layout_kwargs({name.removeprefix(prefix): shape for name, shape in tensors.items()}, _NAMES)
+    levels, attends = sizes.pop("attention_levels"), sizes.pop("middle_attention", True)
     kwargs = {
-        **{name: value for name, value in sizes.items() if name not in ("attention_levels", "middle_attends")},
+        **sizes,
         "vocab_size": codes,
         "latent_width": width,
         "phis": depth_of(tensors, f"{quantizer}{phi}.") if "{}" in phi else 1,
     }
-    if sizes["attention_levels"] != [len(sizes["multipliers"]) - 1]:
-        kwargs["attention_levels"] = sizes["attention_levels"]
-    if not sizes["middle_attends"]:
+    if levels != [len(sizes["multipliers"]) - 1]:
+        kwargs["attention_levels"] = levels
+    if not attends:
         kwargs["middle_attends"] = False
     side = 2 ** (len(sizes["multipliers"]) - 1) * min(SCALES)
     if (scales := sidecar.config.integers("v_patch_nums", at_least=1)) is not None:
@@ -56,7 +58,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if sidecar.config.boolean("using_znorm", False):
         kwargs["cosine"] = True
     layout = {"prefix": prefix, "phi": phi}
-    return Published("var_tokenizer", kwargs, preprocess(side), layout, task=TASK)
+    return Published("var_tokenizer", kwargs, preprocess(side), layout, task=parts.TASK)
 
 
 def preprocess(side: int) -> dict[str, Any]:
@@ -75,15 +77,14 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     prefix = layout.get("prefix", "")
     phi = layout.get("phi") or _usual_phi(model)
     entries = [
-        *parts.encoder_entries(model.encoder, parts.fused_attention, theirs=f"{prefix}encoder."),
-        *parts.decoder_entries(model.decoder, parts.fused_attention, theirs=f"{prefix}decoder."),
-        same("quantizer/codebook/codes", f"{prefix}quantize.embedding.weight"),
+        *parts.encoder_entries(model.encoder, _NAMES),
+        *parts.decoder_entries(model.decoder, _NAMES),
+        same("quantizer/codebook/codes", "quantize.embedding.weight"),
+        *parts.moment_entries(True),
     ]
     for i in range(model.quantizer.phis):
-        entries += parts.convolution(f"quantizer/phi_{i}", f"{prefix}quantize.{phi.format(i)}")
-    for name in ("quant_conv", "post_quant_conv"):
-        entries += parts.convolution(name, f"{prefix}{name}")
-    return NameMap(entries, training=(f"{prefix}{_USAGE}",))
+        entries += parts.conv_entries(f"quantizer/phi_{i}", f"quantize.{phi.format(i)}")
+    return NameMap(parts.below(entries, prefix), training=(f"{prefix}{_USAGE}",))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

@@ -20,7 +20,7 @@ from vit_jax.checkpoints.name_map import (
 from vit_jax.checkpoints.parts.sidecars import INCEPTION
 from vit_jax.errors import UserError
 from vit_jax.models.kl_autoencoder import VARIANTS
-from vit_jax.nn.autoencoder import Layout
+from vit_jax.nn.autoencoder import Decoder, Encoder, Layout
 
 TASK = {"name": "tokenizer", "kwargs": {}, "given": []}
 SIDE = 256  # pixels, where a file does not say for which images it is
@@ -156,30 +156,40 @@ def _linear(ours: str, theirs: str) -> Entry:
 
 
 def layout_entries(layout: Layout, names: Names, decoder: bool = True) -> list[Entry]:
-    """Those of the encoder and, where there is one, of the decoder, below `encoder` and `decoder` on both sides."""
-    widths = [layout.channels * multiplier for multiplier in layout.multipliers]
-    levels = len(widths)
-    found, before = conv_entries("encoder/conv_in", "encoder.conv_in"), layout.channels
-    for i, width in enumerate(widths):
+    """Those of the encoder and, where there is one, of the decoder of a layout."""
+    found = encoder_entries(layout.encoder(1, parent=None), names)
+    return found + (decoder_entries(layout.decoder(parent=None), names) if decoder else [])
+
+
+def encoder_entries(encoder: Encoder, names: Names) -> list[Entry]:
+    """Those of an encoder, below `encoder` on both sides."""
+    found, before = conv_entries("encoder/conv_in", "encoder.conv_in"), encoder.channels
+    for i, width in enumerate(_widths(encoder)):
         ours, theirs = f"encoder/level_{i}", names.down.format(i)
-        attends = i in layout.attention_levels
-        found += _blocks(ours, theirs, names, layout.num_blocks, attends, before != width)
-        if i < levels - 1:
+        attends = i in encoder.attention_levels
+        found += _blocks(ours, theirs, names, encoder.num_blocks, attends, before != width)
+        if i < len(encoder.multipliers) - 1:
             found += conv_entries(f"{ours}/down/conv", theirs + names.down_conv)
         before = width
-    found += _ends("encoder", names, layout.middle_attends)
-    if not decoder:
-        return found
-    found += conv_entries("decoder/conv_in", "decoder.conv_in")
-    own = layout.decoder_attention_levels
+    return found + _ends("encoder", names, encoder.middle_attends)
+
+
+def decoder_entries(decoder: Decoder, names: Names) -> list[Entry]:
+    """Those of a decoder, below `decoder` on both sides."""
+    widths = _widths(decoder)
+    found, before = conv_entries("decoder/conv_in", "decoder.conv_in"), widths[-1]
     for i, width in reversed(list(enumerate(widths))):
-        ours, theirs = f"decoder/level_{i}", names.up_level(i, levels)
-        attends = i in (layout.attention_levels if own is None else own)
-        found += _blocks(ours, theirs, names, layout.num_blocks + 1, attends, before != width)
+        ours, theirs = f"decoder/level_{i}", names.up_level(i, len(widths))
+        attends = i in decoder.attention_levels
+        found += _blocks(ours, theirs, names, decoder.num_blocks + 1, attends, before != width)
         if i:
             found += conv_entries(f"{ours}/up/conv", theirs + names.up_conv)
         before = width
-    return found + _ends("decoder", names, layout.middle_attends)
+    return found + _ends("decoder", names, decoder.middle_attends)
+
+
+def _widths(half: Encoder | Decoder) -> list[int]:
+    return [half.channels * multiplier for multiplier in half.multipliers]
 
 
 def _blocks(ours: str, theirs: str, names: Names, count: int, attends: bool, widens: bool) -> list[Entry]:
@@ -291,8 +301,12 @@ def first_stage(tensors: Shapes) -> tuple[str, dict[str, tuple[int, ...]], tuple
     return prefix, own, tuple(remarks)
 
 
+def below(entries: list[Entry], prefix: str) -> list[Entry]:
+    """The same under names that begin with `prefix`."""
+    return [dataclasses.replace(entry, theirs=tuple(prefix + name for name in entry.theirs)) for entry in entries]
+
+
 def compvis_map(entries: list[Entry], prefix: str) -> NameMap:
     """The entries under names that begin with `prefix`."""
-    under = [dataclasses.replace(entry, theirs=tuple(prefix + name for name in entry.theirs)) for entry in entries]
     others = ("[!f]*",) if prefix else ()  # all that does not begin as the prefix does
-    return NameMap(under, others, tuple(prefix + name for name in _TRAINING))
+    return NameMap(below(entries, prefix), others, tuple(prefix + name for name in _TRAINING))
