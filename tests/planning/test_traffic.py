@@ -34,6 +34,17 @@ def test_an_operand_that_is_used_twice_is_read_once():
     assert counted_bytes(found) == 2 * 4 * 4096
 
 
+def test_a_chain_of_operations_that_is_deeper_than_python_s_stack():
+    """Of 1,500 additions in one kernel the operand is read where the last one cuts it."""
+    chain = ["%a0 = f32[64,256]{1,0} parameter(0)"]
+    chain += [f"%a{i} = f32[64,256]{{1,0}} add(%a{i - 1}, %a{i - 1})" for i in range(1, 1501)]
+    chain += ["ROOT %cut.2 = f32[8,256]{1,0} slice(%a1500), slice={[0:8], [0:256]}"]
+    deep = "%deep (a0: f32[64,256]) -> f32[8,256] {\n  " + "\n  ".join(chain) + "\n}\n\nENTRY"
+    call = "f32[8,256]{1,0} fusion(%x), kind=kLoop, calls=%deep"
+    (found,) = kernels(LINES.replace("ENTRY", deep).replace("LINE", f"%it = {call}"))
+    assert found.bytes == 2 * 4 * 8 * 256
+
+
 LINES = """HloModule m
 
 %fused (p0: f32[64,256], p1: s32[], p2: f32[1,256]) -> f32[64,256] {

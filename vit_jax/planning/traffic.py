@@ -185,8 +185,17 @@ def _parameter(inner: dict[str, Instruction], index: int) -> Instruction:
 
 def _touched(inner: dict[str, Instruction], index: int, module: Module) -> int:
     """Bytes of its index-th operand that a fused computation reads."""
-    parameter = _parameter(inner, index)
-    return min(_used(parameter.name, inner, module, {}), parameter.bytes)
+    parameter, known = _parameter(inner, index), {}
+    # Users first, which stand after what they use: chains of thousands of operations are deeper than Python's stack.
+    reached = [parameter.name]
+    seen = set(reached)
+    for each in inner.values():
+        if not seen.isdisjoint(each.operands):
+            reached.append(each.name)
+            seen.add(each.name)
+    for name in reversed(reached):
+        _used(name, inner, module, known)
+    return min(known[parameter.name], parameter.bytes)
 
 
 def _used(name: str, inner: dict[str, Instruction], module: Module, known: dict[str, int]) -> int:
