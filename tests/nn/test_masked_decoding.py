@@ -88,6 +88,26 @@ def test_without_any_chance_it_is_the_algorithm_by_hand(drawn):
     np.testing.assert_array_equal(found.tokens, by_hand)
 
 
+def test_chance_decides_which_are_kept_and_not_what_they_are():
+    """Guesses are always the same, and the first token is the surest. With much noise each is kept in the first of two
+    passes as often as another; with none always the first ones."""
+    logits = jnp.eye(4)[jnp.arange(T) % 4] * (10 - jnp.arange(T))[:, None]
+    keys, rows = jax.random.split(jax.random.key(0), 600), (600, T)
+
+    def kept_first(heat):
+        sampling = MaskedSampling(steps=2, temperature=0.0, choice_temperature=heat)
+        given = jnp.zeros(rows, int), jnp.ones(rows, bool)
+        found = jax.jit(
+            lambda keys: fill(lambda t, o, s: jnp.broadcast_to(logits, (*rows, 4)), *given, keys, sampling)
+        )(keys)
+        np.testing.assert_array_equal(found.tokens, np.broadcast_to(logits.argmax(-1), rows))
+        return np.mean(np.asarray(found.passes) == 0, axis=0)
+
+    share = 1 - open_counts(T, 2)[0] / T
+    np.testing.assert_allclose(kept_first(1e6), share, atol=0.08)
+    np.testing.assert_array_equal(kept_first(0.0), np.arange(T) < share * T)
+
+
 def test_the_first_pass_draws_as_the_model_says():
     """One pass of many rows: the share of each token is its probability."""
     logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
