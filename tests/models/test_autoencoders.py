@@ -9,7 +9,7 @@ import pytest
 
 import vit_jax
 from vit_jax.checkpoints.export import export
-from vit_jax.checkpoints.families import compvis_kl, compvis_vqgan, dall_e, taesd
+from vit_jax.checkpoints.families import compvis_kl, compvis_vqgan, dall_e, diffusers_vq, hf_chameleon_vqvae, taesd
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import model_shapes, nested, open_source
 from vit_jax.errors import UserError
@@ -200,6 +200,24 @@ def test_a_published_file_is_a_task_that_shows_reconstructions(name, tmp_path):
     assert again.shapes.keys() == tensors.keys()
     for key, x in tensors.items():
         np.testing.assert_array_equal(again[key], x, key)
+
+
+def test_codes_of_moving_averages_have_no_place_in_other_files():
+    metadata = {"model": {"name": "vqgan", "kwargs": {**VQ, "decay": 0.99}}, "preprocess": {"image_size": [8, 16]}}
+    for family in (compvis_vqgan, diffusers_vq, hf_chameleon_vqvae):
+        assert family.sidecar(metadata) is None
+
+
+def test_the_first_stage_of_a_whole_model_has_its_scale_beside_it(tmp_path):
+    kwargs = {**KL, "norm_groups": 32, "channels": 32}
+    shapes = model_shapes("kl_autoencoder", {**kwargs, "scale": 1.0}, (8, 16))[0]
+    params = {key: (0.2 * RNG.normal(size=shape)).astype(np.float32) for key, shape in shapes.items()}
+    tensors = compvis_kl.name_map({**kwargs, "scale": 1.0}, {"prefix": "first_stage_model."}).write(params)
+    others = {"model.diffusion_model.out.0.weight": np.zeros(3, np.float32), "betas": np.zeros(4, np.float32)}
+    write_safetensors(tmp_path / "ldm.safetensors", {**tensors, **others, "scale_factor": np.float32(0.22)}, {})
+    loaded = vit_jax.load(tmp_path / "ldm.safetensors")
+    assert loaded.model.scale == 0.22
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, nested(params))
 
 
 def test_sentences():

@@ -4,10 +4,13 @@ They distribute pickles; this reads what `safetensors.torch.save_file` makes of 
 a whole latent diffusion model the autoencoder is read.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.checkpoints.name_map import NameMap, Shapes, shape_of
+import numpy as np
+
+from vit_jax.checkpoints.name_map import NameMap, NDArray, Shapes, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -33,9 +36,19 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     }  # fmt: skip
     if "quant_conv.weight" not in own:
         kwargs["convs"] = False
-    kwargs["scale"], said = parts.assumed_scale(kwargs)
-    layout = {"prefix": prefix}
-    return Published("kl_autoencoder", kwargs, parts.pixels(), layout, (), (*remarks, *said), task=parts.TASK)
+    layout = {"prefix": prefix, "scaled": bool(prefix) and tensors.get(parts.SCALE) in ((), (1,))}
+    if not layout["scaled"]:
+        kwargs["scale"], said = parts.assumed_scale(kwargs)
+        remarks += said
+    return Published("kl_autoencoder", kwargs, parts.pixels(), layout, (), remarks, task=parts.TASK)
+
+
+def settle(published: Published, tensor: Callable[[str], NDArray]) -> Published:
+    """See `vit_jax.checkpoints.published.Family`: the scale of the latents is a tensor beside a first stage."""
+    if not published.layout["scaled"]:
+        return published
+    scale = float(str(np.float32(tensor(parts.SCALE).item())))  # .18215, and not the nearest float32
+    return dataclasses.replace(published, kwargs={**published.kwargs, "scale": scale})
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:

@@ -58,4 +58,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     if not is_of(metadata, "vqgan"):
         return None
     model = build(**metadata["model"]["kwargs"])
-    return {} if model.has_decoder and not model.cosine else None
+    return {} if model.has_decoder and parts.has_plain_codes(model) else None

@@ -50,12 +50,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     if not is_of(metadata, "vqgan"):
         return None
     model = build(**metadata["model"]["kwargs"])
-    if (
-        model.quantizer_kind != "vector"
-        or model.cosine
-        or not model.has_decoder
-        or not diffusers.is_plain(model.layout)
-    ):
+    vector = model.quantizer_kind == "vector" and parts.has_plain_codes(model)
+    if not (vector and model.has_decoder and diffusers.is_plain(model.layout)):
         return None
     config = {
         "_class_name": "VQModel",

@@ -51,7 +51,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         return None
     model, (height, width) = build(**metadata["model"]["kwargs"]), metadata["preprocess"]["image_size"]
     layout = model.layout
-    if model.has_decoder or model.cosine or model.quantizer_kind != "vector" or layout.style.groups != 32:
+    vector = model.quantizer_kind == "vector" and parts.has_plain_codes(model)
+    if model.has_decoder or not vector or layout.style.groups != 32:
         return None
     if height != width or not layout.middle_attends:
         return None

@@ -20,6 +20,7 @@ from vit_jax.checkpoints.name_map import (
 from vit_jax.checkpoints.parts.sidecars import INCEPTION
 from vit_jax.errors import UserError
 from vit_jax.models.kl_autoencoder import VARIANTS
+from vit_jax.models.vqgan import VQGAN
 from vit_jax.nn.autoencoder import Decoder, Encoder, Layout
 
 TASK = {"name": "tokenizer", "kwargs": {}, "given": []}
@@ -27,8 +28,8 @@ SIDE = 256  # pixels, where a file does not say for which images it is
 
 
 def pixels(side: int = SIDE) -> dict[str, Any]:
-    """Values for `Preprocess`: images in -1..1."""
-    return {"image_size": [side, side], "interpolation": "bicubic", **INCEPTION}
+    """Values for `Preprocess`: the middle of an image, in -1..1."""
+    return {"image_size": [side, side], "resize": "cover", "interpolation": "bicubic", **INCEPTION}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +269,11 @@ def moment_entries(convs: bool) -> list[Entry]:
     return found if convs else []
 
 
+def has_plain_codes(model: VQGAN) -> bool:
+    """Whether codes are parameters that are looked up by their distance, as other libraries have them."""
+    return model.decay is None and not model.cosine
+
+
 def assumed_scale(kwargs: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
     """The scale of latents where a file does not say it, and a remark on that.
 
@@ -283,6 +289,7 @@ def assumed_scale(kwargs: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
 
 
 FIRST_STAGE = "first_stage_model."
+SCALE = "scale_factor"  # beside it in a whole model
 # What only training needs: the perceptual network and the discriminator, and averages.
 _TRAINING = ("loss.*", "model_ema.*", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 

@@ -69,12 +69,16 @@ def _is_block(tensors: Shapes, layer: str) -> bool:
 
 def _runs(tensors: Shapes, layers: str, start: int) -> list[int]:
     """How many blocks follow each other behind layers that are none; behind the last of those there are none."""
-    numbers = [int(name.split(".")[-2]) for name in tensors if name == layers.format(name.split(".")[-2]) + "weight"]
+    before, after = layers.split("{}")
+    numbers = {name.removeprefix(before).split(".")[0] for name in tensors if name.startswith(before)}
     found = [0]
-    for number in range(start + 1, max(numbers, default=0)):
-        if _is_block(tensors, layers.format(number)):
+    for number in sorted(int(n) for n in numbers if n.isdecimal() and len(n) < 4)[:-1]:
+        layer = f"{before}{number}{after}"
+        if number <= start:
+            continue
+        if _is_block(tensors, layer):
             found[-1] += 1
-        elif f"{layers.format(number)}weight" in tensors:
+        elif f"{layer}weight" in tensors:
             found.append(0)
     return found
 
