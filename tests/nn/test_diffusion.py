@@ -17,6 +17,7 @@ from vit_jax.nn.diffusion import (
     posterior_mean,
     predicted,
     respaced,
+    spaced,
     step_back,
     target,
 )
@@ -204,3 +205,24 @@ def test_guidance():
 
 def test_posterior_mean_of_all_noise_is_the_image_at_the_first_step():
     np.testing.assert_allclose(posterior_mean(FULL, X0, NOISE, 0), X0, atol=1e-6)
+
+
+def test_spaced_steps():
+    assert spaced(4, 10).tolist() == [0, 2, 4, 6]
+    assert spaced(4, 10, "leading", 1).tolist() == [1, 3, 5, 7]
+    assert spaced(4, 10, "linspace").tolist() == [0, 3, 6, 9]
+    assert spaced(5, 10, "trailing").tolist() == [1, 3, 5, 7, 9]
+    for count in range(1, 60):
+        assert len(spaced(count, 59, "trailing")) == count
+    for given, message in (((0, 10), "There are no 0"), ((11, 10), "There are no 11"), ((10, 10, "leading", 1), "end")):
+        with pytest.raises(UserError, match=message):
+            spaced(*given)
+
+
+def test_what_is_before_the_first_step():
+    table = betas("linear")
+    assert Noising.of(table, spaced(10)).before[0] == 1
+    kept = Noising.of(table, spaced(10, 1000, "leading", 1), to_image=False)
+    assert kept.before[0] == np.cumprod(1 - table)[0] and kept.before[1] == kept.alphas_cumprod[0]
+    back = Noising.of(table, spaced(10, 1000, "linspace"), stride=100)
+    np.testing.assert_array_equal(back.before[[0, 2]], [1, np.cumprod(1 - table)[122]])

@@ -26,6 +26,9 @@ Prediction = Literal["epsilon", "x0", "v"]
 # Of a step back: the posterior's ("small"), beta ("large"), or between both as the network says (iDDPM, equation 15).
 Variance = Literal["small", "large", "learned_range"]
 
+# Which timesteps a sampler keeps, see `spaced`.
+Spacing = Literal["leading", "linspace", "trailing"]
+
 _MAX_BETA = 0.999  # of the cosine schedule: beyond it the last steps would be singular
 
 
@@ -64,6 +67,33 @@ def respaced(count: int, steps: int = 1000) -> Int[np.ndarray, " count"]:
     return np.array([round(place) for place in places], np.int32)
 
 
+def spaced(count: int, steps: int = 1000, spacing: Spacing = "leading", offset: int = 0) -> Int[np.ndarray, " count"]:
+    """`count` of the timesteps 0..steps - 1, least noise first, as samplers of DDIM go (table 2 of arXiv:2305.08891).
+
+    Args:
+        spacing: "leading" has each steps // count, from 0 on, plus the offset; "linspace" has the first and the last
+            and equal distances, rounded; "trailing" counts back from the last by steps / count.
+        offset: of "leading"; 1 in Stable Diffusion.
+
+    Raises:
+        UserError: for no step, more than there are, or an offset beyond the last one.
+    """
+    check_choice("spacing of the steps", spacing, get_args(Spacing))
+    if not 1 <= count <= steps:
+        raise UserError(f"There are no {count} steps among {steps}", f"Use from 1 to {steps}")
+    if spacing == "linspace":
+        return np.linspace(0, steps - 1, count).round().astype(np.int32)
+    if spacing == "trailing":
+        # Counted with the quotient, as others do: the last of some counts would be one too many.
+        return (np.round(np.arange(steps, 0, -steps / count))[:count][::-1] - 1).astype(np.int32)
+    found = np.arange(count, dtype=np.int32) * (steps // count) + offset
+    if found[-1] >= steps:
+        raise UserError(
+            f"{count} steps with an offset of {offset} end behind the last of {steps}", "Use fewer steps or no offset"
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Noising:
     """The steps of a diffusion, or those of them that a sampler goes; all arrays [S], float64, least noise first.
@@ -79,11 +109,30 @@ class Noising:
     before: Float[np.ndarray, " s"]
 
     @classmethod
-    def of(cls, betas: Float[np.ndarray, " steps"], timesteps: Int[np.ndarray, " s"] | None = None) -> "Noising":
-        """All steps of a schedule, or some: between them the noise of those left out is added at once."""
+    def of(
+        cls,
+        betas: Float[np.ndarray, " steps"],
+        timesteps: Int[np.ndarray, " s"] | None = None,
+        *,
+        stride: int | None = None,
+        to_image: bool = True,
+    ) -> "Noising":
+        """All steps of a schedule, or some: between them the noise of those left out is added at once.
+
+        Args:
+            timesteps: those that are kept, least noise first.
+            stride: each step goes back so many timesteps, whichever are kept, as diffusers' DDIM does; None for the
+                kept one before.
+            to_image: what is before the first step has no noise; False gives it that of timestep 0, as Stable
+                Diffusion's sampler does (`set_alpha_to_one` of diffusers).
+        """
         kept = np.arange(len(betas), dtype=np.int32) if timesteps is None else np.asarray(timesteps, np.int32)
-        alphas = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
-        return cls(kept, alphas, np.append(1.0, alphas[:-1]))
+        alphas = np.cumprod(1 - np.asarray(betas, np.float64))
+        first = 1.0 if to_image else alphas[0]
+        if stride is None:
+            return cls(kept, alphas[kept], np.append(first, alphas[kept][:-1]))
+        earlier = kept - stride
+        return cls(kept, alphas[kept], np.where(earlier < 0, first, alphas[np.maximum(earlier, 0)]))
 
     @functools.cached_property
     def betas(self) -> Float[np.ndarray, " s"]:
@@ -320,7 +369,8 @@ def step_back(
     before, deviation = noising.before, how.eta * np.sqrt(noising.posterior_variance)
     onward = _at(np.sqrt(np.maximum(1 - before - deviation**2, 0)), step, xt)
     x = _at(np.sqrt(before), step, xt) * x0 + onward * epsilon
-    return x + goes_on * _at(deviation, step, xt) * noise if how.eta else x
+    # Before the first step there is no deviation, unless its noise stays (`Noising.of`).
+    return x + how.temperature * _at(deviation, step, xt) * noise if how.eta else x
 
 
 def denoise(

@@ -7,21 +7,29 @@ from jaxtyping import Array, DTypeLike, Float, Shaped
 from vit_jax.errors import UserError
 
 
-def time_features(times: Shaped[Array, "*b"], width: int, temperature: float = 1e4) -> Float[Array, "*b width"]:
-    """Cosines, then sines, of t temperature^(-2i / width), i below width / 2, float32: the dialect of ADM and DiT.
+def time_features(
+    times: Shaped[Array, "*b"], width: int, temperature: float = 1e4, *, sine_first: bool = False, shift: int = 0
+) -> Float[Array, "*b width"]:
+    """Cosines and sines of t temperature^(-i / (width / 2 - shift)), i below width / 2, float32.
 
     Args:
         times: any numbers.
-        width: even.
+        width: even, and more than twice the shift.
+        sine_first: the order of the two halves. DDPM's code (arXiv:2006.11239) has sines first and a shift of 1, ADM,
+            Stable Diffusion and DiT have cosines first and none.
+        shift: with 1 the last frequency is 1 / temperature itself.
 
     Raises:
-        UserError: for an odd width.
+        UserError: for another width.
     """
-    if width % 2:
-        raise UserError(f"Sines and cosines cannot fill a width of {width}", "Use an even width")
-    frequencies = jnp.exp(-jnp.log(temperature) * jnp.arange(width // 2, dtype=jnp.float32) / (width // 2))
+    if width % 2 or width <= 2 * shift:
+        raise UserError(
+            f"Sines and cosines cannot fill a width of {width}", f"Use an even width of more than {2 * shift}"
+        )
+    frequencies = jnp.exp(-jnp.log(temperature) * jnp.arange(width // 2, dtype=jnp.float32) / (width // 2 - shift))
     angles = jnp.asarray(times, jnp.float32)[..., None] * frequencies
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    halves = [jnp.cos(angles), jnp.sin(angles)]
+    return jnp.concatenate(halves[::-1] if sine_first else halves, axis=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -33,14 +41,18 @@ class TimeEmbedding(nn.Module):
         width: of the result.
         features: how many sines and cosines.
         dtype: of the computation.
+        sine_first: see `time_features`, like `shift`.
     """
 
     width: int
     features: int = 256
     dtype: DTypeLike = jnp.float32
+    sine_first: bool = False
+    shift: int = 0
 
     @nn.compact
     def __call__(self, times: Shaped[Array, "*b"]) -> Float[Array, "*b width"]:
         init = nn.initializers.normal(0.02)
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="fc1")(time_features(times, self.features))
+        x = time_features(times, self.features, sine_first=self.sine_first, shift=self.shift)
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="fc1")(x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="fc2")(nn.silu(x))
