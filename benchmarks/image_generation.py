@@ -50,7 +50,7 @@ GENERATORS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "maskgit": (
         "vq",
         {
-            **{f"MaskGIT, {n} passes": {"steps": n} for n in (1, 4, 8, 16)},
+            **{f"MaskGIT, {n} pass{'es' * (n > 1)}": {"steps": n} for n in (1, 4, 8, 16)},
             "MaskGIT, 8 passes, guided 2.5": {"steps": 8, "guidance": 2.5},
         },
     ),
