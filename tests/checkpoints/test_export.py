@@ -19,6 +19,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import named_module
 from vit_jax.nn.init_shapes import init_shapes
+from vit_jax.tasks import DataInfo, vqgan
 
 SMALL = dict(variant="mu/8", width=64, depth=2, mlp_dim=96, num_heads=1, num_classes=3)
 SIZES = {"hybrid": (64, 64), "bit": (64, 64)}
@@ -216,3 +217,37 @@ def test_a_name_of_another_format_is_refused(tmp_path, name, to):
     with pytest.raises(UserError, match=f"{name} is the name of another format than {to}. Name a folder"):
         export(CASES["vit"], tmp_path / name, to)
     assert not list(tmp_path.iterdir())
+
+
+TRAINED = {
+    "codes": ("vqgan", {"num_codes": 5, "latent_channels": 3, "decay": 0.9}, "compvis"),
+    "gaussian": ("kl_autoencoder", {"latent_width": 2, "scale": "measured"}, "diffusers"),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_what_only_training_needs_stays_behind(kind, tmp_path):
+    """A discriminator and the averages of codes; codes and the scale that training measured are in the file."""
+    name, own, to = TRAINED[kind]
+    kwargs = {"channels": 32, "multipliers": [1], "num_blocks": 1, "attention_levels": [], **own}
+    section = {"name": name, **kwargs}
+    arguments = {"model": section, "discriminator": {"num_layers": 1, "channels": 4}}
+    task = vqgan.build(data=DataInfo((16, 16), ()), **arguments)
+    shapes = init_shapes(lambda key: task.init(key, {"image": jnp.zeros((2, 16, 16, 3))}), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), shapes)
+    metadata = {
+        "format": 2, "model": {"name": name, "kwargs": kwargs}, "task": {"name": "vqgan", "kwargs": arguments},
+        "fields": None, "labels": [], "image_size": [16, 16], "preprocess": Preprocess((16, 16)).to_json(),
+    }  # fmt: skip
+    source = StoredModel(tmp_path, metadata, lambda: (drawn["params"], drawn["model_state"]))
+    file, *_ = export(source, tmp_path / "out", to)
+    loaded = vit_jax.load(file.parent)
+    params = flat_arrays(loaded.params)
+    assert not any("discriminator" in name for name in params) and not loaded.model_state
+    np.testing.assert_array_equal(params["decoder/conv_in/kernel"], drawn["params"]["decoder"]["conv_in"]["kernel"])
+    if kind == "codes":
+        codes = drawn["model_state"]["codebooks"]["quantizer"]["codebook"]["codes"]
+        np.testing.assert_array_equal(params["quantizer/codebook/codes"], codes)
+    else:
+        assert loaded.model.scale == float(drawn["model_state"]["latents"]["scale"])

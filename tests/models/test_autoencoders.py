@@ -202,8 +202,8 @@ def test_a_published_file_is_a_task_that_shows_reconstructions(name, tmp_path):
         np.testing.assert_array_equal(again[key], x, key)
 
 
-def test_codes_of_moving_averages_have_no_place_in_other_files():
-    metadata = {"model": {"name": "vqgan", "kwargs": {**VQ, "decay": 0.99}}, "preprocess": {"image_size": [8, 16]}}
+def test_codes_that_are_looked_up_by_an_angle_have_no_place_in_other_files():
+    metadata = {"model": {"name": "vqgan", "kwargs": {**VQ, "cosine": True}}, "preprocess": {"image_size": [8, 16]}}
     for family in (compvis_vqgan, diffusers_vq, hf_chameleon_vqvae):
         assert family.sidecar(metadata) is None
 

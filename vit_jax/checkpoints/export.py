@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,13 +19,14 @@ from vit_jax.checkpoints.source import StoredModel, families_of
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.errors import UserError
 from vit_jax.naming import construct, named_module
+from vit_jax.nn.vq import COLLECTION as CODEBOOKS
 
 # How a model is run, trained and resized, not what it computes: no other library's file keeps these.
 _NOT_ARCHITECTURE = {
     "execution", "dropout_rate", "attention_dropout_rate", "drop_path_rate", "drop_path_skip", "dtype",
     "head_bias_init", "implementation",
     "posemb_stddev", "init_stddev", "layer_scale_init", "zero_init", "gate_init", "name", "parent",
-    "beta", "legacy", "kl_weight", "entropy_weight",
+    "beta", "legacy", "kl_weight", "entropy_weight", "decay", "restart_below",
 }  # fmt: skip
 # What libraries call the weights in a folder, where it is not model.safetensors.
 _NAMES = {"diffusers": "diffusion_pytorch_model.safetensors"}
@@ -67,13 +68,20 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     if to == "orbax":
         return [_export_orbax(source, target)]
     file = target if target.suffix in (".npz", ".safetensors") else target / _NAMES.get(to, "model.safetensors")
-    family, sidecar = _family_for(source, to)
     params, state = source.read()
+    state = flat_arrays(state)
+    if settled := getattr(named_module("model", spec["name"]), "settled", None):
+        kwargs, state = settled(spec["kwargs"], state)
+        spec = {**spec, "kwargs": kwargs}
+    family, sidecar = _family_for(dataclasses.replace(source, metadata={**source.metadata, "model": spec}), to)
     size = source.metadata["image_size"]
     layout = {"image_size": list(size)} if size else {}
-    if others := models_beside(source.metadata.get("task") or {"kwargs": {}}, params):
+    task = source.metadata.get("task")
+    unneeded = getattr(named_module("task", task["name"]), "TRAINING_ONLY", ()) if task else ()
+    params = {name: tree for name, tree in params.items() if name not in unneeded}
+    if others := models_beside(task or {"kwargs": {}}, params):
         layout["beside"] = others
-    arrays = {name: np.asarray(x) for name, x in (flat_arrays(params) | flat_arrays(state)).items()}
+    arrays = _with_codes(flat_arrays(params), state, unneeded)
     tensors = family.name_map(spec["kwargs"], layout).write(arrays)
     if filled := getattr(family, "filled", None):
         sidecar = filled(sidecar, arrays)
@@ -93,6 +101,23 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return [file, *beside]
+
+
+def _with_codes(
+    params: Mapping[str, Any], state: Mapping[str, Any], unneeded: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Parameters and state as files of others have them: codes that moving averages learned are parameters there, and
+    what those are made of is left out, like what belongs to the `unneeded` subtrees."""
+    found = dict(params)
+    for name, value in state.items():
+        kind, _, inner = name.partition("/")
+        if inner.partition("/")[0] in unneeded:
+            continue
+        if kind != CODEBOOKS:
+            found[name] = value
+        elif inner.endswith("/codes"):
+            found[inner] = value
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _export_orbax(source: StoredModel, workdir: Path) -> Path:

@@ -2,8 +2,8 @@
 appendix D.1 and table 8). Stable Diffusion's is f8, MAR's (arXiv:2406.11838) f16.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +202,17 @@ class KLAutoencoder(ImageTokenizer):
 
 # What a config's model section calls, and what a checkpoint's metadata holds the arguments of.
 build = KLAutoencoder.from_variant
+
+
+def settled(kwargs: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same model with the scale that training measured among its arguments, as files of others have it, and what is
+    left of its state.
+
+    Args:
+        state: by names such as 'latents/scale'.
+    """
+    measured = f"{COLLECTION}/scale"
+    if measured not in state:
+        return dict(kwargs), dict(state)
+    left = {name: value for name, value in state.items() if name != measured}
+    return {**kwargs, "scale": float(state[measured])}, left

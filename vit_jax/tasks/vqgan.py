@@ -27,7 +27,8 @@ from vit_jax.tasks._perceptual import PERCEPTUAL, Perceptual, perceptual_of
 from vit_jax.tasks._tokenizer import TokenizerTask, tokenizer_model
 
 DISCRIMINATOR = "discriminator"  # the subtree
-_OTHERS = (DISCRIMINATOR, PERCEPTUAL)
+# Subtrees beside the model's that nothing but the loss needs: files of others have none.
+TRAINING_ONLY = (DISCRIMINATOR, PERCEPTUAL)
 _STATISTICS = "batch_stats"
 
 
@@ -117,7 +118,10 @@ class AdversarialTokenizer(TokenizerTask):
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         del step
         images, params, state = batch["image"], variables["params"], variables["model_state"]
-        own, own_state = _but(params, *_OTHERS), {kind: _but(tree, *_OTHERS) for kind, tree in state.items()}
+        own, own_state = (
+            _but(params, *TRAINING_ONLY),
+            {kind: _but(tree, *TRAINING_ONLY) for kind, tree in state.items()},
+        )
         own_state = {kind: tree for kind, tree in own_state.items() if tree}
         keys = jax.random.split(rng)
 

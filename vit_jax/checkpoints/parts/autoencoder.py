@@ -270,8 +270,9 @@ def moment_entries(convs: bool) -> list[Entry]:
 
 
 def has_plain_codes(model: VQGAN) -> bool:
-    """Whether codes are parameters that are looked up by their distance, as other libraries have them."""
-    return model.decay is None and not model.cosine
+    """Whether codes are looked up by their distance, as other libraries do. Those of moving averages are written as the
+    parameters that they have."""
+    return not model.cosine
 
 
 def assumed_scale(kwargs: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
