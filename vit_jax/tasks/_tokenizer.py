@@ -34,12 +34,16 @@ class TokenizerTask(Task):
         return {"params": variables.pop("params"), "model_state": variables}
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
-        """Those of the model; "reconstruction" and "original" [B, H, W, 3] in values from 0 to 1."""
+        """Those of the model; "reconstruction" and "original" [B, H, W, 3] in values from 0 to 1; "features" [B, D],
+        the mean of the latents."""
         del rng
         found = {**model_outputs(self.model, variables, batch["image"], names)}
         if "reconstruction" in found:
             found["reconstruction"] = unit_range(found["reconstruction"])
-        return chosen(names, found | {"original": lambda: unit_range(batch["image"])})
+        given = {**found, "original": lambda: unit_range(batch["image"])}
+        if "latents" in found:
+            given["features"] = lambda: found["latents"].mean((1, 2))
+        return chosen(names, given)
 
     def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list[UInt8[np.ndarray, "H W 3"]]:
         """Pictures of the reconstructions."""

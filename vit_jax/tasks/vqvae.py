@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vit_jax.errors import UserError
 from vit_jax.nn.code_usage import usage_remarks
 from vit_jax.ranges import Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
+from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, in_training
 from vit_jax.tasks._tokenizer import TokenizerTask, tokenizer_model
 
 
@@ -47,10 +47,6 @@ class VectorQuantised(TokenizerTask):
             **self._usage(found["indices"], images.shape[1:3]),
         }
         return total, (metrics, state)
-
-    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
-        found = super().outputs(variables, batch, (names - {"features"}) | {"latents"}, rng)
-        return chosen(names, found | {"features": lambda: found["latents"].mean((1, 2))})
 
     def remarks(self, averages: Mapping[str, float]) -> dict[str, str]:
         """A codebook of which one code is left, see `usage_remarks`."""
