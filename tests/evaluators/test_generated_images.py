@@ -1,6 +1,7 @@
 """Measurements of samples and reconstructions: their numbers against loops and other libraries' formulas, and all of
 them in one evaluation of a toy generator."""
 
+import contextlib
 import itertools
 import math
 import types
@@ -347,3 +348,23 @@ def test_judged_classes(judged):
     evaluator = judged_accuracy.JudgedAccuracy(None, "samples", 3, 0, {}, str(by._loaded.path), ("7", "cat"))
     with pytest.raises(UserError, match="The judge knows no class 'cat'"):
         evaluator.check()
+
+
+def test_classes_are_compared_by_their_names(monkeypatch):
+    """The judge has them in another order, and the null class is none of them."""
+    seen = {"made": np.array([0, 2, 1, 0, 1]), "real": np.array([2, 1, 1])}
+    by = types.SimpleNamespace(
+        name="judge@0", labels=("cat", "dog", "bird"), images=lambda images, output: np.eye(3)[seen["made"]],
+        pipeline=lambda data, output: np.eye(3)[seen["real"]],
+    )  # fmt: skip
+    monkeypatch.setattr(judged_accuracy, "judge", lambda path: by)
+    given = {"label": np.array([2, 1, 1, 2, 3])}
+    monkeypatch.setattr(judged_accuracy.JudgedAccuracy, "pictures", lambda self, run: Pictures(None, None, given))
+    batches = contextlib.nullcontext([{"label": np.array([2, 0, 1]), "valid": np.ones(3)}])
+    real = types.SimpleNamespace(iterate=lambda: batches)
+    evaluator = judged_accuracy.JudgedAccuracy(real, "samples", 5, 0, {}, "judge", ("dog", "bird", "cat"))
+    # Asked for a cat, a bird, a bird, a cat and nothing.
+    assert evaluator.metrics(None) == {"accuracy(judge@0)": pytest.approx(3 / 5), "real": pytest.approx(2 / 3)}
+    given.clear()
+    with pytest.raises(UserError, match="were not asked to be of a class"):
+        evaluator.metrics(None)
