@@ -49,7 +49,7 @@ def _show(found: Mapping[str, Any], target: Topology) -> str:
     rows.append(["compile time", f"{found['compile_seconds']:.0f} s"])
     if found["images_per_second"]:
         rows.append(["at the roofline", f"{1e3 * found['batch_seconds']:,.1f} ms"])
-        rows.append(["images/s", f"{found['images_per_second']:,.1f}"])
+        rows.append(["images/s", f"{found['images_per_second']:,.3g}"])
     settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
     fits = "It fits." if found["fits"] else "It does not fit: lower --batch-size."
     title = f"{found['batch_size']} samples at a time on {len(target.devices)} {target.chip.name} chips; each chip:"
