@@ -38,8 +38,10 @@ class TokenizerTask(Task):
         the mean of the latents."""
         del rng
         found = {**model_outputs(self.model, variables, batch["image"], names)}
-        if "reconstruction" in found:
-            found["reconstruction"] = unit_range(found["reconstruction"])
+        # Of the codes alone too, where there is more than codes.
+        for name in ("reconstruction", "discrete_reconstruction"):
+            if name in found:
+                found[name] = unit_range(found[name])
         given = {**found, "original": lambda: unit_range(batch["image"])}
         if "latents" in found:
             given["features"] = lambda: found["latents"].mean((1, 2))
