@@ -107,6 +107,12 @@ def test_no_token_sees_itself_or_a_later_one(own_places):
     assert (seen[:, :3] > 0).tolist() == [[by < of for by in range(3)] for of in range(4)]
     # The last token is not read; the condition is, by all, and not another one.
     assert not seen[:, 3].any() and (seen[:, 5] > 0).all() and not seen[:, 4].any()
+    if own_places:  # the condition is nowhere, and the places of the first three tokens are 2, 0 and 3
+        of = jax.jit(
+            jax.jacobian(lambda own: model.apply({"params": {**params, "place_embedding": own}}, *inputs)["logits"][0])
+        )
+        seen = np.abs(of(params["place_embedding"])).max((1, 3)) > 0
+        assert seen.tolist() == [[place in ([2, 0, 3][:i]) for place in range(4)] for i in range(4)]
 
 
 def test_the_loss_by_hand_and_its_gradients():
@@ -180,6 +186,8 @@ def test_greedy_samples_by_hand(drawing):
         tokens[:, i] = (without + 1.5 * (with_class - without)).argmax(-1)
     there = np.zeros((6, 9), int)
     np.put_along_axis(there, np.asarray(places), tokens, axis=1)
+    passes = task.outputs(variables, {}, frozenset({"passes"}), keys)["passes"]
+    np.testing.assert_array_equal(np.take_along_axis(np.asarray(passes), np.asarray(places), 1), [range(9)] * 6)
     colours = np.asarray(even_palette(5)) / 2 + 0.5
     found = run({"label": labels}, keys, dataclasses.replace(GREEDY, guidance=1.5))
     np.testing.assert_allclose(found.reshape(6, 9, 3), colours[there], atol=1e-6)

@@ -55,7 +55,8 @@ class Autoregressive(TokenGenerator):
     Outputs: `token_losses` [B, T] in nats, in the order in which the tokens come (a random order is drawn by the
     example's key); `token_weights`, which are 1; `features` [B, D] without a class, see `TokenGPT.features`, where the
     order is that of reading and there is a null class; `indices`, `reconstruction` and `original` of the tokenizer;
-    `samples` of the classes in `label`, or of all in turn.
+    `samples` of the classes in `label`, or of all in turn, and `passes` [B, T], when each of their tokens comes, by
+    place and from 0.
 
     Args:
         order: of the tokens: a name of `vit_jax.nn.token_order.ORDERS`, or all places.
@@ -111,6 +112,7 @@ class Autoregressive(TokenGenerator):
             "reconstruction": lambda: self._pixels(variables, self._indices(variables, batch)),
             "original": lambda: unit_range(batch["image"]),
             "samples": samples,
+            "passes": lambda: jnp.argsort(self._orders(_keys_of_sample(rng)[0]), axis=1),
         }
         if self.order == "raster" and (self.label_drop or not self.classes):
             given["features"] = features
@@ -120,7 +122,7 @@ class Autoregressive(TokenGenerator):
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: TokenSampling
     ) -> Float[Array, "B H W 3"]:
         self._check(settings)
-        ordering, drawing = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        ordering, drawing = _keys_of_sample(keys)
         places = self._orders(ordering)
         tokens = self._drawn(variables, conditions["label"], places, drawing, settings)
         there = jnp.put_along_axis(jnp.zeros_like(tokens), places, tokens, axis=1, inplace=False)
@@ -205,6 +207,11 @@ class Autoregressive(TokenGenerator):
         if settings.top_k != TokenSampling.top_k:
             check_top_k(settings.top_k, self.tokenizer.vocab_size)
         self._check_guidance(settings.guidance != 1.0)
+
+
+def _keys_of_sample(keys: PRNGKeyArray) -> PRNGKeyArray:
+    """Those that order the tokens of each sample, and those that they are drawn with."""
+    return jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
 
 def _fixed(order: str | tuple[int, ...], grids: Sequence[tuple[int, int]]) -> Int[Array, " T"]:
