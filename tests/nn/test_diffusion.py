@@ -189,11 +189,11 @@ def test_a_known_gaussian_is_sampled():
         spread = a * 0.25 + 1 - a
         return jnp.sqrt(1 - a) * (x - jnp.sqrt(a) * 2) / spread
 
-    first = jax.random.normal(key, (4000, 1))
-    draw = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (4000, 1)))(jnp.arange(1, 1001))
+    first = jax.random.normal(key, (2000, 1))
+    draw = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (2000, 1)))(jnp.arange(1, 1001))
     for how in (Steps(variance="small"), Steps("ddim", variance="small"), Steps("ddim", variance="small", eta=1.0)):
         found = denoise(predict, noising, first, lambda i: draw[i], how)
-        np.testing.assert_allclose([found.mean(), found.std()], [2, 0.5], atol=0.03)
+        np.testing.assert_allclose([found.mean(), found.std()], [2, 0.5], atol=0.05)
 
 
 def test_guidance():
