@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.nn.autoencoder import Decoder, Down, Encoder, MapStyle, ResidualBlock, SpatialAttention, doubled
+from vit_jax.nn.autoencoder import Decoder, Encoder
 from vit_jax.nn.init_shapes import init_shapes
+from vit_jax.nn.unet_blocks import Down, MapStyle, ResidualBlock, SpatialAttention, doubled
 
 RNG = np.random.default_rng(0)
 SMALL = {

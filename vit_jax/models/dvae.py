@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.nn.autoencoder import doubled
 from vit_jax.nn.conv import Conv
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.images import check_images
+from vit_jax.nn.unet_blocks import doubled
 from vit_jax.nn.vq import divergence_from_uniform, gumbel_softmax
 from vit_jax.ranges import Count, Range
 

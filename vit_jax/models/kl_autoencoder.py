@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.autoencoder import Layout, MapStyle
+from vit_jax.nn.autoencoder import Layout
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.images import check_images
+from vit_jax.nn.unet_blocks import MapStyle
 from vit_jax.ranges import Count, Natural, Positive
 
 LOG_VARIANCE = (-30.0, 20.0)  # to which it is clipped

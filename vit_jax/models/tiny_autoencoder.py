@@ -13,12 +13,12 @@ from jaxtyping import Array, DTypeLike, Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.autoencoder import UNIFORM, doubled
 from vit_jax.nn.conv import Conv, GroupNorm
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.images import check_images
+from vit_jax.nn.unet_blocks import UNIFORM, doubled
 from vit_jax.ranges import Count, Natural
 
 _LARGEST = 3.0  # of latents as the decoder takes them

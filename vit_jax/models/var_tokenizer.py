@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.nn.autoencoder import UNIFORM, Decoder, Encoder, MapStyle
+from vit_jax.nn.autoencoder import Decoder, Encoder
 from vit_jax.nn.conv import Conv
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.multiscale_vq import MultiScaleQuantizer, phi_of_scale, square_grids
+from vit_jax.nn.unet_blocks import UNIFORM, MapStyle
 from vit_jax.nn.vq import Codebook
 from vit_jax.ranges import Count, Decay, Natural, NonNegative, Share
 

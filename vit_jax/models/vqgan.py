@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.autoencoder import Layout, MapStyle
+from vit_jax.nn.autoencoder import Layout
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.images import check_images
+from vit_jax.nn.unet_blocks import MapStyle
 from vit_jax.nn.vq import Codebook, GumbelQuantizer, VectorQuantizer, entropy_loss, squared_distances
 from vit_jax.ranges import Count, Decay, Natural, NonNegative
 

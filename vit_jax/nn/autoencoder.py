@@ -1,8 +1,8 @@
-"""The convolutional encoder and decoder of VQGAN and of latent diffusion, and the blocks that they are made of.
+"""The convolutional encoder and decoder of VQGAN and of latent diffusion.
 
 Esser et al., "Taming transformers for high-resolution image synthesis" (arXiv:2012.09841, appendix A.4); Rombach et
 al., "High-resolution image synthesis with latent diffusion models" (arXiv:2112.10752, appendix E). The blocks are those
-of DDPM's U-Net (arXiv:2006.11239, appendix B), which has the time beside its images.
+of DDPM's U-Net, `vit_jax.nn.unet_blocks`.
 """
 
 import dataclasses
@@ -11,140 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
-from vit_jax.nn.attention import attention
-from vit_jax.nn.conv import Conv, GroupNorm
-from vit_jax.nn.flops import mixing_flops, product_flops
-
-# What PyTorch draws weights from, and with them the authors.
-UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-@dataclasses.dataclass(frozen=True)
-class MapStyle:
-    """What the blocks of a convolutional network have in common.
-
-    Args:
-        groups: of channels that are normalised together.
-        epsilon: added to their variance: 1e-6 in autoencoders and in DDPM, 1e-5 in the U-Nets of latent diffusion.
-        dtype: of convolutions and of what is between blocks; norms and softmax are float32.
-    """
-
-    groups: int = 32
-    epsilon: float = 1e-6
-    dtype: DTypeLike = jnp.float32
-
-    def norm(self, name: str | None = None) -> GroupNorm:
-        """A norm of the module that calls this."""
-        return GroupNorm(self.groups, self.epsilon, self.dtype, name=name)
-
-    def conv(self, width: int, side: int, name: str | None = None) -> Conv:
-        """A convolution of the module that calls this, which keeps the size."""
-        return Conv(width, side, dtype=self.dtype, kernel_init=UNIFORM, name=name)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each behind a norm and SiLU, added to what comes in.
-
-    Parameters, float32: `norm1`, `conv1`, `norm2`, `conv2`; `time`, a dense layer, where there is one; `shortcut`, a
-    1x1 convolution where the width changes.
-
-    Attributes:
-        width: channels that come out.
-        style: see `MapStyle`.
-    """
-
-    width: int
-    style: MapStyle = MapStyle()
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
-    ) -> Float[Array, "b h w width"]:
-        """The map after the block.
-
-        Args:
-            time: an embedding of time or of another condition of each image: SiLU and a dense layer make of it what is
-                added to all places between the convolutions.
-        """
-        style = self.style
-        h = style.conv(self.width, 3, "conv1")(nn.silu(style.norm("norm1")(x)))
-        if time is not None:
-            dense = nn.Dense(self.width, dtype=style.dtype, kernel_init=UNIFORM, name="time")
-            h = h + dense(nn.silu(time))[:, None, None]
-        h = style.conv(self.width, 3, "conv2")(nn.silu(style.norm("norm2")(h)))
-        if x.shape[-1] != self.width:
-            x = style.conv(self.width, 1, "shortcut")(x)
-        return x.astype(h.dtype) + h
-
-    def flops(self, channels: int, places: int) -> float:
-        """Of one map of so many channels and places, without the time's dense layer."""
-        convs = product_flops(places, 9 * channels, self.width) + product_flops(places, 9 * self.width, self.width)
-        return convs + (product_flops(places, channels, self.width) if channels != self.width else 0.0)
-
-
-class SpatialAttention(nn.Module):
-    """All places of a map attend to all others, with one head as wide as the map, added to what comes in.
-
-    Parameters, float32: `norm`; `query`, `key`, `value` and `out`, dense layers [C, C] with biases.
-
-    Attributes:
-        style: see `MapStyle`.
-    """
-
-    style: MapStyle = MapStyle()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        batch, height, width, channels = x.shape
-
-        def dense(of: Array, name: str) -> Array:
-            return nn.Dense(channels, dtype=self.style.dtype, kernel_init=UNIFORM, name=name)(of)
-
-        h = self.style.norm("norm")(x).reshape(batch, height * width, channels)
-        q, k, v = (dense(h, name)[:, :, None] for name in ("query", "key", "value"))
-        h = dense(attention(q, k, v)[:, :, 0], "out")
-        return x.astype(h.dtype) + h.reshape(x.shape)
-
-    def flops(self, channels: int, places: int) -> float:
-        """Of one map of so many channels and places."""
-        return product_flops(places, channels, 4 * channels) + mixing_flops(places, places, channels)
-
-
-class Down(nn.Module):
-    """Half the sides: a 3x3 convolution of stride 2 with zeros below and at the right alone, as in DDPM's TensorFlow.
-
-    Parameters, float32: `conv`.
-    """
-
-    style: MapStyle = MapStyle()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-        style = self.style
-        return Conv(
-            x.shape[-1], 3, stride=2, padding=0, dtype=style.dtype, kernel_init=UNIFORM, name="conv"
-        )(padded)  # fmt: skip
-
-
-class Up(nn.Module):
-    """Twice the sides: each place four times, and a 3x3 convolution. Parameters, float32: `conv`."""
-
-    style: MapStyle = MapStyle()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
-        return self.style.conv(x.shape[-1], 3, "conv")(doubled(x))
-
-
-def doubled(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
-    """Each place four times: the nearest neighbour in a map of twice the sides."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+from vit_jax.nn.flops import product_flops
+from vit_jax.nn.unet_blocks import Down, MapStyle, ResidualBlock, SpatialAttention, Up
 
 
 class Level(nn.Module):
@@ -328,7 +199,7 @@ class Layout:
     attention_levels: tuple[int, ...] = ()
     decoder_attention_levels: tuple[int, ...] | None = None
     middle_attends: bool = True
-    style: MapStyle = MapStyle()
+    style: MapStyle = dataclasses.field(default_factory=MapStyle)
 
     def __post_init__(self):
         levels = range(len(self.multipliers))

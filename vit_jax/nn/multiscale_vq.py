@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.nn.autoencoder import UNIFORM
 from vit_jax.nn.conv import Conv
 from vit_jax.nn.image_tokenizer import Grid
 from vit_jax.nn.resize import resize_maps
+from vit_jax.nn.unet_blocks import UNIFORM
 from vit_jax.nn.vq import Codebook, Quantized, codebook_loss, nearest, straight_through
 
 
