@@ -107,12 +107,18 @@ def test_no_token_sees_itself_or_a_later_one(own_places):
     assert (seen[:, :3] > 0).tolist() == [[by < of for by in range(3)] for of in range(4)]
     # The last token is not read; the condition is, by all, and not another one.
     assert not seen[:, 3].any() and (seen[:, 5] > 0).all() and not seen[:, 4].any()
-    if own_places:  # the condition is nowhere, and the places of the first three tokens are 2, 0 and 3
-        of = jax.jit(
-            jax.jacobian(lambda own: model.apply({"params": {**params, "place_embedding": own}}, *inputs)["logits"][0])
-        )
-        seen = np.abs(of(params["place_embedding"])).max((1, 3)) > 0
-        assert seen.tolist() == [[place in ([2, 0, 3][:i]) for place in range(4)] for i in range(4)]
+    if own_places:
+        # Of the tokens at 2, 0, 3 and 1 each is asked for by its place, and read with it; the condition is nowhere.
+        for table, read in (("pos_embedding", lambda of: [2, 0, 3, 1][: of + 1]), ("own", lambda of: [2, 0, 3][:of])):
+
+            def logits_by(places, table=table):
+                found = {**params, "place_embedding": places}
+                if table == "pos_embedding":
+                    found = {**params, "transformer": {**params["transformer"], table: places}}
+                return model.apply({"params": found}, *inputs)["logits"][0]
+
+            seen = np.abs(jax.jit(jax.jacobian(logits_by))(params["place_embedding"])).max((1, 3)) > 0
+            assert seen.tolist() == [[place in read(of) for place in range(4)] for of in range(4)], table
 
 
 def test_the_loss_by_hand_and_its_gradients():
