@@ -266,6 +266,7 @@ PROGRAMS = [
     ("coop", "data=photos,shots=8"),
     ("cocoop", "data=photos,batch=8,shots=8,words="),
     ("color_palette", "smoke"),
+    ("ddpm_digits", ""),
     ("emoji_dalle", ""),
     ("hart_c2i", "smoke"),
     ("igpt_imagenet", "smoke"),
@@ -361,9 +362,10 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     # Generators and palettes have no trunk for others.
-    own = {"pixelcnn": "mixed", "color_palette": "palette"}
+    own = {"pixelcnn": "mixed", "color_palette": "palette", "unet": "middle"}
     trunk = "encoder" if "image" in experiment.fields else "text"
-    trunk = "tokenizer" if isinstance(task, TokenGenerator) else own.get(values["model"]["name"], trunk)
+    with_tokenizer = isinstance(task, TokenGenerator) and task.tokenizer is not None
+    trunk = "tokenizer" if with_tokenizer else own.get(values["model"]["name"], trunk)
     named = {
         "classify": "head",
         "efficientvit": "head",

@@ -126,6 +126,7 @@ DIFFERS = {
     "clip": {"factor", "precision", "data"},
     "cocoop": {"weight decay", "rate", "splits", "words"},
     "coop": {"weight decay", "rate", "splits", "words"},
+    "ddpm_cifar10": {"initial values"},
     "dalle": {"vocabulary", "learning rate", "precision"},
     "maskgit_imagenet": {"classes", "loss", "masks", "crops", "precision"},
     "vqgan_transformer": {"classes", "steps", "dropout", "precision"},

@@ -21,6 +21,7 @@ from tests.tasks import test_captioning as captioning
 from tests.tasks import test_classify_text as classifying
 from tests.tasks import test_coop as prompting
 from tests.tasks import test_dalle as painting
+from tests.tasks import test_ddpm as denoising
 from tests.tasks import test_detect as detecting
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_dvae as relaxing
@@ -89,6 +90,7 @@ SYSTEMS = {
     "vae": variational.config(),
     "vqgan": adversarial.config(None) | {"evals": {"codes": {"name": "codebook", "vocab_size": 16}}},
     "vqvae": quantising.config(),
+    "ddpm": denoising.config(),
     "dvae": relaxing.config(),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),

@@ -395,6 +395,22 @@ DIFFUSERS_VQ = Keys(
     {**_DIFFUSERS_FIXED, "norm_type": "group"},
     _words("force_upcast scaling_factor lookup_from_codebook"),
 )
+DIFFUSERS_UNET = Keys(
+    _words("""
+        in_channels out_channels block_out_channels down_block_types up_block_types layers_per_block sample_size
+        attention_head_dim flip_sin_to_cos freq_shift downsample_padding downsample_type upsample_type dropout
+        resnet_time_scale_shift add_attention num_class_embeds norm_num_groups norm_eps attn_norm_num_groups
+        time_embedding_dim
+    """),
+    {
+        "act_fn": "silu",
+        "center_input_sample": False,
+        "time_embedding_type": "positional",
+        "mid_block_type": "UNetMidBlock2D",
+        "mid_block_scale_factor": 1,
+    },
+    _words("num_train_timesteps"),
+)
 DIFFUSERS_TINY = Keys(
     _words("latent_channels num_encoder_blocks num_decoder_blocks"),
     {

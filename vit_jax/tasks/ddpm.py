@@ -1,0 +1,270 @@
+"""Denoising diffusion: Ho et al., "Denoising diffusion probabilistic models" (arXiv:2006.11239, DDPM), with DDIM's
+sampler (arXiv:2010.02502) and iDDPM's variances (arXiv:2102.09672).
+
+Noise is added to images, and a network learns to see it. In pixels, or in the latents of an autoencoder.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vit_jax.errors import UserError
+from vit_jax.naming import build_model
+from vit_jax.nn.diffusion import (
+    BetaSchedule,
+    Noising,
+    Prediction,
+    Spacing,
+    Steps,
+    Variance,
+    add_noise,
+    betas,
+    denoise,
+    guided,
+    losses,
+    spaced,
+    target,
+)
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.ranges import Count, Decay, NonNegative, Positive
+from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
+from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+
+_TENTHS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionSampling:
+    """How images are drawn; the defaults are DDPM's.
+
+    Args:
+        sampler: "ddpm" draws from the reverse process, "ddim" goes on with the noise that the network sees.
+        steps: how many of the T that training has; None for all.
+        spacing: which, see `vit_jax.nn.diffusion.spaced`.
+        eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
+        guidance: g of u + g (c - u) of what the network predicts, 1 for none.
+        clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
+    """
+
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    steps: Count | None = None
+    spacing: Spacing = "leading"
+    eta: NonNegative = 0.0
+    guidance: NonNegative = 1.0
+    clip: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion(TokenGenerator):
+    """The squared error of what a network predicts of images with noise, each at a step drawn evenly from all; where it
+    learns the variance too, and `bound_weight` times the variational bound (iDDPM, equation 16).
+
+    A batch has `image` float [B, H, W, 3] in -1..1, or for latents what their autoencoder makes of it; and `label`
+    int32 [B], where there are classes.
+
+    Metrics: `loss`, of which `simple` is the squared error and `bound` the bound's term in bits a dimension where there
+    is one; and `simple_t0` to `simple_t9`, the squared error by tenths of the steps, least noise first.
+
+    Outputs: `original`, and `samples` of the classes in `label`, or of all in turn, [B, H, W, 3] in 0..1; `latents`
+    where there is an autoencoder.
+
+    Args:
+        tokenizer: the autoencoder; None for pixels.
+        prediction: what the network says of x_t, see `vit_jax.nn.diffusion.Prediction`.
+        variance: of a step back; "learned_range" takes twice as many channels from the network.
+        schedule: of the noise, with `first` and `last`, see `vit_jax.nn.diffusion.betas`.
+        steps: T.
+        bound_weight: of the bound, all T terms of it.
+    """
+
+    tokenizer: ImageTokenizer | None
+    prediction: Prediction = "epsilon"
+    variance: Variance = "large"
+    schedule: BetaSchedule = "linear"
+    steps: int = 1000
+    first: float = 1e-4
+    last: float = 0.02
+    bound_weight: float = 0.001
+    takes: ClassVar[tuple[str, ...]] = ("latents",)
+    sampling: ClassVar[type] = DiffusionSampling
+
+    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
+        del batch
+        own, tokenizing = jax.random.split(rng)
+        params = self.model.init({"params": own}, *self.model.example_inputs(self._places))["params"]
+        variables = {"params": params, "model_state": {}}
+        return variables if self.tokenizer is None else self._with_tokenizer(tokenizing, variables)
+
+    def loss(
+        self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        del step
+        dropping, timing, noising, *keys = jax.random.split(rng, 5)
+        x0 = self._data(variables, batch)
+        times = jax.random.randint(timing, (len(x0),), 0, self.steps)
+        noise = jax.random.normal(noising, x0.shape)
+        xt = add_noise(self._noising, x0, noise, times)
+        params = self._own(variables)["params"]
+        output, _ = in_training(self.model, params, {}, keys, xt, times, self._shown_labels(batch, dropping))
+        simple, bound = self._losses(output, x0, noise, times)
+        count = jnp.float32(len(x0))
+        metrics: Metrics = {"simple": (simple.sum(), count)}
+        if self.variance == "learned_range":
+            total = simple + self.bound_weight * self.steps * bound
+            metrics["bound"] = (bound.sum(), count)
+        else:
+            total = simple
+        metrics["loss"] = (total.sum(), count)
+        tenths = times * _TENTHS // self.steps
+        for i in range(_TENTHS):
+            here = (tenths == i).astype(jnp.float32)
+            metrics[f"simple_t{i}"] = ((simple * here).sum(), here.sum())
+        return total.mean(), (metrics, variables["model_state"])
+
+    def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        def samples() -> Array:
+            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            return self.sample(variables, {"label": labels}, rng, self.sampling())
+
+        given = {"original": lambda: unit_range(batch["image"]), "samples": samples}
+        if self.tokenizer is not None:
+            given["latents"] = lambda: self._latents(variables, batch)
+        return chosen(names, given)
+
+    def sample(
+        self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: DiffusionSampling
+    ) -> Float[Array, "B H W 3"]:
+        """All steps are one `lax.scan`; with guidance each sees the batch with its classes and without.
+
+        Raises:
+            UserError: for more steps than training has, or guidance without a null class.
+        """
+        count = self._count_of(settings)
+        self._check_guidance(settings.guidance != 1.0)
+        noising = self._noising
+        if count < self.steps:
+            noising = Noising.of(self._betas, spaced(count, self.steps, settings.spacing))
+        own, labels, shape = self._own(variables), conditions["label"], (*self._places, self._channels)
+
+        def apply(x: Array, step: Array, labels: Array) -> Array:
+            return self.model.apply(own, x, jnp.full(len(x), step), labels)
+
+        def predict(x: Array, step: Int[Array, ""]) -> Array:
+            if settings.guidance == 1.0:
+                return apply(x, step, labels)
+            nothing = jnp.full_like(labels, len(self.classes))
+            both = apply(jnp.concatenate([x, x]), step, jnp.concatenate([labels, nothing]))
+            told, untold = jnp.split(both, 2)
+            led = guided(told[..., : self._channels], untold[..., : self._channels], settings.guidance)
+            # The variance is that of the class.
+            return jnp.concatenate([led, told[..., self._channels :]], axis=-1)
+
+        def normal(i: Int[Array, ""]) -> Float[Array, "B h w c"]:
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+
+        clip = self.tokenizer is None if settings.clip is None else settings.clip
+        how = Steps(settings.sampler, self.prediction, self.variance, clip, eta=settings.eta)
+        x = denoise(predict, noising, normal(jnp.int32(count)), normal, how)
+        return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode"))
+
+    def sampling_costs(self, settings: DiffusionSampling) -> dict[str, int]:
+        """See `Task`: passes of the network, of which guidance takes twice as many rows."""
+        return {"passes": self._count_of(settings)}
+
+    def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+        """See `Task`; those of the denoiser."""
+        del batch
+        return self.model.flops(self._places)
+
+    @property
+    def _betas(self) -> Any:
+        return betas(self.schedule, self.steps, self.first, self.last)
+
+    @property
+    def _noising(self) -> Noising:
+        return Noising.of(self._betas)
+
+    @property
+    def _places(self) -> Grid:
+        """Rows and columns of what is diffused."""
+        return self.image_size if self.tokenizer is None else self._grids[0]
+
+    @property
+    def _channels(self) -> int:
+        return 3 if self.tokenizer is None else self.tokenizer.latent_width
+
+    def _data(self, variables: Variables, batch: Batch) -> Float[Array, "B h w c"]:
+        """What is diffused."""
+        return batch["image"] if self.tokenizer is None else self._latents(variables, batch)
+
+    def _losses(self, output: Array, x0: Array, noise: Array, times: Array) -> tuple[Array, Array]:
+        """Squared error and the bound's term of each example [B]; the latter 0 where nothing learns from it."""
+        if self.variance == "learned_range":
+            return losses(self._noising, output, x0, noise, times, self.prediction)
+        error = jnp.square(output - target(self._noising, x0, noise, times, self.prediction))
+        return error.mean(axis=(1, 2, 3)), jnp.zeros(len(x0))
+
+    def _count_of(self, settings: DiffusionSampling) -> int:
+        if settings.steps is not None and settings.steps > self.steps:
+            raise UserError(
+                f"This model was trained with {self.steps} steps, of which none can take {settings.steps}",
+                f"Use at most {self.steps}",
+            )
+        return settings.steps or self.steps
+
+
+def build(
+    *,
+    model: Mapping[str, Any],
+    data: DataInfo,
+    tokenizer: Mapping[str, Any] | None = None,
+    conditional: bool = False,
+    label_drop: Decay = 0.0,
+    prediction: Prediction = "epsilon",
+    variance: Variance = "large",
+    schedule: BetaSchedule = "linear",
+    steps: Count = 1000,
+    first: Positive = 1e-4,
+    last: Positive = 0.02,
+    bound_weight: NonNegative = 0.001,
+) -> Diffusion:
+    """The task.
+
+    Args:
+        model: the section of a denoiser, such as `unet`; channels and the number of classes are said here.
+        tokenizer: section of a continuous autoencoder, whose parameters come by `init_from={"tokenizer": PATH}`; None
+            for pixels.
+        conditional: whether images are generated of the classes that the data have.
+        label_drop: share of training examples that are shown without their class, for guidance.
+        prediction: see `Diffusion`, like all others.
+
+    Raises:
+        UserError: for a tokenizer with codes, a size that the denoiser cannot take, or data without size.
+    """
+    made, channels = None, 3
+    if tokenizer is not None:
+        made, size = tokenizer_of(tokenizer, data)
+        if made.vocab_size is not None or len(made.grids(size)) != 1:
+            raise UserError("Diffusion is of continuous latents", "Use a tokenizer such as kl_autoencoder")
+        channels = made.latent_width
+    if data.image_size is None:
+        raise UserError("The data says no size of images", "Set config.data.image_size")
+    if not first <= last < 1:
+        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
+    classes = tuple(data.label_names) if conditional else ()
+    label_drop = label_drop if classes else 0.0
+    outputs = channels * (2 if variance == "learned_range" else 1)
+    module, spec = build_model(
+        model, inputs=channels, outputs=outputs, num_classes=len(classes) + (label_drop > 0)
+    )  # fmt: skip
+    task = Diffusion(
+        module, spec, image_size=tuple(data.image_size), classes=classes, label_drop=label_drop, tokenizer=made,
+        prediction=prediction, variance=variance, schedule=schedule, steps=steps, first=first, last=last,
+        bound_weight=bound_weight,
+    )  # fmt: skip
+    module.check_size(task._places)
+    return task
