@@ -177,12 +177,12 @@ def _costs(compiled: Any, seconds: float) -> dict[str, Any]:
     """Compile time, and the most memory that a device held: as it says, or else as the compiler planned it."""
     import jax
 
+    from vit_jax.planning.memory import peak_bytes
+
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    memory = compiled.memory_analysis()
-    planned = getattr(memory, "peak_memory_in_bytes", 0) or memory.temp_size_in_bytes + memory.argument_size_in_bytes
     return {
         "compile_seconds": round(seconds, 2),
-        "peak_bytes": measured or planned,
+        "peak_bytes": measured or peak_bytes(compiled),
         "peak_bytes_from": "device" if measured else "compiler",
     }
 

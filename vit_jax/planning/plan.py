@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from vit_jax.errors import UserError
 from vit_jax.nn.trunk import trunk_of
 from vit_jax.planning.collectives import collectives
+from vit_jax.planning.memory import peak_bytes
 from vit_jax.planning.rehearsal import Rehearsal, rehearse
 from vit_jax.planning.roofline import finished
 from vit_jax.planning.topology import Topology
@@ -158,14 +159,13 @@ def costs_of(compiled: jax.stages.Compiled, mesh: Mesh, chip: Chip) -> dict[str,
     """Memory, traffic and collectives of a compiled program: what `plan` gives before the roofline."""
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    together = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
     text = compiled.as_text()
     counted = kernels(text)
     kinds = by_kind(counted, chip.hbm_bandwidth, chip.flops)
     return {
         "arguments_bytes": arguments,
         "temporaries_bytes": temporaries,
-        "peak_bytes": getattr(memory, "peak_memory_in_bytes", 0) or together,
+        "peak_bytes": peak_bytes(compiled),
         # XLA's own count, which the compiler of GPUs does not make.
         "bytes_accessed": round(costs["bytes accessed"]) if costs else None,
         "counted_bytes": counted_bytes(kinds),
