@@ -87,7 +87,7 @@ def _readers():
 
 # Numbers without a range in their annotation: of any sign, or checked by the code that they go to.
 _WITHOUT = {
-    "head_bias_init", "layer_scale_init", "logit_bias",  # of any sign
+    "head_bias_init", "layer_scale_init", "logit_bias", "shift",  # of any sign
     "steps", "stop_at", "eval_every", "log_every",  # durations: vit_jax.training.durations
     "mixup", "cutmix", "erase", "resize_to", "canvas", "mask_ratio", "image_size", "num_classes",
 }  # fmt: skip
@@ -100,5 +100,5 @@ def test_every_number_of_a_config_has_its_range():
         for key, annotation in _annotations(function).items()
         if key not in _WITHOUT | {"return"} and {int, float} & set(_members(annotation))
     }
-    bare -= {"model.resnet.variant"}  # a name, which happens to be a number
+    bare -= {"model.resnet.variant", "model.vgg.variant"}  # names, which happen to be numbers
     assert {each for each in bare if not each.startswith("transform.")} == set(), "annotate it, see vit_jax.ranges"
