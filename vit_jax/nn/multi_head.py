@@ -15,7 +15,7 @@ from vit_jax.nn import mask as masks
 from vit_jax.nn.attention import attention, chosen
 from vit_jax.nn.fused_attention import fused_self_attention, grouped
 from vit_jax.nn.mask import Band, Mask
-from vit_jax.nn.norm import NORMS
+from vit_jax.nn.norm import NORMS, unit
 from vit_jax.nn.products import product
 from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS, recomputed_self_attention
 from vit_jax.nn.rotary import rotate
@@ -232,8 +232,8 @@ class MultiHeadAttention(nn.Module):
             # Starts at 4 and is held below 100 (VAR).
             factor = self.param("norm_scale", nn.initializers.constant(math.log(4)), (style.num_heads,))
             factor = jnp.exp(jnp.minimum(factor, math.log(100)))[:, None]
-            q = (_unit(q) * factor).astype(dtype)
-            return q, None if k is None else _unit(k).astype(dtype), 1.0
+            q = (unit(q) * factor).astype(dtype)
+            return q, None if k is None else unit(k).astype(dtype), 1.0
         norm = NORMS[style.qk_norm]
         q = norm(style.norm_epsilon, dtype, name="norm_query")(q)
         return q, None if k is None else norm(style.norm_epsilon, dtype, name="norm_key")(k), style.logit_scale
@@ -264,12 +264,6 @@ class MultiHeadAttention(nn.Module):
         kernel, bias = _Dense(heads, (width,), self.style.has_bias("out"), name="out")()
         out = x @ kernel.astype(dtype).reshape(-1, width)
         return out if bias is None else out + bias.astype(dtype)
-
-
-def _unit(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
-    """Vectors of length one, float32; the floor is that of torch's `normalize`."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def _written(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.nn.code_usage import code_counts
+from vit_jax.nn.norm import unit
 
 COLLECTION = "codebooks"  # of a model's state: codes that moving averages learn
 
@@ -31,12 +32,6 @@ class Quantized:
     latents: Float[Array, "*places d"]
     indices: Int[Array, "*any"]
     loss: Float[Array, ""]
-
-
-def unit(x: Float[Array, "*places d"]) -> Float[Array, "*places d"]:
-    """Vectors of length 1, float32; one of zeros stays so."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
 def squared_distances(x: Float[Array, "*places d"], codes: Float[Array, "k d"]) -> Float[Array, "*places k"]:
