@@ -116,7 +116,12 @@ def test_clip_scores(tmp_path, monkeypatch):
     embedded = loaded.embed_images(list(images))
     expected = 100 * np.maximum((embedded * texts).sum(1), 0).mean()
     [name] = set(found) - {"exchanged"}
+    exchanged = 100 * np.maximum((embedded * loaded.embed_texts(["a cat", "a dog"])[1 - labels]).sum(1), 0).mean()
+    assert found["exchanged"] == pytest.approx(float(exchanged), rel=1e-5)
     assert name.startswith("score(clip@") and found[name] == pytest.approx(float(expected), rel=1e-5)
+    labels[:] = 0  # one text, and no other
+    assert set(evaluator.metrics(None)) == {name}
+    labels[:] = [0, 1, 0, 1, 0]
     assert clip_score.clip_score(embedded, -embedded) == 0
     assert clip_score.clip_score(embedded, embedded) == pytest.approx(100)
 

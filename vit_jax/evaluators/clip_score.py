@@ -42,8 +42,9 @@ def clip_score(images: Float[np.ndarray, "N E"], texts: Float[np.ndarray, "N E"]
 
 @dataclasses.dataclass(frozen=True)
 class ClipScore(OfPictures):
-    """`score(clip@sha)` of the samples and the texts that they were asked for, and `exchanged`, with the text of
-    another sample: what is not above that follows no text. See `OfPictures` for the other arguments.
+    """`score(clip@sha)` of the samples and the texts that they were asked for, and `exchanged`, each with the next of
+    the other texts: what is not above that follows no text. Where all have the same text there is no `exchanged`. See
+    `OfPictures` for the other arguments.
 
     Args:
         clip: path of a model of images and texts.
@@ -65,12 +66,14 @@ class ClipScore(OfPictures):
         by, pictures = two_towers(self.clip), self.pictures(run)
         texts = self._texts(pictures)
         different = list(dict.fromkeys(texts))
-        embedded = by.embed_texts(different)[[different.index(text) for text in texts]]
-        images = by.embed_images(list(pictures.made))
-        # Half a turn of all samples, in which each meets the text of another one.
-        exchanged = np.roll(embedded, len(embedded) // 2 + 1, axis=0)
+        number = {text: i for i, text in enumerate(different)}
+        which = np.array([number[text] for text in texts])
+        embedded, images = by.embed_texts(different), by.embed_images(list(pictures.made))
         name = f"score({epath.Path(self.clip).name}@{digest(by.variables)[:8]})"
-        return {name: clip_score(images, embedded), "exchanged": clip_score(images, exchanged)}
+        found = {name: clip_score(images, embedded[which])}
+        if len(different) > 1:
+            found["exchanged"] = clip_score(images, embedded[which - 1])
+        return found
 
     def _texts(self, pictures: Pictures) -> Sequence[str]:
         asked_for = pictures.conditions
