@@ -74,8 +74,17 @@ def test_clusters_of_others(tmp_path, capsys):
     np.testing.assert_array_equal(vit_jax.load(tmp_path / "out").params["palette"], np.float32(clusters))
     assert main([*command, str(tmp_path / "other"), "--config", "color_palette:smoke,res=4,colors=6"]) == 2
     assert "There are 5 colours, and the config asks for 6" in capsys.readouterr().err
-    file.write_text("{}")
-    assert main([*command, str(tmp_path / "other"), *CONFIG]) == 2
-    assert "has no clusters of three numbers" in capsys.readouterr().err
+    for wrong in (
+        "{}",
+        '{"clusters": [[1, 2, 3], [4]]}',
+        '{"clusters": [["a", "b", "c"]]}',
+        '{"clusters": [[1, 2, {}]]}',
+    ):
+        file.write_text(wrong)
+        assert main([*command, str(tmp_path / "other"), *CONFIG]) == 2
+        assert "has no clusters of three numbers" in capsys.readouterr().err
+    for place, what in ((file, "preprocessor_config.json is a file"), (file / "out", "which is a file"), ("", "is ''")):
+        assert main(["prepare", "palette", *CONFIG, "--output", str(place)]) == 2
+        assert what in capsys.readouterr().err
     assert main(["prepare", "palette", "--config", "vqvae:smoke", "--output", str(tmp_path / "other")]) == 2
     assert "has no palette" in capsys.readouterr().err

@@ -13,9 +13,11 @@ have beside them. What it writes is a checkpoint of a tokenizer: a generator rea
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from vit_jax.commands.arguments import add_config, read_config
+from vit_jax.commands.output import check_makeable
 from vit_jax.errors import UserError, printable
 
 
@@ -34,10 +36,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.images < 1:
         raise UserError(f"--images is {arguments.images}", "Look at 1 at least")
+    check_makeable(arguments.output, "--output")
+    if os.path.lexists(arguments.output) and not os.path.isdir(arguments.output):
+        raise UserError(f"--output {arguments.output} is a file", "Name a directory")
     clusters = None
     if arguments.clusters is not None:
         rows = read_json(Path(arguments.clusters)).get("clusters")
-        clusters = np.asarray(rows if isinstance(rows, list) else [], np.float32)
+        try:
+            clusters = np.asarray(rows if isinstance(rows, list) else [], np.float32)
+        except (ValueError, TypeError):  # rows of several lengths, or of something else than numbers
+            clusters = np.zeros(0, np.float32)
         if clusters.ndim != 2 or clusters.shape[1] != 3 or not np.isfinite(clusters).all():
             raise UserError(f"{arguments.clusters} has no clusters of three numbers", "Give the file of an iGPT")
     found = write_palette(read_config(arguments), Path(arguments.output), images=arguments.images, clusters=clusters)
