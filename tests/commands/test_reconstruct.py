@@ -55,6 +55,9 @@ def test_pairs_and_their_decibels(checkpoint, photos, tmp_path, capsys):
     assert main([*base, f"{tmp_path}/pairs/"]) == 2
     output = capsys.readouterr()
     assert "1 of 3 images were left out" in output.err and "mean of 2" in output.out
+    (photos / "c.png").rename(photos / "c\x1b[2J.png")  # a name that clears the terminal
+    assert main(base[:-1]) == 2 and "\x1b" not in capsys.readouterr().out
+    (photos / "c\x1b[2J.png").rename(photos / "c.png")
     assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == ["000000_a.png", "000002_c.png"]
     pair = decode(tmp_path / "pairs" / "000002_c.png")
     np.testing.assert_array_equal(pair, np.concatenate([images[2], np.full((8, 4, 3), 255), made[2]], axis=1))

@@ -28,7 +28,7 @@ from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.image_files import expand, left_out, read_ahead
 from vit_jax.commands.output import output_file, output_folder
 from vit_jax.commands.table import table
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
                 unreadable.append(found)
                 continue
             pair = found["original"], found["reconstruction"]
-            row = {"image": str(path), "psnr": psnr(*pair)}
+            row = {"image": printable(path), "psnr": psnr(*pair)}
             rows.append(row | ({"tokens": len(set(found["indices"].ravel().tolist()))} if "indices" in found else {}))
             if folder is not None:
                 (folder / f"{i:06d}_{path.stem}.png").write_bytes(image_png(beside(pair)))
