@@ -22,10 +22,11 @@ from vit_jax.evaluators.feature_neighbours import nearest, neighbourhood
 from vit_jax.evaluators.fid import prepared
 from vit_jax.evaluators.frechet_distance import Gaussian, Moments, frechet_distance, read_gaussian
 from vit_jax.evaluators.image_quality import psnr, ssim
-from vit_jax.evaluators.inception_score import inception_score
-from vit_jax.evaluators.judge import judge
+from vit_jax.evaluators.inception_score import InceptionScore, inception_score
+from vit_jax.evaluators.judge import Judge, judge
 from vit_jax.evaluators.kid import kernel_distance, kernel_distances
 from vit_jax.evaluators.pictures import Pictures, Some
+from vit_jax.evaluators.precision_recall import PrecisionRecall
 from vit_jax.training.evaluation import evaluate_loaded
 
 DIGITS = {"name": "digits", "split": "train"}
@@ -290,6 +291,47 @@ def test_reconstructions_are_compared_with_their_originals(judged):
     np.testing.assert_array_equal(found.made, np.round(255 * np.clip(1.5 * images[:5], 0, 1)))
     np.testing.assert_array_equal(found.original, np.round(255 * images[:5]))
     assert found.conditions["label"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_too_few_images_are_found_before_any_is_drawn(judged):
+    by, *_ = judged
+    few, many = (types.SimpleNamespace(source=range(n)) for n in (3, 40))
+    asked = (0, {})
+    path = str(by._loaded.path)
+    for evaluator, what in (
+        (PrecisionRecall(many, "samples", 3, *asked, many, path, 3), "There are 3 samples for k=3"),
+        (PrecisionRecall(few, "samples", 40, *asked, many, path, 3), "There are 3 real images for k=3"),
+        (PrecisionRecall(many, "samples", 40, *asked, few, path, 3), "There are 3 other real images for k=3"),
+        (InceptionScore(many, "samples", 9, *asked, path, 10), "There are 9 images for 10 splits"),
+        (InceptionScore(few, "reconstruction", 40, *asked, path, 10), "There are 3 images for 10 splits"),
+    ):
+        with pytest.raises(UserError, match=what):
+            evaluator.check()
+    PrecisionRecall(many, "samples", 40, *asked, many, path, 3).check()
+    InceptionScore(many, "samples", 10, *asked, path, 10).check()
+
+
+def test_a_judge_sees_real_images_once(judged, monkeypatch):
+    """However many samples it sees between, and again and again as a run trains."""
+    by, *_ = judged
+    fresh, seen = Judge(by._loaded, "judge"), []
+
+    def stream(parts, output="features"):
+        for part in parts:
+            seen.append(len(part))
+            yield np.asarray(part, np.float32).reshape(len(part), -1)[:, :2]
+
+    monkeypatch.setattr(fresh, "stream", stream)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (5, 4, 4, 3)).astype(np.uint8), "valid": np.array([1, 1, 1, 1, 0])}
+    real = types.SimpleNamespace(description="real", iterate=lambda: contextlib.nullcontext([batch]))
+    for number in range(12):
+        assert len(fresh.pipeline(real)) == 4 and len(fresh.gaussian(real).mean) == 2
+        fresh.images(np.full((6, 4, 4, 3), number, np.uint8))
+    assert seen.count(4) == 2 and seen.count(6) == 12
+    # What has no description may change.
+    unnamed = types.SimpleNamespace(description=None, iterate=real.iterate)
+    assert [len(fresh.gaussian(unnamed).mean) for _ in range(2)] == [2, 2] and seen.count(4) == 4
 
 
 def test_fid_reads_and_writes_statistics(judged, tmp_path, monkeypatch):

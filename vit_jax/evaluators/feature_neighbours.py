@@ -5,6 +5,7 @@ set (Kynkaanniemi et al., "Improved precision and recall metric for assessing ge
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -33,10 +34,8 @@ def neighbourhood(real: Num[np.ndarray, "N D"], made: Num[np.ndarray, "M D"], k:
     Raises:
         UserError: for fewer than k + 1 features in one of them.
     """
+    check_counts(k, {"real images": len(real), "samples": len(made)})
     real, made = _centred(real, made)
-    for name, features in (("real images", real), ("samples", made)):
-        if not 1 <= k < len(features):
-            raise UserError(f"There are {len(features)} {name} for k={k}", "Set the evaluator's k below their number")
     real_reach, made_reach = _reach(real, k), _reach(made, k)
     inside, within = 0, 0
     reached, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
@@ -48,6 +47,13 @@ def neighbourhood(real: Num[np.ndarray, "N D"], made: Num[np.ndarray, "M D"], k:
         reached |= (distances <= made_reach[start : start + _BLOCK, None]).any(axis=0)
         covered |= balls.any(axis=0)
     return Neighbourhood(inside / len(made), float(reached.mean()), within / (k * len(made)), float(covered.mean()))
+
+
+def check_counts(k: int, counts: Mapping[str, int]) -> None:
+    """Refuses sets, by what they are, in which nothing has a k-th neighbour, with a UserError."""
+    for name, count in counts.items():
+        if not 1 <= k < count:
+            raise UserError(f"There are {count} {name} for k={k}", "Set the evaluator's k below their number")
 
 
 def nearest(queries: Num[np.ndarray, "M D"], among: Num[np.ndarray, "N D"]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from vit_jax.checkpoints.load import load
 from vit_jax.errors import UserError
 from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.frechet_distance import Gaussian, Moments, frechet_distance, read_gaussian
-from vit_jax.evaluators.judge import Judge, read
+from vit_jax.evaluators.judge import Judge
 from vit_jax.evaluators.pictures import Of, OfPictures, asked
 from vit_jax.models.inception_fid import IMAGE_SIZE, InceptionFid
 from vit_jax.nn.resize import cubic_weights, linear_weights
@@ -103,7 +103,7 @@ class Fid(OfPictures):
         by = inception(self.inception, self.resizing)
         images = self.pictures(run).made
         made = Moments.of(by.stream([images])).gaussian()
-        real = read_gaussian(self.statistics) if self.statistics else Moments.of(by.stream(read(self.real))).gaussian()
+        real = read_gaussian(self.statistics) if self.statistics else by.gaussian(self.real)
         for name, of in (("statistics.npz", made), ("real_statistics.npz", real)):
             run.keep(name, functools.partial(Gaussian.to_npz, of))
         return {"fid": frechet_distance(made, real), "images": len(images)}

@@ -34,8 +34,8 @@ class Frechet(OfPictures):
     judge: str
 
     def check(self) -> None:
-        width, count = judge(self.judge).width, self.count if self.sampling is not None else len(self.real.source)
-        check_count(min(count, len(self.real.source), len(self.train.source)), width)
+        fewest = min(self.number, len(self.real.source), len(self.train.source))
+        check_count(fewest, judge(self.judge).width)
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
         by = judge(self.judge)

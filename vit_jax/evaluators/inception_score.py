@@ -24,8 +24,7 @@ def inception_score(logits: Float[np.ndarray, "N K"], splits: int) -> tuple[floa
     Raises:
         UserError: for fewer images than splits.
     """
-    if not 1 <= splits <= len(logits):
-        raise UserError(f"There are {len(logits)} images for {splits} splits", "Set the evaluator's splits within them")
+    check_splits(len(logits), splits)
     logits = logits.astype(np.float64)
     logs = logits - logits.max(axis=1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
@@ -36,6 +35,12 @@ def inception_score(logits: Float[np.ndarray, "N K"], splits: int) -> tuple[floa
         marginal = np.log(np.maximum(shares.mean(axis=0), np.finfo(np.float64).tiny))
         scores.append(np.exp((shares * (part - marginal)).sum(axis=1).mean()))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def check_splits(images: int, splits: int) -> None:
+    """Refuses fewer images than splits with a UserError."""
+    if not 1 <= splits <= images:
+        raise UserError(f"There are {images} images for {splits} splits", "Set the evaluator's splits within them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,7 @@ class InceptionScore(OfPictures):
 
     def check(self) -> None:
         judge(self.judge)
+        check_splits(min(self.number, len(self.real.source)), self.splits)
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
         by = judge(self.judge)

@@ -15,12 +15,13 @@ from vit_jax.checkpoints.load import Loaded, load
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators.features import digest
+from vit_jax.evaluators.frechet_distance import Gaussian, Moments
 
 Images = UInt8[np.ndarray, "N H W 3"]
 Rows = Float32[np.ndarray, "N D"]
 
 _PIXELS = 2**20  # of a batch
-_KEPT = 8  # sets whose features are kept, since several evaluators ask for the same ones
+_KEPT = 8  # sets whose features are kept, those last asked for, since several evaluators ask for the same ones
 
 
 class Judge:
@@ -47,6 +48,7 @@ class Judge:
         self.model = loaded.model
         self._loaded, self._prepare = loaded, prepare
         self._known: dict[Any, Rows] = {}
+        self._gaussians: dict[str, Gaussian] = {}
 
     @property
     def width(self) -> int:
@@ -69,6 +71,16 @@ class Judge:
         """An output of all images of a pipeline."""
         key = None if data.description is None else (data.description, output)
         return self._remembered(key, lambda: self.stream(read(data), output))
+
+    def gaussian(self, data: EvalPipeline) -> Gaussian:
+        """That of the features of all images of a pipeline, which may be more than are kept: no image is seen twice,
+        however often it is asked for."""
+        found = self._gaussians.get(data.description)
+        if found is None:
+            found = Moments.of(self.stream(read(data))).gaussian()
+            if data.description is not None:
+                self._gaussians = {data.description: found}
+        return found
 
     def stream(self, parts: Iterable[Images], output: str = "features") -> Iterator[Rows]:
         """The same for images that come bit by bit and are not kept."""
@@ -95,6 +107,7 @@ class Judge:
 
     def _remembered(self, key: Any, make: Callable[[], Iterator[Rows]]) -> Rows:
         if key is not None and key in self._known:
+            self._known[key] = self._known.pop(key)  # the last to be forgotten
             return self._known[key]
         parts = list(make())
         if not parts:

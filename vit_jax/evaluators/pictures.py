@@ -57,6 +57,11 @@ class OfPictures:
         """See `vit_jax.evaluators.Evaluator`."""
         return self.settings if self.of == SAMPLES else None
 
+    @property
+    def number(self) -> int:
+        """How many images are judged."""
+        return self.count if self.of == SAMPLES else len(self.real.source)
+
     def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
         if self.of == SAMPLES:
             return {"valid": batch["valid"]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.evaluators import EvaluationRun, PipelineFactory
-from vit_jax.evaluators.feature_neighbours import neighbourhood
+from vit_jax.evaluators.feature_neighbours import check_counts, neighbourhood
 from vit_jax.evaluators.judge import judge
 from vit_jax.evaluators.pictures import Of, OfPictures, asked, some
 from vit_jax.ranges import Count, Natural
@@ -30,6 +30,8 @@ class PrecisionRecall(OfPictures):
 
     def check(self) -> None:
         judge(self.judge)
+        real, others = len(self.real.source), len(self.train.source)
+        check_counts(self.k, {"samples": self.number, "real images": real, "other real images": others})
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
         by = judge(self.judge)
