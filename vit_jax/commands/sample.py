@@ -97,11 +97,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
     """What the images are asked to be; [] for whatever the task draws by itself."""
-    given = [name for name in ("classes", "prompt", "prompts") if getattr(arguments, name)]
+    given = [name for name in ("classes", "prompt", "prompts") if getattr(arguments, name) not in (None, [])]
     if len(given) > 1:
         raise UserError(f"There are both --{given[0]} and --{given[1]}", "Give one of them")
     if arguments.classes is not None:
-        return [each.strip() for each in arguments.classes.split(",")]
+        names = [each.strip() for each in arguments.classes.split(",")]
+        if "" in names:  # which the task would take for no condition
+            raise UserError(
+                f"--classes {arguments.classes!r} has an empty name", "Write names with a comma between them"
+            )
+        return names
     return arguments.prompt or ([] if arguments.prompts is None else lines_of(Path(arguments.prompts), "prompt"))
 
 
