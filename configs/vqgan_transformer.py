@@ -17,9 +17,10 @@ Where this differs, without a known effect:
 - dropout: 0.1, and a decay of 0.01 on kernels, both from memory of the authors' code.
 - precision: bfloat16 with norms, softmax and parameters in float32.
 
-Arguments: `variant=vqgan|vqgan-large`, `codes=1024|16384`, `order` (raster, alternate, spiral_in, spiral_out, z_curve,
-subsample, random), `tokenizer` a checkpoint, `encoded` a folder that `vit_jax encode` wrote, `batch`, `inception`
-weights for the FID, `smoke`, a run of seconds on scikit-learn's digits with an even palette."""
+Arguments: `variant=vqgan|vqgan-large`, `codes=1024|16384`, `order` (raster, columns, alternate, spiral_in, spiral_out,
+z_curve, subsample, random), `tokenizer` a checkpoint, `encoded` a folder that `vit_jax encode` wrote, `batch`,
+`inception` weights for the FID, `smoke`, a run of seconds on scikit-learn's digits with an even palette.
+"""
 
 from ml_collections import ConfigDict
 
