@@ -334,6 +334,27 @@ def test_a_judge_sees_real_images_once(judged, monkeypatch):
     assert [len(fresh.gaussian(unnamed).mean) for _ in range(2)] == [2, 2] and seen.count(4) == 4
 
 
+def test_parts_of_a_stream_are_one_program_ahead_of_who_takes_them(judged, monkeypatch):
+    by, *_ = judged
+    fresh, rows, events = Judge(by._loaded, "judge"), [], []
+
+    def outputs(images, count, output):
+        rows.append(count)
+        events.append("run")
+        return np.concatenate([images[:, 0, 0], np.zeros((count - len(images), 3))])
+
+    monkeypatch.setattr(fresh, "_outputs", outputs)
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
+    found = []
+    for part in fresh.stream([images[:4], images[4:8], images[8:8], images[8:]]):
+        events.append("take")
+        found.append(part)
+    np.testing.assert_array_equal(np.concatenate(found), images[:, 0, 0])
+    assert rows == [4, 4, 4] and events == ["run", "run", "take", "run", "take", "take"]
+    del events[:]
+    assert list(fresh.stream([])) == [] and not events
+
+
 def test_fid_reads_and_writes_statistics(judged, tmp_path, monkeypatch):
     """With a small network in the place of Inception, which alone it is called so with."""
     by, _, loaded, values = judged

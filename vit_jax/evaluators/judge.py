@@ -83,18 +83,22 @@ class Judge:
         return found
 
     def stream(self, parts: Iterable[Images], output: str = "features") -> Iterator[Rows]:
-        """The same for images that come bit by bit and are not kept."""
+        """The same for images that come bit by bit and are not kept.
+
+        The device is one batch ahead of who takes them, and a smaller part is filled up to those before it.
+        """
+        pending, rows = None, 0
         for part in parts:
             most = int(np.clip(_PIXELS // (part.shape[1] * part.shape[2]), 1, 256))
-            pending = None
+            rows = min(most, max(rows, len(part)))
             for start in range(0, len(part), most):
                 some = part[start : start + most]
-                running = self._outputs(some, min(most, len(part)), output), len(some)
+                running = self._outputs(some, rows, output), len(some)
                 if pending is not None:
                     yield np.asarray(pending[0], np.float32)[: pending[1]]
                 pending = running
-            if pending is not None:
-                yield np.asarray(pending[0], np.float32)[: pending[1]]
+        if pending is not None:
+            yield np.asarray(pending[0], np.float32)[: pending[1]]
 
     def _outputs(self, images: Images, rows: int, output: str) -> Array:
         """Of at most `rows` images, filled up to so many, so that there is one program."""
