@@ -2,6 +2,7 @@
 of them in the README and the manual is the one in the code."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -149,3 +150,27 @@ def test_what_is_found(tmp_path):
 def test_the_picture_of_the_rooms(page):
     rows = re.findall(r"^\| `vit_jax/(\w+)` \|", (TOP / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert tuple(rows) == ROOMS
+
+
+@pytest.mark.parametrize("folder", ["vit_jax", "benchmarks", "colabs", "configs"])
+def test_what_is_taken_from_a_module_is_there(folder):
+    """A function that moved while one caller still names its old place would be found by whoever runs that line."""
+    known, missing = modules(TOP / "vit_jax"), []
+    for path in sorted((TOP / folder).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        # A variable or an argument may have the name of a module.
+        own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        own |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        taken = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in nodes
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+            if f"{node.module}.{alias.name}" in known and (alias.asname or alias.name) not in own
+        }
+        for node in nodes:
+            if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in taken):
+                continue
+            if not hasattr(importlib.import_module(taken[node.value.id]), node.attr):
+                missing.append(f"{path.relative_to(TOP)}:{node.lineno}: {node.value.id}.{node.attr}")
+    assert missing == []

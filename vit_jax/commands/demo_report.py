@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax.checkpoints.load import load
 from vit_jax.commands import figures, page
+from vit_jax.data.drawing import image_png
 from vit_jax.data.sources import digits
 from vit_jax.nn.classification_loss import probabilities
 from vit_jax.nn.posemb import interpolate_posemb
@@ -129,6 +130,6 @@ def _cards(workdir: Path) -> list[str]:
     cards = []
     for i in np.argsort(rows.max(axis=1), kind="stable")[:_SAMPLES]:
         ranked = [(loaded.labels[k], float(rows[i, k])) for k in np.argsort(-rows[i], kind="stable")[:3]]
-        png = figures.image_png(loaded.preprocess.to_uint8(images[i]))
+        png = image_png(loaded.preprocess.to_uint8(images[i]))
         cards.append(page.prediction_card(png, loaded.labels[source[i]["label"]], ranked))
     return cards
