@@ -107,7 +107,7 @@ def test_clip_scores(tmp_path, monkeypatch):
     path = untrained(tmp_path / "clip", pairs_config(tmp_path), signed=True)
     loaded = load(path)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    labels = np.array([0, 1, 0, 1, 0])
+    labels = np.array([0, 1, 0, 0, 1])
     evaluator = clip_score.build(lambda source: None, clip=str(path), count=5, template="a {}")
     evaluator = evaluator.judging(types.SimpleNamespace(label_names=("cat", "dog")))
     monkeypatch.setattr(clip_score.ClipScore, "pictures", lambda self, run: Pictures(images, None, {"label": labels}))
@@ -121,7 +121,7 @@ def test_clip_scores(tmp_path, monkeypatch):
     assert name.startswith("score(clip@") and found[name] == pytest.approx(float(expected), rel=1e-5)
     labels[:] = 0  # one text, and no other
     assert set(evaluator.metrics(None)) == {name}
-    labels[:] = [0, 1, 0, 1, 0]
+    labels[:] = [0, 1, 0, 0, 1]
     assert clip_score.clip_score(embedded, -embedded) == 0
     assert clip_score.clip_score(embedded, embedded) == pytest.approx(100)
 
