@@ -235,13 +235,12 @@ class HART(nn.Module):
     def flops(self, kept: int, residuals: int) -> float:
         """Of one image's tokens forward, of which so many are of the last scale, and so many evaluations of the head of
         what codes leave; masked products count."""
-        tokens, width, head = self.asked.length + sum(self._sizes[1:-1]) + kept, self.width, self.residual
+        tokens, width = self.asked.length + sum(self._sizes[1:-1]) + kept, self.width
         blocks = self.depth * block_flops(tokens, width, self.style.mlp_dim, 3 if self.style.gated else 2)
         if self.style.norm == "adaptive":
             blocks += self.depth * product_flops(1, width, 6 * width)
         ends = product_flops(tokens, self.latent_width, width) + product_flops(tokens, width, self.vocab_size)
-        of_head = product_flops(1, head.width, (5 * head.depth + 2) * head.width + 3 * head.channels)
-        return blocks + ends + residuals * of_head
+        return blocks + ends + residuals * self.residual.flops()
 
     def _first(self, asked: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """The tokens of what is asked for, as the first step."""

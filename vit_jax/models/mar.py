@@ -21,13 +21,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from vit_jax.errors import UserError
 from vit_jax.nn.diffusion_head import DiffusionHead, HeadSteps
 from vit_jax.nn.flops import block_flops, product_flops
+from vit_jax.nn.image_tokenizer import Grid
+from vit_jax.nn.masked_decoding import open_counts
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.stack import BlockStack
 from vit_jax.nn.style import EXECUTION_KEYS, STYLE_KEYS, BlockStyle, Execution, block_style, execution_of
 from vit_jax.ranges import Count, Decay, Natural
 from vit_jax.spelling import nearest
-
-Grid = tuple[int, int]
 
 # Passes are compiled in so many stages, each with room for the tokens that are known at its end, where there are enough
 # of them for each: by the end the encoder has four times as much to read as at the beginning.
@@ -205,14 +205,13 @@ class MAR(nn.Module):
 
     def flops(self, known: int, heads: int) -> float:
         """Of one pass, with so many tokens in the encoder and so many evaluations of the head."""
-        width, hidden, head = self.width, self.style.mlp_dim, self.head
+        width, hidden = self.width, self.style.mlp_dim
         everywhere = self.buffer + self.tokens
         trunk = self.depth * (
             block_flops(self.buffer + known, width, hidden) + block_flops(everywhere, width, hidden)
         )  # fmt: skip
         ends = product_flops(known, self.token_width, width) + product_flops(self.buffer + known, width, width)
-        of_head = product_flops(1, head.width, (5 * head.depth + 2) * head.width + 3 * head.channels)
-        return trunk + ends + heads * of_head
+        return trunk + ends + heads * self.head.flops()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,12 +235,8 @@ class Passes:
 
 
 def masked_counts(tokens: int, passes: int) -> Int[np.ndarray, " passes+1"]:
-    """How many tokens are masked before each pass, and 0 after the last: a cosine (MaskGIT, arXiv:2202.04200), but at
-    least one is filled in each time."""
-    masked = [tokens]
-    for i in range(1, passes):
-        masked.append(max(1, min(masked[-1] - 1, math.floor(tokens * np.cos(math.pi / 2 * i / passes)))))
-    return np.array([*masked, 0], np.int32)
+    """How many tokens are masked before each pass, and 0 after the last, as MaskGIT's, see `open_counts`."""
+    return np.array([tokens, *open_counts(tokens, passes)], np.int32)
 
 
 def fill_in(

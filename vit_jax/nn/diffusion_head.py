@@ -24,6 +24,7 @@ from vit_jax.nn.diffusion import (
     losses,
     respaced,
 )
+from vit_jax.nn.flops import product_flops
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.stack import block_name
 from vit_jax.nn.time_embedding import TimeEmbedding
@@ -133,6 +134,11 @@ class DiffusionHead(nn.Module):
         made = self.modulation(condition)
         x = self.norm(x) * (1 + made[..., 1, :]) + made[..., 0, :]
         return self.output(x).astype(jnp.float32)
+
+    def flops(self) -> float:
+        """Floating point operations for one token in one step; what is made once for all steps, the embedded condition,
+        or for all tokens, the embedded timestep, is left out."""
+        return product_flops(1, self.width, (5 * self.depth + 2) * self.width + 3 * self.channels)
 
     def losses(
         self, z: Float[Array, "n z"], tokens: Float[Array, "n c"], key: PRNGKeyArray, repeats: int = 1

@@ -21,7 +21,7 @@ from vit_jax.models.hart import HART
 from vit_jax.models.hart_sampling import Codes, Drawing, draw
 from vit_jax.models.hart_tokenizer import HARTTokenizer
 from vit_jax.naming import build_model
-from vit_jax.nn.decode import Sampling, check_top_k, kept
+from vit_jax.nn.decode import Sampling, check_top_k, pick
 from vit_jax.nn.text_trunk import TextTrunk
 from vit_jax.nn.token_order import random_orders
 from vit_jax.ranges import Count, Decay, Natural, NonNegative, Range
@@ -110,9 +110,7 @@ class HybridTokens(TokenGenerator):
 
         # The model's own codes stand where the image's would: so they do when it generates.
         own_logits = jax.lax.stop_gradient(logits[:, -places.shape[1] :])
-        drawn = jax.vmap(lambda key, row: jax.random.categorical(key, kept(row, _TRAINING)))(
-            jax.random.split(drawing, rows), own_logits
-        )
+        drawn = pick(own_logits, jax.random.split(drawing, rows), _TRAINING)
         codes = self._tokenizing(variables, drawn, method="codes")
         z = self.model.apply(own, hidden, codes, method="conditions")
         left = _at(hybrid.last, places) - codes
@@ -196,12 +194,9 @@ class HybridTokens(TokenGenerator):
                 keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             return keys
 
-        def pick(logits: Float[Array, "B t V"], scale: int, i: int) -> Int[Array, "B t"]:
-            if settings.temperature == 0:
-                return logits.argmax(-1).astype(jnp.int32)
+        def drawn(logits: Float[Array, "B t V"], scale: int, i: int) -> Int[Array, "B t"]:
             top_k = settings.top_k if scale < _LATE else settings.top_k_late
-            logits = kept(logits, Sampling(settings.temperature, top_k, settings.top_p))
-            return jax.vmap(jax.random.categorical)(at(picking, scale, i), logits).astype(jnp.int32)
+            return pick(logits, at(picking, scale, i), Sampling(settings.temperature, top_k, settings.top_p))
 
         def noise(i: int, count: int, n: Int[Array, ""] | None) -> Float[Array, "B n c"]:
             of_step = at(diffusing, i, how.head_steps if n is None else n)
@@ -214,7 +209,7 @@ class HybridTokens(TokenGenerator):
         nothing = jnp.zeros_like(what) if self._of_texts else jnp.full_like(what, len(self.classes))
         latents = draw(
             self.model, self._own(variables), Codes(added, lambda x: self._tokenizing(variables, x, method="codes")),
-            what, nothing, positions, random_orders(ordering, self._last), pick, noise, how,
+            what, nothing, positions, random_orders(ordering, self._last), drawn, noise, how,
         )  # fmt: skip
         return unit_range(self._tokenizing(variables, latents, method="decode"))
 
