@@ -16,7 +16,8 @@ from vit_jax.models import maskgit
 from vit_jax.models.color_palette import even_palette
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo
-from vit_jax.tasks.maskgit import MaskGITSampling, build, region_tokens
+from vit_jax.tasks._image_tokens import region_tokens
+from vit_jax.tasks.maskgit import MaskGITSampling, build
 
 SIZE = {"width": 16, "depth": 2, "num_heads": 2}
 MODEL = {"name": "maskgit", **SIZE}

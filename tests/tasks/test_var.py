@@ -205,6 +205,8 @@ def test_bad_input():
     with pytest.raises(UserError, match="trained without a null class"):
         told.sampling_costs(ScaleSampling(guidance=2.0))
     assert told.sampling_costs(ScaleSampling())["passes"] == 3  # the paper's guidance where there is one
+    with pytest.raises(UserError, match="6x8 pixels does not divide into 4x4 places"):
+        kept_tokens(jnp.zeros((1, 6, 8), bool), task._grids)
     with pytest.raises(UserError, match="4 inputs are not those of the maps 1x2, 4x4"):
         model = build_var(grids=[(1, 1), (1, 2), (4, 4)], num_classes=0, vocab_size=4, latent_width=4, depth=1)
         jax.eval_shape(lambda: model.init(jax.random.key(0), LABELS[:1], jnp.zeros((1, 4, 4))))

@@ -45,15 +45,24 @@ class ClassConditions:
         """Classes; the null class where there are none."""
         return batch["label"] if self.classes else jnp.zeros(jax.tree.leaves(dict(batch))[0].shape[0], jnp.int32)
 
+    def _asked_labels(self, batch: Batch, count: int) -> Int[Array, " B"]:
+        """Classes for so many samples: those of a batch, or all in turn where it says none."""
+        return self._labels(batch) if "label" in batch else jnp.arange(count) % max(len(self.classes), 1)
+
     def _shown_labels(self, batch: Batch, rng: PRNGKeyArray) -> Int[Array, " B"]:
         """Classes as training shows them, some as the null class."""
         labels = self._labels(batch)
         dropped = jax.random.bernoulli(rng, self.label_drop, labels.shape)
         return jnp.where(dropped, len(self.classes), labels)
 
+    @property
+    def _has_null(self) -> bool:
+        """Whether the null class was learned."""
+        return bool(self.classes and self.label_drop)
+
     def _check_guidance(self, guided: bool) -> None:
         """Raises a UserError where samples would be guided away from what the model has not learned."""
-        if guided and not (self.classes and self.label_drop):
+        if guided and not self._has_null:
             raise UserError(
                 "This generator was trained without a null class, away from which guidance would lead",
                 "Sample without guidance, or train with classes and label_drop above 0",

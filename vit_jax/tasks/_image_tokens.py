@@ -1,13 +1,13 @@
 """What tasks have in common that generate images as tokens of a tokenizer that stays as it is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
@@ -53,6 +53,14 @@ class TokenGenerator(ClassConditions, Task):
     def _count(self) -> int:
         """Tokens of an image."""
         return sum(rows * columns for rows, columns in self._grids)
+
+    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
+        """Fresh ones by the model's own ways, `example_inputs` and `redrawn`, and those of the tokenizer."""
+        del batch
+        own, redrawing, tokenizing = jax.random.split(rng, 3)
+        params = self.model.init(own, *self.model.example_inputs(None))["params"]
+        variables = {"params": self.model.redrawn(params, redrawing), "model_state": {}}
+        return self._with_tokenizer(tokenizing, variables)
 
     def _with_tokenizer(self, rng: PRNGKeyArray, variables: Variables) -> Variables:
         """Fresh variables of the model, and below "tokenizer" those of the tokenizer."""
@@ -101,6 +109,30 @@ class TokenGenerator(ClassConditions, Task):
 def unit_range(images: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Images in -1..1, which may leave it a little, as values from 0 to 1."""
     return jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0, 1)
+
+
+def cache_bytes(new_cache: Callable[[], PyTree]) -> int:
+    """What the cache that a function makes takes; nothing is made."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(new_cache)))
+
+
+def region_tokens(region: Bool[Array, "B H W"], grids: tuple[Grid, ...]) -> Bool[Array, "B T"]:
+    """Of each token whether a pixel of its place is in the region.
+
+    Raises:
+        UserError: where the pixels do not divide into places.
+    """
+    found = []
+    for rows, columns in grids:
+        height, width = region.shape[1:]
+        if height % rows or width % columns:
+            raise UserError(
+                f"A region of {height}x{width} pixels does not divide into {rows}x{columns} places",
+                "Use a tokenizer whose places are whole pixels",
+            )
+        places = region.reshape(-1, rows, height // rows, columns, width // columns)
+        found.append(places.any(axis=(2, 4)).reshape(len(region), -1))
+    return jnp.concatenate(found, axis=1)
 
 
 def tokenizer_of(section: Mapping[str, Any], data: DataInfo) -> tuple[ImageTokenizer, Grid]:

@@ -21,7 +21,7 @@ from vit_jax.nn.decode import Sampling, check_top_k, decode
 from vit_jax.nn.token_order import RANDOM, fixed_order, random_orders
 from vit_jax.ranges import Count, Decay, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TokenGenerator, cache_bytes, tokenizer_of, unit_range
 
 _MODELS = ("token_gpt", "igpt")
 
@@ -66,13 +66,6 @@ class Autoregressive(TokenGenerator):
     order: str | tuple[int, ...] = "raster"
     sampling: ClassVar[type] = TokenSampling
 
-    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
-        del batch
-        own, redrawing, tokenizing = jax.random.split(rng, 3)
-        params = self.model.init(own, jnp.zeros(1, jnp.int32), jnp.zeros((1, self._count), jnp.int32))["params"]
-        variables = {"params": self.model.redrawn(params, redrawing), "model_state": {}}
-        return self._with_tokenizer(tokenizing, variables)
-
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
@@ -97,7 +90,7 @@ class Autoregressive(TokenGenerator):
             return self._costs(variables, self._labels(batch), indices, self._orders(rng))[0]
 
         def samples() -> Array:
-            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self.sample(variables, {"label": labels}, rng, self.sampling())
 
         def features() -> Array:
@@ -132,8 +125,7 @@ class Autoregressive(TokenGenerator):
         found = {"tokens": self._count, "passes": self._count}
         if settings.cache:
             rows = 1 + (settings.guidance != 1.0)
-            cache = jax.eval_shape(lambda: self.model.transformer.new_cache(rows, self._count))
-            found["cache_bytes"] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+            found["cache_bytes"] = cache_bytes(lambda: self.model.transformer.new_cache(rows, self._count))
         return found
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:

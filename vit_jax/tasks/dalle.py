@@ -20,7 +20,7 @@ from vit_jax.naming import build_model
 from vit_jax.nn.decode import Sampling, check_top_k, decode
 from vit_jax.ranges import Count, Decay, NonNegative, Range, Share
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TokenGenerator, cache_bytes, tokenizer_of, unit_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,6 @@ class TextToImage(TokenGenerator):
     field: Field | None = dataclasses.field(default=None, hash=False)
     text_weight: float = 1 / 8
     sampling: ClassVar[type] = DalleSampling
-
-    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
-        del batch
-        own, redrawing, tokenizing = jax.random.split(rng, 3)
-        params = self.model.init(own, *self.model.example_inputs(None))["params"]
-        variables = {"params": self.model.redrawn(params, redrawing), "model_state": {}}
-        return self._with_tokenizer(tokenizing, variables)
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
@@ -174,8 +167,7 @@ class TextToImage(TokenGenerator):
     def sampling_costs(self, settings: DalleSampling) -> dict[str, int]:
         found = {"tokens": self._count, "passes": self._count + 1}
         if settings.cache:
-            cache = jax.eval_shape(lambda: self.model.new_cache(1 + (settings.guidance != 1.0)))
-            found["cache_bytes"] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+            found["cache_bytes"] = cache_bytes(lambda: self.model.new_cache(1 + (settings.guidance != 1.0)))
         return found
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:

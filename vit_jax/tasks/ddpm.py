@@ -127,7 +127,7 @@ class Diffusion(TokenGenerator):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         def samples() -> Array:
-            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self.sample(variables, {"label": labels}, rng, self.sampling())
 
         given = {"original": lambda: unit_range(batch["image"]), "samples": samples}

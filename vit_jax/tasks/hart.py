@@ -26,7 +26,7 @@ from vit_jax.nn.text_trunk import TextTrunk
 from vit_jax.nn.token_order import random_orders
 from vit_jax.ranges import Count, Decay, Natural, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
-from vit_jax.tasks._image_tokens import TOKENIZER, TokenGenerator, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TOKENIZER, TokenGenerator, cache_bytes, tokenizer_of, unit_range
 
 _TEXT, _VECTORS = "text", "text_embeddings"
 _LATE = 7  # scales from here on have another top_k
@@ -139,7 +139,7 @@ class HybridTokens(TokenGenerator):
         def samples() -> Array:
             asked = {name: batch[name] for name in (_TEXT, "text_mask", _VECTORS) if name in batch}
             if not self._of_texts:
-                labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+                labels = self._asked_labels(batch, len(rng))
                 asked = {"label": labels}
             return self.sample(variables, asked, rng, self.sampling())
 
@@ -216,8 +216,7 @@ class HybridTokens(TokenGenerator):
     def sampling_costs(self, settings: HARTSampling) -> dict[str, int]:
         """See `Task`."""
         how = self._drawing(settings)
-        cache = jax.eval_shape(lambda: self.model.new_cache(1 + (how.guidance != 0)))
-        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+        held = cache_bytes(lambda: self.model.new_cache(1 + (how.guidance != 0)))
         passes = len(self._grids) - 1 + how.passes
         return super().sampling_costs(settings) | {"passes": passes, "cache_bytes": held}
 

@@ -103,7 +103,7 @@ class MaskedTokens(TokenGenerator):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         def samples() -> Array:
-            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self.sample(variables, {"label": labels}, rng, self.sampling())
 
         given = {
@@ -198,10 +198,9 @@ class MaskedTokens(TokenGenerator):
         count = min(_PASSES, tokens) if settings.steps is None else settings.steps
         if count > tokens:
             raise UserError(f"There are {tokens} tokens to fill in, not {count}", f"Use at most {tokens} steps")
-        has_null = bool(self.classes and self.label_drop)
         guidance = settings.guidance
         if guidance is None:
-            guidance = _GUIDANCE if has_null else 1.0
+            guidance = _GUIDANCE if self._has_null else 1.0
         self._check_guidance(guidance != 1.0)
         return Passes(count, guidance, settings.guidance_schedule, settings.head_steps, settings.temperature)
 

@@ -20,7 +20,7 @@ from vit_jax.nn.decode import check_top_k
 from vit_jax.nn.masked_decoding import Filled, MaskedSampling, check_steps, fill
 from vit_jax.ranges import Decay, NonNegative, Share
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TokenGenerator, region_tokens, tokenizer_of, unit_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,6 @@ class MaskedGeneration(TokenGenerator):
     min_mask: float = 0.0
     sampling: ClassVar[type] = MaskGITSampling
 
-    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
-        del batch
-        own, redrawing, tokenizing = jax.random.split(rng, 3)
-        tokens = jnp.zeros((1, self._count), jnp.int32)
-        params = self.model.init(own, jnp.zeros(1, jnp.int32), tokens, tokens == 0)["params"]
-        variables = {"params": self.model.redrawn(params, redrawing), "model_state": {}}
-        return self._with_tokenizer(tokenizing, variables)
-
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
@@ -92,7 +84,7 @@ class MaskedGeneration(TokenGenerator):
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         def filled() -> Filled:
-            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self._filled(variables, {"label": labels}, rng, self._defaults())
 
         def features() -> Array:
@@ -167,25 +159,6 @@ class MaskedGeneration(TokenGenerator):
     def _defaults(self) -> MaskGITSampling:
         """The paper's settings, in fewer passes where there are fewer tokens."""
         return self.sampling(steps=min(self.sampling.steps, self._count))
-
-
-def region_tokens(region: Bool[Array, "B H W"], grids: tuple[tuple[int, int], ...]) -> Bool[Array, "B T"]:
-    """Of each token whether a pixel of its place is in the region.
-
-    Raises:
-        UserError: where the pixels do not divide into places.
-    """
-    found = []
-    for rows, columns in grids:
-        height, width = region.shape[1:]
-        if height % rows or width % columns:
-            raise UserError(
-                f"A region of {height}x{width} pixels does not divide into {rows}x{columns} places",
-                "Use a tokenizer whose places are whole pixels",
-            )
-        places = region.reshape(-1, rows, height // rows, columns, width // columns)
-        found.append(places.any(axis=(2, 4)).reshape(len(region), -1))
-    return jnp.concatenate(found, axis=1)
 
 
 def build(

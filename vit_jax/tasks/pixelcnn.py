@@ -75,7 +75,7 @@ class Pixels(ClassConditions, Task):
             return self._losses(variables, batch["image"], self._labels(batch))
 
         def samples() -> Array:
-            labels = batch["label"] if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self.sample(variables, {"label": labels}, rng, self.sampling())
 
         shape = (len(rng), math.prod(self.image_size) * self.model.colours)

@@ -23,7 +23,7 @@ from vit_jax.nn.image_tokenizer import Grid
 from vit_jax.nn.resize import resize_maps
 from vit_jax.ranges import Count, Decay, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TokenGenerator, cache_bytes, region_tokens, tokenizer_of, unit_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +65,6 @@ class NextScale(TokenGenerator):
     tokenizer: VARTokenizer
     sampling: ClassVar[type] = ScaleSampling
 
-    def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
-        del batch
-        own, redrawing, tokenizing = jax.random.split(rng, 3)
-        params = self.model.init(own, *self.model.example_inputs(None))["params"]
-        variables = {"params": self.model.redrawn(params, redrawing), "model_state": {}}
-        return self._with_tokenizer(tokenizing, variables)
-
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
@@ -101,7 +94,7 @@ class NextScale(TokenGenerator):
             return jnp.moveaxis(unit_range(images), 0, 1)
 
         def samples() -> Array:
-            labels = self._labels(batch) if "label" in batch else jnp.arange(len(rng)) % max(len(self.classes), 1)
+            labels = self._asked_labels(batch, len(rng))
             return self.sample(variables, {"label": labels}, rng, self.sampling())
 
         def ones(value: float) -> Array:
@@ -136,9 +129,10 @@ class NextScale(TokenGenerator):
     def sampling_costs(self, settings: ScaleSampling) -> dict[str, int]:
         """See `Task`."""
         passes = 1 + self._guides(settings)
-        cache = jax.eval_shape(lambda: self.model.new_cache(passes)) if settings.cache else ()
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
-        return {"tokens": self._count, "passes": passes * len(self._grids)} | ({"cache_bytes": size} if size else {})
+        found = {"tokens": self._count, "passes": passes * len(self._grids)}
+        if settings.cache:
+            found["cache_bytes"] = cache_bytes(lambda: self.model.new_cache(passes))
+        return found
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
         """See `Task`; those of the generator, with masked products as the others."""
@@ -208,7 +202,7 @@ class NextScale(TokenGenerator):
             UserError: where they should be, and cannot.
         """
         guided = settings.guidance != 0.0
-        if guided and settings.guidance == ScaleSampling.guidance and not (self.classes and self.label_drop):
+        if guided and settings.guidance == ScaleSampling.guidance and not self._has_null:
             return False
         self._check_guidance(guided)
         return guided
@@ -219,11 +213,11 @@ def kept_tokens(region: Bool[Array, "B H W"], grids: tuple[Grid, ...]) -> list[B
 
     A token of the last map stays where no pixel of its place is in the region, of the others where that is so of more
     than half of it, by bilinear interpolation, as in the authors' notebook.
+
+    Raises:
+        UserError: where the pixels do not divide into places.
     """
-    rows, columns = grids[-1]
-    height, width = region.shape[1:]
-    places = region.reshape(-1, rows, height // rows, columns, width // columns)
-    stays = 1.0 - places.any(axis=(2, 4)).astype(jnp.float32)
+    stays = 1.0 - region_tokens(region, grids[-1:]).reshape(-1, *grids[-1]).astype(jnp.float32)
     return [(resize_maps(stays[..., None], grid, "half_pixel") > 0.5).reshape(len(region), -1) for grid in grids]
 
 
