@@ -56,8 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="vqgan",
         reduction="sum",
         kl_weight=1e-6,
-        discriminator=dict(num_layers=1 if arg.smoke else 3),
-        disc_start=5 if arg.smoke else 50_001,
+        discriminator=dict(num_layers=1 if arg.smoke else 3, after=5 if arg.smoke else 50_001),
         disc_weight=0.5,
     )
     config.model = dict(name="kl_autoencoder", variant=f"f{arg.f}", scale="measured")

@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.steps = 20 if arg.smoke else 250_000
     config.batch_size = 32 if arg.smoke else 128
     config.task = dict(
-        name="vqgan", discriminator=dict(num_layers=1 if arg.smoke else 3), disc_start=5 if arg.smoke else 50_000
+        name="vqgan", discriminator=dict(num_layers=1 if arg.smoke else 3, after=5 if arg.smoke else 50_000)
     )
     config.model = dict(name="var_tokenizer")
     if arg.smoke:

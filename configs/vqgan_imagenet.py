@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = arg.seed
     config.steps = 20 if arg.smoke else 1_000_000
     config.batch_size = 24
-    config.task = dict(name="vqgan", discriminator=dict(num_layers=1 if arg.smoke else 3), disc_start=start)
+    config.task = dict(name="vqgan", discriminator=dict(num_layers=1 if arg.smoke else 3, after=start))
     config.model = dict(name="vqgan", variant=VARIANTS[arg.codes], legacy=True)
     if arg.smoke:
         config.task.discriminator.channels = 8

@@ -34,7 +34,8 @@ KINDS = {
 
 
 def made_at(kind, start):
-    return vqgan.build(data=DATA, perceptual=EYES, disc_start=start, **KINDS[kind])
+    kwargs = KINDS[kind] | {"discriminator": {**KINDS[kind]["discriminator"], "after": start}}
+    return vqgan.build(data=DATA, perceptual=EYES, **kwargs)
 
 
 def made(kind):
@@ -205,7 +206,7 @@ def config(path):
     adam = {"name": "adamw", "learning_rate": 1e-3, "b1": 0.5, "b2": 0.9}
     groups = [{"match": "discriminator/.*", **adam}, {"match": ".*", **adam, "every": 2}]
     values = tiny_config() | {
-        "task": {"name": "vqgan", "discriminator": DISCRIMINATOR, "disc_start": 2,
+        "task": {"name": "vqgan", "discriminator": {**DISCRIMINATOR, "after": 2},
                  "last_layer": KINDS["codes"]["last_layer"]},
         "model": CODES, "evals": {}, "optim": {"groups": groups}, "steps": 6, "log_every": 2,
         "ema": {"decay": 0.9, "match": "(?!discriminator/).*"},

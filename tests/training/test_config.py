@@ -121,6 +121,10 @@ def test_durations_in_a_task():
     task = {"name": "classify", "teacher": {"ratio": 2.0, "after": {"epochs": 2}}}
     config = run_config({**tiny_config(), "task": task}).in_steps(80)
     assert config.task == {"name": "classify", "teacher": {"ratio": 2.0, "after": 10}}
+    # Whatever ends in '_steps' is one, of any task.
+    task = {"name": "dvae", "tau_steps": {"examples": 160}, "kl_steps": 7, "others": {"tau_stepped": {"epochs": 1}}}
+    config = run_config({**tiny_config(), "task": task}).in_steps(80)
+    assert config.task == {**task, "tau_steps": 10}
 
 
 def test_a_duration_is_replaced_whole():

@@ -257,8 +257,10 @@ def _with_leaf(tree: Mapping[str, Any], path: str, leaf: Array) -> dict[str, Any
     return {**tree, key: _with_leaf(tree[key], rest, leaf) if rest else leaf}
 
 
-def _network(*, channels: Count = 64, num_layers: Count = 3, norm: DiscriminatorNorm = "batch") -> PatchDiscriminator:
-    return PatchDiscriminator(channels, num_layers, norm)
+def _network_and_start(
+    *, channels: Count = 64, num_layers: Count = 3, norm: DiscriminatorNorm = "batch", after: Natural = 0
+) -> tuple[PatchDiscriminator, int]:
+    return PatchDiscriminator(channels, num_layers, norm), after
 
 
 def build(
@@ -274,7 +276,6 @@ def build(
     discriminator: Mapping[str, Any] | None = None,
     gan: GanLoss = "hinge",
     disc_weight: NonNegative = 0.8,
-    disc_start: Natural = 0,
     adaptive: bool = True,
     r1: NonNegative = 0.0,
     last_layer: str = "decoder/conv_out/kernel",
@@ -287,9 +288,9 @@ def build(
             codes, as the authors have them.
         perceptual: a classifier's section, see `vit_jax.tasks._perceptual`: `vgg` (with `hidden=0`) for LPIPS. It is
             loaded with `init_from={"perceptual": "PATH::"}` and frozen. None for none.
-        discriminator: arguments of `vit_jax.nn.discriminator.PatchDiscriminator`, {} for the paper's; None for none.
+        discriminator: arguments of `vit_jax.nn.discriminator.PatchDiscriminator`, {} for the paper's, and `after`, the
+            steps without it; None for none.
         gan: see `Adversary.loss`; for what follows see `Adversary` and `AdversarialTokenizer`.
-        disc_start: a step, counted from 0.
 
     Raises:
         UserError: for a model that is no tokenizer, or a penalty beside batch normalisation.
@@ -299,8 +300,8 @@ def build(
         module.grids(tuple(data.image_size))
     adversary = None
     if discriminator is not None:
-        network = construct(_network, discriminator, "config.task.discriminator")
-        adversary = Adversary(network, gan, disc_weight, adaptive, disc_start, r1)
+        network, start = construct(_network_and_start, discriminator, "config.task.discriminator")
+        adversary = Adversary(network, gan, disc_weight, adaptive, start, r1)
         if r1 and network.norm == "batch":
             raise UserError(
                 "The penalty r1 is on the gradient of each image's own score, and batch normalisation mixes the images",

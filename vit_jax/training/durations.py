@@ -14,8 +14,10 @@ from vit_jax.ranges import Count, check_value
 
 UNITS = ("steps", "epochs", "examples")
 _ENDLESS = 2**31  # steps are counted in an int32
-# Keys below config.checkpoint, config.evals, config.optim and config.task that hold a duration.
-_KEYS = ("every", "warmup_steps", "cooldown_steps", "timescale", "after", "disc_start")
+# Keys below config.checkpoint, config.evals, config.optim and config.task that hold a duration, like all that end as
+# 'warmup_steps' does.
+_KEYS = ("every", "after", "timescale")
+_ENDING = "_steps"
 
 
 def is_duration(value: Any) -> bool:
@@ -64,7 +66,7 @@ def sections_in_steps(section: Mapping[str, Any], where: str, examples: int, bat
     """A section in which every duration, at any depth, is a number of steps."""
 
     def resolved(key: str, value: Any) -> Any:
-        if key in _KEYS and isinstance(value, Mapping):
+        if (key in _KEYS or key.endswith(_ENDING)) and isinstance(value, Mapping):
             return in_steps(value, f"{where}.{key}", examples, batch_size)
         if isinstance(value, Mapping):
             return sections_in_steps(value, f"{where}.{key}", examples, batch_size)
