@@ -139,10 +139,12 @@ def test_with_its_autoencoder_a_file_draws_images(golden, tmp_path):
     rng, shapes = np.random.default_rng(0), model_shapes("kl_autoencoder", kwargs, (8, 8))[0]
     flat = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     vae = {f"vae.{name}": x for name, x in compvis_kl.name_map(kwargs, {}).write(flat).items()}
-    save_file(golden.under("mar") | vae, tmp_path / "both.safetensors")
+    loss = {"vae.loss.logvar": np.zeros((), np.float32)}  # which the autoencoder was trained with
+    save_file(golden.under("mar") | vae | loss, tmp_path / "both.safetensors")
     loaded = vit_jax.load(tmp_path / "both.safetensors")
     assert loaded.task.image_size == (8, 8) and loaded.task.model.num_classes == 10
     np.testing.assert_array_equal(loaded.params["tokenizer"]["quant_conv"]["kernel"], flat["quant_conv/kernel"])
+    assert "what only training needs is left out: 'vae.loss.logvar'" in loaded.metadata["source"]["remarks"]
     assert loaded.task.sampling_costs(loaded.task.sampling()) == {"tokens": 16, "passes": 16}
 
 

@@ -6,7 +6,7 @@ import fnmatch
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -154,6 +154,25 @@ class NameMap:
     entries: Sequence[Entry]
     ignored: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+
+    def below(self, ours: str = "", theirs: str = "") -> Self:
+        """The same of a model that is a part of another one, or of a file.
+
+        Args:
+            ours: what stands before all names here, "tokenizer/".
+            theirs: what stands before all names there.
+        """
+
+        def under(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(prefix + name for name in names)
+
+        entries = [
+            dataclasses.replace(entry, ours=under(ours, entry.ours), theirs=under(theirs, entry.theirs))
+            for entry in self.entries
+        ]
+        return dataclasses.replace(
+            self, entries=entries, ignored=under(theirs, self.ignored), training=under(theirs, self.training)
+        )
 
     def left_out(self, tensors: Iterable[str]) -> list[str]:
         """Those that only training needs."""

@@ -6,7 +6,6 @@ heads are those of the published sizes, and a token is one place of the latents.
 file, `vae.` before its names, it draws images.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -93,15 +92,11 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += norm(f"{half}_norm", f"{prefix}{half}_norm")
         names = _block_names(f"{prefix}{half}_blocks.{{}}.")
         entries += parts.block_entries(parts.size_kwargs(size, (1, 1)), names, f"{half}_blocks")
-    ignored = [f"{other}*" for other in layout.get("others", ())]
+    ignored, training = [f"{other}*" for other in layout.get("others", ())], ()
     if "tokenizer" in layout.get("beside", {}):
-        beside = compvis_kl.name_map(layout["beside"]["tokenizer"]["kwargs"], {})
-        for entry in beside.entries:
-            ours = tuple(f"tokenizer/{name}" for name in entry.ours)
-            theirs = tuple(_VAE + name for name in entry.theirs)
-            entries.append(dataclasses.replace(entry, ours=ours, theirs=theirs))
-        ignored += [_VAE + name for name in beside.ignored]
-    return NameMap(entries, tuple(ignored))
+        beside = compvis_kl.name_map(layout["beside"]["tokenizer"]["kwargs"], {}).below("tokenizer/", _VAE)
+        entries, ignored, training = [*entries, *beside.entries], [*ignored, *beside.ignored], beside.training
+    return NameMap(entries, tuple(ignored), training)
 
 
 def _block_names(block: str) -> parts.BlockNames:

@@ -6,7 +6,6 @@ in the checkpoints of their training, the generator's names begin with `var_wo_d
 without one those of 256, 512 or 1024 pixels with as many tokens; others have to be given as `grids`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,11 +119,8 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     ignored, training = [prefix + name for name in CONSTANTS], ()
     if tokenizer is not None:
         beside = var_tokenizer_authors.name_map(tokenizer["kwargs"], {"prefix": var_tokenizer_authors.PREFIX})
-        entries += [
-            dataclasses.replace(entry, ours=tuple(f"tokenizer/{name}" for name in entry.ours))
-            for entry in beside.entries
-        ]
-        ignored, training = [*ignored, *beside.ignored], beside.training
+        beside = beside.below("tokenizer/")
+        entries, ignored, training = [*entries, *beside.entries], [*ignored, *beside.ignored], beside.training
     return NameMap(entries, tuple(ignored), training)
 
 

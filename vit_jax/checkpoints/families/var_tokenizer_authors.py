@@ -84,7 +84,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     ]
     for i in range(model.quantizer.phis):
         entries += parts.conv_entries(f"quantizer/phi_{i}", f"quantize.{phi.format(i)}")
-    return NameMap(parts.below(entries, prefix), training=(f"{prefix}{_USAGE}",))
+    return NameMap(entries, training=(_USAGE,)).below(theirs=prefix)
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

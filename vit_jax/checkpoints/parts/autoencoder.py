@@ -309,12 +309,7 @@ def first_stage(tensors: Shapes) -> tuple[str, dict[str, tuple[int, ...]], tuple
     return prefix, own, tuple(remarks)
 
 
-def below(entries: list[Entry], prefix: str) -> list[Entry]:
-    """The same under names that begin with `prefix`."""
-    return [dataclasses.replace(entry, theirs=tuple(prefix + name for name in entry.theirs)) for entry in entries]
-
-
 def compvis_map(entries: list[Entry], prefix: str) -> NameMap:
     """The entries under names that begin with `prefix`."""
     others = ("[!f]*",) if prefix else ()  # all that does not begin as the prefix does
-    return NameMap(below(entries, prefix), others, tuple(prefix + name for name in _TRAINING))
+    return dataclasses.replace(NameMap(entries, (), _TRAINING).below(theirs=prefix), ignored=others)
