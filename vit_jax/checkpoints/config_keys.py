@@ -229,17 +229,7 @@ HF_GPT2 = _hf_text(
     },
     "reorder_and_upcast_attn gradient_checkpointing",
 )
-HF_IMAGEGPT = _hf_text(
-    _HF_GPT_READ | _words("activation_function"),
-    {
-        "pruned_heads": {},
-        "tie_word_embeddings": False,
-        "scale_attn_weights": True,
-        "add_cross_attention": False,
-        "scale_attn_by_inverse_layer_idx": False,
-    },
-    "reorder_and_upcast_attn gradient_checkpointing",
-)
+HF_IMAGEGPT = dataclasses.replace(HF_GPT2, fixed={**HF_GPT2.fixed, "tie_word_embeddings": False})
 HF_MARIAN = _hf_text(
     _words("""
         model_type vocab_size decoder_vocab_size d_model encoder_layers decoder_layers encoder_attention_heads

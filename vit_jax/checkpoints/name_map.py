@@ -120,6 +120,11 @@ def conv(ours: str, theirs: str) -> Entry:
     )  # fmt: skip
 
 
+def convolution(ours: str, theirs: str) -> list[Entry]:
+    """A PyTorch convolution, or a transposed one, with a bias as our `kernel` and `bias`."""
+    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
+
+
 def fused(ours: Sequence[str], theirs: str, parts: Sequence[Entry] | None = None) -> Entry:
     """Several parameters that the file keeps as one tensor, joined along its first axis in equal parts.
 

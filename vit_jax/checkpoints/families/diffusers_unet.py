@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax.checkpoints.config_keys import DIFFUSERS_UNET
 from vit_jax.checkpoints.json_file import JsonObject, shown
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, dense, norm, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, convolution, dense, norm, same, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
 from vit_jax.checkpoints.parts import diffusers
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
@@ -79,7 +79,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     model = build(**complete(build, kwargs))
     names = _NAMES["old" if layout.get("old") else ""]
     entries = [
-        *parts.conv_entries("conv_in", "conv_in"),
+        *convolution("conv_in", "conv_in"),
         *dense("time/fc1", "time_embedding.linear_1"),
         *dense("time/fc2", "time_embedding.linear_2"),
     ]
@@ -109,7 +109,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += _level(f"up_{i}", theirs, names, inputs, width, i in model.attention_levels)
         if i:
             entries += _resample(model, f"up_{i}/up", theirs + "upsamplers.0")
-    entries += [*norm("norm_out", "conv_norm_out"), *parts.conv_entries("conv_out", "conv_out")]
+    entries += [*norm("norm_out", "conv_norm_out"), *convolution("conv_out", "conv_out")]
     return NameMap(entries)
 
 
@@ -198,4 +198,4 @@ def _level(ours: str, theirs: str, names: parts.Names, inputs: list[int], width:
 def _resample(model: UNet, ours: str, theirs: str) -> list[Entry]:
     if model.blocks.residual_resample:
         return _block(ours, f"{theirs}.", parts.DIFFUSERS, False)
-    return parts.conv_entries(f"{ours}/conv", f"{theirs}.conv")
+    return convolution(f"{ours}/conv", f"{theirs}.conv")

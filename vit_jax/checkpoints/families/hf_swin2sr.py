@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import HF_SWIN2SR
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, norm, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, convolution, norm, shape_of
 from vit_jax.checkpoints.parts import hf as hf_parts
 from vit_jax.checkpoints.parts import vit as vit_parts
 from vit_jax.checkpoints.parts.sidecars import in_unit, is_of
@@ -84,18 +84,18 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     model = build(**kwargs)
     encoder = model.encoder
     found = [
-        *_conv("encoder/stem", f"{_TRUNK}first_convolution"),
-        *_conv("encoder/embedding", f"{_TRUNK}embeddings.patch_embeddings.projection"),
+        *convolution("encoder/stem", f"{_TRUNK}first_convolution"),
+        *convolution("encoder/embedding", f"{_TRUNK}embeddings.patch_embeddings.projection"),
         *norm("encoder/norm_embedding", f"{_TRUNK}embeddings.patch_embeddings.layernorm"),
         *norm("encoder/norm", f"{_TRUNK}layernorm"),
-        *_conv("encoder/conv", f"{_TRUNK}conv_after_body"),
+        *convolution("encoder/conv", f"{_TRUNK}conv_after_body"),
     ]
     for i, (depth, style) in enumerate(zip(encoder.depths, encoder.styles, strict=True)):
         stage, theirs = f"encoder/{stage_name(i)}", f"{_TRUNK}encoder.stages.{i}."
         for j in range(depth):
             block = f"{stage}/{block_name(j)}"
             found += block_entries(block, _BLOCK.format(i, j), _NAMES, encoder.width, style.num_heads)
-        found += _conv(f"{stage}/conv", f"{theirs}conv") + _conv(
+        found += convolution(f"{stage}/conv", f"{theirs}conv") + convolution(
             f"{stage}/embedding", f"{theirs}patch_embed.projection"
         )
     return NameMap(found + _upsampler(model), ("*.relative_position_index", "*.relative_coords_table"))
@@ -138,10 +138,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-def _conv(ours: str, theirs: str) -> list[Entry]:
-    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
-
-
 def _scale(tensors: Shapes, upsampler: str) -> int:
     """By how much the image becomes larger, as the convolutions say."""
     if upsampler == "pixelshuffledirect":
@@ -153,12 +149,12 @@ def _scale(tensors: Shapes, upsampler: str) -> int:
 
 def _upsampler(model: Swin2SR) -> list[Entry]:
     if model.upsampler == "pixelshuffledirect":
-        return _conv("head/last", "upsample.conv")
-    found = _conv("head/before", _UP["pixelshuffle"]) + _conv("head/last", "upsample.final_convolution")
+        return convolution("head/last", "upsample.conv")
+    found = convolution("head/before", _UP["pixelshuffle"]) + convolution("head/last", "upsample.final_convolution")
     if model.scale == 3:
-        return found + _conv("head/up_0", "upsample.upsample.convolution")
+        return found + convolution("head/up_0", "upsample.upsample.convolution")
     for i in range(model.scale // 2):
-        found += _conv(f"head/up_{i}", f"upsample.upsample.convolution_{i}")
+        found += convolution(f"head/up_{i}", f"upsample.upsample.convolution_{i}")
     return found
 
 

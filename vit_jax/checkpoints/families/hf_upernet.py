@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax.checkpoints.config_keys import HF_SWIN_BACKBONE, HF_UPERNET
 from vit_jax.checkpoints.families import hf_swin
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, norm, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, convolution, norm, shape_of
 from vit_jax.checkpoints.parts import hf as hf_parts
 from vit_jax.checkpoints.parts import hf_processor, segmentation
 from vit_jax.checkpoints.parts import swin as swin_parts
@@ -90,10 +90,10 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         entries += _conv_norm(f"head/pool_{scale}", f"decode_head.psp_modules.{i}.1")
     entries += _conv_norm("head/bottleneck", "decode_head.bottleneck")
     entries += _conv_norm("head/fpn_bottleneck", "decode_head.fpn_bottleneck")
-    entries += _classifier("head/classifier", "decode_head.classifier")
+    entries += convolution("head/classifier", "decode_head.classifier")
     if head.auxiliary_width:
         entries += _conv_norm("head/auxiliary", "auxiliary_head.convs.0")
-        entries += _classifier("head/auxiliary_classifier", "auxiliary_head.classifier")
+        entries += convolution("head/auxiliary_classifier", "auxiliary_head.classifier")
     return NameMap(entries, _IGNORED)
 
 
@@ -125,7 +125,3 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 
 def _conv_norm(ours: str, theirs: str) -> list[Entry]:
     return conv_norm(ours, theirs, norm_name="batch_norm")
-
-
-def _classifier(ours: str, theirs: str) -> list[Entry]:
-    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]

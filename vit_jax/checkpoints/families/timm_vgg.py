@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.checkpoints.config_keys import TIMM_VGG
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, conv, dense, same, shape_of
+from vit_jax.checkpoints.name_map import NameMap, Shapes, convolution, dense, shape_of
 from vit_jax.checkpoints.parts import timm as timm_parts
 from vit_jax.checkpoints.parts.sidecars import IMAGENET, complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
@@ -46,11 +46,11 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     entries, at = [], 0
     for stage, depth in enumerate(args["depths"] or VARIANTS[str(args["variant"])]):
         for i in range(depth):
-            entries += _conv(f"encoder/stage{stage}_conv{i}", f"features.{at}")
+            entries += convolution(f"encoder/stage{stage}_conv{i}", f"features.{at}")
             at += 2  # its ReLU has a number too
         at += 1  # and the pooling
     if args["hidden"]:
-        entries += _conv("fc1", "pre_logits.fc1") + _conv("fc2", "pre_logits.fc2")
+        entries += convolution("fc1", "pre_logits.fc1") + convolution("fc2", "pre_logits.fc2")
     return NameMap(entries + (dense("head", "head.fc") if args["num_classes"] else []))
 
 
@@ -64,10 +64,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         return None
     further = {"first_conv": "features.0", "classifier": "head.fc", "fixed_input_size": False}
     return timm_parts.config(f"vgg{variant}", metadata, {}, further)
-
-
-def _conv(ours: str, theirs: str) -> list[Entry]:
-    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def _depths(tensors: Shapes) -> Sequence[int]:

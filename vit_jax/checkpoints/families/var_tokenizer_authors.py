@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoints.name_map import NameMap, Shapes, same, shape_of
+from vit_jax.checkpoints.name_map import NameMap, Shapes, convolution, same, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
 from vit_jax.checkpoints.parts.sidecars import INCEPTION, complete, is_of
 from vit_jax.checkpoints.parts.vit import depth_of
@@ -83,7 +83,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         *parts.moment_entries(True),
     ]
     for i in range(model.quantizer.phis):
-        entries += parts.conv_entries(f"quantizer/phi_{i}", f"quantize.{phi.format(i)}")
+        entries += convolution(f"quantizer/phi_{i}", f"quantize.{phi.format(i)}")
     return NameMap(entries, training=(_USAGE,)).below(theirs=prefix)
 
 

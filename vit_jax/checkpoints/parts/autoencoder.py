@@ -9,7 +9,7 @@ from vit_jax.checkpoints.name_map import (
     NameMap,
     NDArray,
     Shapes,
-    conv,
+    convolution,
     dense,
     fused,
     norm,
@@ -109,11 +109,6 @@ DIFFUSERS = Names(
 OLD_DIFFUSERS = dataclasses.replace(DIFFUSERS, projections=("query", "key", "value", "proj_attn"))
 
 
-def conv_entries(ours: str, theirs: str) -> list[Entry]:
-    """A convolution with a bias."""
-    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
-
-
 def one_by_one(ours: str, theirs: str) -> Entry:
     """A 1x1 convolution [out, in, 1, 1] as the kernel [in, out] of a dense layer."""
 
@@ -129,10 +124,10 @@ def one_by_one(ours: str, theirs: str) -> Entry:
 def block_entries(ours: str, theirs: str, names: Names, shortcut: bool) -> list[Entry]:
     """Those of a residual block without time."""
     found = [
-        *norm(f"{ours}/norm1", f"{theirs}norm1"), *conv_entries(f"{ours}/conv1", f"{theirs}conv1"),
-        *norm(f"{ours}/norm2", f"{theirs}norm2"), *conv_entries(f"{ours}/conv2", f"{theirs}conv2"),
+        *norm(f"{ours}/norm1", f"{theirs}norm1"), *convolution(f"{ours}/conv1", f"{theirs}conv1"),
+        *norm(f"{ours}/norm2", f"{theirs}norm2"), *convolution(f"{ours}/conv2", f"{theirs}conv2"),
     ]  # fmt: skip
-    return found + (conv_entries(f"{ours}/shortcut", theirs + names.shortcut) if shortcut else [])
+    return found + (convolution(f"{ours}/shortcut", theirs + names.shortcut) if shortcut else [])
 
 
 def attention_entries(ours: str, theirs: str, names: Names) -> list[Entry]:
@@ -164,13 +159,13 @@ def layout_entries(layout: Layout, names: Names, decoder: bool = True) -> list[E
 
 def encoder_entries(encoder: Encoder, names: Names) -> list[Entry]:
     """Those of an encoder, below `encoder` on both sides."""
-    found, before = conv_entries("encoder/conv_in", "encoder.conv_in"), encoder.channels
+    found, before = convolution("encoder/conv_in", "encoder.conv_in"), encoder.channels
     for i, width in enumerate(_widths(encoder)):
         ours, theirs = f"encoder/level_{i}", names.down.format(i)
         attends = i in encoder.attention_levels
         found += _blocks(ours, theirs, names, encoder.num_blocks, attends, before != width)
         if i < len(encoder.multipliers) - 1:
-            found += conv_entries(f"{ours}/down/conv", theirs + names.down_conv)
+            found += convolution(f"{ours}/down/conv", theirs + names.down_conv)
         before = width
     return found + _ends("encoder", names, encoder.middle_attends)
 
@@ -178,13 +173,13 @@ def encoder_entries(encoder: Encoder, names: Names) -> list[Entry]:
 def decoder_entries(decoder: Decoder, names: Names) -> list[Entry]:
     """Those of a decoder, below `decoder` on both sides."""
     widths = _widths(decoder)
-    found, before = conv_entries("decoder/conv_in", "decoder.conv_in"), widths[-1]
+    found, before = convolution("decoder/conv_in", "decoder.conv_in"), widths[-1]
     for i, width in reversed(list(enumerate(widths))):
         ours, theirs = f"decoder/level_{i}", names.up_level(i, len(widths))
         attends = i in decoder.attention_levels
         found += _blocks(ours, theirs, names, decoder.num_blocks + 1, attends, before != width)
         if i:
-            found += conv_entries(f"{ours}/up/conv", theirs + names.up_conv)
+            found += convolution(f"{ours}/up/conv", theirs + names.up_conv)
         before = width
     return found + _ends("decoder", names, decoder.middle_attends)
 
@@ -210,7 +205,7 @@ def _ends(part: str, names: Names, attends: bool) -> list[Entry]:
     if attends:
         found += attention_entries(f"{part}/middle/attention", f"{part}.{names.middle_attention}", names)
     found += norm(f"{part}/norm_out", f"{part}.{names.norm_out}")
-    return found + conv_entries(f"{part}/conv_out", f"{part}.conv_out")
+    return found + convolution(f"{part}/conv_out", f"{part}.conv_out")
 
 
 def is_layout(tensors: Shapes, names: Names) -> bool:
@@ -265,7 +260,7 @@ def diffusers_names(tensors: Shapes) -> Names:
 
 def moment_entries(convs: bool) -> list[Entry]:
     """The 1x1 convolutions before and behind continuous latents."""
-    found = conv_entries("quant_conv", "quant_conv") + conv_entries("post_quant_conv", "post_quant_conv")
+    found = convolution("quant_conv", "quant_conv") + convolution("post_quant_conv", "post_quant_conv")
     return found if convs else []
 
 

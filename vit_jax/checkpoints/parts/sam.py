@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoints.name_map import Entry, NDArray, Shapes, conv, dense, linear, norm, same, shape_of, tied
+from vit_jax.checkpoints.name_map import (
+    Entry,
+    NDArray,
+    Shapes,
+    conv,
+    convolution,
+    dense,
+    linear,
+    norm,
+    same,
+    shape_of,
+    tied,
+)
 from vit_jax.checkpoints.parts import vit as parts
 from vit_jax.checkpoints.parts.sidecars import IMAGENET
 from vit_jax.checkpoints.parts.vit import depth_of
@@ -261,7 +273,7 @@ def prompt_entries(names: PromptNames) -> list[Entry]:
         leading("prompts/no_mask", names.no_mask),
     ]  # fmt: skip
     for i, name in zip(("conv1", "norm1", "conv2", "norm2", "conv3"), names.mask, strict=True):
-        found += norm(f"prompts/mask_{i}", name) if i[0] == "n" else _conv(f"prompts/mask_{i}", name)
+        found += norm(f"prompts/mask_{i}", name) if i[0] == "n" else convolution(f"prompts/mask_{i}", name)
     return found
 
 
@@ -283,7 +295,7 @@ def decoder_entries(model: Sam, names: DecoderNames) -> list[Entry]:
     found += _attention("decoder/transformer/to_places", last, width, heads, inner)
     found += norm("decoder/transformer/norm", transformer + names.final_norm)
     for ours, theirs in zip(("upscale1", "norm", "upscale2"), names.upscale, strict=True):
-        found += (norm if ours == "norm" else _conv)(f"decoder/{ours}", prefix + theirs)
+        found += (norm if ours == "norm" else convolution)(f"decoder/{ours}", prefix + theirs)
     heads_of_tokens = {f"hypernetwork_{i}": f"output_hypernetworks_mlps.{i}" for i in range(NUM_MASKS)}
     for ours, theirs in {**heads_of_tokens, "iou": "iou_prediction_head"}.items():
         for j, layer in enumerate(names.perceptron):
@@ -336,11 +348,6 @@ def leading(ours: str, theirs: str) -> Entry:
         return [x[0]]
 
     return Entry((ours,), (theirs,), read, lambda x: [x[None]])
-
-
-def _conv(ours: str, theirs: str) -> list[Entry]:
-    """A convolution, or a transposed one, with a bias."""
-    return [conv(f"{ours}/kernel", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def _attention(ours: str, theirs: str, width: int, heads: int, inner: int) -> list[Entry]:

@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any
 
-from vit_jax.checkpoints.name_map import Entry, Shapes, conv, norm, same, shape_of
-from vit_jax.checkpoints.parts.autoencoder import conv_entries
+from vit_jax.checkpoints.name_map import Entry, Shapes, conv, convolution, norm, same, shape_of
 from vit_jax.errors import UserError
 from vit_jax.models.tiny_autoencoder import VARIANTS, TinyAutoencoder, build
 
@@ -111,7 +110,7 @@ def _convolution(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
 
 
 def _block(ours: str, theirs: str, pooled: bool) -> list[Entry]:
-    found = [entry for i in range(3) for entry in conv_entries(f"{ours}/conv{i + 1}", f"{theirs}conv.{2 * i}")]
+    found = [entry for i in range(3) for entry in convolution(f"{ours}/conv{i + 1}", f"{theirs}conv.{2 * i}")]
     if pooled:
         found += [conv(f"{ours}/expand/kernel", f"{theirs}pool.0.weight"), *norm(f"{ours}/norm", f"{theirs}pool.1")]
         found.append(conv(f"{ours}/reduce/kernel", f"{theirs}pool.3.weight"))
