@@ -97,7 +97,7 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
     config, inputs, kinds, task = _parts(values, classes)
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
-    shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
+    shapes = _batch_shapes(config, inputs, kinds)
     precompute = None
     if config.precompute is not None:
         section = construct(Precompute, config.precompute, "config.precompute")
@@ -115,7 +115,7 @@ def rehearse_task(values: Mapping[str, Any], classes: int) -> tuple[Task, Variab
         classes: of the data, which would know.
     """
     config, inputs, kinds, task = _parts(values, classes)
-    shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
+    shapes = _batch_shapes(config, inputs, kinds)
     on_device, key = inputs.on_device(classes), jax.random.key(0)
 
     def init(batch: Batch) -> Variables:
@@ -131,6 +131,10 @@ def _parts(values: Mapping[str, Any], classes: int) -> tuple[RunConfig, Inputs, 
     kinds = inputs.kinds(_names(classes))
     data = DataInfo(inputs.image_size, _names(classes), kinds)
     return config, inputs, kinds, build_named("task", config.task, "config.task", model=config.model, data=data)
+
+
+def _batch_shapes(config: RunConfig, inputs: Inputs, kinds: Fields) -> dict[str, jax.ShapeDtypeStruct]:
+    return {k: jax.ShapeDtypeStruct((config.batch_size, *s.shape), s.dtype) for k, s in _row(inputs, kinds).items()}
 
 
 def _names(classes: int) -> tuple[str, ...]:

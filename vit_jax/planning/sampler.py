@@ -51,8 +51,9 @@ def plan_sampler(
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
     variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), variables)
     compiled, count, seconds = compiled_sampler(task, variables, chosen, batch_size, rows, prompts, target.options)
-    found = costs_of(compiled, mesh, target.chip) | {
-        "flops": counted_flops(compiled),
+    found = costs_of(compiled, mesh, target.chip)
+    found |= {
+        "flops": sum(entry["flops"] for entry in found["kernels"]),  # each turn of a loop, see `counted_flops`
         "settings": dataclasses.asdict(chosen),
         "batch_size": count,
         "compile_seconds": seconds,
