@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.data.files import write_whole
 from vit_jax.errors import UserError
 
 Kind = Literal["indices", "moments", "latents"]
@@ -170,8 +171,6 @@ def read_array(path: Path) -> Shaped[np.ndarray, "N ..."]:
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}", "Name another directory") from None

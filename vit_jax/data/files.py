@@ -55,6 +55,21 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
         return _bounded(file.read(-1 if most is None else most + 1), most, path)
 
 
+def write_whole(path: epath.PathLike, content: bytes | str) -> None:
+    """Writes a whole file or nothing, over one that is there; text as UTF-8.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path, content = epath.Path(path), content.encode() if isinstance(content, str) else content
+    if is_remote(path):  # an object appears when it is complete
+        path.write_bytes(content)
+        return
+    partial = path.parent / (path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
 def allow_open(count: int, what: str) -> None:
     """Lets this process have `count` more files open at once than it might until now.
 

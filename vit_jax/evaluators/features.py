@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from vit_jax.data.fields import Fields
 from vit_jax.data.fields.classes import Classes
+from vit_jax.data.files import write_whole
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply
@@ -110,9 +111,7 @@ class FeatureCache:
         np.savez(packed, features=value[0], labels=value[1])
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            partial = path.parent / (path.name + ".partial")
-            partial.write_bytes(packed.getvalue())
-            partial.replace(path)
+            write_whole(path, packed.getvalue())
         except OSError as error:
             raise UserError(
                 f"The cache {self._directory} cannot be written: {error.strerror or error}", "Use another directory"

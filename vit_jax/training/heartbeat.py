@@ -14,8 +14,8 @@ from typing import Any
 from etils import epath
 
 from vit_jax.checkpoints.remote import forget_listings
+from vit_jax.data.files import write_whole
 from vit_jax.errors import UserError
-from vit_jax.training.lines import write_whole
 
 BEAT = 20.0  # seconds between two beats
 DEAD = 90.0  # a run without a beat for so many seconds is dead

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from vit_jax.data.files import is_remote
+from vit_jax.data.files import write_whole
 from vit_jax.evaluators import Keep
 
 FOLDER = "pictures"
@@ -19,13 +19,7 @@ def keep_in(workdir: epath.Path, step: int) -> Keep:
         stem, _, suffix = name.rpartition(".")
         folder = workdir / FOLDER / stem
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{step:08d}.{suffix}"
-        if is_remote(path):
-            path.write_bytes(make())
-            return
-        partial = folder / f".{path.name}.partial"
-        partial.write_bytes(make())
-        partial.replace(path)
+        write_whole(folder / f"{step:08d}.{suffix}", make())
 
     return keep
 

@@ -6,19 +6,9 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from vit_jax.data.files import is_remote
+from vit_jax.data.files import is_remote, write_whole
 
 _UPLOAD_SECONDS = 30.0
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    if is_remote(path):  # an object appears when it is complete
-        path.write_text(text)
-        return
-    partial = path.parent / (path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 class Lines:

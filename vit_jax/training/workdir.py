@@ -13,12 +13,11 @@ from typing import Any
 from etils import epath
 
 from vit_jax.checkpoints.store import steps_in
-from vit_jax.data.files import is_remote
+from vit_jax.data.files import is_remote, write_whole
 from vit_jax.errors import UserError
 from vit_jax.naming import listed
 from vit_jax.training.config import differences, plain
 from vit_jax.training.heartbeat import heartbeat
-from vit_jax.training.lines import write_whole
 from vit_jax.training.run_files import check_parts, read_config
 
 
