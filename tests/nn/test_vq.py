@@ -179,6 +179,9 @@ def test_gumbel_draws():
     train = jax.jit(functools.partial(model.apply, tau=0.5, train=True))
     trained = train(variables, X, rngs={"dropout": jax.random.key(0)})
     assert not np.allclose(trained.latents, found.latents)
+    # As the authors train it: each latent is one code, and no mixture.
+    gaps = np.abs(trained.latents[..., None, :] - variables["params"]["codes"]).max(-1).min(-1)
+    np.testing.assert_allclose(gaps, 0, atol=1e-6)
     np.testing.assert_array_equal(trained.loss, found.loss)
 
 

@@ -327,13 +327,11 @@ class GumbelQuantizer(nn.Module):
         size: number of codes, K.
         width: of a code.
         kl_weight: of the loss.
-        hard: training too goes on with one code alone, see `gumbel_softmax`.
     """
 
     size: int
     width: int
     kl_weight: float = 5e-4
-    hard: bool = False
 
     def setup(self) -> None:
         self.logits = nn.Dense(self.size)
@@ -342,7 +340,8 @@ class GumbelQuantizer(nn.Module):
     def __call__(
         self, x: Float[Array, "*places c"], tau: float | Float[Array, ""] = 1.0, train: bool = False
     ) -> Quantized:
-        """Quantises; without `train` every latent becomes its most probable code, and nothing is drawn.
+        """Quantises; without `train` every latent becomes its most probable code, and nothing is drawn. In training it
+        becomes one code too, the one that is drawn (`hard` of `gumbel_softmax`); `indices` are the most probable ones.
 
         Args:
             tau: temperature of the draws, which come from the stream "dropout".
@@ -352,7 +351,7 @@ class GumbelQuantizer(nn.Module):
         loss = self.kl_weight * divergence_from_uniform(logits).mean()
         if not train:
             return Quantized(self.embed(indices), indices, loss)
-        shares = gumbel_softmax(self.make_rng("dropout"), logits, tau, self.hard)
+        shares = gumbel_softmax(self.make_rng("dropout"), logits, tau, hard=True)
         return Quantized(jnp.einsum("...k,kd->...d", shares, self.codes, precision=_PRECISE), indices, loss)
 
     def embed(self, indices: Int[Array, "*places"]) -> Float[Array, "*places d"]:
