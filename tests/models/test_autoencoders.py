@@ -144,12 +144,15 @@ def test_gradients_reach_the_encoder_through_the_codes():
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-6
 
 
-def test_maskgit_s_entropy_is_a_part_of_the_loss():
-    model = vqgan.build(**VQ, entropy_weight=0.1)
+@pytest.mark.parametrize("cosine", [False, True])
+def test_maskgit_s_entropy_is_a_part_of_the_loss(cosine):
+    model = vqgan.build(**VQ, entropy_weight=0.1, cosine=cosine)
     variables = redrawn(model)
     found = called(model, variables, X)
-    codes = np.float64(variables["params"]["quantizer"]["codebook"]["codes"])
-    distances = np.square(np.float64(found["latents"])[..., None, :] - codes).sum(-1).reshape(-1, 12)
+    codes, latents = np.float64(variables["params"]["quantizer"]["codebook"]["codes"]), np.float64(found["latents"])
+    if cosine:  # both are compared on the unit sphere
+        codes, latents = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (codes, latents))
+    distances = np.square(latents[..., None, :] - codes).sum(-1).reshape(-1, 12)
     logits = -distances / 0.01
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
@@ -231,6 +234,8 @@ def test_sentences():
         vqgan.build(**{**VQ, "norm_groups": 32})
     with pytest.raises(UserError, match="Gumbel's quantiser has no moving averages"):
         vqgan.build("gumbel_f8", decay=0.99)
+    with pytest.raises(UserError, match="Gumbel's quantiser has no moving averages, restarts"):
+        vqgan.build("gumbel_f8", restart_below=1.0)
     with pytest.raises(UserError, match="2 stages down do not go with 1 up"):
         tiny_autoencoder.build(**{**TINY, "decoder_blocks": [1]})
     with pytest.raises(UserError, match="Images of 12x8 pixels do not divide into places of 8"):

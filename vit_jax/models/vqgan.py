@@ -57,7 +57,9 @@ class VQGAN(ImageTokenizer):
         vocab_size: number of codes.
         quantizer_kind: "vector" for the nearest code; "gumbel" for the most probable one of a linear layer, drawn in
             training.
-        quantizer_options: arguments of `VectorQuantizer`, `Codebook` or `GumbelQuantizer`.
+        beta: see `VectorQuantizer`, like `legacy`.
+        decay: see `Codebook`, like `restart_below` and `cosine`.
+        kl_weight: see `GumbelQuantizer`.
         entropy_weight: of MaskGIT's entropy loss, see `vit_jax.nn.vq.entropy_loss`.
         has_decoder: False for an encoder alone, which some publish.
     """
@@ -107,7 +109,8 @@ class VQGAN(ImageTokenizer):
         quantized = self.quantizer(latents, *((tau,) if self.quantizer_kind == "gumbel" else ()), train=train)
         loss = quantized.loss
         if self.entropy_weight:
-            distances = squared_distances(latents, self.quantizer.codebook.table())
+            book = self.quantizer.codebook
+            distances = squared_distances(book.seen(latents), book.table())
             loss = loss + self.entropy_weight * entropy_loss(-distances)
         found = {
             "latents": latents,
@@ -208,9 +211,10 @@ class VQGAN(ImageTokenizer):
             raise UserError(f"There is no VQGAN named {variant!r}", nearest(variant, VARIANTS))
         size = VARIANTS[variant]
         kind = quantizer or size.quantizer
-        if kind == "gumbel" and (decay is not None or cosine or entropy_weight):
+        if kind == "gumbel" and (decay is not None or restart_below or cosine or entropy_weight):
             raise UserError(
-                "Gumbel's quantiser has no moving averages, cosine or entropy loss", "Set config.model.quantizer=vector"
+                "Gumbel's quantiser has no moving averages, restarts, cosine or entropy loss",
+                "Set config.model.quantizer=vector",
             )
         levels = size.attention_levels if attention_levels is None else attention_levels
         layout = Layout(
