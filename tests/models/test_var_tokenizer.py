@@ -68,7 +68,7 @@ def test_images_to_tokens_and_back():
     [
         ({"scales": (1, 2, 3)}, (8, 8), "end at 3x3, and the latents of the image have 4x4"),
         ({"scales": (1, 2, 4)}, (8, 6), "have 4x3 places"),
-        ({"scales": (1, 2, 4)}, (8, 7), "8x7 pixels do not divide into places of 2"),
+        ({"scales": (1, 2, 4)}, (8, 7), "Images of 7x8 pixels do not divide into places of 2x2"),
         ({}, (8, 8), "No scales are known for latents of 4x4"),
         ({"scales": (1, 4), "phis": 4}, (8, 8), "Not all of 4 convolutions have one of 2 scales"),
     ],

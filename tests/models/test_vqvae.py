@@ -96,7 +96,7 @@ def test_the_papers_sizes():
 def test_bad_sizes():
     with pytest.raises(UserError, match="3x3 pixels"):
         vqvae.build(factor=3)
-    with pytest.raises(UserError, match="does not divide into places of 4x4"):
+    with pytest.raises(UserError, match="do not divide into places of 4x4"):
         MODELS["vqvae2"].grids((8, 10))
-    with pytest.raises(UserError, match="does not divide"):
+    with pytest.raises(UserError, match="do not divide"):
         MODELS["vqvae"].init(jax.random.key(0), np.zeros((1, 7, 8, 3), np.float32))

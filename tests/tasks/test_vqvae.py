@@ -86,7 +86,7 @@ def test_a_model_without_codes_is_refused():
     for model in ({"name": "vae", "width": 8}, {"name": "vit", "variant": "mu/4", "num_classes": 2}):
         with pytest.raises(UserError, match="no codes|no tokens"):
             vqvae.build(model=model, data=DATA)
-    with pytest.raises(UserError, match="does not divide"):
+    with pytest.raises(UserError, match="do not divide into places"):
         vqvae.build(model=MODEL, data=DataInfo((9, 8), ()))
 
 

@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn.conv import Conv
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
-from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer, grid_of
 from vit_jax.nn.images import check_images
 from vit_jax.nn.unet_blocks import doubled
 from vit_jax.nn.vq import divergence_from_uniform, gumbel_softmax
@@ -274,12 +274,7 @@ class DVAE(ImageTokenizer):
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """One map, see `ImageTokenizer`."""
-        if any(side % _STRIDE or side < 1 for side in image_size):
-            raise UserError(
-                f"Images of {image_size[1]}x{image_size[0]} pixels do not divide into places of {_STRIDE}",
-                f"Use multiples of {_STRIDE}",
-            )
-        return ((image_size[0] // _STRIDE, image_size[1] // _STRIDE),)
+        return (grid_of(image_size, _STRIDE),)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw d"]:
         """The mean of the codes by their probabilities: before the choice of one."""

@@ -16,7 +16,7 @@ from vit_jax.naming import nearest
 from vit_jax.nn.conv import Conv, GroupNorm
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
-from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer, grid_of
 from vit_jax.nn.images import check_images
 from vit_jax.nn.unet_blocks import UNIFORM, doubled
 from vit_jax.ranges import Count, Natural
@@ -186,13 +186,7 @@ class TinyAutoencoder(ImageTokenizer):
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """One map, see `ImageTokenizer`."""
-        stride = self.stride
-        if any(side % stride for side in image_size):
-            raise UserError(
-                f"Images of {image_size[1]}x{image_size[0]} pixels do not divide into places of {stride}",
-                f"Use multiples of {stride}",
-            )
-        return ((image_size[0] // stride, image_size[1] // stride),)
+        return (grid_of(image_size, self.stride),)
 
     @property
     def stride(self) -> int:

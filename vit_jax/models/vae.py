@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from vit_jax.nn import variational
 from vit_jax.nn.dtype import compute_dtype
-from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer, grid_of
 from vit_jax.nn.images import check_images
-from vit_jax.nn.strided_coder import StridedDecoder, StridedEncoder, grid_of, halvings
+from vit_jax.nn.strided_coder import StridedDecoder, StridedEncoder, halvings
 from vit_jax.ranges import Count, Natural, Positive, Range
 
 

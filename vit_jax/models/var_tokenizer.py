@@ -15,7 +15,7 @@ from vit_jax.nn.autoencoder import Decoder, Encoder
 from vit_jax.nn.conv import Conv
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
-from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer, grid_of
 from vit_jax.nn.multiscale_vq import MultiScaleQuantizer, phi_of_scale, square_grids
 from vit_jax.nn.unet_blocks import UNIFORM, MapStyle
 from vit_jax.nn.vq import Codebook
@@ -77,13 +77,7 @@ class VARTokenizer(ImageTokenizer):
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """See `ImageTokenizer`."""
-        stride = self.encoder.stride
-        if any(side % stride for side in image_size):
-            raise UserError(
-                f"Images of {image_size[0]}x{image_size[1]} pixels do not divide into places of {stride}",
-                f"Use sides that are multiples of {stride}",
-            )
-        latents = tuple(side // stride for side in image_size)
+        latents = grid_of(image_size, self.encoder.stride)
         scales = self.scales or SCALES.get(latents[-1])
         if scales is None:
             raise UserError(

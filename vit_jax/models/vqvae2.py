@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from vit_jax.nn.conv import Conv, ConvTranspose
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
-from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer, grid_of
 from vit_jax.nn.images import check_images
-from vit_jax.nn.strided_coder import StridedDecoder, StridedEncoder, grid_of, halvings
+from vit_jax.nn.strided_coder import StridedDecoder, StridedEncoder, halvings
 from vit_jax.nn.vq import Codebook, Quantized, VectorQuantizer
 from vit_jax.ranges import Count, Decay, Natural, NonNegative, Range
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.nn.flops import product_flops
+from vit_jax.nn.image_tokenizer import grid_of
 from vit_jax.nn.unet_blocks import Down, MapStyle, ResidualBlock, SpatialAttention, Up
 
 
@@ -238,12 +239,7 @@ class Layout:
         Raises:
             UserError: for sides that do not divide.
         """
-        if any(side % self.stride or side < 1 for side in image_size):
-            raise UserError(
-                f"Images of {image_size[1]}x{image_size[0]} pixels do not divide into places of {self.stride}",
-                f"Use multiples of {self.stride}",
-            )
-        return image_size[0] // self.stride, image_size[1] // self.stride
+        return grid_of(image_size, self.stride)
 
     def flops(self, image_size: tuple[int, int], outputs: int, inputs: int) -> float:
         """Of one image through both, see `vit_jax.nn.flops`.

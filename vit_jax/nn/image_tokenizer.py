@@ -5,14 +5,31 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from vit_jax.errors import UserError
+
 Grid = tuple[int, int]
+
+
+def grid_of(image_size: Grid, stride: int) -> Grid:
+    """Rows and columns of the places of an image of (height, width), of so many pixels along a side each.
+
+    Raises:
+        UserError: for an image that does not divide into them.
+    """
+    height, width = image_size
+    if any(side % stride or side < 1 for side in image_size):
+        raise UserError(
+            f"Images of {width}x{height} pixels do not divide into places of {stride}x{stride}",
+            f"Use sides that are multiples of {stride}",
+        )
+    return height // stride, width // stride
 
 
 class ImageTokenizer(nn.Module):
     """Images float [B, H, W, 3] in -1..1 to tokens and back. All methods are in evaluation, without randomness.
 
     Called, it gives "reconstruction" [B, H, W, 3] and what its training needs beside it: one that quantises "indices"
-    [B, T] and "quantizer_loss", a scalar; one with a Gaussian "moments" and "kl" [B], in nats an image.
+    [B, T] and what its loss is made of; one with a Gaussian "moments" [B, h, w, 2 D]. See each for the rest.
 
     One that quantises has all of the methods. Of one with continuous tokens, an autoencoder with a Gaussian in the
     middle, there are `encode` and `decode`, and `vocab_size` is None.

@@ -7,6 +7,7 @@ from jaxtyping import Array, DTypeLike, Float
 from vit_jax.errors import UserError
 from vit_jax.nn.conv import Conv, ConvTranspose
 from vit_jax.nn.flops import product_flops
+from vit_jax.nn.image_tokenizer import grid_of
 
 
 def halvings(factor: int) -> int:
@@ -18,21 +19,6 @@ def halvings(factor: int) -> int:
     if factor < 2 or factor & (factor - 1):
         raise UserError(f"A place cannot be {factor}x{factor} pixels", "Set factor to 2, 4, 8 or another power of 2")
     return factor.bit_length() - 1
-
-
-def grid_of(image_size: tuple[int, int], factor: int) -> tuple[int, int]:
-    """Rows and columns of the places of an image.
-
-    Raises:
-        UserError: for an image that does not divide into them.
-    """
-    if any(side % factor for side in image_size):
-        height, width = image_size
-        raise UserError(
-            f"An image of {width}x{height} pixels does not divide into places of {factor}x{factor}",
-            f"Use sides that are multiples of {factor}, or another factor",
-        )
-    return image_size[0] // factor, image_size[1] // factor
 
 
 class ResidualBlocks(nn.Module):
