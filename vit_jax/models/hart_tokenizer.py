@@ -38,8 +38,8 @@ class HARTTokenizer(VARTokenizer):
             "quantizer_loss": found.loss,
         }
         if not train:
-            result["indices"] = self.quantizer.tokenize(latents, grids)
-            result["discrete_reconstruction"] = self.decode(self.quantizer.embed(result["indices"], grids))
+            # Codes are the same as in training; what they stand for is not, see `HybridQuantizer`.
+            result["discrete_reconstruction"] = self.decode(self.quantizer.embed(found.indices, grids))
         return result
 
     def hybrid(self, latents: Float[Array, "b gh gw d"], grids: tuple[Grid, ...]) -> Hybrid:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.nn.image_tokenizer import Grid
-from vit_jax.nn.multiscale_vq import MultiScaleQuantizer
+from vit_jax.nn.multiscale_vq import MultiScaleQuantizer, joined
 from vit_jax.nn.vq import Quantized, straight_through
 
 
@@ -58,5 +58,5 @@ class HybridQuantizer(MultiScaleQuantizer):
         latents = self._checked(latents, grids)
         indices, sums, _ = self._encoded(latents, grids, self.enlarged)
         last = jax.lax.stop_gradient(latents - (sums[-2] if len(sums) > 1 else 0.0))
-        tokens = jnp.concatenate([x.reshape(x.shape[0], -1) for x in indices], axis=1)
-        return Hybrid(tokens, self.inputs(tokens, grids), last.reshape(last.shape[0], -1, last.shape[-1]))
+        inputs = self.inputs_of(sums, grids)
+        return Hybrid(joined(indices), inputs, last.reshape(last.shape[0], -1, last.shape[-1]))

@@ -122,7 +122,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def tokenize(self, latents: Float[Array, "b h w d"], grids: Sequence[Grid]) -> Int[Array, "b t"]:
         """Indices of the codes, maps one after the other."""
-        return _joined(self._encoded(self._checked(latents, grids), grids, self.enlarged)[0])
+        return joined(self._encoded(self._checked(latents, grids), grids, self.enlarged)[0])
 
     def sums(self, tokens: Int[Array, "b t"], grids: Sequence[Grid]) -> list[Float[Array, "b h w d"]]:
         """What the codes up to each scale sum up to; the last stands for the latents."""
@@ -139,8 +139,13 @@ class MultiScaleQuantizer(nn.Module):
     def inputs(self, tokens: Int[Array, "b t"], grids: Sequence[Grid]) -> Float[Array, "b t_but_first d"]:
         """What a model sees that guesses each scale from those before it: for each token of all scales but the first,
         the sum up to the scale before, shrunk to its own."""
-        before = self.sums(tokens, grids)[:-1]
-        rows = [self.shrunk(x, grid) for x, grid in zip(before, grids[1:], strict=True)]
+        return self.inputs_of(self.sums(tokens, grids), grids)
+
+    def inputs_of(
+        self, sums: Sequence[Float[Array, "b h w d"]], grids: Sequence[Grid]
+    ) -> Float[Array, "b t_but_first d"]:
+        """The same of the sums up to each scale."""
+        rows = [self.shrunk(x, grid) for x, grid in zip(sums[:-1], grids[1:], strict=True)]
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in rows], axis=1)
 
     def enlarged(self, indices: Int[Array, "b h w"], scale: int, grids: Sequence[Grid]) -> Float[Array, "b H W d"]:
@@ -165,7 +170,7 @@ class MultiScaleQuantizer(nn.Module):
             width = latents.shape[-1]
             self.codebook.learn(jnp.concatenate([x.reshape(-1, width) for x in seen]), _flat(indices).reshape(-1))
         loss = sum(codebook_loss(latents, x, self.beta) for x in sums) / len(sums)
-        return Quantized(straight_through(latents, sums[-1]), _joined(indices), loss)
+        return Quantized(straight_through(latents, sums[-1]), joined(indices), loss)
 
     def _encoded(
         self, latents: Float[Array, "b h w d"], grids: Sequence[Grid], enlarged: Callable[..., Array]
@@ -189,7 +194,8 @@ class MultiScaleQuantizer(nn.Module):
         return latents.astype(jnp.float32)
 
 
-def _joined(maps: Sequence[Int[Array, "b h w"]]) -> Int[Array, "b t"]:
+def joined(maps: Sequence[Int[Array, "b h w"]]) -> Int[Array, "b t"]:
+    """The tokens of maps one after the other, see `split_scales`."""
     return jnp.concatenate([x.reshape(x.shape[0], -1) for x in maps], axis=1)
 
 
