@@ -3,13 +3,13 @@ from pixels", ICML 2020, section 3.2), where 512 colours stand for 2^24, nine bi
 """
 
 import math
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.vq import nearest
 from vit_jax.ranges import Count
 
 
@@ -29,7 +29,6 @@ class ColorPalette(ImageTokenizer):
     """
 
     colors: int = 512
-    one_codebook: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:
@@ -64,11 +63,7 @@ class ColorPalette(ImageTokenizer):
         return latents
 
     def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b t"]:
-        # |x - c|^2 without |x|^2, which is the same for all colours: no array of [pixels, colours, 3].
-        pixels = images.astype(jnp.float32).reshape(len(images), -1, 3)
-        squares = jnp.square(self.palette).sum(-1) / 2
-        near = jnp.einsum("btc,kc->btk", pixels, self.palette, precision="highest")
-        return jnp.argmin(squares - near, axis=-1).astype(jnp.int32)
+        return nearest(images.reshape(len(images), -1, 3), self.palette)
 
     def embed(self, tokens: Int[Array, "b t"], grids: tuple[Grid, ...]) -> Float[Array, "b h w 3"]:
         [grid] = grids

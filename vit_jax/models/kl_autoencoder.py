@@ -17,9 +17,9 @@ from vit_jax.nn.flops import product_flops
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.images import check_images
 from vit_jax.nn.unet_blocks import MapStyle
+from vit_jax.nn.variational import split_moments
 from vit_jax.ranges import Count, Natural, Positive
 
-LOG_VARIANCE = (-30.0, 20.0)  # to which it is clipped
 COLLECTION = "latents"  # of the state
 
 
@@ -142,8 +142,7 @@ class KLAutoencoder(ImageTokenizer):
         self.layout.grid(images.shape[1:3])
         moments = self.encoder(images)
         moments = self.quant_conv(moments) if self.convs else moments
-        mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.clip(log_variance, *LOG_VARIANCE)
+        return split_moments(moments)
 
     def _decoded(self, latents: Array) -> Array:
         latents = self.post_quant_conv(latents) if self.convs else latents

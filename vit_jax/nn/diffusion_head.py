@@ -25,6 +25,7 @@ from vit_jax.nn.diffusion import (
     respaced,
 )
 from vit_jax.nn.flops import product_flops
+from vit_jax.nn.modulation import Modulation
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.stack import block_name
 from vit_jax.nn.time_embedding import TimeEmbedding
@@ -62,18 +63,12 @@ class ModulatedBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n w"], condition: Float[Array, "n w"]) -> Float[Array, "n w"]:
         width = x.shape[-1]
-        shift, scale, gate = _modulation(condition, 3, width, self.dtype)
+        made = Modulation(3, width, self.dtype, name="modulation")(condition)
+        shift, scale, gate = (made[..., i, :] for i in range(3))
         y = LayerNorm(1e-6, self.dtype, name="norm")(x) * (1 + scale) + shift
         y = nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="fc1")(y)
         y = nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="fc2")(nn.silu(y))
         return x + gate * y
-
-
-def _modulation(condition: Array, parts: int, width: int, dtype: DTypeLike) -> list[Float[Array, "n w"]]:
-    """Of a condition that has been through a SiLU, so many vectors."""
-    layer = nn.DenseGeneral((parts, width), dtype=dtype, kernel_init=_ZEROS, name="modulation")
-    made = layer(condition)
-    return [made[..., i, :] for i in range(parts)]
 
 
 class DiffusionHead(nn.Module):
@@ -103,7 +98,7 @@ class DiffusionHead(nn.Module):
         self.condition = nn.Dense(self.width, dtype=self.dtype, kernel_init=_XAVIER)
         self.time = TimeEmbedding(self.width, dtype=self.dtype)
         self.blocks = [ModulatedBlock(self.dtype, name=block_name(i)) for i in range(self.depth)]
-        self.modulation = nn.DenseGeneral((2, self.width), dtype=self.dtype, kernel_init=_ZEROS)
+        self.modulation = Modulation(2, self.width, self.dtype)
         self.norm = LayerNorm(1e-6, self.dtype, affine=False)
         self.output = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=_ZEROS)
 
@@ -127,7 +122,7 @@ class DiffusionHead(nn.Module):
         self, x: Float[Array, "n c"], timesteps: Int[Array, "*n"], condition: Float[Array, "n w"]
     ) -> Float[Array, "n two_c"]:
         """The same of a condition that is embedded."""
-        condition = nn.silu(self.time(timesteps) + condition)
+        condition = self.time(timesteps) + condition
         x = self.input(x)
         for block in self.blocks:
             x = block(x, condition)
