@@ -141,7 +141,9 @@ def plain(folder, **more):
             "image_size": [16, 16], "train": source, "eval": source, "num_threads": 0, "fields": FIELDS,
             "transform": {"name": "supervised", "area": [0.6, 1.0]},
         },
-        "optim": {"name": "adamw", "learning_rate": 0.02}, "evals": {"val": {"name": "segmentation"}}, **more,
+        # To 0, or what the last steps happen to do decides what evaluation finds.
+        "optim": {"name": "adamw", "learning_rate": 0.02, "schedule": {"name": "cosine"}},
+        "evals": {"val": {"name": "segmentation"}}, **more,
     }  # fmt: skip
 
 
