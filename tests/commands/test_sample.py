@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -141,6 +142,14 @@ def test_what_cannot_be_is_one_sentence(workdir, flags, message, capsys, tmp_pat
     error = capsys.readouterr().err
     assert re.search(re.escape(message), error) and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_file_beside_that_is_not_ours_is_left_alone(workdir, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text('{"seed": 1}')
+    assert asking(workdir, "config.png", "--count", "1") == 2
+    assert "config.json, in which stands how samples are drawn, is there" in capsys.readouterr().err
+    assert Path("config.json").read_text() == '{"seed": 1}' and not Path("config.png").exists()
 
 
 def test_tasks_that_draw_no_images(workdir, monkeypatch, capsys, tmp_path):

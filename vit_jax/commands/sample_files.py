@@ -52,8 +52,22 @@ def target(name: str, columns: int | None = None) -> Target:
     if name.endswith("/") or os.path.isdir(name):
         return _Folder(output_folder(name))
     path = output_file(name, suffixes=(".png", ".npz"))
-    output_file(str(path.with_suffix(".json")))
+    beside = output_file(str(path.with_suffix(".json")))
+    if beside.exists() and not _is_said(beside):
+        raise UserError(
+            f"{beside}, in which stands how samples are drawn, is there and holds something else",
+            "Give --output another name",
+        )
     return _Whole(path, columns)
+
+
+def _is_said(file: Path) -> bool:
+    """Whether an earlier call has written it."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and {"checkpoint", "settings"} <= set(said)
 
 
 class _Whole:

@@ -25,6 +25,8 @@ from vit_jax.ranges import Count, Decay, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
 from vit_jax.tasks._image_tokens import TokenGenerator, cache_bytes, region_tokens, tokenizer_of, unit_range
 
+_GUIDANCE = 1.5  # of the paper's figures
+
 
 @dataclasses.dataclass(frozen=True)
 class ScaleSampling:
@@ -32,15 +34,15 @@ class ScaleSampling:
 
     Args:
         guidance: s of (1 + t) c - t u, where c are the logits with the class, u those without, and t = s k / (K - 1)
-            of map number k of K grows from 0; 0 for none. Others take two passes. Left as it is, it is none where the
-            model was trained without a null class.
+            of map number k of K grows from 0; 0 for none. Others take twice as many rows. None for the paper's 1.5, or
+            none where the model was trained without a null class.
         temperature: see `vit_jax.nn.decode.Sampling`, like `top_k` and `top_p`.
         top_k: the paper's 900 are all where there are fewer tokens.
         cache: keys and values of the maps so far are kept. Without, all of them are computed again for each map, for
             comparison.
     """
 
-    guidance: NonNegative = 1.5
+    guidance: NonNegative | None = None
     temperature: NonNegative = 1.0
     top_k: Count | None = 900
     top_p: Annotated[float, Range(0, 1, open_low=True)] | None = 0.96
@@ -127,11 +129,11 @@ class NextScale(TokenGenerator):
         return unit_range(self._tokenizing(variables, summed, method="decode"))
 
     def sampling_costs(self, settings: ScaleSampling) -> dict[str, int]:
-        """See `Task`."""
-        passes = 1 + self._guides(settings)
-        found = {"tokens": self._count, "passes": passes * len(self._grids)}
+        """See `Task`: passes of the Transformer, of which guidance takes twice as many rows."""
+        rows = 1 + (self._guidance(settings) != 0.0)
+        found = {"tokens": self._count, "passes": len(self._grids)}
         if settings.cache:
-            found["cache_bytes"] = cache_bytes(lambda: self.model.new_cache(passes))
+            found["cache_bytes"] = cache_bytes(lambda: self.model.new_cache(rows))
         return found
 
     def forward_flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
@@ -145,7 +147,8 @@ class NextScale(TokenGenerator):
         """Tokens, map by map, and the latents that they sum up to."""
         if settings.top_k != ScaleSampling.top_k:
             check_top_k(settings.top_k, self.tokenizer.vocab_size)
-        guided, grids = self._guides(settings), self._grids
+        guidance, grids = self._guidance(settings), self._grids
+        guided = guidance != 0.0
         how = Sampling(settings.temperature, settings.top_k, settings.top_p)
         labels, collections = conditions["label"], self._own(variables)
         rows = len(labels)
@@ -164,7 +167,7 @@ class NextScale(TokenGenerator):
                 logits = self.model.apply(collections, asked, jnp.concatenate([before, *here], axis=1))
                 logits = logits[:, -math.prod(grid) :]
             if guided:
-                t = settings.guidance * k / max(len(grids) - 1, 1)
+                t = guidance * k / max(len(grids) - 1, 1)
                 logits = (1 + t) * logits[:rows] - t * logits[rows:]
             found = pick(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, k), how)
             if given is not None:
@@ -195,17 +198,16 @@ class NextScale(TokenGenerator):
         logs = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(logs, indices[..., None], axis=2)[..., 0], logits.argmax(-1) == indices
 
-    def _guides(self, settings: ScaleSampling) -> bool:
-        """Whether samples are guided.
+    def _guidance(self, settings: ScaleSampling) -> float:
+        """That of the last map, 0 for none.
 
         Raises:
-            UserError: where they should be, and cannot.
+            UserError: where samples should be guided, and cannot.
         """
-        guided = settings.guidance != 0.0
-        if guided and settings.guidance == ScaleSampling.guidance and not self._has_null:
-            return False
-        self._check_guidance(guided)
-        return guided
+        if settings.guidance is None:
+            return _GUIDANCE if self._has_null else 0.0
+        self._check_guidance(settings.guidance != 0.0)
+        return settings.guidance
 
 
 def kept_tokens(region: Bool[Array, "B H W"], grids: tuple[Grid, ...]) -> list[Bool[Array, "B t"]]:
