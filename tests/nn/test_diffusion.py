@@ -226,3 +226,42 @@ def test_what_is_before_the_first_step():
     assert kept.before[0] == np.cumprod(1 - table)[0] and kept.before[1] == kept.alphas_cumprod[0]
     back = Noising.of(table, spaced(10, 1000, "linspace"), stride=100)
     np.testing.assert_array_equal(back.before[[0, 2]], [1, np.cumprod(1 - table)[122]])
+
+
+def test_implicit_steps_with_eta_1_have_the_moments_of_the_reverse_process():
+    """Of a Gaussian the best prediction is linear in x, and so is each step: means and variances go on in closed form
+    from step to step, for the full chain and for some of its steps."""
+    mean, deviation = 0.4, 0.25
+    for kept in (None, spaced(50)):
+        noising = Noising.of(betas("linear"), kept)
+        a = jnp.asarray(noising.alphas_cumprod, jnp.float32)
+
+        def moments(how, noising=noising, a=a):
+            def step_of(n, x, noise):
+                said = jnp.sqrt(1 - a[n]) * (x - jnp.sqrt(a[n]) * mean) / (a[n] * deviation**2 + 1 - a[n])
+                return step_back(noising, said, x, noise, n, how)
+
+            @jax.vmap
+            def line(n):
+                zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
+                rest = step_of(n, zero, zero)
+                return jnp.stack([rest, step_of(n, one, zero) - rest, step_of(n, zero, one) - rest])
+
+            rests, factors, noises = np.asarray(line(jnp.arange(len(a))), np.float64)[::-1, :, 0, 0].T
+            found = [(0.0, 1.0)]
+            for rest, factor, noise in zip(rests, factors, noises, strict=True):
+                found.append((rest + factor * found[-1][0], factor**2 * found[-1][1] + noise**2))
+            return np.array(found)
+
+        reverse = moments(Steps("ddpm", variance="small"))
+        np.testing.assert_allclose(moments(Steps("ddim", variance="small", eta=1.0)), reverse, atol=1e-4)
+        if kept is None:
+            np.testing.assert_allclose(reverse[-1], [mean, deviation**2], atol=2e-3)
+
+
+def test_the_cosine_schedule_has_a_square_that_print_leaves_out():
+    """Both end where the issue of diffusion says; only the one with the square is used."""
+    angle = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2)
+    last = [np.prod(np.maximum(ratio[1:] / ratio[:-1], 1 - 0.999)) for ratio in (angle**2, angle)]
+    np.testing.assert_allclose(last, [2.43e-9, 1.56e-6], rtol=2e-2)
+    np.testing.assert_allclose(Noising.of(betas("cosine")).alphas_cumprod[-1], last[0], rtol=1e-6)

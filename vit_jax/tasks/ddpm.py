@@ -23,13 +23,13 @@ from vit_jax.nn.diffusion import (
     Variance,
     add_noise,
     betas,
-    denoise,
     guided,
     losses,
     spaced,
     target,
 )
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.ranges import Count, Decay, NonNegative, Positive
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
 from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
@@ -59,7 +59,7 @@ class DiffusionSampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(TokenGenerator):
+class Diffusion(Diffuses, TokenGenerator):
     """The squared error of what a network predicts of images with noise, each at a step drawn evenly from all; where it
     learns the variance too, and `bound_weight` times the variational bound (iDDPM, equation 16).
 
@@ -143,12 +143,18 @@ class Diffusion(TokenGenerator):
         Raises:
             UserError: for more steps than training has, or guidance without a null class.
         """
+        process = self.reverse_process(variables, conditions, settings)
+        return process.decode(process.sample(keys))
+
+    def reverse_process(
+        self, variables: Variables, conditions: Mapping[str, Array], settings: DiffusionSampling
+    ) -> ReverseProcess:
         count = self._count_of(settings)
         self._check_guidance(settings.guidance != 1.0)
         noising = self._noising
         if count < self.steps:
             noising = Noising.of(self._betas, spaced(count, self.steps, settings.spacing))
-        own, labels, shape = self._own(variables), conditions["label"], (*self._places, self._channels)
+        own, labels = self._own(variables), conditions["label"]
 
         def apply(x: Array, step: Array, labels: Array) -> Array:
             return self.model.apply(own, x, jnp.full(len(x), step), labels)
@@ -163,13 +169,15 @@ class Diffusion(TokenGenerator):
             # The variance is that of the class.
             return jnp.concatenate([led, told[..., self._channels :]], axis=-1)
 
-        def normal(i: Int[Array, ""]) -> Float[Array, "B h w c"]:
-            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+        def decode(x: Array) -> Array:
+            return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode"))
 
         clip = self.tokenizer is None if settings.clip is None else settings.clip
         how = Steps(settings.sampler, self.prediction, self.variance, clip, eta=settings.eta)
-        x = denoise(predict, noising, normal(jnp.int32(count)), normal, how)
-        return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode"))
+        return ReverseProcess(
+            predict, noising, how, (*self._places, self._channels),
+            encode=lambda images: self._data(variables, {"image": images}), decode=decode,
+        )  # fmt: skip
 
     def sampling_costs(self, settings: DiffusionSampling) -> dict[str, int]:
         """See `Task`: passes of the network, of which guidance takes twice as many rows."""
