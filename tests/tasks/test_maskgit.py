@@ -16,7 +16,7 @@ from vit_jax.models import maskgit
 from vit_jax.models.color_palette import even_palette
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo
-from vit_jax.tasks._image_tokens import region_tokens
+from vit_jax.tasks._image_tokens import masked_tokens
 from vit_jax.tasks.maskgit import MaskGITSampling, build
 
 SIZE = {"width": 16, "depth": 2, "num_heads": 2}
@@ -149,7 +149,7 @@ def test_only_a_region_is_made_anew(drawing):
     image = jnp.asarray(even_palette(COLORS)[np.random.default_rng(2).integers(0, COLORS, (6, SIDE, SIDE))])
     region = np.zeros((6, SIDE, SIDE), bool)
     region[:, 1:3, 1:3] = True
-    given = {"label": labels, "image": image, "region": jnp.asarray(region)}
+    given = {"label": labels, "image": image, "mask": jnp.asarray(region[..., None], jnp.float32)}
     found = jax.jit(functools.partial(task.sample, variables_of(task)), static_argnums=2)(
         given, keys, MaskGITSampling(steps=2)
     )
@@ -158,12 +158,12 @@ def test_only_a_region_is_made_anew(drawing):
 
 
 def test_a_token_is_made_anew_where_a_pixel_of_its_place_is():
-    region = np.zeros((1, 4, 6), bool)
-    region[0, 3, 2] = True
-    found = region_tokens(jnp.asarray(region), ((2, 2), (4, 6)))
+    mask = np.zeros((1, 4, 6, 1), np.float32)
+    mask[0, 3, 2] = 1
+    found = masked_tokens(jnp.asarray(mask), ((2, 2), (4, 6)))
     assert np.flatnonzero(found[0]).tolist() == [2, 4 + 3 * 6 + 2]
     with pytest.raises(UserError, match="4x6 pixels does not divide into 3x3"):
-        region_tokens(jnp.asarray(region), ((3, 3),))
+        masked_tokens(jnp.asarray(mask), ((3, 3),))
 
 
 def test_pictures_features_and_costs(batch):

@@ -158,15 +158,15 @@ def test_samples_with_a_cache_are_those_without(drawing):
     np.testing.assert_allclose(summed, embedded, atol=1e-5)
 
 
-def test_a_sample_is_of_its_own_key_and_editing_keeps_what_is_outside_the_region(drawing):
+def test_a_sample_is_of_its_own_key_and_editing_keeps_what_is_outside_the_mask(drawing):
     task, run, keys = drawing
-    region = np.zeros((2, 8, 8), bool)
-    region[:, :, 5:] = True
+    mask = np.zeros((2, 8, 8, 1), np.float32)
+    mask[:, :, 5:] = 1
     edited, everything = (
-        np.asarray(run({"label": LABELS[2:], "image": IMAGES[2:], "region": r}, keys[2:], HOW)[0])
-        for r in (region, np.ones_like(region))
+        np.asarray(run({"label": LABELS[2:], "image": IMAGES[2:], "mask": m}, keys[2:], HOW)[0])
+        for m in (mask, np.ones_like(mask))
     )
-    # In another batch, and with all of it in the region, the samples are the same.
+    # In another batch, and with all of it to be new, the samples are the same.
     np.testing.assert_array_equal(everything, run({"label": LABELS}, keys, HOW)[0][2:])
     given = np.asarray(jax.jit(lambda v: task._tokenizing(v, IMAGES[2:], method="tokenize"))(variables_of(task)))
     # The last map: of 4x4 places those of pixels 4 to 7 are new.
@@ -174,7 +174,7 @@ def test_a_sample_is_of_its_own_key_and_editing_keeps_what_is_outside_the_region
     np.testing.assert_array_equal(last[:, :, :2], old[:, :, :2])
     assert (last[:, :, 2:] != old[:, :, 2:]).mean() > 0.5
     np.testing.assert_array_equal(edited[:, [1, 3]], given[:, [1, 3]])
-    stays = [np.asarray(x[0]) for x in kept_tokens(region, task._grids)]
+    stays = [np.asarray(x[0]) for x in kept_tokens(mask, task._grids)]
     assert stays[0].tolist() == [False] and stays[1].tolist() == [True, False] * 2
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
+from vit_jax.checkpoints.given_pictures import read_pictures
 from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.prompted import Prompted
 from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, sample, settings_of
@@ -204,6 +205,8 @@ class Loaded:
         count: int,
         *,
         prompts: Sequence[str] = (),
+        pictures: Mapping[str, Any] | None = None,
+        paste: bool = False,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
         rows: NamedSharding | None = None,
@@ -215,13 +218,16 @@ class Loaded:
         Args:
             prompts: what they are asked to be, one after the other and again from the first; classes by name or number
                 where the generator knows classes.
+            pictures: what they go by beside that, such as {"image": "photo.jpg", "mask": "mask.png"}: paths, bytes or
+                arrays, see `vit_jax.checkpoints.given_pictures.read_pictures`, and which `self.task.pictures` names.
+            paste: where a mask leaves an image as it is, samples get its own pixels, to the bit.
             rows: how images are split over devices, as `vit_jax.training.sharding.batch_sharding` says it; None for
                 one device.
             settings: of the task's `sampling`, such as `guidance`; the others as the paper has them.
 
         Raises:
             UserError: for a task that draws no images, a setting that it does not have or not with that value, or a
-                prompt that it cannot follow.
+                prompt or pictures that it cannot follow.
         """
         if count < 1:
             raise UserError(f"count is {count}", "Ask for at least 1")
@@ -229,9 +235,10 @@ class Loaded:
         variables = self.variables
         if rows is not None:
             variables = jax.device_put(variables, NamedSharding(rows.mesh, PartitionSpec()))
+        read = read_pictures(self.task, chosen, pictures or {}, self.preprocess)
         drawn = sample(
-            self.task, variables, range(count), settings=chosen, prompts=prompts, seed=seed, batch_size=batch_size,
-            rows=rows,
+            self.task, variables, range(count), settings=chosen, prompts=prompts, pictures=read, paste=paste, seed=seed,
+            batch_size=batch_size, rows=rows,
         )  # fmt: skip
         return Samples.joined(list(drawn))
 

@@ -8,17 +8,16 @@ another class. The tokens outside of it stay as they are.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
+from vit_jax.checkpoints.given_pictures import check_pictures
+from vit_jax.checkpoints.given_pictures import pasted as with_own_pixels
 from vit_jax.checkpoints.load import Loaded
-from vit_jax.checkpoints.sampling import BATCH_SIZE, Conditions, Samples, asked, draw, name_of, settings_of
+from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, asked, draw, name_of, settings_of
 from vit_jax.checkpoints.tokenized import image_rows
-from vit_jax.data.batch import NotedBatch
 from vit_jax.errors import UserError
-from vit_jax.tasks import example_keys
 
 
 def box_region(size: tuple[int, int], box: tuple[int, int, int, int], outside: bool = False) -> Bool[np.ndarray, "H W"]:
@@ -57,12 +56,15 @@ def repainted(
         settings: see `Loaded.sample`.
 
     Raises:
-        UserError: for a task that draws whole images alone, or regions or prompts of another number or size.
+        UserError: for a task that draws whole images alone, regions or prompts of another number or size, or a region
+            of all pixels or of none.
     """
     task = loaded.task
     chosen = settings_of(task, settings, "a generator that fills in a part of an image, such as 'maskgit'")
-    if loaded.preprocess is None:
-        raise UserError(f"{loaded.path} takes no images", "Use a generator of images")
+    if "mask" not in task.pictures(chosen):
+        raise UserError(
+            f"The task '{name_of(task)}' draws whole images alone", "Use a checkpoint of 'maskgit' or 'var'"
+        )
     if samples < 1 or not len(photos):
         raise UserError(f"{samples} samples of {len(photos)} photos are none", "Ask for at least 1")
     regions, size = np.asarray(regions, bool), tuple(loaded.preprocess.image_size)
@@ -76,28 +78,11 @@ def repainted(
     rows = image_rows(loaded.fields, photos)["image"]
     images = np.asarray(loaded.fields.on_device({"image": jnp.asarray(rows)})["image"])
     photo, sample = np.divmod(np.arange(len(photos) * samples), samples)
-    follow = asked(task, photo, chosen, prompts)
-
-    def conditions(at: Int[np.ndarray, " B"]) -> Conditions:
-        return {**follow(at), "image": images[photo[at]], "region": regions[photo[at]]}
-
-    _check(loaded, conditions(np.zeros(1, int)), chosen)
+    pictures = {"image": images, "mask": regions[..., None].astype(np.float32)}
+    check_pictures(task, chosen, pictures)
+    conditions = asked(task, photo, chosen, prompts, pictures)
     parts = []
     for drawn, given in draw(task, loaded.variables, chosen, conditions, sample, seed, batch_size):
-        if pasted:
-            own = given["image"] * 0.5 + 0.5
-            drawn = np.where(given["region"][..., None], drawn, own)
+        drawn = with_own_pixels(drawn, given) if pasted else drawn
         parts.append(Samples(np.stack(task.shown(drawn, given)), given))
     return Samples.joined(parts)
-
-
-def _check(loaded: Loaded, conditions: Conditions, settings: Any) -> None:
-    """Refuses a task that does not look at the region; traces, and computes nothing."""
-    read: set[str] = set()
-    noted = NotedBatch({name: jnp.asarray(values) for name, values in conditions.items()}, read)
-    keys = example_keys(0, {"index": np.zeros(1, np.int32)})
-    jax.eval_shape(lambda variables: loaded.task.sample(variables, noted, keys, settings), loaded.variables)
-    if "region" not in read:
-        raise UserError(
-            f"The task '{name_of(loaded.task)}' draws whole images alone", "Use a checkpoint of 'maskgit' or 'var'"
-        )

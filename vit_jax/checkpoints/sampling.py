@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped, UInt8
 
+from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.batch_axis import batch_split_like
@@ -64,16 +65,27 @@ def settings_of(task: Task, given: Mapping[str, Any], such_as: str = "a generato
     return construct(task.sampling, given, "sampling")
 
 
-def asked(task: Task, numbers: Int[np.ndarray, " N"], settings: Any, prompts: Sequence[str]) -> Asked:
+def asked(
+    task: Task,
+    numbers: Int[np.ndarray, " N"],
+    settings: Any,
+    prompts: Sequence[str],
+    pictures: Pictures | None = None,
+) -> Asked:
     """What the images of these numbers are asked to be, see `sample`.
 
     Raises:
         UserError: for a prompt that the task cannot follow, or none where it needs one.
     """
-    if not prompts:
-        return lambda at: task.unprompted(numbers[at])
-    conditions = task.conditions(prompts, settings)
-    return lambda at: {name: values[numbers[at] % len(prompts)] for name, values in conditions.items()}
+    conditions = task.conditions(prompts, settings) if prompts else {}
+    taken = [(name, values, len(prompts)) for name, values in conditions.items()]
+    taken += [(name, values, len(values)) for name, values in (pictures or {}).items()]
+
+    def rows(at: Int[np.ndarray, " B"]) -> Conditions:
+        found = {} if prompts else task.unprompted(numbers[at])
+        return {**found, **{name: values[numbers[at] % count] for name, values, count in taken}}
+
+    return rows
 
 
 def sample(
@@ -83,6 +95,8 @@ def sample(
     *,
     settings: Any,
     prompts: Sequence[str] = (),
+    pictures: Pictures | None = None,
+    paste: bool = False,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     rows: NamedSharding | None = None,
@@ -97,15 +111,23 @@ def sample(
         settings: see `settings_of`.
         prompts: what images are asked to be, image i the prompt i modulo their count; by default what
             `task.unprompted` says, such as all classes in turn.
+        pictures: what they go by beside that, as `vit_jax.checkpoints.given_pictures.read_pictures` gives it: arrays
+            [P, H, W, C] by name, image i the picture i modulo their count.
+        paste: where a mask leaves an image as it is, samples get its own pixels.
         batch_size: images at a time; the last batch is filled up, so that all are one program.
         rows: how examples are split over devices, on which `variables` are; None for one device.
 
     Raises:
-        UserError: when the task draws no images, or cannot follow a prompt.
+        UserError: when the task draws no images, or cannot follow a prompt; and for pictures that do not fit, see
+            `vit_jax.checkpoints.given_pictures.check_pictures`.
     """
     numbers = np.asarray(numbers)
-    rows_asked = asked(task, numbers, settings, prompts)
+    check_pictures(task, settings, pictures or {})
+    rows_asked = asked(task, numbers, settings, prompts, pictures)
+    if paste and "mask" not in (pictures or {}):
+        raise UserError("Pixels can be pasted back where a mask leaves them", "Give an image and a mask")
     for drawn, conditions in draw(task, variables, settings, rows_asked, numbers, seed, batch_size, rows):
+        drawn = pasted(drawn, conditions) if paste else drawn
         yield Samples(_pictures(task, drawn, conditions), conditions)
 
 
@@ -129,9 +151,11 @@ def check_sample(
 def shapes_of(
     task: Task, settings: Any, batch_size: int, rows: NamedSharding | None = None, prompts: Sequence[str] = ()
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """What `drawing` takes beside the variables, of at least so many images."""
+    """What `drawing` takes beside the variables, of at least so many images; of pictures those that are needed."""
     count = _filled(batch_size, rows)
-    batch = asked(task, np.arange(count), settings, prompts)(np.arange(count))
+    needed = {name: each.shape for name, each in task.pictures(settings).items() if each.needed}
+    some = {name: np.linspace(0, 1, math.prod(of), dtype=np.float32).reshape(1, *of) for name, of in needed.items()}
+    batch = asked(task, np.arange(count), settings, prompts, some)(np.arange(count))
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
     return shapes, jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows), jax.ShapeDtypeStruct((), jnp.uint32)
 

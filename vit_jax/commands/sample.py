@@ -6,10 +6,17 @@ examples:
   vit_jax sample --checkpoint runs/generator --count 50000 --output samples/       # called again, it goes on there
   vit_jax sample --checkpoint runs/generator --count 2000 --temperature 0.9 --output samples.npz
   vit_jax sample --checkpoint runs/painter --prompts texts.txt --output grid.png
+  vit_jax sample --checkpoint runs/painter --image photo.jpg --strength 0.6 --output redrawn.png
+  vit_jax sample --checkpoint runs/painter --image photo.jpg --mask mask.png --paste --output repaired.png
+  vit_jax sample --checkpoint runs/controlled --prompt "a house" --control edges:photo.jpg --output house.png
 
 Besides the flags below, each setting of the checkpoint's task is a flag: --guidance, --steps, --top-k, --top-p,
 --temperature and whatever else it has; what is not said is as its paper has it, and a flag that it does not have names
 those that it has. How samples were drawn is stored beside them as JSON.
+
+What samples go by beside a prompt, where the task takes it: --image, --mask (white is drawn anew), --depth and
+--control. They lie on each other: one of another size than the image is resized to it, and all are then prepared as
+the model sees images.
 
 Image i depends on the checkpoint, the settings, --seed, i and its class or prompt alone; these take turns. So more
 images, other batches and other devices change none of them, and a directory may be filled in several calls.
@@ -36,15 +43,35 @@ if TYPE_CHECKING:
 
     from vit_jax.checkpoints.load import Loaded
 
-_FLAGS = ("--count", "--classes", "--prompt", "--prompts", "--seed", "--output", "--batch-size", "--checkpoint")
+_PICTURES = ("image", "mask", "depth", "control")
+_FLAGS = (
+    "--count",
+    "--classes",
+    "--prompt",
+    "--prompts",
+    *(f"--{name}" for name in _PICTURES),
+    "--paste",
+    "--seed",
+    "--output",
+    "--batch-size",
+    "--checkpoint",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--count", type=int, metavar="N", help="of images (default 64, or one a prompt)")
+    parser.add_argument("--count", type=int, metavar="N", help="of images (default 64, or one a prompt or picture)")
     parser.add_argument("--classes", metavar="A,B", help="draw these classes in turn, by name or number")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; repeatable")
     parser.add_argument("--prompts", metavar="FILE", help="a text file with a prompt a line")
+    parser.add_argument("--image", metavar="FILE", help="what to begin with")
+    parser.add_argument("--mask", metavar="FILE", help="white where the image is to be new, black where it stays")
+    parser.add_argument("--depth", metavar="FILE", help="how far away things are: a grey PNG, or an .npy array")
+    parser.add_argument(
+        "--control", action="append", metavar="[edges:]FILE",
+        help="what to follow, as the model was taught; edges:PHOTO for Canny's edges of a photo; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--paste", action="store_true", help="with a mask: all else keeps the image's own pixels")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images (default 0)")
     parser.add_argument(
         "--output", required=True, metavar="FILE|DIR", help="a .png of all, an .npz, or DIR/ with a .png of each"
@@ -58,12 +85,17 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
+    from vit_jax.checkpoints.given_pictures import digests, read_pictures
     from vit_jax.checkpoints.sampling import asked, sample, settings_of
     from vit_jax.training.compiling import keep_compiled
     from vit_jax.training.sharding import batch_sharding, make_mesh, place, replicated
 
     prompts = _prompts(arguments)
-    count = arguments.count if arguments.count is not None else 64 if arguments.classes or not prompts else len(prompts)
+    given_pictures = {name: getattr(arguments, name) for name in _PICTURES if getattr(arguments, name)}
+    count = arguments.count
+    if count is None:
+        usual = 1 if given_pictures else 64
+        count = len(prompts) if prompts and not arguments.classes else usual
     for name, number in (("count", count), ("batch-size", arguments.batch_size)):
         if number < 1:
             raise UserError(f"--{name} is {number}", "Ask for at least 1")
@@ -73,12 +105,20 @@ def run(arguments: argparse.Namespace) -> None:
     loaded = open_loaded(arguments)
     given = read_settings(arguments, loaded.task, _FLAGS)
     settings = settings_of(loaded.task, given, "a generator of images")
+    pictures = read_pictures(
+        loaded.task, settings, given_pictures, loaded.preprocess,
+        lambda remark: print(printable(f"vit_jax: {remark}"), file=sys.stderr),
+    )  # fmt: skip
     conditions = asked(loaded.task, np.arange(count), settings, prompts)(np.arange(count))
     how = {"seed": arguments.seed, "prompts": prompts}
-    numbers = output.missing(_said(arguments, loaded, settings, conditions) | how | {"count": count})
+    said = _said(arguments, loaded, settings, conditions) | how | {"count": count}
+    if pictures:
+        said |= {"picture": digests(pictures), "paste": arguments.paste}
+    numbers = output.missing(said)
     keep_compiled()
     mesh = make_mesh({})
     variables = jax.tree.map(functools.partial(place, sharding=replicated(mesh)), loaded.variables)
+    how |= {"pictures": pictures, "paste": arguments.paste}
     how |= {"settings": settings, "batch_size": arguments.batch_size, "rows": batch_sharding(mesh)}
     bar = tqdm(total=count, initial=count - len(numbers), unit="image", leave=False, disable=not sys.stderr.isatty())
     done = 0

@@ -95,7 +95,9 @@ class _Whole:
             self._path.write_bytes(image_png(mosaic(samples.images, self._columns)))
         else:
             with self._path.open("wb") as file:
-                np.savez_compressed(file, images=samples.images, **samples.conditions)
+                # Not pictures, which would be there once for each sample.
+                asked = {name: values for name, values in samples.conditions.items() if values.ndim < 4}
+                np.savez_compressed(file, images=samples.images, **asked)
         beside = self._path.with_suffix(".json")
         beside.write_bytes(_text(self._said))
         return f"{self._path}: {len(samples)} images, and in {beside.name} how they were drawn"

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Array, Float32, Int, PyTree
 
+from vit_jax.checkpoints.given_pictures import Pictures
 from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples
 from vit_jax.data.pipeline import EvalPipeline
 
@@ -50,11 +51,14 @@ class EvaluationRun(Protocol):
         seed: int = 0,
         *,
         prompts: Sequence[str] = (),
+        pictures: Pictures | None = None,
+        paste: bool = False,
         batch_size: int = BATCH_SIZE,
         **settings: Any,
     ) -> Samples:
         """The first `count` images that the task draws, see `vit_jax.checkpoints.sampling.sample`: computed once,
-        however many ask for them, and of more than another has asked for only the others.
+        however many ask for them, and of more than another has asked for only the others. Those of pictures are
+        computed each time.
 
         Args:
             settings: of the task's `sampling`; the others as the paper has them.

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,29 @@ class Ranked:
         """The most probable ones, of equals the first ones first."""
         order = np.argsort(-self.probabilities, kind="stable")[:most]
         return [(self.names[i], float(self.probabilities[i])) for i in order]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """What `sample` may be given of pixels beside a prompt: an array float32 [H, W, C] of each row.
+
+    Args:
+        kind: "image", RGB in -1..1; "mask", 1 where the image is to be new and 0 where it stays; "depth", any scale;
+            "control", in 0..1 what a sample is to follow, such as its edges.
+        size: (H, W), that of a sample.
+        count: of controls, which lie beside each other in the channels.
+        needed: whether nothing is drawn without.
+    """
+
+    kind: Literal["image", "mask", "depth", "control"]
+    size: tuple[int, int]
+    count: int = 1
+    needed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a row."""
+        return (*self.size, (3 if self.kind in ("image", "control") else 1) * self.count)
 
 
 Answer = Ranked | str | UInt8[np.ndarray, "h w 3"]  # classes, a text, or a picture
@@ -183,12 +206,22 @@ class Task:
         """
         raise UserError("This task draws nothing without a prompt", "Give at least one")
 
+    def pictures(self, settings: Any) -> Mapping[str, Picture]:
+        """What `sample` may be given of pixels, by the names that `conditions` has for it.
+
+        Args:
+            settings: as `sample` gets them.
+        """
+        del settings
+        return {}
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: Any
     ) -> Shaped[Array, "B ..."]:
         """A sample for each row of `conditions`; traced, with `settings` static.
 
         Args:
+            conditions: of prompts, and of pictures, see `pictures`.
             keys: one a row [B]. A sample is a function of the parameters, its condition, its key and the settings,
                 whatever else is in the batch.
             settings: of the class that `sampling` names.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
-from vit_jax.tasks import Batch, DataInfo, Task, Variables
+from vit_jax.tasks import Batch, DataInfo, Picture, Task, Variables
 from vit_jax.tasks._class_conditions import ClassConditions
 
 TOKENIZER = "tokenizer"
@@ -106,6 +106,11 @@ class TokenGenerator(ClassConditions, Task):
         return {"tokens": self._count}
 
 
+def repainting_pictures(size: Grid) -> dict[str, Picture]:
+    """What a generator takes that draws a part of an image anew."""
+    return {"image": Picture("image", size), "mask": Picture("mask", size)}
+
+
 def unit_range(images: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Images in -1..1, which may leave it a little, as values from 0 to 1."""
     return jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0, 1)
@@ -116,22 +121,22 @@ def cache_bytes(new_cache: Callable[[], PyTree]) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(new_cache)))
 
 
-def region_tokens(region: Bool[Array, "B H W"], grids: tuple[Grid, ...]) -> Bool[Array, "B T"]:
-    """Of each token whether a pixel of its place is in the region.
+def masked_tokens(mask: Float[Array, "B H W 1"], grids: tuple[Grid, ...]) -> Bool[Array, "B T"]:
+    """Of each token whether a pixel of its place is to be new, which the mask has 1 for.
 
     Raises:
         UserError: where the pixels do not divide into places.
     """
     found = []
     for rows, columns in grids:
-        height, width = region.shape[1:]
+        height, width = mask.shape[1:3]
         if height % rows or width % columns:
             raise UserError(
-                f"A region of {height}x{width} pixels does not divide into {rows}x{columns} places",
+                f"A mask of {height}x{width} pixels does not divide into {rows}x{columns} places",
                 "Use a tokenizer whose places are whole pixels",
             )
-        places = region.reshape(-1, rows, height // rows, columns, width // columns)
-        found.append(places.any(axis=(2, 4)).reshape(len(region), -1))
+        places = (mask > 0.5).reshape(-1, rows, height // rows, columns, width // columns)
+        found.append(places.any(axis=(2, 4)).reshape(len(mask), -1))
     return jnp.concatenate(found, axis=1)
 
 

@@ -19,8 +19,14 @@ from vit_jax.naming import build_model
 from vit_jax.nn.decode import check_top_k
 from vit_jax.nn.masked_decoding import Filled, MaskedSampling, check_steps, fill
 from vit_jax.ranges import Decay, NonNegative, Share
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, region_tokens, tokenizer_of, unit_range
+from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables, chosen
+from vit_jax.tasks._image_tokens import (
+    TokenGenerator,
+    masked_tokens,
+    repainting_pictures,
+    tokenizer_of,
+    unit_range,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +110,18 @@ class MaskedGeneration(TokenGenerator):
             given["features"] = features
         return chosen(names, given)
 
+    def pictures(self, settings: MaskGITSampling) -> dict[str, Picture]:
+        """See `Task`."""
+        del settings
+        return repainting_pictures(self.image_size)
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: MaskGITSampling
     ) -> Float[Array, "B H W 3"]:
         """See `Task`.
 
         Args:
-            conditions: `label` [B]; with `image` [B, H, W, 3] in -1..1 and bool `region` [B, H, W] only tokens are new
-                of which some pixel is in the region.
+            conditions: `label` [B]; with `image` and `mask` only tokens are new of which some pixel is to be new.
         """
         return self._pixels(variables, self._filled(variables, conditions, keys, settings).tokens)
 
@@ -133,9 +143,9 @@ class MaskedGeneration(TokenGenerator):
         collections, labels = self._own(variables), conditions["label"]
         rows = len(labels)
         tokens, open_ = jnp.zeros((rows, self._count), jnp.int32), jnp.ones((rows, self._count), bool)
-        if "region" in conditions:
+        if "mask" in conditions:
             tokens = self._tokenizing(variables, conditions["image"], method="tokenize")
-            open_ = region_tokens(conditions["region"], self._grids)
+            open_ = masked_tokens(conditions["mask"], self._grids)
         without = jnp.full(rows, len(self.classes), labels.dtype)
         asked = jnp.concatenate([labels, without]) if guided else labels
 

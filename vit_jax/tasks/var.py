@@ -22,8 +22,15 @@ from vit_jax.nn.decode import Sampling, check_top_k, pick
 from vit_jax.nn.image_tokenizer import Grid
 from vit_jax.nn.resize import resize_maps
 from vit_jax.ranges import Count, Decay, NonNegative, Range
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen
-from vit_jax.tasks._image_tokens import TokenGenerator, cache_bytes, region_tokens, tokenizer_of, unit_range
+from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables, chosen
+from vit_jax.tasks._image_tokens import (
+    TokenGenerator,
+    cache_bytes,
+    masked_tokens,
+    repainting_pictures,
+    tokenizer_of,
+    unit_range,
+)
 
 _GUIDANCE = 1.5  # of the paper's figures
 
@@ -116,14 +123,19 @@ class NextScale(TokenGenerator):
             },
         )
 
+    def pictures(self, settings: ScaleSampling) -> dict[str, Picture]:
+        """See `Task`."""
+        del settings
+        return repainting_pictures(self.image_size)
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: ScaleSampling
     ) -> Float[Array, "B H W 3"]:
         """See `Task`.
 
         Args:
-            conditions: `label` [B]; with `image` [B, H, W, 3] in -1..1 and bool `region` [B, H, W] tokens are new where
-                some pixel is in the region; of coarse maps where the region is most of the place.
+            conditions: `label` [B]; with `image` and `mask` tokens are new where some pixel is to be, of coarse maps
+                where most of the place is.
         """
         summed = self._drawn(variables, conditions, keys, settings)[1]
         return unit_range(self._tokenizing(variables, summed, method="decode"))
@@ -182,12 +194,12 @@ class NextScale(TokenGenerator):
         self, variables: Variables, conditions: Mapping[str, Array]
     ) -> tuple[list[Int[Array, "B t"]], list[Bool[Array, "B t"]]] | None:
         """Of each map the tokens of a given image, and which of them stay; None where there is no image."""
-        if "region" not in conditions:
+        if "mask" not in conditions:
             return None
         tokens = self._tokenizing(variables, conditions["image"], method="tokenize")
         sizes = [math.prod(grid) for grid in self._grids]
         ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-        return jnp.split(tokens, ends[:-1], axis=1), kept_tokens(conditions["region"], self._grids)
+        return jnp.split(tokens, ends[:-1], axis=1), kept_tokens(conditions["mask"], self._grids)
 
     def _costs(
         self, variables: Variables, labels: Int[Array, " B"], indices: Int[Array, "B T"], **how: Any
@@ -210,17 +222,17 @@ class NextScale(TokenGenerator):
         return settings.guidance
 
 
-def kept_tokens(region: Bool[Array, "B H W"], grids: tuple[Grid, ...]) -> list[Bool[Array, "B t"]]:
-    """Of each map which tokens of a given image stay, where `region` is to be new.
+def kept_tokens(mask: Float[Array, "B H W 1"], grids: tuple[Grid, ...]) -> list[Bool[Array, "B t"]]:
+    """Of each map which tokens of a given image stay, where `mask` says what is to be new.
 
-    A token of the last map stays where no pixel of its place is in the region, of the others where that is so of more
+    A token of the last map stays where no pixel of its place is to be new, of the others where that is so of more
     than half of it, by bilinear interpolation, as in the authors' notebook.
 
     Raises:
         UserError: where the pixels do not divide into places.
     """
-    stays = 1.0 - region_tokens(region, grids[-1:]).reshape(-1, *grids[-1]).astype(jnp.float32)
-    return [(resize_maps(stays[..., None], grid, "half_pixel") > 0.5).reshape(len(region), -1) for grid in grids]
+    stays = 1.0 - masked_tokens(mask, grids[-1:]).reshape(-1, *grids[-1]).astype(jnp.float32)
+    return [(resize_maps(stays[..., None], grid, "half_pixel") > 0.5).reshape(len(mask), -1) for grid in grids]
 
 
 def build(

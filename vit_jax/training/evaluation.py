@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from vit_jax.checkpoints.given_pictures import Pictures
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, check_sample, sample, settings_of
 from vit_jax.data.batch import NotedBatch
@@ -198,6 +199,8 @@ class Evaluation:
         count: int,
         seed: int,
         prompts: Sequence[str],
+        pictures: Pictures | None,
+        paste: bool,
         batch_size: int,
         settings: Mapping[str, Any],
     ) -> Samples:
@@ -205,10 +208,13 @@ class Evaluation:
         chosen = settings_of(self._sampled, settings, "a generator of images")
         if count < 1:
             raise UserError(f"{count} samples are asked for", "Ask for at least 1")
+        how = {"prompts": prompts, "seed": seed, "batch_size": batch_size, "rows": batch_sharding(self._mesh)}
+        if pictures:
+            how |= {"pictures": pictures, "paste": paste}
+            return Samples.joined(list(sample(self._sampled, variables, range(count), settings=chosen, **how)))
         key = (seed, tuple(prompts), chosen)
         parts = [known[key]] if key in known else []
         if missing := range(len(parts[0]) if parts else 0, count):
-            how = {"prompts": prompts, "seed": seed, "batch_size": batch_size, "rows": batch_sharding(self._mesh)}
             parts += sample(self._sampled, variables, missing, settings=chosen, **how)
             known[key] = Samples.joined(parts)
         return known[key][:count]
@@ -283,11 +289,15 @@ class _EvaluationRun:
         seed: int = 0,
         *,
         prompts: Sequence[str] = (),
+        pictures: Pictures | None = None,
+        paste: bool = False,
         batch_size: int = BATCH_SIZE,
         **settings: Any,
     ) -> Samples:
         known = self.shared.setdefault("samples", {})
-        return self.evaluation.samples(self.variables, known, count, seed, prompts, batch_size, settings)
+        return self.evaluation.samples(
+            self.variables, known, count, seed, prompts, pictures, paste, batch_size, settings
+        )
 
     def keep(self, name: str, make: Callable[[], bytes], while_training: bool = False) -> None:
         self.evaluation.keep(self.name, name, make)
