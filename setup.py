@@ -78,6 +78,7 @@ setup(
     packages=[*find_packages(include=["vit_jax", "vit_jax.*"]), "vit_jax.configs"],
     package_dir={"vit_jax.configs": "configs"},
     package_data={
+        "vit_jax": ["py.typed"],
         "vit_jax.data.label_names": ["*.txt"],
         "vit_jax.data.palettes": ["*.txt"],
         "vit_jax.data.prompts": ["*.json"],

@@ -52,6 +52,7 @@ VARIANTS = {
     "RN50x16": Variant((6, 8, 18, 8), 96, 768, 384),
     "RN50x64": Variant((3, 15, 36, 10), 128, 1024, 448),
 }
+PUBLISHED = tuple(VARIANTS)
 
 
 class ClipResNetEncoder(ResidualTrunk):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
-from vit_jax.models.efficientvit_variants import SERIES, VARIANTS, StageStyle
+from vit_jax.models.efficientvit_variants import PUBLISHED, SERIES, VARIANTS, StageStyle
 from vit_jax.naming import nearest
 from vit_jax.nn.activation import ACTIVATIONS
 from vit_jax.nn.block import drop_path, drops
@@ -28,6 +28,8 @@ from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk, logits
 from vit_jax.ranges import Count, Decay, Natural, Positive
 
 _BLOCKS = {"ds": DSConv, "mb": MBConv, "fmb": FusedMBConv, "res": ResBlock}
+
+__all__ = ["PUBLISHED", "EfficientViT", "EfficientViTBlock", "EfficientViTEncoder", "Stage", "build"]
 
 
 class EfficientViTBlock(nn.Module):

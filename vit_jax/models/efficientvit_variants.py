@@ -79,3 +79,4 @@ VARIANTS = {
     "XL0": Size("XL", _XL, (0, 1, 1, 2, 3, 3), 32, (), 1e-6),
     "XL1": Size("XL", _XL, (1, 2, 2, 4, 6, 6), 32, (), 1e-6),
 }
+PUBLISHED = tuple(name for name, size in VARIANTS.items() if size.head_widths)  # as classifiers; the others are SAM's

@@ -38,6 +38,7 @@ VARIANTS = {
     "L": Variant(width=1024, depth=24, tokens_mlp_dim=512, channels_mlp_dim=4096),
     "H": Variant(width=1280, depth=32, tokens_mlp_dim=640, channels_mlp_dim=5120),
 }
+PUBLISHED = ("S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14")  # the same table
 
 
 def parse_variant(variant: str) -> tuple[Variant, int]:

@@ -29,6 +29,7 @@ VARIANTS = {
     "101": ((3, 4, 23, 3), True),
     "152": ((3, 8, 36, 3), True),
 }
+PUBLISHED = tuple(VARIANTS)
 _STEMS = ("imagenet", "cifar")
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

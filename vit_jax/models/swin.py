@@ -38,6 +38,7 @@ VARIANTS = {
     "B": Variant(width=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
     "L": Variant(width=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
 }
+PUBLISHED = tuple(VARIANTS)
 
 
 def parse_variant(variant: str, kind: str = "Swin") -> Variant:

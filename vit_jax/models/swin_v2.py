@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vit_jax.models.swin import SwinEncoder, SwinStage, stage_styles, swin_size
+from vit_jax.models.swin import PUBLISHED, SwinEncoder, SwinStage, stage_styles, swin_size
 from vit_jax.naming import check_keys
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.patch import PatchMerging
@@ -21,6 +21,8 @@ from vit_jax.nn.trunk import Classifier
 from vit_jax.nn.window import Windows, region_mask, relative_bias, table_rows
 from vit_jax.nn.window_block import WindowBlock, WindowStyle
 from vit_jax.ranges import Count, Decay, Natural, Positive
+
+__all__ = ["PUBLISHED", "ContinuousStyle", "SwinV2", "build"]
 
 _HIDDEN = 512
 

@@ -21,6 +21,7 @@ from vit_jax.ranges import Count, Natural
 
 # Convolutions of each stage, and channels of the first.
 VARIANTS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
+PUBLISHED = tuple(VARIANTS)
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _SIDE = 7  # of the first fully connected layer
 

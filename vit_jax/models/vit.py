@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit_variants import VARIANTS, Variant, parse_variant, resized
+from vit_jax.models.vit_variants import PUBLISHED, VARIANTS, Variant, parse_variant, resized
 from vit_jax.naming import check_keys, construct
 from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.images import check_images
@@ -35,7 +35,7 @@ from vit_jax.nn.style import (
 from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk, logits
 from vit_jax.ranges import Count, Decay, Natural, NonNegative
 
-__all__ = ["VARIANTS", "Positions", "Tokens", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
+__all__ = ["PUBLISHED", "VARIANTS", "Positions", "Tokens", "Variant", "ViT", "ViTEncoder", "build", "parse_variant"]
 
 Pooling = Literal["token", "mean", "map", "token_mean", "distilled"]
 

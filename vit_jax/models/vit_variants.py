@@ -37,6 +37,11 @@ VARIANTS = {
     "G-opt": Variant(width=1536, depth=48, mlp_dim=8192, num_heads=16),
     "e": Variant(width=1792, depth=56, mlp_dim=15360, num_heads=16),
 }
+# With the patches that somebody published a model of the size with; any other patch can be asked for.
+PUBLISHED = (
+    "Ti/16", "S/32", "S/16", "S/14", "S/8", "B/32", "B/16", "B/14", "B/8", "L/32", "L/16", "L/14", "H/14", "So400m/14",
+    "So400m/16", "g/14", "g-opt/14", "g-opt/16", "G/14", "e/14",
+)  # fmt: skip
 
 
 def parse_size(variant: str, sizes: Mapping[str, Size], kind: str) -> tuple[Size, int]:

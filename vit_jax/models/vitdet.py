@@ -24,7 +24,10 @@ from vit_jax.nn.style import EXECUTION_KEYS, Execution, check_choice, check_rate
 from vit_jax.nn.trunk import Classifier, Layers, Maps, Trunk
 from vit_jax.ranges import Count, Decay, Natural
 
-__all__ = ["VARIANTS", "Variant", "ViTDet", "ViTDetEncoder", "build"]
+__all__ = ["PUBLISHED", "VARIANTS", "Variant", "ViTDet", "ViTDetEncoder", "build"]
+
+
+PUBLISHED = ("B/16", "L/16", "H/16")  # the paper's, section 4
 
 
 class ViTDetEncoder(Trunk):
