@@ -401,6 +401,49 @@ DIFFUSERS_UNET = Keys(
     },
     _words("num_train_timesteps"),
 )
+_DIFFUSERS_CONDITION = _words("""
+    in_channels block_out_channels down_block_types layers_per_block attention_head_dim norm_num_groups norm_eps
+    cross_attention_dim use_linear_projection
+""")
+_DIFFUSERS_CONDITION_FIXED = {
+    "act_fn": "silu",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "downsample_padding": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "mid_block_scale_factor": 1,
+    "only_cross_attention": False,
+    "transformer_layers_per_block": 1,
+    "resnet_time_scale_shift": "default",
+}
+# Attention in float32 is what is computed here always.
+_DIFFUSERS_CONDITION_HARMLESS = _words("upcast_attention addition_embed_type_num_heads num_train_timesteps")
+DIFFUSERS_UNET_CONDITION = Keys(
+    _DIFFUSERS_CONDITION | _words("out_channels up_block_types sample_size dropout"),
+    {
+        **_DIFFUSERS_CONDITION_FIXED,
+        "center_input_sample": False,
+        "dual_cross_attention": False,
+        "resnet_skip_time_act": False,
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "attention_type": "default",
+        "class_embeddings_concat": False,
+    },
+    _DIFFUSERS_CONDITION_HARMLESS,
+)
+DIFFUSERS_CONTROLNET = Keys(
+    _DIFFUSERS_CONDITION | _words("conditioning_channels conditioning_embedding_out_channels"),
+    {
+        **_DIFFUSERS_CONDITION_FIXED,
+        "controlnet_conditioning_channel_order": "rgb",
+        # Only what is guessed without a prompt is pooled.
+        "global_pool_conditions": False,
+    },
+    _DIFFUSERS_CONDITION_HARMLESS,
+)
 DIFFUSERS_TINY = Keys(
     _words("latent_channels num_encoder_blocks num_decoder_blocks"),
     {

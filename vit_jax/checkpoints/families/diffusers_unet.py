@@ -5,21 +5,19 @@ from typing import Any
 
 from vit_jax.checkpoints.config_keys import DIFFUSERS_UNET
 from vit_jax.checkpoints.json_file import JsonObject, shown
-from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, convolution, dense, norm, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
-from vit_jax.checkpoints.parts import diffusers
+from vit_jax.checkpoints.parts import diffusers, unet
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
-from vit_jax.errors import UserError
-from vit_jax.models.unet import UNet, build
+from vit_jax.models.unet import build
 
 LIBRARY = "diffusers"
 MODELS = "UNet2DModel"
 WRITES = ("unet",)
 COMPARED = "predictions of diffusers' own models, DDPM's and ADM's options; files of ours read by diffusers"
 
-_DOWN, _UP = "down_blocks.{}.", "up_blocks.{}."
-_HALVES = {"conv": "downsamplers.0.conv.weight", "resnet": "downsamplers.0.conv1.weight"}
+_HALVES_IN_BLOCKS = "down_blocks.0.downsamplers.0.conv1.weight"
 _NAMES = {"": parts.DIFFUSERS, "old": parts.OLD_DIFFUSERS}
 
 
@@ -31,11 +29,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return None  # a U-Net that reads a text
     config = sidecar.config
     diffusers.check(config, DIFFUSERS_UNET, "UNet2DModel")
-    channels, inputs = shape_of(tensors, "conv_in.weight", 4)[:2]
-    levels, attention = _levels(tensors, channels)
-    blocks = 0
-    while f"{_DOWN.format(0)}resnets.{blocks}.conv1.weight" in tensors:
-        blocks += 1
+    channels, levels, blocks, attention = unet.diffusers_sizes(tensors)
+    inputs = shape_of(tensors, "conv_in.weight", 4)[1]
     config.must_agree("layers_per_block", blocks)
     width = shape_of(tensors, "down_blocks.0.resnets.0.conv1.weight", 4)[0]
     modulates = shape_of(tensors, "down_blocks.0.resnets.0.time_emb_proj.weight", 2)[0] == 2 * width
@@ -53,7 +48,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "head_width": config.integer("attention_head_dim", None if "attention_head_dim" in config else 8, at_least=1),
         "time": _dialect(config),
         "modulates": modulates,
-        "residual_resample": f"{_DOWN.format(0)}{_HALVES['resnet']}" in tensors,
+        "residual_resample": _HALVES_IN_BLOCKS in tensors,
         "symmetric": _is_symmetric(config),
         "middle_attention": middle,
         "middle_norm": "mid_block.attentions.0.group_norm.weight" in tensors or not middle,
@@ -78,38 +73,15 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `vit_jax.checkpoints.published.Family`; the layout says whether attention has its `old` names."""
     model = build(**complete(build, kwargs))
     names = _NAMES["old" if layout.get("old") else ""]
-    entries = [
-        *convolution("conv_in", "conv_in"),
-        *dense("time/fc1", "time_embedding.linear_1"),
-        *dense("time/fc2", "time_embedding.linear_2"),
-    ]
+
+    def attention(unit: unet.Unit, theirs: str) -> list[Entry]:
+        found = parts.attention_entries(unit.ours, f"{theirs}.", names)
+        normed = model.middle_normed or unit.ours != "middle/attention"
+        return found if normed else [one for one in found if "/norm/" not in one.ours[0]]
+
+    entries = unet.levels_entries(model, unet.DIFFUSERS, attention)
     if model.num_classes:
         entries.append(same("classes/embedding", "class_embedding.weight"))
-    widths = [model.channels * multiplier for multiplier in model.multipliers]
-    last, before = len(widths) - 1, model.channels
-    skips = [before]
-    for i, width in enumerate(widths):
-        attends = i in model.attention_levels
-        inputs = [before] + [width] * (model.num_blocks - 1)
-        entries += _level(f"down_{i}", _DOWN.format(i), names, inputs, width, attends)
-        skips += [width] * (model.num_blocks + (i < last))
-        if i < last:
-            entries += _resample(model, f"down_{i}/down", _DOWN.format(i) + "downsamplers.0")
-        before = width
-    for j in range(2):
-        entries += _block(f"middle/block_{j}", f"mid_block.resnets.{j}.", names, False)
-    if model.middle_attends:
-        found = parts.attention_entries("middle/attention", "mid_block.attentions.0.", names)
-        entries += found if model.middle_normed else [one for one in found if "/norm/" not in one.ours[0]]
-    for i, width in reversed(list(enumerate(widths))):
-        theirs, inputs = _UP.format(last - i), []
-        for _ in range(model.num_blocks + 1):
-            inputs.append(before + skips.pop())
-            before = width
-        entries += _level(f"up_{i}", theirs, names, inputs, width, i in model.attention_levels)
-        if i:
-            entries += _resample(model, f"up_{i}/up", theirs + "upsamplers.0")
-    entries += [*norm("norm_out", "conv_norm_out"), *convolution("conv_out", "conv_out")]
     return NameMap(entries)
 
 
@@ -151,23 +123,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {"config.json": config}
 
 
-def _levels(tensors: Shapes, channels: int) -> tuple[list[int], list[int]]:
-    """Multipliers, and which levels have attention."""
-    levels: list[int] = []
-    attention: list[int] = []
-    while (first := f"{_DOWN.format(len(levels))}resnets.0.conv1.weight") in tensors:
-        width = shape_of(tensors, first, 4)[0]
-        if width % channels:
-            raise UserError(
-                f"The tensor {first!r} has {width} channels, no multiple of the {channels} of the first convolution",
-                "Only such U-Nets can be read",
-            )
-        if any(name.startswith(f"{_DOWN.format(len(levels))}attentions.0.") for name in tensors):
-            attention.append(len(levels))
-        levels.append(width // channels)
-    return levels, attention
-
-
 def _dialect(config: JsonObject) -> str:
     """Of the time."""
     said = (not config.boolean("flip_sin_to_cos", True), config.integer("freq_shift", 0))
@@ -179,23 +134,3 @@ def _dialect(config: JsonObject) -> str:
 
 def _is_symmetric(config: JsonObject) -> bool:
     return config.integer("downsample_padding", 1, at_most=1) == 1
-
-
-def _block(ours: str, theirs: str, names: parts.Names, shortcut: bool) -> list[Entry]:
-    return parts.block_entries(ours, theirs, names, shortcut) + dense(f"{ours}/time", f"{theirs}time_emb_proj")
-
-
-def _level(ours: str, theirs: str, names: parts.Names, inputs: list[int], width: int, attends: bool) -> list[Entry]:
-    """The blocks of a level, by how many channels each gets."""
-    found = []
-    for j, channels in enumerate(inputs):
-        found += _block(f"{ours}/block_{j}", f"{theirs}resnets.{j}.", names, channels != width)
-        if attends:
-            found += parts.attention_entries(f"{ours}/attention_{j}", f"{theirs}attentions.{j}.", names)
-    return found
-
-
-def _resample(model: UNet, ours: str, theirs: str) -> list[Entry]:
-    if model.blocks.residual_resample:
-        return _block(ours, f"{theirs}.", parts.DIFFUSERS, False)
-    return convolution(f"{ours}/conv", f"{theirs}.conv")
