@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from tests.tiny import tiny_config
@@ -70,6 +71,21 @@ def test_against_scikit_learn(batch_size, devices):
     }
     found = measure(batch_size=batch_size, devices=devices, threshold=0.3)
     assert found == {f"val/{name}": pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+def test_intervals_against_scipy():
+    found = measure(bootstrap=30)
+    plain = measure()
+    assert {name: found[name] for name in plain} == plain and len(found) == 3 * (len(plain) - 1) + 1
+
+    def score(some):
+        there = LABELS[some].any(axis=0)
+        return sk.average_precision_score(LABELS[some][:, there], LOGITS[some][:, there], average="macro")
+
+    theirs = stats.bootstrap(
+        (np.arange(53),), score, n_resamples=30, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (found["val/map_low"], found["val/map_high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
 def test_classes_in_another_order_and_a_table():

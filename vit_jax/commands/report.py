@@ -28,7 +28,7 @@ from vit_jax.naming import nearest
 _PANELS = 8  # curves by default; --metrics asks for others
 _IMAGES = 4  # a row and a column of the contact sheet
 _STEPS, _WIDEST = 5, 400  # pictures of a run side by side, and pixels of each
-_SILENT = ("/examples", "_std")  # endings of metrics that no one compares
+_SILENT = ("/examples", "_std", "_low", "_high")  # endings of metrics that no one compares
 
 
 @dataclasses.dataclass(frozen=True)

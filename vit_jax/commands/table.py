@@ -23,11 +23,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show_metrics(metrics: Mapping[str, float]) -> str:
-    """Scalars by name; a metric and its `_std` share a row."""
+    """Scalars by name; a metric shares a row with its `_std`, and with the bounds `_low` and `_high` of its range."""
     rows = []
     for name, value in metrics.items():
-        if name.endswith("_std") and name.removesuffix("_std") in metrics:
+        if any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_std", "_low", "_high")):
             continue
-        spread = metrics.get(f"{name}_std")
-        rows.append([name, f"{value:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")])
+        shown, spread = f"{value:.4g}", metrics.get(f"{name}_std")
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        shown += f" ± {spread:.2g}" if spread is not None else ""
+        shown += f" ({low:.4g} to {high:.4g})" if low is not None and high is not None else ""
+        rows.append([name, shown])
     return table(["metric", "value"], rows)

@@ -37,6 +37,10 @@ class NotedBatch(Mapping[str, Array]):
             return default
         return self[name]
 
+    def replaced(self, **arrays: Array) -> "NotedBatch":
+        """The same batch with other arrays in the place of some, or beside them; what is read of it is noted here."""
+        return NotedBatch({**self._arrays, **arrays}, self._read)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
 

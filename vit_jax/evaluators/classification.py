@@ -1,60 +1,90 @@
-"""Accuracy over a labelled set, each example counted exactly once, and of each class."""
+"""Accuracy over a labelled set, each example counted once, of each class, and whether the certainty is right."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from vit_jax.data.classes import class_positions
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
+from vit_jax.evaluators.averaged_views import Views, views_of
+from vit_jax.evaluators.bootstrap import with_intervals
+from vit_jax.evaluators.calibration_error import reliability
 from vit_jax.evaluators.classification_files import class_table, confusion_picture, confusion_table
 from vit_jax.naming import nearest
-from vit_jax.nn.classification_loss import OBJECTIVES
+from vit_jax.nn.classification_loss import OBJECTIVES, probabilities
+from vit_jax.ranges import Natural
 
 _CONFUSION_UP_TO = 1000  # classes: 8 MB of counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Accuracies, cross-entropy in nats, and the number of examples.
+    """Accuracies, cross-entropy in nats, calibration error, and the number of examples.
 
     `accuracy` counts the examples whose class has the largest logit, `top5_accuracy` those whose class is among the
     five largest (with six classes or more, else of the largest K - 1), `balanced_accuracy` is the mean over the classes
     that have examples. `loss` is the cross-entropy that the model was trained with, without label smoothing, class
-    weights and focal factor: softmax, or sigmoid summed over classes.
+    weights and focal factor: softmax, or sigmoid summed over classes. `ece` is the expected calibration error in 15
+    bins, see `vit_jax.evaluators.calibration_error`. With `bootstrap` each has its 95% interval beside it, as
+    `accuracy_low` and `accuracy_high`.
 
-    Files: `per_class.csv`, `confusion.csv` and `confusion.png`, of the classes that are there or answered.
+    Files: `per_class.csv`, `confusion.csv` and `confusion.png`, of the classes that are there or answered;
+    `calibration.csv` and the reliability diagram `calibration.png`.
 
     Args:
         pipeline: the examples.
         objective: 'softmax' or 'sigmoid'; None for the model's.
+        bootstrap: resamples for the intervals; 0 for none.
+        among: 'model' for all of the model's classes, or 'data' for those alone that the data has, as ImageNet-A and -R
+            are measured.
+        views: test-time augmentation, see `vit_jax.evaluators.averaged_views`; None for the image alone.
+        seen: the views, once they are known.
+        answerable: places of the classes that may be answered, once they are known; None for all.
     """
 
     pipeline: EvalPipeline = dataclasses.field(hash=False)
     objective: str | None = None
+    bootstrap: int = 0
+    among: str = "model"
+    views: str | None = None
+    seen: Views | None = None
+    answerable: tuple[int, ...] | None = None
 
     def judging(self, answers: Answers) -> "Classification":
-        pipeline = self.pipeline.with_classes(answers.label_names)
-        return dataclasses.replace(self, pipeline=pipeline, objective=self.objective or answers.objective)
+        names = self.pipeline.source.label_names
+        answerable = tuple(class_positions(names, answers.label_names)) if self.among == "data" else None
+        pipeline, seen = self.pipeline.with_classes(answers.label_names), None
+        if self.views is not None:
+            pipeline, seen = views_of(self.views, pipeline)
+        objective = self.objective or answers.objective
+        return dataclasses.replace(self, pipeline=pipeline, objective=objective, seen=seen, answerable=answerable)
 
     def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
-        logits, label = apply(batch, ("logits",))["logits"].astype(jnp.float32), batch["label"]
+        label, objective = batch["label"], self.objective or "softmax"
         if label.ndim != 1:
             raise UserError(
                 "The evaluation data has several labels an image, of which accuracy needs one",
                 "Name the evaluator 'multilabel' instead of 'classification'",
             )
+        if self.seen is not None:
+            logits = self.seen.logits(apply, batch, objective)
+        else:
+            logits = apply(batch, ("logits",))["logits"].astype(jnp.float32)
         classes = jnp.arange(logits.shape[1])
+        if self.answerable is not None:
+            logits = jnp.where(jnp.isin(classes, jnp.array(self.answerable)), logits, -jnp.inf)
         picked = jnp.take_along_axis(logits, label[:, None], axis=1, mode="fill")
         # Ties go to the class that comes first, as argmax has it; what is not a number is ahead of everything.
         behind = (logits < picked) | ((logits == picked) & (classes >= label[:, None]))
-        if self.objective == "sigmoid":
+        if objective == "sigmoid":
             loss = jax.nn.softplus(logits).sum(axis=1) - picked[:, 0]
         else:
             loss = jax.nn.logsumexp(logits, axis=1) - picked[:, 0]
@@ -62,67 +92,78 @@ class Classification:
             "label": label,
             "predicted": logits.argmax(axis=1),
             "rank": (~behind).sum(axis=1),
+            "confidence": probabilities(logits, objective).max(axis=1),
             "loss": loss,
             "valid": batch["valid"],
             "classes": jnp.int32(logits.shape[1]),
         }
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
-        names = self.pipeline.source.label_names
-        total, top, loss, confusion, examples, correct, predicted = 0, 0, 0.0, None, None, None, None
+        kept: dict[str, list[np.ndarray]] = {key: [] for key in ("label", "predicted", "rank", "confidence", "loss")}
         for part in run(self.pipeline):
-            kept = part["valid"] > 0
-            label, answer, rank = (part[key][kept] for key in ("label", "predicted", "rank"))
-            count = int(part["classes"])
+            valid, count = part["valid"] > 0, int(part["classes"])
+            for key, parts in kept.items():
+                parts.append(part[key][valid])
+            label = kept["label"][-1]
             if len(label) and (label.min() < 0 or label.max() >= count):
                 raise UserError(
                     "The evaluation data has labels that the model has no class for",
                     "Evaluate on the classes that it was trained on, or fine-tune it on these",
                 )
-            if examples is None:
-                among = min(5, count - 1)
-                examples, correct, predicted = (np.zeros(count, np.int64) for _ in range(3))
-                confusion = np.zeros((count, count), np.int64) if count <= _CONFUSION_UP_TO else None
-            total, top = total + len(label), top + int((rank < among).sum())
-            loss += float(part["loss"][kept].sum(dtype=np.float64))
-            examples += np.bincount(label, minlength=count)
-            correct += np.bincount(label[rank == 0], minlength=count)
-            predicted += np.bincount(answer, minlength=count)
-            if confusion is not None:
-                np.add.at(confusion, (label, answer), 1)
-        self._offer(run, names, examples, correct, predicted, confusion)
-        seen = examples > 0
-        return {
-            "accuracy": correct.sum() / total,
-            **({f"top{among}_accuracy": top / total} if among > 1 else {}),
-            "balanced_accuracy": (correct[seen] / examples[seen]).mean(),
-            "loss": loss / total,
-            "examples": total,
-        }
+        label, predicted, rank, confidence, loss = (np.concatenate(parts) for parts in kept.values())
+        right = rank == 0
+        among = min(5, (count if self.answerable is None else len(self.answerable)) - 1)
+
+        def figures(some: Int[np.ndarray, " N"]) -> dict[str, float]:
+            examples = np.bincount(label[some], minlength=count)
+            correct = np.bincount(label[some], right[some], count)
+            there = examples > 0
+            return {
+                "accuracy": right[some].mean(),
+                **({f"top{among}_accuracy": (rank[some] < among).mean()} if among > 1 else {}),
+                "balanced_accuracy": (correct[there] / examples[there]).mean(),
+                "loss": loss[some].mean(dtype=np.float64),
+                "ece": reliability(confidence[some], right[some]).error,
+            }
+
+        self._offer(run, count, label, predicted, right)
+        answers = reliability(confidence, right)
+        run.keep("calibration.csv", answers.table)
+        run.keep("calibration.png", answers.picture)
+        return {**with_intervals(figures, len(label), self.bootstrap), "examples": len(label)}
 
     def _offer(
         self,
         run: EvaluationRun,
-        names: tuple[str, ...],
-        examples: Int[np.ndarray, " K"],
-        correct: Int[np.ndarray, " K"],
-        predicted: Int[np.ndarray, " K"],
-        confusion: Int[np.ndarray, "K K"] | None,
+        classes: int,
+        label: Int[np.ndarray, " N"],
+        answer: Int[np.ndarray, " N"],
+        right: np.ndarray,
     ) -> None:
+        names = self.pipeline.source.label_names
+        examples, correct, predicted = (
+            np.bincount(of, minlength=classes) for of in (label, label[right], answer)
+        )  # fmt: skip
         there = np.flatnonzero((examples > 0) | (predicted > 0))
         shown = [names[i] if i < len(names) else str(i) for i in there]
         counted = (examples[there], correct[there], predicted[there])
         run.keep("per_class.csv", functools.partial(class_table, shown, *counted))
-        if confusion is not None:
-            counts = confusion[np.ix_(there, there)]
+        if classes <= _CONFUSION_UP_TO:
+            counts = np.bincount(label * classes + answer, minlength=classes**2).reshape(classes, classes)
+            counts = counts[np.ix_(there, there)]
             run.keep("confusion.csv", functools.partial(confusion_table, shown, counts))
             run.keep("confusion.png", functools.partial(confusion_picture, shown, counts))
 
 
 def build(
-    pipeline: PipelineFactory, source: Mapping[str, Any] | None = None, objective: str | None = None
+    pipeline: PipelineFactory,
+    source: Mapping[str, Any] | None = None,
+    objective: str | None = None,
+    bootstrap: Natural = 0,
+    among: Literal["model", "data"] = "model",
+    views: Literal["flip", "ten_crop"] | None = None,
 ) -> Classification:
     """Evaluates on `source`, or on the config's `data.eval`; `objective` is that of the model's training by default."""
     if objective is not None and objective not in OBJECTIVES:
         raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
-    return Classification(pipeline(source=source), objective)
+    return Classification(pipeline(source=source), objective, bootstrap, among, views)

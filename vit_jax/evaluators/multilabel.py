@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
+from vit_jax.evaluators.bootstrap import with_intervals
 from vit_jax.evaluators.classification_files import csv_bytes, share
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
-from vit_jax.ranges import Share
+from vit_jax.ranges import Natural, Share
 
 _MOST_SCORES = 10**9  # on the host, of four bytes each and one for the label
 
@@ -32,17 +33,21 @@ class MultiLabel:
     images whose most likely class is one of their labels. `loss` is as in training, without smoothing, weights and
     focal factor.
 
+    With `bootstrap` each has its 95% interval beside it, see `vit_jax.evaluators.bootstrap`.
+
     File: `per_class.csv`.
 
     Args:
         pipeline: examples whose label is multi-hot [B, K], or an index.
         threshold: of the probability.
         objective: 'softmax' or 'sigmoid'; None for the model's.
+        bootstrap: resamples for the intervals; 0 for none.
     """
 
     pipeline: EvalPipeline = dataclasses.field(hash=False)
     threshold: float = 0.5
     objective: str | None = None
+    bootstrap: int = 0
 
     def judging(self, answers: Answers) -> "MultiLabel":
         pipeline = self.pipeline.with_classes(answers.label_names)
@@ -81,24 +86,28 @@ class MultiLabel:
                 parts.append(part[key][part["valid"] > 0])
         scores, answers, labels, loss = (np.concatenate(parts) for parts in kept.values())
         positives, answered, right = (found.sum(axis=0) for found in (labels, answers, labels & answers))
-        there = positives > 0
-        if not there.any():
+        if not positives.any():
             raise UserError("No image of the evaluation data has a label", "Check its manifest and label_names")
-        precisions = np.array([average_precision(labels[:, k], scores[:, k]) for k in range(len(there))])
-        f1 = 2 * right / np.maximum(positives + answered, 1)
+        precisions = _average_precisions(labels, scores)
         run.keep("per_class.csv", functools.partial(self._table, positives, answered, right, precisions))
-        labelled = labels.any(axis=1)
-        hits = np.take_along_axis(labels, scores.argmax(axis=1)[:, None], axis=1)[labelled]
-        return {
-            "map": precisions[there].mean(),
-            "f1": f1[there].mean(),
-            "f1_micro": 2 * right.sum() / (positives.sum() + answered.sum()),
-            "precision": right.sum() / max(answered.sum(), 1),
-            "recall": right.sum() / positives.sum(),
-            "accuracy": hits.mean(),
-            "loss": loss.mean(dtype=np.float64),
-            "examples": len(labels),
-        }
+        ranked = np.take_along_axis(labels, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+        def figures(some: Int[np.ndarray, " N"]) -> dict[str, float]:
+            label, answer = labels[some], answers[some]
+            positives, answered, right = (found.sum(axis=0) for found in (label, answer, label & answer))
+            there = positives > 0
+            f1 = 2 * right / np.maximum(positives + answered, 1)
+            return {
+                "map": _average_precisions(label, scores[some])[there].mean(),
+                "f1": f1[there].mean(),
+                "f1_micro": 2 * right.sum() / (positives.sum() + answered.sum()),
+                "precision": right.sum() / max(answered.sum(), 1),
+                "recall": right.sum() / positives.sum(),
+                "accuracy": ranked[some][label.any(axis=1)].mean(),
+                "loss": loss[some].mean(dtype=np.float64),
+            }
+
+        return {**with_intervals(figures, len(labels), self.bootstrap), "examples": len(labels)}
 
     def _table(self, positives: np.ndarray, answered: np.ndarray, right: np.ndarray, precisions: np.ndarray) -> bytes:
         columns = (x.tolist() for x in (positives, answered, right, precisions))
@@ -107,6 +116,10 @@ class MultiLabel:
             for name, n, given, hit, ap in zip(self.pipeline.source.label_names, *columns, strict=True)
         )
         return csv_bytes(["class", "examples", "average precision", "answers", "precision", "recall", "f1"], rows)
+
+
+def _average_precisions(labels: Bool[np.ndarray, "N K"], scores: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
+    return np.array([average_precision(labels[:, k], scores[:, k]) for k in range(labels.shape[1])])
 
 
 def average_precision(labels: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"]) -> float:
@@ -127,8 +140,9 @@ def build(
     source: Mapping[str, Any] | None = None,
     threshold: Share = 0.5,
     objective: str | None = None,
+    bootstrap: Natural = 0,
 ) -> MultiLabel:
     """Evaluates on `source`, or on the config's `data.eval`; `objective` is that of the model's training by default."""
     if objective is not None and objective not in OBJECTIVES:
         raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
-    return MultiLabel(pipeline(source=source), threshold, objective)
+    return MultiLabel(pipeline(source=source), threshold, objective, bootstrap)
