@@ -134,6 +134,10 @@ class Noising:
         earlier = kept - stride
         return cls(kept, alphas[kept], np.where(earlier < 0, first, alphas[np.maximum(earlier, 0)]))
 
+    def until(self, count: int) -> "Noising":
+        """The first `count` steps, those of the least noise."""
+        return Noising(self.timesteps[:count], self.alphas_cumprod[:count], self.before[:count])
+
     @functools.cached_property
     def betas(self) -> Float[np.ndarray, " s"]:
         """Share of new noise."""
@@ -379,6 +383,7 @@ def denoise(
     x: Float[Array, "b *d"],
     noise: Callable[[Int[Array, ""]], Float[Array, "b *d"]],
     how: Steps = Steps(),
+    after: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]] | None = None,
 ) -> Float[Array, "b *d"]:
     """From noise to x_0, all steps as one `lax.scan`: compiling takes as long for ten steps as for a thousand.
 
@@ -388,12 +393,14 @@ def denoise(
         x: standard normal noise.
         noise: that of the n-th step on the way, counted from 0.
         how: see `Steps`.
+        after: what is made of x after each step, of its number in `noising`; None to leave it as it is.
     """
     count = len(noising.timesteps)
     timesteps = jnp.asarray(noising.timesteps)
 
     def body(x: Array, passed: Array) -> tuple[Array, None]:
         step = count - 1 - passed
-        return step_back(noising, predict(x, timesteps[step]), x, noise(passed), step, how), None
+        x = step_back(noising, predict(x, timesteps[step]), x, noise(passed), step, how)
+        return x if after is None else after(x, step), None
 
     return jax.lax.scan(body, x, jnp.arange(count))[0]

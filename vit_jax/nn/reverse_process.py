@@ -9,7 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vit_jax.nn.diffusion import Noising, Steps, denoise
+from vit_jax.errors import UserError
+from vit_jax.nn.diffusion import Noising, Steps, add_noise, denoise
+from vit_jax.nn.resize import resize_maps
+
+_STRENGTH = 0.8  # diffusers' of an image to image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +27,11 @@ class ReverseProcess:
         shape: of one x, such as (height, width, channels).
         encode: images [B, H, W, 3] in -1..1 to what is diffused.
         decode: the way back, to images in 0..1.
+        begun: what there is of an image to begin with, to which the noise of the first step is added; None for noise
+            alone.
+        kept: an image, and a mask [B, h, w, 1] with 1 where it is to be new: after each step x is elsewhere what the
+            image is with that step's noise, and in the end the image (RePaint, arXiv:2201.09865, equation 8, with one
+            noise for all steps, as diffusers has it). None where all is new.
     """
 
     predict: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *e"]]
@@ -31,6 +40,8 @@ class ReverseProcess:
     shape: tuple[int, ...]
     encode: Callable[[Float[Array, "b H W 3"]], Float[Array, "b *d"]]
     decode: Callable[[Float[Array, "b *d"]], Float[Array, "b H W 3"]]
+    begun: Float[Array, "b *d"] | None = None
+    kept: tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]] | None = None
 
     def start(self, keys: PRNGKeyArray) -> Float[Array, "b *d"]:
         """The noise that samples begin with, of each key [B] its own."""
@@ -47,7 +58,60 @@ class ReverseProcess:
             start: the noise to begin with, by default that of the keys.
         """
         start = self.start(keys) if start is None else start
-        return denoise(self.predict, self.noising, start, self.noise(keys), self.how)
+        x = start
+        if self.begun is not None:
+            x = add_noise(self.noising, self.begun, start, jnp.int32(len(self.noising.timesteps) - 1))
+        return denoise(self.predict, self.noising, x, self.noise(keys), self.how, self._keeping(start))
+
+    def _keeping(self, start: Float[Array, "b *d"]) -> Callable[[Array, Int[Array, ""]], Float[Array, "b *d"]] | None:
+        """What keeps a part of an image through the steps; None where there is none."""
+        if self.kept is None:
+            return None
+        image, mask = self.kept
+
+        def after(x: Array, step: Int[Array, ""]) -> Array:
+            noisy = add_noise(self.noising, image, start, jnp.maximum(step - 1, 0))
+            return (1 - mask) * jnp.where(step > 0, noisy, image) + mask * x
+
+        return after
+
+    def redrawing(
+        self, conditions: Mapping[str, Array], strength: float | None, sees_mask: bool = False
+    ) -> "ReverseProcess":
+        """The same that begins with an image, or keeps a part of one, where there is one in the conditions ("SDEdit",
+        arXiv:2108.01073; Stable Diffusion's image to image).
+
+        Args:
+            conditions: `image` [B, H, W, 3] in -1..1, and `mask` [B, H, W, 1] with 1 where it is to be new.
+            strength: share of the steps that are gone; None for 0.8 of an image and all with a mask. With a mask and 1
+                there is noise alone to begin with.
+            sees_mask: whether the network is told of the mask, and nothing has to be kept for it.
+
+        Raises:
+            UserError: for a strength without an image, or one that leaves no step.
+        """
+        if "image" not in conditions:
+            if strength is not None:
+                raise UserError(
+                    f"strength={strength:g} says how much of an image is drawn anew, and there is none", "Give an image"
+                )
+            return self
+        mask, steps = conditions.get("mask"), len(self.noising.timesteps)
+        strength = (_STRENGTH if mask is None else 1.0) if strength is None else strength
+        count = min(int(steps * strength), steps)
+        if count < 1:
+            raise UserError(
+                f"Of {steps} steps a strength of {strength:g} leaves none",
+                f"Use at least {1 / steps:.2g}, or more steps",
+            )
+        image = self.encode(conditions["image"])
+        places = None if mask is None else resize_maps(mask, image.shape[1:3], "nearest")
+        return dataclasses.replace(
+            self,
+            noising=self.noising.until(count),
+            begun=None if mask is not None and strength == 1 else image,
+            kept=None if mask is None or sees_mask else (image, places),
+        )
 
 
 class Diffuses:

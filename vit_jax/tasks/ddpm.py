@@ -6,7 +6,7 @@ Noise is added to images, and a network learns to see it. In pixels, or in the l
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ from vit_jax.nn.diffusion import (
 )
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
-from vit_jax.ranges import Count, Decay, NonNegative, Positive
-from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
-from vit_jax.tasks._image_tokens import TokenGenerator, tokenizer_of, unit_range
+from vit_jax.ranges import Count, Decay, NonNegative, Positive, Range
+from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables, chosen, in_training
+from vit_jax.tasks._image_tokens import TokenGenerator, repainting_pictures, tokenizer_of, unit_range
 
 _TENTHS = 10
 
@@ -48,6 +48,8 @@ class DiffusionSampling:
         eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
         guidance: g of u + g (c - u) of what the network predicts, 1 for none.
         clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
+        strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
+            and for 1 where a mask says what is to be new.
     """
 
     sampler: Literal["ddpm", "ddim"] = "ddpm"
@@ -56,6 +58,7 @@ class DiffusionSampling:
     eta: NonNegative = 0.0
     guidance: NonNegative = 1.0
     clip: bool | None = None
+    strength: Annotated[float, Range(0, 1, open_low=True)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +138,23 @@ class Diffusion(Diffuses, TokenGenerator):
             given["latents"] = lambda: self._latents(variables, batch)
         return chosen(names, given)
 
+    def pictures(self, settings: DiffusionSampling) -> dict[str, Picture]:
+        """See `Task`."""
+        del settings
+        return repainting_pictures(self.image_size)
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: DiffusionSampling
     ) -> Float[Array, "B H W 3"]:
         """All steps are one `lax.scan`; with guidance each sees the batch with its classes and without.
 
+        Args:
+            conditions: `label` [B]; with `image` samples begin with it, and with `mask` too they keep it where that is
+                0, see `vit_jax.nn.reverse_process.ReverseProcess`.
+
         Raises:
-            UserError: for more steps than training has, or guidance without a null class.
+            UserError: for more steps than training has, guidance without a null class, or a strength without an image
+                or that leaves no step.
         """
         process = self.reverse_process(variables, conditions, settings)
         return process.decode(process.sample(keys))
@@ -174,10 +187,11 @@ class Diffusion(Diffuses, TokenGenerator):
 
         clip = self.tokenizer is None if settings.clip is None else settings.clip
         how = Steps(settings.sampler, self.prediction, self.variance, clip, eta=settings.eta)
-        return ReverseProcess(
+        process = ReverseProcess(
             predict, noising, how, (*self._places, self._channels),
             encode=lambda images: self._data(variables, {"image": images}), decode=decode,
         )  # fmt: skip
+        return process.redrawing(conditions, settings.strength)
 
     def sampling_costs(self, settings: DiffusionSampling) -> dict[str, int]:
         """See `Task`: passes of the network, of which guidance takes twice as many rows."""
