@@ -74,17 +74,26 @@ def same(ours: str, theirs: str, shape: Sequence[int] | None = None, stored: Seq
 
 def tied(ours: str, theirs: Sequence[str]) -> Entry:
     """One parameter that the file has under several names; another value under one of them is refused."""
+    return repeated(same(ours, theirs[0]), theirs, "Only a model whose head is its embedding can be read")
 
-    def read(first: NDArray, *others: NDArray) -> list[NDArray]:
+
+def repeated(entry: Entry, theirs: Sequence[str], otherwise: str) -> Entry:
+    """The parameter of an entry, which the file has under several names; another value under one of them is refused.
+
+    Args:
+        otherwise: what to do about such a file.
+    """
+
+    def read(first: NDArray, *others: NDArray) -> Sequence[NDArray]:
         for name, other in zip(theirs[1:], others, strict=True):
             if not np.array_equal(first, other):
                 raise UserError(
                     f"The tensors {theirs[0]!r} and {name!r} differ, and the model has one parameter for both",
-                    "Only a model whose head is its embedding can be read",
+                    otherwise,
                 )
-        return [first]
+        return entry.read(first)
 
-    return Entry((ours,), tuple(theirs), read, lambda x: [x] * len(theirs), len(theirs))
+    return Entry(entry.ours, tuple(theirs), read, lambda x: [*entry.write(x)] * len(theirs), len(theirs))
 
 
 def linear(ours: str, theirs: str, kernel_shape: Sequence[int] | None = None, out_axes: int = 1) -> Entry:

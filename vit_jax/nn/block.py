@@ -134,7 +134,8 @@ def mlp_of(style: BlockStyle, execution: Execution, name: str) -> MlpBlock:
 
 def _norm(style: BlockStyle, execution: Execution, name: str) -> nn.Module:
     affine = style.norm != "adaptive" or name not in ("norm1", "norm2")
-    return NORMS[style.norm_kind](style.norm_epsilon, execution.dtype, affine, name=name)
+    epsilon = style.norm2_epsilon if name == "norm2" and style.norm2_epsilon is not None else style.norm_epsilon
+    return NORMS[style.norm_kind](epsilon, execution.dtype, affine, name=name)
 
 
 class Block(nn.Module):

@@ -23,6 +23,7 @@ def sincos2d(
     temperature: float = 1e4,
     row_first: bool = False,
     reaches_temperature: bool = True,
+    span: float | None = None,
 ) -> Float[np.ndarray, "gh gw width"]:
     """Fixed 2-D sine-cosine position embedding, by default in the dialect of big_vision ("Better plain ViT baselines").
 
@@ -36,6 +37,8 @@ def sincos2d(
         temperature: ratio of the largest to the smallest frequency.
         row_first: [sin(y w), cos(y w), sin(x w), cos(x w)] instead.
         reaches_temperature: False for w_k = temperature ** (-k / (width/4)), which stops one frequency before.
+        span: rows and columns go from 0 to below it, however many there are, so that a model made for a square grid of
+            this side sees another one stretched; None to count them.
 
     Returns:
         float32 table.
@@ -46,7 +49,8 @@ def sincos2d(
     if width % 4 or width < 8:
         raise UserError(f"2-D sine-cosine positions cannot have width {width}", "Use a multiple of 4, at least 8")
     omega = temperature ** -np.linspace(0.0, 1.0, width // 4, endpoint=reaches_temperature)
-    y, x = (coordinate[..., None] * omega for coordinate in np.meshgrid(*map(np.arange, grid_hw), indexing="ij"))
+    axes = [np.arange(side) * (1.0 if span is None else span / side) for side in grid_hw]
+    y, x = (coordinate[..., None] * omega for coordinate in np.meshgrid(*axes, indexing="ij"))
     first, second = (y, x) if row_first else (x, y)
     waves = [np.sin(first), np.cos(first), np.sin(second), np.cos(second)]
     return np.concatenate(waves, axis=-1).astype(np.float32)

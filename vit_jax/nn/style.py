@@ -54,6 +54,7 @@ class BlockStyle:
             block (PixArt, VAR at 512 pixels).
         norm_kind: "layer" or "rms".
         norm_epsilon: of every norm of the block.
+        norm2_epsilon: of the norm before the MLP, where it has another one (DiT in diffusers).
         activation: of the MLP, see `vit_jax.nn.activation.ACTIVATIONS`.
         gated: the MLP is fc2(activation(gate(x)) * fc1(x)) ("GLU variants improve Transformer", arXiv:2002.05202).
         biases: which of `BIASES` there are; the gate has one where `fc1` has.
@@ -84,6 +85,7 @@ class BlockStyle:
     modulation: ModulationFrom = "own"
     norm_kind: NormKind = "layer"
     norm_epsilon: Positive = 1e-6
+    norm2_epsilon: Positive | None = None
     activation: str = "gelu_tanh"
     gated: bool = False
     biases: tuple[str, ...] = BIASES

@@ -52,15 +52,18 @@ def heads_of(width: int) -> int:
     return 16 if width in {1152, 1280, 1408, 1536, 1664} else max(width // 64, 1)
 
 
-def size_kwargs(size: Variant, patch_size: Sequence[int]) -> dict[str, Any]:
+def size_kwargs(size: Variant, patch_size: Sequence[int], variants: Mapping[str, Variant] = VARIANTS) -> dict[str, Any]:
     """Arguments of `vit_jax.models.vit.build` for a size, by its name where it has one.
+
+    Args:
+        variants: the sizes with names, "B" among them; by default those of ViT.
 
     Raises:
         UserError: patches that are not square.
     """
     if patch_size[0] != patch_size[1]:
         raise UserError(f"The model has patches of {patch_size[0]}x{patch_size[1]}", "Only square patches can be read")
-    names = [name for name, known in VARIANTS.items() if known == size]
+    names = [name for name, known in variants.items() if known == size]
     if names:
         return {"variant": f"{names[0]}/{patch_size[0]}"}
     return {"variant": f"B/{patch_size[0]}", **dataclasses.asdict(size)}
