@@ -69,7 +69,8 @@ def train(
         monitor = jax.device_get(monitor)
         speed = throughput.window(step)
         _check_finite(int(monitor["first_bad"]), run.store, workdir)
-        averages = {k: float(s) / max(float(w), 1e-9) for k, (s, w) in monitor["sums"].items()}
+        # What nothing was counted of has no average.
+        averages = {k: float(s) / float(w) for k, (s, w) in monitor["sums"].items() if w}
         scalars = {f"train/{k}": value for k, value in averages.items()}
         rates = {f"train/{name}": float(rate) for name, rate in run.scalars(step - 1)["rates"].items()}
         scalars |= {**rates, **speed}
