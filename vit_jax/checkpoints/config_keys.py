@@ -444,6 +444,24 @@ DIFFUSERS_CONTROLNET = Keys(
     },
     _DIFFUSERS_CONDITION_HARMLESS,
 )
+DIFFUSERS_DIT = Keys(
+    _words("""
+        num_attention_heads attention_head_dim in_channels out_channels num_layers sample_size patch_size dropout
+        num_embeds_ada_norm norm_eps
+    """),
+    {
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        "upcast_attention": False,
+        # Of the class that had this model before.
+        "double_self_attention": False,
+        "only_cross_attention": False,
+        "use_linear_projection": False,
+    },
+    _words("norm_num_groups"),
+)
 DIFFUSERS_TINY = Keys(
     _words("latent_channels num_encoder_blocks num_decoder_blocks"),
     {

@@ -9,6 +9,7 @@ FORMATS = (
     "open_clip",
     "compvis",
     "dall_e",
+    "dit",
     "efficientvit",
     "hart",
     "mar",

@@ -99,6 +99,8 @@ class Diffusion(Diffuses, TokenGenerator):
         del batch
         own, tokenizing = jax.random.split(rng)
         params = self.model.init({"params": own}, *self.model.example_inputs(self._places))["params"]
+        if hasattr(self.model, "redrawn"):
+            params = self.model.redrawn(params, jax.random.fold_in(own, 1))
         variables = {"params": params, "model_state": {}}
         return variables if self.tokenizer is None else self._with_tokenizer(tokenizing, variables)
 
