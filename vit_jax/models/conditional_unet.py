@@ -64,7 +64,39 @@ class Residuals(NamedTuple):
     middle: Float[Array, "b h w c"]
 
 
-class ConditionalUNet(UNetLevels):
+class ConditionalLevels(UNetLevels):
+    """What a U-Net with a context and a ControlNet have in common.
+
+    Attributes:
+        blocks: see `ConditionalBlocks`.
+    """
+
+    blocks: ConditionalBlocks = ConditionalBlocks()
+
+    def context_keys_values(self, context: Float[Array, "b l d"]) -> dict[str, Any]:
+        """What all steps have in common: keys and values of every layer.
+
+        Call it as `model.apply(variables, context, method="context_keys_values")`.
+        """
+        return context_keys_values(self.variables["params"], context, self.blocks.style.dtype)
+
+    def checked(self, context: Float[Array, "b l d"] | Mapping[str, Any]) -> Context:
+        """The context in the dtype of the computation; raises a UserError for another width."""
+        if isinstance(context, Mapping):
+            return context
+        check_context(context, self.blocks.context_width)
+        return context.astype(self.blocks.style.dtype)
+
+    def check_channels(self, channels: int) -> None:
+        """Raises a UserError for maps that it cannot read."""
+        if channels != self.inputs:
+            raise UserError(
+                f"The U-Net reads {self.inputs} channels and was given {channels}",
+                "Give latents of 4 channels alone, with a depth as the fifth, or with a mask and a masked image for 9",
+            )
+
+
+class ConditionalUNet(ConditionalLevels):
     """A denoiser with a context.
 
     Parameters, float32: `conv_in`, `time`, `down_0` at the full resolution, ..., `middle`, ..., `up_0`, `norm_out`,
@@ -72,12 +104,10 @@ class ConditionalUNet(UNetLevels):
 
     Attributes:
         outputs: channels of what is predicted.
-        blocks: see `ConditionalBlocks`.
 
     The others are those of `vit_jax.nn.unet_levels.UNetLevels`.
     """
 
-    blocks: ConditionalBlocks = ConditionalBlocks()
     outputs: int = 4
 
     @nn.compact
@@ -115,28 +145,6 @@ class ConditionalUNet(UNetLevels):
         x = self.way_up(x, skips, time, context, train=train)
         x = nn.silu(style.norm("norm_out")(x))
         return style.conv(self.outputs, 3, "conv_out", zero=True)(x).astype(jnp.float32)
-
-    def context_keys_values(self, context: Float[Array, "b l d"]) -> dict[str, Any]:
-        """What all steps have in common: keys and values of every layer.
-
-        Call it as `model.apply(variables, context, method="context_keys_values")`.
-        """
-        return context_keys_values(self.variables["params"], context, self.blocks.style.dtype)
-
-    def checked(self, context: Float[Array, "b l d"] | Mapping[str, Any]) -> Context:
-        """The context in the dtype of the computation; raises a UserError for another width."""
-        if isinstance(context, Mapping):
-            return context
-        check_context(context, self.blocks.context_width)
-        return context.astype(self.blocks.style.dtype)
-
-    def check_channels(self, channels: int) -> None:
-        """Raises a UserError for maps that it cannot read."""
-        if channels != self.inputs:
-            raise UserError(
-                f"The U-Net reads {self.inputs} channels and was given {channels}",
-                "Give latents of 4 channels alone, with a depth as the fifth, or with a mask and a masked image for 9",
-            )
 
     def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Array, ...]:
         """See `vit_jax.nn.example_inputs`; the size is that of the latents."""

@@ -1,13 +1,14 @@
 """What the families of U-Nets with a context and of ControlNets have in common."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit_jax.checkpoints.json_file import JsonObject
-from vit_jax.checkpoints.name_map import Entry, Shapes, shape_of
+from vit_jax.checkpoints.name_map import Entry, Shapes, convolution, shape_of
 from vit_jax.checkpoints.parts import unet
 from vit_jax.errors import UserError
 from vit_jax.models.conditional_unet import ConditionalBlocks
+from vit_jax.models.controlnet import ControlNet
 from vit_jax.nn.unet_levels import UNetLevels
 
 _KEY = "attn2.to_k.weight"
@@ -119,3 +120,43 @@ def diffusers_config(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         "norm_eps": kwargs["epsilon"],
         "act_fn": "silu",
     }
+
+
+class ControlNames(NamedTuple):
+    """How a library calls what a ControlNet has beside the half of a U-Net.
+
+    Args:
+        conv_in: the stack's first convolution.
+        inner: those between, by their number from 0 on.
+        conv_out: its last.
+        zero: behind each map of the way down, by its number.
+        zero_middle: behind the middle.
+    """
+
+    conv_in: str
+    inner: str
+    conv_out: str
+    zero: str
+    zero_middle: str
+
+
+def control_kwargs(tensors: Shapes, names: ControlNames) -> dict[str, Any]:
+    """Arguments that are the ControlNet's own."""
+    first, channels = shape_of(tensors, f"{names.conv_in}.weight", 4)[:2]
+    widths = [first]
+    while (halves := f"{names.inner.format(2 * len(widths) - 1)}.weight") in tensors:
+        widths.append(shape_of(tensors, halves, 4)[0])
+    return {"control_channels": channels, "hint_widths": widths}
+
+
+def control_entries(model: ControlNet, names: ControlNames) -> list[Entry]:
+    """Those that are the ControlNet's own."""
+    found = convolution("hint/conv_in", names.conv_in) + convolution("hint/conv_out", names.conv_out)
+    for i in range(len(model.hint_widths) - 1):
+        found += convolution(f"hint/keep_{i}", names.inner.format(2 * i))
+        found += convolution(f"hint/halve_{i}", names.inner.format(2 * i + 1))
+    # The first convolution gives a map too, and so does each block and each way to half.
+    maps = 1 + sum(one.ours.startswith("down_") and one.kind != "attention" for one in unet.units(model, up=False))
+    for i in range(maps):
+        found += convolution(f"zero_{i}", names.zero.format(i))
+    return found + convolution("zero_middle", names.zero_middle)
