@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="ddpm", schedule=arg.schedule, steps=200, first=5e-4, last=0.1, conditional=True, label_drop=0.1
     )
     config.model = dict(
-        name="unet", channels=8 if arg.smoke else 32, multipliers=(1, 2), num_blocks=1, attention_levels=(1,),
+        name="unet", channels=8 if arg.smoke else 32, multipliers=(1, 1), num_blocks=1, attention_levels=(1,),
         norm_groups=8,
     )  # fmt: skip
     config.data = dict(

@@ -156,3 +156,17 @@ def test_mistakes(sweep, capsys, monkeypatch, argv, message):
     monkeypatch.chdir(sweep.parent)
     assert main(["report", *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_diffusions_are_compared_by_tenths_of_their_steps(tmp_path):
+    """A mean over what was logged last, seeds together; a run without has no line, and without any there is no part."""
+    for name, factor in (("a", 1.0), ("b", 3.0)):
+        write_run(tmp_path / name, [0.5], seed=int(factor), task={"name": "ddpm"})
+        rows = [{"step": i, **{f"train/simple_t{t}": factor * (t + 1) for t in range(10)}} for i in range(9)]
+        with (tmp_path / name / "metrics.jsonl").open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    write_run(tmp_path / "c", [0.5])
+    groups = groups_of(tmp_path)
+    assert report.tenths(groups) == {"1: a and 1 more": [2.0 * (t + 1) for t in range(10)]}
+    assert "Loss by t" in report.build_page(groups, ["train/loss"])
+    assert report.tenths({"2: c": groups["2: c"]}) == {}

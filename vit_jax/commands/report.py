@@ -28,6 +28,7 @@ from vit_jax.naming import nearest
 _PANELS = 8  # curves by default; --metrics asks for others
 _IMAGES = 4  # a row and a column of the contact sheet
 _STEPS, _WIDEST = 5, 400  # pictures of a run side by side, and pixels of each
+_LAST = 5  # lines of the log whose mean stands for the end of training
 _SILENT = ("/examples", "_std", "_low", "_high")  # endings of metrics that no one compares
 
 
@@ -201,6 +202,7 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], i
     header, rows = difference_table(groups)
     parts.append(page.heading("What differs"))
     parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
+    parts += _by_tenths(groups)
     if sheets := _sheets(groups):
         parts += [page.heading("What they draw"), *sheets]
     if images:
@@ -209,6 +211,32 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], i
     names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
     parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))
     return page.page("vit_jax report", parts)
+
+
+def tenths(groups: Mapping[str, Sequence[RunLog]]) -> dict[str, list[float]]:
+    """Of the diffusions among groups the loss by tenths of the steps, a mean over what each run logged last."""
+    found = {}
+    for label, group in groups.items():
+        values = []
+        for name in (f"train/simple_t{i}" for i in range(10)):
+            logged = [value for log in group for value in [row[name] for row in log.rows if name in row][-_LAST:]]
+            values += [statistics.mean(logged)] if logged else []
+        if len(values) == 10:
+            found[label] = values
+    return found
+
+
+def _by_tenths(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:
+    from vit_jax.commands import figures, page
+    from vit_jax.inspection.diffusion_figures import tenths_figure
+
+    if not (lines := tenths(groups)):
+        return []
+    caption = (
+        "The squared error of what the network predicts, by how much noise there is, a mean over the last "
+        f"{_LAST} lines of the log: noise is hard to see where there is little of it."
+    )
+    return [page.heading("Loss by t"), page.figure(figures.png(tenths_figure(lines)), caption)]
 
 
 def _sheets(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:

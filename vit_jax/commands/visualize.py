@@ -7,17 +7,20 @@ examples:
   vit_jax visualize --checkpoint runs/clip cat.jpg dog.png --text "a cat" --text "a dog"
   vit_jax visualize --checkpoint runs/coop --output prompt
   vit_jax visualize --checkpoint runs/bert --text "The animal was tired because it had run" --word it
+  vit_jax visualize --checkpoint runs/diffusion digits/ --output steps
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
 patches. The pictures are those of the ViT paper (figures 6 and 7), attention rollout, and what a masked autoencoder
 reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes, of an
 EfficientViT the attention that it never writes out; of a SAM what a click into the middle may mean, and where its
-tokens look for that; of a text it is which words a word attends to, in every layer and head (of a translation's
-encoder); of images and texts together it is how similar a model of both finds them. Of a learned prompt, without images
-and texts, the tokens nearest to its vectors are printed, and the directory receives the vectors (prompt.safetensors)
-and what they mean (prompt.json). As arrays and figures they are in vit_jax.inspection: arrays, layers, linear,
-reconstruction, texts, clicks; figures, window_figures, text_figures and pair_figures.
+tokens look for that; of a diffusion the way from noise to its samples (of each --text that it can follow), its
+schedule, and what each step is worth for images, where there are some; of a text it is which words a word attends to,
+in every layer and head (of a translation's encoder); of images and texts together it is how similar a model of both
+finds them. Of a learned prompt, without images and texts, the tokens nearest to its vectors are printed, and the
+directory receives the vectors (prompt.safetensors) and what they mean (prompt.json). As arrays and figures they are in
+vit_jax.inspection: arrays, layers, linear, reconstruction, texts, clicks, diffusion; figures, window_figures,
+text_figures, pair_figures and diffusion_figures.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands import page
     from vit_jax.commands.figures import png
+    from vit_jax.inspection.diffusion import can_diffuse
     from vit_jax.training.compiling import keep_compiled
 
     texts = arguments.text or []
@@ -64,12 +68,20 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"These are {len(some)} {what}", f"Name at most {_MOST}")
     output = output_folder(arguments.output)
     loaded = open_loaded(arguments)
-    if not texts and not arguments.images:
+    diffuses = can_diffuse(loaded)
+    if not texts and not arguments.images and not diffuses:
         _learned(loaded, output)
         return
     keep_compiled()
     images, unreadable = {}, []
-    if texts and not paths:
+    if diffuses:
+        from vit_jax.commands.diffusion_pictures import diffusion_sections
+
+        images, unreadable = _read(loaded, paths)
+        if paths and not images:
+            raise left_out(unreadable, len(paths))
+        sections = diffusion_sections(loaded, images, texts)
+    elif texts and not paths:
         from vit_jax.commands.text_pictures import text_sections
 
         sections = text_sections(loaded, texts, arguments.word)

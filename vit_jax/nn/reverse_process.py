@@ -3,7 +3,7 @@ steps."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,13 @@ class ReverseProcess:
 
 
 class Diffuses:
-    """Part of a task whose samples are noise from which a network takes noise away."""
+    """Part of a task whose samples are noise from which a network takes noise away.
+
+    Attributes:
+        steps: T, of training.
+    """
+
+    steps: ClassVar[int]
 
     def reverse_process(
         self, variables: Mapping[str, Any], conditions: Mapping[str, Array], settings: Any
