@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.tiny import tiny_config, trained
 from tests.tiny_contrastive import contrastive_run
@@ -44,6 +45,24 @@ def test_seeds_share_a_row_with_mean_and_deviation(sweep):
         ["1: a0 and 1 more", "2", "4", f"0.6 ± {np.std([0.5, 0.7], ddof=1):.2g}", "0.5 ± 0"],
         ["2: b", "1", "6", "0.9", "0.3333"],
     ]
+
+
+def test_differences_are_compared_with_what_seeds_make(tmp_path, capsys):
+    a, b = [0.5, 0.52, 0.55, 0.49], [0.6, 0.58, 0.66]
+    for name, values in (("a", a), ("b", b)):
+        for seed, value in enumerate(values):
+            write_run(tmp_path / "runs" / f"{name}{seed}", [value], seed=seed, optim={"name": name})
+    write_run(tmp_path / "runs" / "c", [0.9], optim={"name": "c"})
+    groups = groups_of(tmp_path / "runs")
+    header, rows = report.significance_table(groups, ["val/accuracy", "train/loss"])
+    assert header[2] == "difference from 1: a0 and 3 more"
+    wanted = stats.ttest_ind(b, a, equal_var=False)
+    low, high = wanted.confidence_interval()
+    assert rows[0][1:4] == ["2: b0 and 2 more", f"{np.mean(b) - np.mean(a):+.4g}", f"{low:+.2g} to {high:+.2g}"]
+    assert float(rows[0][4]) == pytest.approx(wanted.pvalue, rel=0.05) and 0 < wanted.pvalue < 0.05
+    assert rows[1:] == [["train/loss", "2: b0 and 2 more", "+0", "", ""]], "no spread, and a run with one seed"
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out.html")]) == 0
+    assert "difference from" in capsys.readouterr().out and "Welch" in (tmp_path / "out.html").read_text()
 
 
 def test_curves_are_means_with_their_range(sweep):

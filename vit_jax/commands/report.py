@@ -6,6 +6,7 @@ examples:
 
 A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
 but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
+Where there are two seeds or more, each is compared with the runs given first by Welch's t-test.
 Pictures that an evaluator kept while a run trained, such as the sheets of 'samples', stand side by side.
 Only the workdirs are read. --images also draws training images as each run sees them, which opens the data that the
 runs' configs name: for runs whose configs you know, since the page will show what they point to.
@@ -75,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands.table import table
 
     header, rows = result_table(groups, metrics)
-    print(f"{table(header, rows)}\n\nReport: {output}")
+    compared, differences = significance_table(groups, metrics)
+    more = f"{table(compared, differences)}\n\n" if differences else ""
+    print(f"{table(header, rows)}\n\n{more}Report: {output}")
 
 
 def find_runs(given: str) -> list[epath.Path]:
@@ -170,6 +173,33 @@ def difference_table(groups: Mapping[str, Sequence[RunLog]]) -> tuple[list[str],
     return ["setting", *groups], rows
 
 
+def significance_table(
+    groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """How far each group's mean is from the first one's, and whether seeds alone would do that: a row for each metric
+    and group, where both have two seeds or more.
+
+    Welch's t-test, which lets the groups differ in spread (Welch, "The generalization of Student's problem", Biometrika
+    34, 1947): the 95% interval of the difference, and the probability of one as large if there were none.
+    """
+    from scipy import stats
+
+    first, *others = groups
+    rows = []
+    for metric in metrics:
+        for label in others:
+            a, b = ([v for log in groups[of] if (v := log.final(metric)) is not None] for of in (label, first))
+            if min(len(a), len(b)) < 2:
+                continue
+            cells = [metric, label, f"{statistics.mean(a) - statistics.mean(b):+.4g}", "", ""]
+            if statistics.stdev(a) + statistics.stdev(b) > 0:  # else there is no spread to compare with
+                test = stats.ttest_ind(a, b, equal_var=False)
+                low, high = test.confidence_interval(0.95)
+                cells[3:] = [f"{low:+.2g} to {high:+.2g}", f"{test.pvalue:.2g}"]
+            rows.append(cells)
+    return ["metric", "run", f"difference from {first}", "95% interval", "p"], rows
+
+
 def curve(group: Sequence[RunLog], metric: str) -> list[tuple[int, float, float, float]]:
     """(step, mean, lowest, highest) over the runs of a group that have logged the step."""
     values: dict[int, list[float]] = {}
@@ -197,6 +227,14 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], i
     parts.append(page.paragraph(
         "The last value that each run logged." + (" Mean and standard deviation over seeds." if seeds else "")
     ))  # fmt: skip
+    compared, rows = significance_table(groups, metrics)
+    if rows:
+        parts.append(page.heading("More than the seeds make?"))
+        parts.append(page.wide(page.html_table(compared, rows)))
+        parts.append(page.paragraph(
+            "Welch's t-test over seeds: p is the chance of a difference as large if there were none. It is not"
+            " corrected for how many rows there are."
+        ))  # fmt: skip
     caption = "Shaded: from the lowest to the highest seed." if seeds else ""
     parts += [page.heading("Curves"), page.figure(figures.run_curves(panels), caption)]
     header, rows = difference_table(groups)
