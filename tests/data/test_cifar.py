@@ -1,0 +1,143 @@
+"""CIFAR's pickles, by a reader that runs nothing."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_jax.data.plain_pickle import read_pickle
+from vit_jax.data.sources import cifar
+from vit_jax.errors import UserError
+
+rng = np.random.default_rng(0)
+DATA = rng.integers(0, 256, (60, 3072), np.uint8)
+
+
+def write(path, value, protocol=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value, protocol))
+
+
+def ten(root, protocol=2, label=lambda k: k % 10):
+    for part in range(6):
+        rows = slice(10 * part, 10 * part + 10)
+        batch = {b"data": DATA[rows], b"labels": [label(k) for k in range(60)[rows]], b"filenames": [b"a.png"] * 10}
+        write(root / "cifar-10-batches-py" / (f"data_batch_{part + 1}" if part < 5 else "test_batch"), batch, protocol)
+    write(root / "cifar-10-batches-py/batches.meta", {b"label_names": [b"c%d" % k for k in range(10)]}, protocol)
+    return root
+
+
+@pytest.fixture
+def hundred(tmp_path):
+    for split, rows in (("train", slice(0, 50)), ("test", slice(50, 60))):
+        n = len(DATA[rows])
+        batch = {"data": DATA[rows], "fine_labels": list(range(n)), "coarse_labels": [k % 20 for k in range(n)]}
+        write(tmp_path / "cifar-100-python" / split, batch)
+    names = {"fine_label_names": [f"f{k}" for k in range(100)], "coarse_label_names": [f"g{k}" for k in range(20)]}
+    write(tmp_path / "cifar-100-python/meta", names)
+    return tmp_path
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_ten(tmp_path, protocol):
+    root = ten(tmp_path, protocol)
+    train, test = cifar.build(str(root), "train"), cifar.build(str(root / "cifar-10-batches-py"), "test")
+    assert (len(train), len(test)) == (50, 10) and train.label_names == tuple(f"c{k}" for k in range(10))
+    np.testing.assert_array_equal(test[3]["image"], DATA[53].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert [train[k]["label"] for k in range(12)] == [k % 10 for k in range(12)]
+    np.testing.assert_array_equal(train.images[49], DATA[49].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_as_python_2_wrote_it(tmp_path):
+    """Its strings were bytes, and went into a pickle by opcodes that Python 3 does not write."""
+    text = b"\x80\x02}q\x01(U\x05labelq\x02K\x07U\x01aq\x03T\x02\x00\x00\x00\xe9\xeaq\x04u."
+    (tmp_path / "p").write_bytes(text)
+    assert read_pickle(tmp_path / "p") == {"label": 7, "a": "éê"}
+    array = pickle.dumps(np.arange(3, dtype=">i4"), 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "p").write_bytes(array)
+    np.testing.assert_array_equal(read_pickle(tmp_path / "p"), np.arange(3))
+
+
+def test_hundred(hundred):
+    fine, coarse = cifar.build(str(hundred), "train"), cifar.build(str(hundred), "test", labels="coarse")
+    assert (len(fine.label_names), len(coarse.label_names)) == (100, 20)
+    assert fine[42]["label"] == 42 and coarse[9]["label"] == 9 and len(coarse) == 10
+
+
+class Harm:
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.name}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_nothing_else_is_made_of_a_pickle(tmp_path, protocol):
+    mark = tmp_path / "harmed"
+    write(tmp_path / "p", {"data": DATA, "labels": Harm(mark)}, protocol)
+    with pytest.raises(UserError, match=r"p is not read: it holds .*(system|the instruction)"):
+        read_pickle(tmp_path / "p")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pickle.dumps(np.array([Harm("x"), 1], object), 2), "system"),
+        (pickle.dumps(np.array([1, "a"], object), 2), "an array of something else than numbers"),
+        (pickle.dumps(np.zeros(2, "S3"), 2), "an array of 'S3'"),
+        (pickle.dumps({1, 2}, 4), "the instruction EMPTY_SET"),
+        (pickle.dumps({1, 2}, 2), "builtins.set|__builtin__.set"),
+        (pickle.dumps(Path("x"), 2), "pathlib"),
+        (b"cnumpy\ndtype\n}b.", "a change of what a name stands for"),
+        (b"cnumpy\ndtype\n.", "a type in the place of a value"),
+        (b"\x80\x02}r\xff\xff\xff\xff.", "damaged"),
+        (b"\x80\x02}q\x01.rest", "4 bytes after its end"),
+        (b"\x80\x02}q\x01(U\x05lab", "damaged"),
+        (b"no pickle", "damaged"),
+        (b"", "damaged"),
+        (b"(" * 10 + b"]" + b"a" * 9 + b".", "damaged"),
+    ],
+)
+def test_other_pickles(tmp_path, data, message):
+    (tmp_path / "p").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_pickle(tmp_path / "p")
+
+
+def test_arrays_that_lie_about_their_shape(tmp_path):
+    whole = pickle.dumps(np.arange(6, dtype=np.uint8), 2)
+    (tmp_path / "p").write_bytes(whole.replace(b"K\x06\x85", b"K\x07\x85"))
+    with pytest.raises(UserError, match="6 bytes for the shape"):
+        read_pickle(tmp_path / "p")
+
+
+def test_mistakes(tmp_path, hundred):
+    for wrong, message in (
+        ((str(tmp_path / "gone"), "train"), "holds no cifar-10-batches-py"),
+        ((str(hundred), "val"), "no split 'val'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cifar.build(*wrong)
+    root = ten(tmp_path / "ten", label=lambda k: 11)
+    with pytest.raises(UserError, match="Labels run from 11 to 11, but there are 10 label names"):
+        cifar.build(str(root), "train")
+    with pytest.raises(UserError, match="no coarse labels"):
+        cifar.build(str(root), "train", labels="coarse")
+    batch = root / "cifar-10-batches-py/test_batch"
+    for value, message in (
+        ({"labels": [1]}, "test_batch holds no 'data'"),
+        ({"data": DATA[:2, :9], "labels": [1, 2]}, "no images of 32x32"),
+        ({"data": DATA[:2], "labels": [1]}, "no label for each of its 2 images"),
+        ([1], "holds no 'data'"),
+    ):
+        write(batch, value)
+        with pytest.raises(UserError, match=message):
+            cifar.build(str(root), "test")
+    batch.unlink()
+    with pytest.raises(UserError, match=re.escape(f"{batch} could not be read")):
+        cifar.build(str(root), "test")
