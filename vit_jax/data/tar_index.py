@@ -1,8 +1,10 @@
 """Where the files in a tar archive lie, so that they can be read by index without being unpacked."""
 
+import errno
+import io
 import os
 import tarfile
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from vit_jax.data.files import from_here
 from vit_jax.errors import UserError, shortened
@@ -27,6 +29,73 @@ class Member(NamedTuple):
     size: int
 
 
+class _Section(io.RawIOBase):
+    """A part of a file, as a file that is read alone."""
+
+    def __init__(self, path: str, offset: int, size: int):
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._offset, self._size, self._at = offset, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._offset + self._at)
+        count = self._file.readinto(memoryview(buffer)[:wanted])
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def members_within(path: str, inside: Member) -> tuple[list[Member], bool]:
+    """The regular files of an archive that lies in another one, with their places in the outer one, and whether it is
+    whole; see `members`.
+
+    Args:
+        path: of the outer archive.
+        inside: the inner one.
+
+    Raises:
+        UserError: as `members`.
+    """
+    where = f"{path}, member {inside.name},"
+    with _Section(path, inside.offset, inside.size) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                found, whole = _members(where, archive, file, inside.size)
+        except _DAMAGE as error:
+            raise UserError(f"{where} is no tar archive", "Fetch it again") from error
+    return [Member(member.name, inside.offset + member.offset, member.size) for member in found], whole
+
+
+def read_member(path: str, offset: int, size: int) -> bytes:
+    """The bytes of a file in an archive.
+
+    Raises:
+        OSError: when they cannot be read, or the archive ends before.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise OSError(errno.EIO, "it is cut short", path)
+    return data
+
+
 def members(path: str) -> tuple[list[Member], bool]:
     """The regular files of an archive in their order, and whether it is whole.
 
@@ -42,8 +111,8 @@ def members(path: str) -> tuple[list[Member], bool]:
     if not os.path.getsize(path):
         return [], False
     try:
-        with tarfile.open(path, "r:") as archive:
-            return _members(path, archive)
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            return _members(path, archive, file, os.path.getsize(path))
     except _DAMAGE as error:  # of its first header
         raise UserError(
             f"{path} is no tar archive, or a compressed one", "Give uncompressed .tar files, which are read by index"
@@ -52,9 +121,9 @@ def members(path: str) -> tuple[list[Member], bool]:
         raise UserError(f"{from_here(path)} could not be read: {error.strerror or error}", "Check the path") from error
 
 
-def _members(path: str, archive: tarfile.TarFile) -> tuple[list[Member], bool]:
+def _members(path: str, archive: tarfile.TarFile, file: BinaryIO, size: int) -> tuple[list[Member], bool]:
     found: list[Member] = []
-    end, size = 0, os.path.getsize(path)
+    end = 0
     while True:
         try:
             member = archive.next()
@@ -75,9 +144,8 @@ def _members(path: str, archive: tarfile.TarFile) -> tuple[list[Member], bool]:
             found.append(Member(member.name, member.offset_data, member.size))
     # tarfile stops in silence at a damaged header, and where the file ends between two members. A whole archive goes on
     # with a block of zeros.
-    with open(path, "rb") as file:
-        file.seek(archive.offset)
-        rest = file.read(_BLOCK)
+    file.seek(archive.offset)
+    rest = file.read(_BLOCK)
     whole = len(rest) == _BLOCK and not any(rest)
     return _inside(found, size), whole
 

@@ -154,7 +154,7 @@ def _of_classes(root: str, split: str, holdout: float, seed: int) -> FolderSourc
     chosen = _chosen(split, splits)
     if chosen is not None:
         remarks = () if chosen == split else (f"{root} has no {split!r}: its {chosen!r} is taken",)
-        return _prepared(root, chosen, splits, remarks)
+        return of_split(root, chosen, splits, remarks)
     if splits:
         raise UserError(
             f"{root} has no split {split!r}: its splits are {', '.join(splits)}",
@@ -180,7 +180,16 @@ def _chosen(split: str, splits: list[str]) -> str | None:
     return None
 
 
-def _prepared(root: str, split: str, splits: list[str], remarks: tuple[str, ...]) -> FolderSource:
+def of_split(root: str, split: str, splits: Sequence[str] = (), remarks: tuple[str, ...] = ()) -> FolderSource:
+    """The images of the class folders in root/split.
+
+    Args:
+        splits: folders under the root that must have the same classes.
+        remarks: to begin the source's with.
+
+    Raises:
+        UserError: see `build`.
+    """
     folders = visible_folders(f"{root}/{split}")
     names = _class_names(f"{root}/{split}", folders)
     for other in splits:
