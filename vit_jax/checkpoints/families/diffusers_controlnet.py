@@ -16,23 +16,15 @@ MODELS = "ControlNetModel of Stable Diffusion 1 and 2"
 WRITES = ("controlnet",)
 COMPARED = "what diffusers' own models add to a U-Net; files of ours read by diffusers"
 
-_NAMES = parts.ControlNames(
-    "controlnet_cond_embedding.conv_in",
-    "controlnet_cond_embedding.blocks.{}",
-    "controlnet_cond_embedding.conv_out",
-    "controlnet_down_blocks.{}",
-    "controlnet_mid_block",
-)
-
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    if not parts.is_conditional(tensors) or f"{_NAMES.zero_middle}.weight" not in tensors:
+    if not parts.is_conditional(tensors) or f"{parts.DIFFUSERS_CONTROL.zero_middle}.weight" not in tensors:
         return None
     config = sidecar.config
     diffusers.check(config, DIFFUSERS_CONTROLNET, "ControlNetModel")
     kwargs, remarks = parts.diffusers_kwargs(tensors, config)
-    kwargs |= parts.control_kwargs(tensors, _NAMES)
+    kwargs |= parts.control_kwargs(tensors, parts.DIFFUSERS_CONTROL)
     # It is called with latents, whose autoencoder is elsewhere.
     return Published("controlnet", kwargs, None, {}, (), remarks, task={"name": "features", "kwargs": {}})
 
@@ -42,7 +34,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     del layout
     model = build(**complete(build, kwargs))
     entries = unet.levels_entries(model, unet.DIFFUSERS, parts.attention_of(model), up=False)
-    return NameMap(entries + parts.control_entries(model, _NAMES))
+    return NameMap(entries + parts.control_entries(model, parts.DIFFUSERS_CONTROL))
 
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

@@ -1,17 +1,19 @@
 """What the families of U-Nets with a context and of ControlNets have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, Shapes, convolution, shape_of
 from vit_jax.checkpoints.parts import unet
+from vit_jax.checkpoints.parts.autoencoder import FIRST_STAGE
 from vit_jax.errors import UserError
 from vit_jax.models.conditional_unet import ConditionalBlocks
 from vit_jax.models.controlnet import ControlNet
 from vit_jax.nn.unet_levels import UNetLevels
 
 _KEY = "attn2.to_k.weight"
+_COMPVIS_MIDDLE = "middle_block.1"
 _HEADS = 8  # of diffusers where nothing is said, and of Stable Diffusion 1
 _HEAD_WIDTH = 64  # of Stable Diffusion 2
 
@@ -42,6 +44,7 @@ def check(tensors: Shapes) -> None:
         ("two Transformer blocks after another", ".transformer_blocks.1."),
         ("an embedding of the whole text", "add_embedding."),
         ("an embedding of classes", "class_embedding."),
+        ("an embedding of classes", "label_emb."),
     ):
         if any(found in name for name in tensors):
             raise UserError(f"This U-Net has {what}, which vit_jax does not have", "Use one of Stable Diffusion 1 or 2")
@@ -71,12 +74,10 @@ def assumed_heads(kwargs: Mapping[str, Any]) -> tuple[list[int], tuple[str, ...]
 def diffusers_kwargs(tensors: Shapes, config: JsonObject) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Arguments of a model in diffusers' names, and remarks."""
     check(tensors)
-    channels, multipliers, blocks, attention = unet.diffusers_sizes(tensors)
-    config.must_agree("layers_per_block", blocks)
-    kwargs: dict[str, Any] = {
-        "inputs": shape_of(tensors, "conv_in.weight", 4)[1], "channels": channels, "multipliers": multipliers,
-        "num_blocks": blocks, "attention_levels": attention, **attention_kwargs(tensors, "mid_block.attentions.0"),
-    }  # fmt: skip
+    sizes, inputs = unet.diffusers_sizes(tensors), shape_of(tensors, "conv_in.weight", 4)[1]
+    kwargs = _kwargs(sizes, inputs, attention_kwargs(tensors, "mid_block.attentions.0"))
+    channels, multipliers = kwargs["channels"], kwargs["multipliers"]
+    config.must_agree("layers_per_block", kwargs["num_blocks"])
     config.must_agree("cross_attention_dim", kwargs["context_width"])
     remarks: tuple[str, ...] = ()
     if "attention_head_dim" in config:
@@ -97,6 +98,31 @@ def diffusers_kwargs(tensors: Shapes, config: JsonObject) -> tuple[dict[str, Any
     if config and config.boolean("use_linear_projection", False) != kwargs["linear"]:
         raise config.error("use_linear_projection", f"is {not kwargs['linear']}, and the tensors say the other")
     return kwargs, remarks
+
+
+def compvis_kwargs(tensors: Shapes) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The same of a file in the names of CompVis, which says no heads."""
+    check(tensors)
+    inputs = shape_of(tensors, "input_blocks.0.0.weight", 4)[1]
+    kwargs = _kwargs(unet.compvis_sizes(tensors), inputs, attention_kwargs(tensors, _COMPVIS_MIDDLE))
+    kwargs["heads"], remarks = assumed_heads(kwargs)
+    return kwargs, remarks
+
+
+def compvis_part(tensors: Shapes, prefixes: Sequence[str]) -> tuple[str, dict[str, tuple[int, ...]]] | None:
+    """A network with cross-attention in a file of CompVis: what is before its names, and its tensors without that.
+    None for others, and for a whole model with its autoencoder."""
+    if any(name.startswith(FIRST_STAGE) for name in tensors):
+        return None
+    for prefix in prefixes:
+        if f"{prefix}{_COMPVIS_MIDDLE}.transformer_blocks.0.{_KEY}" in tensors:
+            return prefix, {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    return None
+
+
+def _kwargs(sizes: tuple[int, list[int], int, list[int]], inputs: int, attention: dict[str, Any]) -> dict[str, Any]:
+    names = ("channels", "multipliers", "num_blocks", "attention_levels")
+    return {"inputs": inputs, **dict(zip(names, sizes, strict=True)), **attention}
 
 
 def diffusers_config(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -126,35 +152,45 @@ class ControlNames(NamedTuple):
     """How a library calls what a ControlNet has beside the half of a U-Net.
 
     Args:
-        conv_in: the stack's first convolution.
-        inner: those between, by their number from 0 on.
-        conv_out: its last.
-        zero: behind each map of the way down, by its number.
-        zero_middle: behind the middle.
+        stack: names of the stack's convolutions, by how many there are.
+        zero: what is behind each map of the way down, by its number.
+        zero_middle: what is behind the middle.
     """
 
-    conv_in: str
-    inner: str
-    conv_out: str
+    stack: Callable[[int], list[str]]
     zero: str
     zero_middle: str
 
 
+def _diffusers_stack(count: int) -> list[str]:
+    inner = [f"blocks.{i}" for i in range(count - 2)]
+    return [f"controlnet_cond_embedding.{name}" for name in ("conv_in", *inner, "conv_out")]
+
+
+def _compvis_stack(count: int) -> list[str]:
+    return [f"input_hint_block.{2 * i}" for i in range(count)]  # each but the last with its SiLU
+
+
+DIFFUSERS_CONTROL = ControlNames(_diffusers_stack, "controlnet_down_blocks.{}", "controlnet_mid_block")
+COMPVIS_CONTROL = ControlNames(_compvis_stack, "zero_convs.{}.0", "middle_block_out.0")
+
+
 def control_kwargs(tensors: Shapes, names: ControlNames) -> dict[str, Any]:
     """Arguments that are the ControlNet's own."""
-    first, channels = shape_of(tensors, f"{names.conv_in}.weight", 4)[:2]
-    widths = [first]
-    while (halves := f"{names.inner.format(2 * len(widths) - 1)}.weight") in tensors:
-        widths.append(shape_of(tensors, halves, 4)[0])
-    return {"control_channels": channels, "hint_widths": widths}
+    count = 2
+    while all(f"{name}.weight" in tensors for name in names.stack(count + 1)):
+        count += 1
+    convs = [shape_of(tensors, f"{name}.weight", 4) for name in names.stack(count)]
+    return {"control_channels": convs[0][1], "hint_widths": [shape[0] for shape in convs[:-1:2]]}
 
 
 def control_entries(model: ControlNet, names: ControlNames) -> list[Entry]:
     """Those that are the ControlNet's own."""
-    found = convolution("hint/conv_in", names.conv_in) + convolution("hint/conv_out", names.conv_out)
-    for i in range(len(model.hint_widths) - 1):
-        found += convolution(f"hint/keep_{i}", names.inner.format(2 * i))
-        found += convolution(f"hint/halve_{i}", names.inner.format(2 * i + 1))
+    halves = range(len(model.hint_widths) - 1)
+    ours = ["conv_in", *(name for i in halves for name in (f"keep_{i}", f"halve_{i}")), "conv_out"]
+    found = []
+    for mine, other in zip(ours, names.stack(len(ours)), strict=True):
+        found += convolution(f"hint/{mine}", other)
     # The first convolution gives a map too, and so does each block and each way to half.
     maps = 1 + sum(one.ours.startswith("down_") and one.kind != "attention" for one in unet.units(model, up=False))
     for i in range(maps):

@@ -214,3 +214,25 @@ def diffusers_sizes(tensors: Shapes) -> tuple[int, list[int], int, list[int]]:
     while f"down_blocks.0.resnets.{blocks}.conv1.weight" in tensors:
         blocks += 1
     return channels, multipliers_of(channels, widths), blocks, attention
+
+
+def compvis_sizes(tensors: Shapes) -> tuple[int, list[int], int, list[int]]:
+    """The same of a file in the names of CompVis, where steps of all levels follow each other."""
+    channels, widths, attention = shape_of(tensors, "input_blocks.0.0.weight", 4)[0], [], []
+    steps, level = 0, 0
+    while True:
+        step = f"input_blocks.{steps + 1}"
+        if f"{step}.0.in_layers.2.weight" in tensors:
+            width = shape_of(tensors, f"{step}.0.in_layers.2.weight", 4)[0]
+            if level == len(widths):
+                widths.append(width)
+                if f"{step}.1.norm.weight" in tensors:
+                    attention.append(level)
+        elif f"{step}.0.op.weight" in tensors:
+            level += 1
+        else:
+            break
+        steps += 1
+    # Each level but the last has a step that halves.
+    blocks = (steps - level) // (level + 1)
+    return channels, multipliers_of(channels, widths), blocks, attention
