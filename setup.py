@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.10,<4.10",
     "array_record>=0.8.6,<0.9",
     "importlib_resources>=7.1,<7.2",  # tensorflow-datasets uses it and declares it for old Pythons only
+    "pyarrow>=26.0.1,<27",  # the source 'parquet'; tensorflow-datasets brings it too
     "ml_collections>=1.1,<1.2",
     "absl-py>=2.5.1,<2.6",
     "numpy>=2.4.6,<2.6",
@@ -37,6 +38,7 @@ INSTALL_REQUIRES = [
 ]
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
 TRANSLATION = "sacrebleu>=2.6,<2.7"  # the evaluator 'translation'
+DATASETS = "datasets>=5.2,<6"  # the source 'hf'
 DENSE = "pycocotools>=2.0.11,<3"  # masks as COCO's polygons and run lengths, and its evaluation
 TEST_REQUIRES = [
     TRANSLATION,
@@ -108,6 +110,7 @@ setup(
         "hub": [HUB],
         "translation": [TRANSLATION],
         "dense": [DENSE],
+        "datasets": [DATASETS],
         "test": TEST_REQUIRES,
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
         "oracle": [

@@ -91,7 +91,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     except _Refused as error:
         raise UserError(
             f"{path} is not read: it holds {error}, and only lists, dictionaries, texts and NumPy arrays are safe",
-            "Get the file from its authors, or convert it where you trust it, as docs/data.md shows",
+            "Get the file from its authors",
         ) from None
     except (pickle.UnpicklingError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError,
             OverflowError, RecursionError) as error:  # fmt: skip
