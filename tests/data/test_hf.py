@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data.sources import hf
+from vit_jax.data.sources import hf, parquet
 from vit_jax.errors import UserError
 
 installed = importlib.util.find_spec("datasets") is not None
@@ -48,6 +48,10 @@ def test_as_saved_and_as_parquet(saved, folder):
     assert source.label_names == ("cat", "dog") and source.labels.tolist() == [0, 1] * 3
     assert source[4] == {"image": png(4), "label": 0, "path": f"{saved / folder}, row 5"}
     assert pickle.loads(pickle.dumps(source))[3] == source[3]
+    ours = parquet.build(str(saved / "files/*.parquet"), label_key="fine")
+    assert ours.label_names == source.label_names and len(ours) == len(source)
+    for k in range(6):
+        assert {**ours[k], "path": None} == {**source[k], "path": None}
     assert hf.build(str(saved / folder), "test", label_key="number", cache=str(saved / "cache")).labels.tolist() == [
         0, 1, 2, 3, 4, 5,
     ]  # fmt: skip

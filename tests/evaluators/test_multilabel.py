@@ -104,6 +104,15 @@ def test_a_softmax_over_several_labels():
     assert measure(objective="softmax")["val/loss"] == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-6)
 
 
+def test_real_labels_of_imagenet():
+    """As Beyer et al. count: an answer is right if it is one of an image's labels; images without any are left out."""
+    real = [np.flatnonzero(row) for row in LABELS]
+    logits, source = np.random.default_rng(1).normal(size=(53, 4)).astype(np.float32), Source(labels=LABELS)
+    hits = [logits[i].argmax() in row for i, row in enumerate(real) if len(row)]
+    assert 0 < np.mean(hits) < 1 and len(hits) < 53
+    assert measure(source, logits, "softmax")["val/accuracy"] == pytest.approx(np.mean(hits))
+
+
 @pytest.mark.parametrize("scores", [np.zeros(5), np.arange(5.0), -np.arange(5.0), np.array([1.0, 1, 2, 2, 3])])
 def test_average_precision_with_equal_scores(scores):
     labels = np.array([0, 1, 0, 1, 1], bool)

@@ -30,7 +30,8 @@ class ImageNetSource:
     """Encoded images of ImageNet's thousand classes, read when they are asked for.
 
     Args:
-        paths: of the images; or, with `places`, of the archive that each is in, and its name there.
+        base: the folder that the images are in; or, with `places`, the archive.
+        names: of each image its path there.
         places: of each image its offset and size in the archive.
         label_names: of the classes, in ImageNet's order.
         labels: class index of each.
@@ -42,31 +43,33 @@ class ImageNetSource:
 
     def __init__(
         self,
-        paths: Sequence[tuple[str, str]],
+        base: str,
+        names: Sequence[str],
         places: Int64[np.ndarray, "n 2"] | None,
         label_names: Sequence[str],
         labels: Sequence[int],
         real: Sequence[Sequence[int]] | None = None,
         remarks: Sequence[str] = (),
     ):
-        self._paths, self._places = list(paths), places
+        self._base, self._names, self._places = base, list(names), places
         self.label_names, self.remarks = tuple(label_names), tuple(remarks)
         self.labels = np.array(labels, np.int32) if real is None else [tuple(row) for row in real]
         self._multi_hot = real is not None
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, name = self._paths[index]
+        base, name = self._base, self._names[index]
         if self._places is None:
-            where, image = os.path.join(path, name), read_file(os.path.join(path, name))
+            where = os.path.join(base, name)
+            image = read_file(where)
         else:
-            where, (offset, size) = f"{path}, member {name}", self._places[index].tolist()
+            where, (offset, size) = f"{base}, member {name}", self._places[index].tolist()
             if size > MAX_FILE_BYTES:
                 raise UnreadableImage(f"{where} has more bytes than an image", "Leave it out")
             try:
-                image = read_member(path, offset, size)
+                image = read_member(base, offset, size)
             except OSError as error:
                 raise UnreadableImage(f"{where} could not be read: {error.strerror}", "Fetch it again") from error
         if not self._multi_hot:
@@ -109,19 +112,19 @@ def build(root: str, split: str, real: str | None = None) -> ImageNetSource:
         )
     if not os.path.isdir(root):
         raise UserError(f"There is no folder {from_here(root)}", "Check the path")
-    paths, places, names, remarks = _found(root, split)
-    classes, labels = _classes(root, names)
+    base, names, places, of, remarks = _found(root, split)
+    classes, labels = _classes(root, of)
     if real is None:
-        return ImageNetSource(paths, places, [label_names(_SPACE)[k] for k in classes], labels, None, remarks)
-    rows = _real(os.path.expanduser(real), [name for _, name in paths])
-    return ImageNetSource(paths, places, label_names(_SPACE), labels, rows, remarks)
+        return ImageNetSource(base, names, places, [label_names(_SPACE)[k] for k in classes], labels, None, remarks)
+    rows = _real(os.path.expanduser(real), names)
+    return ImageNetSource(base, names, places, label_names(_SPACE), labels, rows, remarks)
 
 
-_Found = tuple[list[tuple[str, str]], Int64[np.ndarray, "n 2"] | None, list[str], tuple[str, ...]]
+_Found = tuple[str, list[str], Int64[np.ndarray, "n 2"] | None, list[str], tuple[str, ...]]
 
 
 def _found(root: str, split: str) -> _Found:
-    """Paths, places, the class folder of each image, and remarks."""
+    """What an `ImageNetSource` takes: base, names, places; then the class folder of each image, and remarks."""
     if split == "all":
         parent, name = os.path.split(os.path.abspath(root))
         return _in_folders(folder.of_split(parent, name))
@@ -132,7 +135,7 @@ def _found(root: str, split: str) -> _Found:
             if not flat:
                 return _in_folders(folder.of_split(base, split))
             files = sorted(name for name in os.listdir(images) if _NUMBERED.fullmatch(name))
-            return [(images, name) for name in files], None, _of_validation(root, files), ()
+            return images, files, None, _of_validation(root, files), ()
     archive = os.path.join(root, f"ILSVRC2012_img_{split}.tar")
     if not os.path.isfile(archive):
         raise UserError(
@@ -144,7 +147,7 @@ def _found(root: str, split: str) -> _Found:
 
 def _in_folders(source: folder.FolderSource) -> _Found:
     names = [source.label_names[label] for label in source.labels]
-    return [(source.root, path) for path in source.paths], None, names, source.remarks
+    return source.root, source.paths, None, names, source.remarks
 
 
 def _in_archive(root: str, archive: str, split: str) -> _Found:
@@ -166,7 +169,7 @@ def _in_archive(root: str, archive: str, split: str) -> _Found:
     if not found:
         raise UserError(f"{archive} holds no images", "Fetch it again")
     places = np.array([(member.offset, member.size) for member in found], np.int64)
-    return [(archive, member.name) for member in found], places, names, ()
+    return archive, [member.name for member in found], places, names, ()
 
 
 def _check_whole(archive: str, whole: bool) -> None:
