@@ -108,6 +108,44 @@ def test_what_is_cut_short_or_alone_is_counted_and_the_rest_goes_on(shards):
     )
 
 
+def test_images_with_a_class(shards):
+    """As ImageNet is kept in shards: the class in .cls, or under a key of .json."""
+    for number in range(2):
+        shard(shards / f"c{number}.tar", {
+            "0.png": png(number), "0.cls": b"%d\n" % (2 * number), "0.json": b'{"kind": "%s"}' % (b"eel", b"cat")[number],
+        })  # fmt: skip
+    source = webdataset.build(f"{shards}/c*.tar", label="cls")
+    assert source.label_names == ("0", "1", "2") and source.labels.tolist() == [0, 2] and not source.remarks
+    assert source[1] == {"image": png(1), "label": 2, "path": f"{shards}/c1.tar, member 0.png"}
+    assert pickle.loads(pickle.dumps(source))[0]["image"] == png(0)
+    named = webdataset.build(f"{shards}/c*.tar", label="kind")
+    assert named.label_names == ("cat", "eel") and named.labels.tolist() == [1, 0]
+    thousand = webdataset.build(f"{shards}/c*.tar", label="cls", label_names="imagenet1k")
+    assert len(thousand.label_names) == 1000 and thousand.labels.tolist() == [0, 2]
+    data = (shards / "c1.tar").read_bytes()
+    (shards / "c1.tar").write_bytes(data[: data.index(b"0.json") + 4])
+    assert webdataset.build(f"{shards}/c*.tar", label="cls").remarks == (
+        f"1 of 2 tar shards are cut short or damaged, first {shards}/c1.tar",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (b"3", {"label_names": ["a", "b"]}, "has the label 3 in image 1, outside its 2 classes"),
+        (b"-1", {"label_names": ["a", "b"]}, "has the label '-1' in image 1, outside its 2 classes"),
+        (b"", {}, "has a label that is neither a number nor a name"),
+        (b"\xff", {}, r"member 1\.cls, says no label"),
+        (b"1", {"label": "kind"}, r"member 1\.json, says no label 'kind'"),
+        (b"1", {"label": "list"}, "has a label that is neither a number nor a name"),
+    ],
+)
+def test_classes_that_are_none(shards, content, settings, message):
+    shard(shards / "c.tar", {"1.png": png(0), "1.cls": content, "1.json": b'{"list": [1]}'})
+    with pytest.raises(UserError, match=message):
+        webdataset.build(f"{shards}/c.tar", **{"label": "cls"} | settings)
+
+
 @pytest.mark.parametrize("name", ["../1.png", "/etc/1.png", "a/../../1.png"])
 def test_names_that_lead_out_are_refused(shards, name):
     shard(shards / "01.tar", {"0.png": png(0), "0.txt": b"x", name: png(0)})

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.label_names import label_names
 from vit_jax.data.source import check_class_count
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
@@ -41,21 +42,26 @@ def chosen(where: str, what: str, asked: str | None, fitting: Sequence[str], col
     raise UserError(f"{where} has several columns of {what}s: {', '.join(fitting)}", f"Name one: {what}_key")
 
 
-def numbered(where: str, values: Sequence[Any], names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def numbered(
+    where: str, values: Sequence[Any], names: Sequence[str] | str | None, unit: str = "row"
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as indices, and the classes.
 
     Args:
         where: of the table, for errors.
         values: whole numbers, or texts.
-        names: of the classes, where they are known: texts are looked up in them.
+        names: of the classes, where they are known: texts are looked up in them. Or the name of a label space, see
+            `vit_jax.data.label_names`.
+        unit: what has a label, for errors.
 
     Raises:
         UserError: for a label that is missing, neither, or outside the classes.
     """
+    names = label_names(names) if isinstance(names, str) else names
     bad = next((k for k, value in enumerate(values) if type(value) not in (int, str)), None)
     if bad is not None:
         what = "no label" if values[bad] is None else f"the label {values[bad]!r:.100}"
-        raise UserError(f"{where} has {what} in row {bad + 1}", "Give each a whole number or a text")
+        raise UserError(f"{where} has {what} in {unit} {bad + 1}", "Give each a whole number or a text")
     if values and all(isinstance(value, str) for value in values):
         names = tuple(sorted(set(values)) if names is None else names)
         places = {name: k for k, name in enumerate(names)}
@@ -69,7 +75,7 @@ def numbered(where: str, values: Sequence[Any], names: Sequence[str] | None) -> 
     outside = next((k for k, label in enumerate(labels) if not 0 <= label < len(names)), None)
     if outside is not None:
         raise UserError(
-            f"{where} has the label {values[outside]!r:.100} in row {outside + 1}, outside its {len(names)} classes",
-            "Give label_names with all classes, or mend the table",
+            f"{where} has the label {values[outside]!r:.100} in {unit} {outside + 1}, outside its {len(names)} classes",
+            "Give label_names with all classes, or mend it",
         )
     return np.array(labels, np.int32), tuple(map(str, names))

@@ -49,7 +49,7 @@ def build(
     config: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
-    label_names: Sequence[str] | None = None,
+    label_names: Sequence[str] | str | None = None,
     cache: str | None = None,
 ) -> DatasetsSource:
     """Opens one split with `datasets.load_from_disk` where `dataset` is a folder that it saved, and else with
@@ -61,7 +61,8 @@ def build(
         split: "train", "test", ... or a part such as "train[:90%]" of a name.
         config: of a data set that has several.
         image_key, label_key: the columns, where several would do.
-        label_names: the classes in order; by default those of the feature, the texts, or the numbers.
+        label_names: the classes in order, or "imagenet1k" for ImageNet's; by default those of the feature, the
+            texts, or the numbers.
         cache: where datasets keeps what it fetches.
 
     Raises:

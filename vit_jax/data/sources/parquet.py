@@ -96,7 +96,7 @@ def build(
     paths: str | Sequence[str],
     image_key: str | None = None,
     label_key: str | None = None,
-    label_names: Sequence[str] | None = None,
+    label_names: Sequence[str] | str | None = None,
 ) -> ParquetSource:
     """Reads Parquet files with a column of encoded images (bytes, or a struct with `bytes` as the library datasets
     writes it) and one of labels (whole numbers or texts). The columns are found by their types.
@@ -108,8 +108,8 @@ def build(
     Args:
         paths: a file, or several, or patterns such as "data/train-*.parquet".
         image_key, label_key: the columns, where several would do.
-        label_names: the classes in order; by default those that datasets wrote into the file, the texts in alphabetical
-            order, or the numbers.
+        label_names: the classes in order, or "imagenet1k" for ImageNet's; by default those that datasets wrote into the
+            file, the texts in alphabetical order, or the numbers.
 
     Raises:
         UserError: when files are missing, are no Parquet, or cut short; when there is no column of images or of labels;

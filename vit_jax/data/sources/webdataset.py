@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from vit_jax.data.columns import numbered
 from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage
 from vit_jax.data.image_tree import SUFFIXES
-from vit_jax.data.tar_index import Member, members
+from vit_jax.data.tar_index import Member, members, read_member
 from vit_jax.data.text_files import text_paths
 from vit_jax.errors import UserError, shortened
 from vit_jax.naming import listed
@@ -73,7 +74,53 @@ class TarSource:
         return {"image": image, "text": said, "path": where}
 
 
-def build(paths: str | Sequence[str], json_key: str = "caption") -> TarSource:
+class LabelledTarSource:
+    """Encoded images and their classes, the images read when they are asked for.
+
+    Args:
+        shards: the archives.
+        names: of each image, as the archive has it.
+        places: of each image the number of its shard, its offset and size.
+        labels: class index of each.
+        label_names: of the classes.
+        remarks: what whoever starts a run may want to know, a sentence each.
+    """
+
+    field_names = frozenset({"image", "label"})
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        names: Sequence[str],
+        places: Int64[np.ndarray, "n 3"],
+        labels: np.ndarray,
+        label_names: Sequence[str],
+        remarks: Sequence[str] = (),
+    ):
+        self._shards, self._names, self._places = list(shards), list(names), places
+        self.labels, self.label_names, self.remarks = labels, tuple(label_names), tuple(remarks)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard, offset, size = self._places[index].tolist()
+        where = f"{self._shards[shard]}, member {self._names[index]}"
+        if size > MAX_FILE_BYTES:
+            raise UnreadableImage(f"{where} has more bytes than an image", "Leave it out")
+        try:
+            image = read_member(self._shards[shard], offset, size)
+        except OSError as error:
+            raise UnreadableImage(f"{where} could not be read: {error.strerror or error}", "Check the path") from error
+        return {"image": image, "label": int(self.labels[index]), "path": where}
+
+
+def build(
+    paths: str | Sequence[str],
+    json_key: str = "caption",
+    label: str | None = None,
+    label_names: Sequence[str] | str | None = None,
+) -> TarSource | LabelledTarSource:
     """Reads tar shards by index, without unpacking them: in each, an image and a text that have the same name up to the
     first dot, as 0001.jpg (.jpeg, .png, .webp) and 0001.txt, or 0001.json.
 
@@ -86,37 +133,70 @@ def build(paths: str | Sequence[str], json_key: str = "caption") -> TarSource:
     Args:
         paths: a shard, or several, or patterns: "shards/{00000..00099}.tar", "{a,b}-*.tar". Files of this machine.
         json_key: of the text in the .json.
+        label: for images with a class instead of a text: "cls" for 0001.cls, a whole number or a name; else the key of
+            either in 0001.json. All of them are read when the source is built.
+        label_names: the classes in order, or "imagenet1k" for ImageNet's; by default the names in alphabetical order,
+            or the numbers.
 
     Raises:
         UserError: for shards that are missing, compressed, or no tar; for a member whose name leads out of its shard;
             and where there is no pair at all. Of shards that are cut short the rest is left out, and so are members
-            without a partner: both are counted in a remark.
+            without a partner: both are counted in a remark. With `label` also for labels that are missing or outside
+            the classes.
     """
     shards = text_paths([one for path in ([paths] if isinstance(paths, str) else paths) for one in _expanded(path)])
     names: list[str] = []
     places: list[tuple[int, ...]] = []
+    values: list[Any] = []
     cut: list[str] = []
     alone: list[str] = []
+    partners = _TEXTS if label is None else (".cls",) if label == "cls" else (".json",)
     for number, shard in enumerate(shards):
         found, whole = members(shard)
         if not whole:
             cut.append(shard)
-        for image, text in _pairs(found, shard, alone):
+        for image, text in _pairs(found, shard, alone, partners):
             names.append(image.name)
+            if label is not None:
+                places.append((number, image.offset, image.size))
+                values.append(_label(shard, text, label))
+                continue
             is_json = text.name.lower().endswith(".json")
             places.append((number, image.offset, image.size, text.offset, text.size, is_json))
     if not names:
         damaged = f", of which {len(cut)} are cut short or damaged" if cut else ""
         raise UserError(
-            f"No image with a text is in {listed(shards, 1)}{damaged}",
-            "Name them alike: 0001.jpg and 0001.txt or 0001.json",
+            f"No image with a {'text' if label is None else 'label'} is in {listed(shards, 1)}{damaged}",
+            f"Name them alike: 0001.jpg and 0001{' or 0001'.join(partners)}",
         )
     remarks = []
     if cut:
         remarks.append(f"{len(cut)} of {len(shards)} tar shards are cut short or damaged, first {cut[0]}")
     if alone:
         remarks.append(f"{len(alone)} members of tar shards have no partner and are left out, first {alone[0]}")
-    return TarSource(shards, names, np.array(places, np.int64), json_key, remarks)
+    if label is None:
+        return TarSource(shards, names, np.array(places, np.int64), json_key, remarks)
+    labels, classes = numbered(listed(shards, 1), values, label_names, "image")
+    return LabelledTarSource(shards, names, np.array(places, np.int64), labels, classes, remarks)
+
+
+def _label(shard: str, member: Member, key: str) -> int | str:
+    """What a member says of the class."""
+    where = f"{shard}, member {member.name},"
+    if member.size > _MOST_TEXT:
+        raise UserError(f"{where} has more bytes than a label", "Leave it out")
+    try:
+        text = read_member(shard, member.offset, member.size)
+        value = text.decode("utf-8-sig").strip() if key == "cls" else json.loads(text)[key]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{where} says no label{'' if key == 'cls' else f' {key!r}'}", "Mend it, or leave it out"
+        ) from error
+    if isinstance(value, str) and value.isdecimal() and value.isascii():
+        value = int(value[:20])  # more than any number of classes, and enough to say so
+    if type(value) not in (int, str) or value == "":
+        raise UserError(f"{where} has a label that is neither a number nor a name", "Mend it, or leave it out")
+    return value
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -146,9 +226,11 @@ def _at_first_braces(name: str) -> tuple[str, Sequence[str | int], int, str]:
     return before, range(low, high + 1), max(len(first), len(last)) * padded, after
 
 
-def _pairs(found: Sequence[Member], shard: str, alone: list[str]) -> Iterator[tuple[Member, Member]]:
-    """The image and the text of each name; what has no partner goes to `alone`. Files of other kinds belong to the pair
-    of their name: img2dataset writes a .json beside each .txt."""
+def _pairs(
+    found: Sequence[Member], shard: str, alone: list[str], partners: Sequence[str]
+) -> Iterator[tuple[Member, Member]]:
+    """The image and the first of its `partners` of each name; what has no partner goes to `alone`. Files of other kinds
+    belong to the pair of their name: img2dataset writes a .json beside each .txt."""
     groups: dict[str, list[tuple[str, Member]]] = {}
     for member in found:
         folder, _, file = member.name.rpartition("/")
@@ -158,7 +240,7 @@ def _pairs(found: Sequence[Member], shard: str, alone: list[str]) -> Iterator[tu
         groups.setdefault(f"{folder}/{key}", []).append((f"{dot}{suffix}".lower(), member))
     for group in groups.values():
         images = [member for suffix, member in group if suffix in SUFFIXES]
-        texts = sorted((_TEXTS.index(suffix), member) for suffix, member in group if suffix in _TEXTS)
+        texts = sorted((partners.index(suffix), member) for suffix, member in group if suffix in partners)
         if images and texts:
             yield images[0], texts[0][1]
             rest = images[1:]
