@@ -12,7 +12,7 @@ import vit_jax
 from tests.tiny import tiny_config, untrained
 from tests.tiny_pairs import CLIP, TEXT, pairs_config
 from vit_jax import UserError
-from vit_jax.commands import retrieve
+from vit_jax.commands import embeddings
 from vit_jax.commands.main import main
 from vit_jax.data.drawing import image_png
 from vit_jax.evaluators import retrieval
@@ -293,17 +293,17 @@ def test_retrieve_ranks_pictures_and_texts(checkpoint, stored, photos, tmp_path,
 def test_embeddings_of_files_are_kept(loaded, photos, tmp_path, monkeypatch):
     """With --cache, until one of them changes; what cannot be read is said every time."""
     paths, cache = sorted(photos.iterdir()), str(tmp_path / "cache")
-    kept, rows, unreadable = retrieve._embedded(loaded, paths, 2, cache)
+    kept, rows, unreadable = embeddings.embedded(loaded, paths, 2, "image_embedding", cache)
     assert kept == paths and not unreadable
     np.testing.assert_allclose(rows, loaded.embed_images(paths), atol=1e-6)
     with monkeypatch.context() as patched:
-        patched.setattr(retrieve, "embed_files", lambda *_: pytest.fail("embedded again"))
-        np.testing.assert_array_equal(retrieve._embedded(loaded, paths, 2, cache)[1], rows)
+        patched.setattr(embeddings, "embed_files", lambda *_: pytest.fail("embedded again"))
+        np.testing.assert_array_equal(embeddings.embedded(loaded, paths, 2, "image_embedding", cache)[1], rows)
     broken = tmp_path / "broken.png"
     for data in (b"x", paths[0].read_bytes()):
         broken.write_bytes(data)
         for _ in range(2):
-            kept, _, unreadable = retrieve._embedded(loaded, [paths[0], broken], 2, cache)
+            kept, _, unreadable = embeddings.embedded(loaded, [paths[0], broken], 2, "image_embedding", cache)
             assert (len(kept), len(unreadable)) == ((1, 1) if data == b"x" else (2, 0))
 
 

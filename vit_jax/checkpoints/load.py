@@ -18,6 +18,7 @@ from vit_jax.checkpoints.channels import channels_of, fit_channels
 from vit_jax.checkpoints.description import described_data, rebuilt
 from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.given_pictures import read_pictures
+from vit_jax.checkpoints.intermediate import intermediate, layer_names
 from vit_jax.checkpoints.part import part_of
 from vit_jax.checkpoints.prompted import Prompted
 from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, sample, settings_of
@@ -113,6 +114,37 @@ class Loaded:
     def logits(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
         """Class scores before softmax or sigmoid, float32."""
         return self.outputs(images, ("logits",))["logits"]
+
+    def maps(self, images: Batch | Float[Array, "B H W 3"]) -> dict[int, Float[Array, "B h w C"]]:
+        """Feature maps by their stride in pixels, the finest first.
+
+        Args:
+            images: as for `outputs`.
+
+        Raises:
+            UserError: a model that has none.
+        """
+        found = self.outputs(images, ("maps",))["maps"]
+        return {stride: found[stride] for stride in sorted(found)}
+
+    def intermediate(
+        self, images: Batch | Float[Array, "B H W 3"], layers: Sequence[int | str]
+    ) -> list[Float[Array, "B ..."]]:
+        """What layers inside the model give, float32, in the order in which they are asked for: tokens [B, T, D] of the
+        blocks of a Transformer, before its last norm; a map [B, h, w, C] of convolutions.
+
+        Args:
+            images: as for `outputs`.
+            layers: numbers of blocks from 0, or from the end below 0; or the names of modules, as parameters have them:
+                "encoder/block_03/mlp".
+
+        Raises:
+            UserError: a layer that is not there; it names the nearest one.
+        """
+        if self.model is None:
+            raise UserError("This task has more than one model", "Load one of them by part=")
+        batch = dict(images) if isinstance(images, Mapping) else {"image": self._checked(images)}
+        return list(self._intermediate(self.variables, batch, layer_names(self.model, layers)))
 
     def tokenize(self, texts: str | Sequence[str]) -> dict[str, Shaped[np.ndarray, "N L"]]:
         """The field of texts as `outputs` takes it: ids int32 [N, L], and bool [N, L] where there is no padding.
@@ -289,8 +321,7 @@ class Loaded:
     def _outputs(self) -> Callable[..., dict[str, Array]]:
         @functools.partial(jax.jit, static_argnums=3)
         def outputs(variables: Variables, batch: Batch, seed: Array, names: frozenset[str] | None) -> dict[str, Array]:
-            floats = {k: x for k, x in batch.items() if jnp.issubdtype(x.dtype, jnp.floating)}
-            batch = NotedBatch(self.fields.on_device({k: x for k, x in batch.items() if k not in floats}) | floats)
+            batch = self._on_device(batch)
             if names is None:
                 collections = {"params": variables["params"], **variables["model_state"]}
                 args = (batch["image"],) if "image" in batch else example_inputs(self.model, None)
@@ -298,6 +329,20 @@ class Loaded:
             return self.task.outputs(variables, batch, names, example_keys(seed, batch))
 
         return outputs
+
+    @functools.cached_property
+    def _intermediate(self) -> Callable[..., tuple[Array, ...]]:
+        @functools.partial(jax.jit, static_argnums=2)
+        def computed(variables: Variables, batch: Batch, names: tuple[str, ...]) -> tuple[Array, ...]:
+            collections = {"params": variables["params"], **variables["model_state"]}
+            return intermediate(self.model, collections, self._on_device(batch)["image"], names)
+
+        return computed
+
+    def _on_device(self, batch: Batch) -> Batch:
+        """What the task is given: bytes as numbers of its kind, floats as they are."""
+        floats = {k: x for k, x in batch.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+        return NotedBatch(self.fields.on_device({k: x for k, x in batch.items() if k not in floats}) | floats)
 
 
 def load(

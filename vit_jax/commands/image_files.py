@@ -7,14 +7,19 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vit_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from vit_jax.checkpoints.load import Loaded
+
+Outputs = TypeVar("Outputs")
 
 
 def expand(names: Sequence[str]) -> list[Path]:
@@ -74,6 +79,58 @@ def read_ahead(
                 yield path, result
         finally:  # whoever stops early does not wait for the rest
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_batches(
+    loaded: Loaded,
+    paths: Sequence[Path],
+    batch_size: int,
+    start: Callable[[dict[str, np.ndarray]], Outputs],
+    first: int = 0,
+) -> Iterator[tuple[list[tuple[Path, np.ndarray | UserError]], Outputs | None]]:
+    """Images with what is computed of them, `batch_size` at a time, in the order of `paths`.
+
+    The last batch is filled up, so that there is one program to compile. The device works on one batch while the next
+    is decoded and whoever asks deals with the one before; memory holds about three of them.
+
+    Args:
+        start: is given a batch, "image" uint8 [B, h, w, 3] as evaluation prepares it and "index" int32 [B], the places
+            in the list; what it returns need not be computed yet.
+        first: the place of the first of `paths` in a longer list.
+
+    Yields:
+        The paths of a batch, each with its image or why it cannot be read; and what `start` returned, whose rows are
+        those of the images that could be read, None where there are none.
+    """
+    import numpy as np
+
+    batch_size = min(batch_size, len(paths))
+    if loaded.preprocess is None:
+        raise UserError(f"{loaded.path} does not take images", "Use evaluate, or vit_jax.load")
+
+    def started(at: int, batch: Sequence[tuple[Path, np.ndarray | UserError]]) -> Outputs | None:
+        readable = [(at + i, image) for i, (_, image) in enumerate(batch) if not isinstance(image, UserError)]
+        if not readable:
+            return None
+        # Bytes travel, and become floats there, of the same bits as on the host.
+        filled = readable + [(0, readable[0][1])] * (batch_size - len(readable))
+        index = np.array([place for place, _ in filled], np.int32)
+        return start({"image": np.stack([image for _, image in filled]), "index": index})
+
+    with closing(read_ahead(loaded.preprocess.to_uint8, paths, 2 * batch_size)) as images:
+        before: tuple | None = None
+        batch: list = []
+        for i, pair in enumerate(images, 1):
+            batch.append(pair)
+            if len(batch) < batch_size and i < len(paths):
+                continue
+            # Starts the model and comes back, so that the host deals with the batch before meanwhile.
+            now = (batch, started(first + i - len(batch), batch))
+            if before:
+                yield before
+            before, batch = now, []
+        if before:
+            yield before
 
 
 def left_out(unreadable: Sequence[UserError], count: int) -> UserError:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_jax.commands.arguments import add_checkpoint, add_labels, check_labels, open_loaded, with_labels
-from vit_jax.commands.image_files import expand, left_out, read_ahead
+from vit_jax.commands.image_files import expand, in_batches, left_out
 from vit_jax.commands.output import is_json_lines, output_file, output_folder
 from vit_jax.commands.text_files import lines_of
 from vit_jax.errors import UserError, printable
@@ -145,49 +145,15 @@ class _Output:
 def predict(loaded: Loaded, paths: Sequence[Path], batch_size: int) -> Iterator[tuple[Path, Answer | UserError]]:
     """What the task answers to each image, or why it cannot be read, in the order of `paths`.
 
-    The task is given `batch_size` images at a time, the last batch filled up, so that it compiles once. It works on
-    one batch while the next is decoded and the one before is written; memory holds about three of them.
+    See `vit_jax.commands.image_files.in_batches`; samples are those of the image's place in the list.
     """
-    import jax
-    import numpy as np
-
-    task, batch_size = loaded.task, min(batch_size, len(paths))
-    if loaded.preprocess is None:
-        raise UserError(f"{loaded.path} does not take images, which predict reads", "Use evaluate, or vit_jax.load")
-
-    def start(number: int, batch: Sequence[tuple[Path, object]]) -> dict[str, jax.Array] | None:
-        """The outputs that answers are made of, on the device."""
-        images = [image for _, image in batch if not isinstance(image, UserError)]
-        if not images:
-            return None
-        # Bytes travel, and become floats there, of the same bits as on the host.
-        pixels = np.stack(images + images[:1] * (batch_size - len(images)))
-        # Samples are those of the image's place in the list, whatever the batch.
-        places = [number * batch_size + i for i, (_, image) in enumerate(batch) if not isinstance(image, UserError)]
-        index = np.array(places + [0] * (batch_size - len(places)), np.int32)
-        return loaded.outputs({"image": pixels, "index": index}, task.answered_by)
-
-    def answers(
-        batch: Sequence[tuple[Path, object]], outputs: dict[str, jax.Array] | None
-    ) -> Iterator[tuple[Path, Answer | UserError]]:
-        rows = iter(task.answers(outputs, loaded.fields) if outputs is not None else ())
-        for path, image in batch:
-            yield path, image if isinstance(image, UserError) else next(rows)
-
-    with closing(read_ahead(loaded.preprocess.to_uint8, paths, 2 * batch_size)) as images:
-        before: tuple | None = None
-        batch: list = []
-        for i, pair in enumerate(images, 1):
-            batch.append(pair)
-            if len(batch) < batch_size and i < len(paths):
-                continue
-            # Starts the model and comes back, so that the host writes the batch before meanwhile.
-            started = (batch, start((i - 1) // batch_size, batch))
-            if before:
-                yield from answers(*before)
-            before, batch = started, []
-        if before:
-            yield from answers(*before)
+    task = loaded.task
+    batches = in_batches(loaded, paths, batch_size, lambda batch: loaded.outputs(batch, task.answered_by))
+    with closing(batches):
+        for batch, outputs in batches:
+            rows = iter(task.answers(outputs, loaded.fields) if outputs is not None else ())
+            for path, image in batch:
+                yield path, image if isinstance(image, UserError) else next(rows)
 
 
 def predict_texts(loaded: Loaded, texts: Sequence[str], batch_size: int) -> Iterator[tuple[str, Answer]]:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from vit_jax.checkpoints.intermediate import of_images
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.errors import UserError
 from vit_jax.nn.multi_head import MultiHeadAttention
@@ -37,7 +38,7 @@ def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[
         raise UserError(
             f"The model '{_name(loaded)}' has no attention weights to look at", "Use a Vision Transformer's checkpoint"
         )
-    model = _of_images(loaded)
+    model = of_images(loaded.model)
     encoder = model.encoder
     # A scan cannot sow, and only the explicit implementation, which "auto" then takes, has weights to give.
     execution = Execution(dtype=encoder.execution.dtype, sow_attention=True)
@@ -58,7 +59,7 @@ def pooling_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np
 
     T counts the tokens that are pooled: the class token, where there is one, and the patches.
     """
-    if getattr(_of_images(loaded), "pooling", None) != "map" or "pool" not in loaded.params:
+    if getattr(of_images(loaded.model), "pooling", None) != "map" or "pool" not in loaded.params:
         return None
     params, encoder = loaded.params["pool"], loaded.model.encoder
     tokens = loaded.outputs(images)["tokens"].astype(jnp.float32)
@@ -124,11 +125,6 @@ def patch_pixels(loaded: Loaded) -> tuple[float, float]:
         UserError: for a model without patches.
     """
     return tuple(side / n for side, n in zip(loaded.preprocess.image_size, patch_grid(loaded), strict=True))
-
-
-def _of_images(loaded: Loaded) -> nn.Module:
-    """The model itself, or of two towers that of the images; the parameters have the same names in both."""
-    return getattr(loaded.model, "image_tower", loaded.model)
 
 
 @functools.partial(jax.jit, static_argnums=0)
