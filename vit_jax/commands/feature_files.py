@@ -35,14 +35,9 @@ class FeatureFile:
         about: plain values that say what is in it; rows of another `about` are left out and made anew.
         images: names of the images, in order, as they are to be kept.
         dtype: "float32" or "float16", of the rows.
-
-    Raises:
-        UserError: for a .parquet without pyarrow.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], images: Sequence[str], dtype: str):
-        if path.suffix == ".parquet":
-            _pyarrow()
         self._path, self._images, self._dtype = path, list(images), np.dtype(dtype)
         self._about = json.dumps(dict(about), sort_keys=True)
         self._folder = path.with_name(path.name + ".partial")
@@ -151,7 +146,9 @@ class FeatureFile:
                     shutil.copyfileobj(rows, member, 1 << 24)
 
     def _write_parquet(self, path: Path, names: Sequence[str]) -> None:
-        arrow, parquet = _pyarrow()
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
         kind = arrow.float32() if self._dtype == np.float32 else arrow.float16()
         sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in self._shapes.items()}
         columns = [arrow.field("path", arrow.string())]
@@ -185,7 +182,9 @@ def about_in(path: Path) -> str | None:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return str(file[ABOUT])
-        found = (_pyarrow()[1].read_schema(path).metadata or {}).get(ABOUT.encode())
+        import pyarrow.parquet as parquet
+
+        found = (parquet.read_schema(path).metadata or {}).get(ABOUT.encode())
         return found and found.decode()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # pyarrow's errors are ValueErrors
         return None
@@ -196,12 +195,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(".parquet needs pyarrow, which is not installed", "pip install 'vit_jax[parquet]'") from error
-    return pyarrow, pyarrow.parquet
