@@ -49,6 +49,16 @@ def test_the_end_is_kept_when_a_text_is_cut():
     np.testing.assert_array_equal(row("abcdef", **cut, eos=False)["text"], [100, 101, 102, 103])
 
 
+def test_rows_may_be_filled_with_the_end():
+    given = {"length": 5, "pad": "end"}
+    found = row("a", **given)
+    np.testing.assert_array_equal(found["text"], [1, 100, 2, 2, 2])
+    assert found["text_mask"].tolist() == [True] * 3 + [False] * 2
+    kind = fields(**given)["text"]
+    assert kind.text(found["text"]) == "a" and kind.to_json()["pad"] == "end"
+    assert "pad" not in fields(length=5)["text"].to_json()
+
+
 @dataclass(frozen=True)
 class OneSpecial:
     """As GPT-2's, which starts, ends and pads with one token, or CLIP's, which pads with that of "!"."""

@@ -27,6 +27,7 @@ class Tokens(Field):
     bos: bool
     eos: bool
     long: str
+    pad: str = "own"
 
     is_text: ClassVar[bool] = True
 
@@ -62,7 +63,7 @@ class Tokens(Field):
         if len(value) > self.length:
             kept = np.concatenate([value[: self.length - self.eos], value[len(value) - self.eos :]])
         found = {
-            name: padded_ids(kept, self.length, self.tokenizer.pad_id),
+            name: padded_ids(kept, self.length, getattr(self.tokenizer, "eos_id" if self.pad == "end" else "pad_id")),
             f"{name}_mask": np.arange(self.length) < len(kept),
         }
         return found | ({f"{name}_cut": int(len(value) > self.length)} if self.long == "cut" else {})
@@ -76,6 +77,7 @@ class Tokens(Field):
 
     def to_json(self) -> dict[str, Any]:
         own = {"length": self.length, "bos": self.bos, "eos": self.eos, "long": self.long}
+        own |= {"pad": self.pad} if self.pad != "own" else {}  # as it was stored before there was another
         return {"name": "tokens", "tokenizer": dict(self.section), **own}
 
 
@@ -87,6 +89,7 @@ def build(
     bos: bool = True,
     eos: bool = True,
     long: Literal["fail", "cut"] = "fail",
+    pad: Literal["own", "end"] = "own",
 ) -> Tokens:
     """Tokens of a text, or of one of several.
 
@@ -95,12 +98,16 @@ def build(
         tokenizer: the name of a module in `vit_jax.data.tokenizers`, or a section with it and its arguments.
         bos, eos: whether a token says where the text starts, and where it ends.
         long: what happens to a longer text: "fail", or "cut" its end. The share of cut texts is logged as train/cut.
+        pad: what fills a row: the tokenizer's own padding, or its "end" token again, as Stable Diffusion's first models
+            read it, which see what comes after the end.
     """
     made, section = tokenizer_of(tokenizer)
     for name, wanted in (("bos", bos), ("eos", eos)):
         if wanted and getattr(made, f"{name}_id") is None:
             which = "starts" if name == "bos" else "ends"
             raise UserError(f"The tokenizer {section['name']!r} has no token that {which} a text", f"Set {name}=False")
+    if pad == "end" and made.eos_id is None:
+        raise UserError(f"The tokenizer {section['name']!r} has no token that ends a text", "Set pad='own'")
     if length <= bos + eos:
         raise UserError(f"A length of {length} leaves no room for a text", "Raise it")
-    return Tokens(made, section, length, bos, eos, long)
+    return Tokens(made, section, length, bos, eos, long, pad)
