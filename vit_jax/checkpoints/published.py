@@ -14,6 +14,7 @@ SIDECARS = {
     "pooling": "1_Pooling/config.json",
     "sentences": "sentence_bert_config.json",
     "tokenizer": "tokenizer_config.json",
+    "special_tokens": "special_tokens_map.json",
     "open_clip": "open_clip_config.json",
 }
 VOCABULARIES = (
@@ -34,6 +35,7 @@ class Sidecar:
         pooling: 1_Pooling/config.json of sentence-transformers.
         sentences: sentence_bert_config.json of the same.
         tokenizer: tokenizer_config.json of transformers.
+        special_tokens: special_tokens_map.json of the same.
         open_clip: open_clip_config.json.
         vocabularies: where those of `VOCABULARIES` are that lie there.
     """
@@ -43,6 +45,7 @@ class Sidecar:
     pooling: JsonObject = dataclasses.field(default_factory=JsonObject)
     sentences: JsonObject = dataclasses.field(default_factory=JsonObject)
     tokenizer: JsonObject = dataclasses.field(default_factory=JsonObject)
+    special_tokens: JsonObject = dataclasses.field(default_factory=JsonObject)
     open_clip: JsonObject = dataclasses.field(default_factory=JsonObject)
     vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
