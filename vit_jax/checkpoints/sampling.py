@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped, UInt8
 
+from vit_jax.checkpoints.encoded_conditions import EncodedConditions
 from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
@@ -185,11 +186,11 @@ def draw(
         raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
     count = len(numbers)
     batch_size = _filled(min(batch_size, count), rows)
-    program, pending = drawing(task, settings, rows), None
+    program, encoded, pending = drawing(task, settings, rows), EncodedConditions(task, variables), None
     for start in range(0, count, batch_size or 1):
         at = np.arange(start, start + batch_size).clip(max=count - 1)
         conditions = asked_of(at)
-        placed = {name: _placed(values, rows) for name, values in conditions.items()}
+        placed = {name: _placed(encoded(name, values), rows) for name, values in conditions.items()}
         running = program(variables, placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed))
         if pending is not None:
             yield _fetched(*pending)

@@ -125,6 +125,9 @@ class Task:
     """The settings of `sample`: a frozen dataclass whose defaults are the paper's values; None for a task that
     generates nothing. A field `cache: bool` is for measuring: False draws the same without a cache."""
 
+    encodes: tuple[str, ...] = ()
+    """Conditions of which `encoded` makes what `sample` takes in their place as well."""
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         known = {name for name in vars(Task) if not name.startswith("_")}
@@ -226,6 +229,11 @@ class Task:
                 whatever else is in the batch.
             settings: of the class that `sampling` names.
         """
+        raise NotImplementedError
+
+    def encoded(self, variables: Variables, rows: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+        """What stands for rows of a condition of `encodes`, such as tokens for texts; traced. Who draws many samples of
+        a few such rows reads each of them once."""
         raise NotImplementedError
 
     def sampling_costs(self, settings: Any) -> dict[str, int]:
