@@ -67,7 +67,6 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
         )
     if to == "orbax":
         return [_export_orbax(source, target)]
-    file = target if target.suffix in (".npz", ".safetensors") else target / _NAMES.get(to, "model.safetensors")
     params, state = source.read()
     state = flat_arrays(state)
     if settled := getattr(named_module("model", spec["name"]), "settled", None):
@@ -86,21 +85,47 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
     if filled := getattr(family, "filled", None):
         sidecar = filled(sidecar, arrays)
     _check_return(family, {"": spec, **others}, tensors, sidecar, to)
+    files = _placed(family, tensors, target, to)
+    folder = target.parent if target.suffix in (".npz", ".safetensors") else target
     # An .npz has no folder of its own, so what lies beside it has its name.
-    prefix = file.name + "." if to == "npz" else ""
-    beside = {file.parent / (prefix + name): json.dumps(values, indent=2) + "\n" for name, values in sidecar.items()}
-    for path in (file, *beside):
+    prefix = next(iter(files)).name + "." if to == "npz" else ""
+    beside = {folder / (prefix + name): _text(values) for name, values in sidecar.items()}
+    for path in (*files, *beside):
         if path.exists():
             raise UserError(f"{path} is there already", "Remove it, or choose another place")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if to == "npz":
-        write_npz(file, tensors)
-    else:
-        write_safetensors(file, tensors, {"format": "pt"})
+    for path, own in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if to == "npz":
+            write_npz(path, own)
+        else:
+            write_safetensors(path, own, {"format": "pt"})
     for path, text in beside.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return [file, *beside]
+    return [*files, *beside]
+
+
+def _placed(family: ModuleType, tensors: Mapping[str, np.ndarray], target: Path, to: str) -> dict[Path, dict]:
+    """The tensors by the files that they go to; a family with `FILES` has one for each beginning of a name.
+
+    Raises:
+        UserError: for a file where a folder is needed.
+    """
+    named = target.suffix in (".npz", ".safetensors")
+    several = getattr(family, "FILES", None)
+    if several is None:
+        return {target if named else target / _NAMES.get(to, "model.safetensors"): dict(tensors)}
+    if named:
+        raise UserError(f"{target} is one file, and {to} keeps these models in several", "Name a folder")
+    return {
+        target / file: {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+        for start, file in several.items()
+    }
+
+
+def _text(values: Mapping[str, Any] | str) -> str:
+    """Of a file beside the tensors."""
+    return values if isinstance(values, str) else json.dumps(values, indent=2) + "\n"
 
 
 def _with_codes(
@@ -195,7 +220,8 @@ def _check_return(
 ) -> None:
     """Whoever reads the file must get this model, not one that differs in what the file cannot say; and so for those
     beside it, by their subtrees."""
-    beside = Sidecar.of(lambda name: sidecar.get(name, {}))
+    parts = [name for name in sidecar.get("model_index.json", {}) if any(at.startswith(f"{name}/") for at in sidecar)]
+    beside = Sidecar.of(lambda name: sidecar.get(name, {}), parts=parts)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     again = described(family, shapes, tensors.__getitem__, beside)
     if again is None:

@@ -1,7 +1,7 @@
 """What a weight file of another library says about its model, and how the modules in `families` answer for it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ SIDECARS = {
     "tokenizer": "tokenizer_config.json",
     "special_tokens": "special_tokens_map.json",
     "open_clip": "open_clip_config.json",
+    "scheduler": "scheduler_config.json",
+    "pipeline": "model_index.json",
 }
 VOCABULARIES = (
     "vocab.txt", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json", "source.spm", "target.spm",
@@ -37,6 +39,9 @@ class Sidecar:
         tokenizer: tokenizer_config.json of transformers.
         special_tokens: special_tokens_map.json of the same.
         open_clip: open_clip_config.json.
+        scheduler: scheduler_config.json of diffusers.
+        pipeline: model_index.json of the same, of a folder of several models.
+        parts: of such a folder what lies beside each of its models, by the names of its subfolders.
         vocabularies: where those of `VOCABULARIES` are that lie there.
     """
 
@@ -47,12 +52,30 @@ class Sidecar:
     tokenizer: JsonObject = dataclasses.field(default_factory=JsonObject)
     special_tokens: JsonObject = dataclasses.field(default_factory=JsonObject)
     open_clip: JsonObject = dataclasses.field(default_factory=JsonObject)
+    scheduler: JsonObject = dataclasses.field(default_factory=JsonObject)
+    pipeline: JsonObject = dataclasses.field(default_factory=JsonObject)
+    parts: Mapping[str, "Sidecar"] = dataclasses.field(default_factory=dict)
     vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: Callable[[str], Any], vocabularies: Mapping[str, str] | None = None) -> "Sidecar":
-        """From what `read` gives for the path of each file, seen from the weight file."""
-        return cls(**{name: read(path) for name, path in SIDECARS.items()}, vocabularies=vocabularies or {})
+    def of(
+        cls, read: Callable[[str], Any], vocabularies: Mapping[str, str] | None = None, parts: Collection[str] = ()
+    ) -> "Sidecar":
+        """From what `read` gives for the path of each file, seen from the weight file.
+
+        Args:
+            vocabularies: where those that are there lie, by their paths.
+            parts: subfolders of a pipeline.
+        """
+        known = vocabularies or {}
+
+        def part(folder: str) -> Sidecar:
+            own = {name.removeprefix(folder): file for name, file in known.items() if name.startswith(folder)}
+            return cls.of(lambda path: read(folder + path), own)
+
+        files = {name: read(path) for name, path in SIDECARS.items()}
+        beside = {name: file for name, file in known.items() if name in VOCABULARIES}
+        return cls(**files, parts={name: part(f"{name}/") for name in parts}, vocabularies=beside)
 
     def __post_init__(self):
         for name, file in SIDECARS.items():

@@ -22,6 +22,7 @@ from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.npz import NpzFile
+from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, named_parts
 from vit_jax.checkpoints.published import VOCABULARIES, Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
 from vit_jax.data.label_names import label_names_for
@@ -31,7 +32,7 @@ from vit_jax.naming import construct, named_module
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
 
-TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors
+TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors | PipelineFolder
 
 _INDEX = ".safetensors.index.json"
 # Of data parallelism, of compilation, of training loops around a model.
@@ -67,7 +68,7 @@ def open_source(
 
     Args:
         path: a workdir or step directory of this project; a .safetensors or .npz file, an index of several, or a
-            folder with one of them; a URL of a file, or 'hf://owner/name'.
+            folder with one of them, or with a `model_index.json`; a URL of a file, or 'hf://owner/name'.
         overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`; of a run's
             model those that leave its parameters as they are, see `vit_jax.checkpoints.description.overridden`.
         sha256: what the weight file must hash to.
@@ -110,7 +111,7 @@ def open_source(
     if average is not None:
         raise UserError(f"{file} is one file of weights, not several to average", "Leave the average out")
     if sha256:
-        if file.name.endswith(_INDEX):
+        if file.name.endswith((_INDEX, INDEX)):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
         remote.check_sha256(file, sha256)
     return _published(file, overrides or {}, allow_nonfinite)
@@ -165,6 +166,8 @@ def _weight_file(path: Path) -> Path | None:
     if path.is_dir():
         if (path / "checkpoints").is_dir() or store.is_step(path):
             return None
+        if (path / INDEX).is_file():
+            return path / INDEX
         for pattern in ("model.safetensors", "*" + _INDEX, "*.safetensors", "*.npz"):
             found = sorted(path.glob(pattern))
             if len(found) > 1:
@@ -179,7 +182,7 @@ def _weight_file(path: Path) -> Path | None:
         return None
     if not path.is_file():  # a pipe would be waited for, a device read without end
         raise UserError(f"{path} is not a regular file", "Give .safetensors, .npz or a checkpoint of vit_jax")
-    if path.name.endswith((".safetensors", ".npz", _INDEX)):
+    if path.name.endswith((".safetensors", ".npz", _INDEX)) or path.name == INDEX:
         return path
     with path.open("rb") as file:
         start = file.read(2)
@@ -325,6 +328,8 @@ def _owns_memory(array: np.ndarray) -> bool:
 
 def _open(path: Path) -> TensorFile:
     try:
+        if path.name == INDEX:
+            return PipelineFolder(path)
         if path.name.endswith(_INDEX):
             return ShardedSafetensors(path)
         return NpzFile(path) if path.suffix == ".npz" else SafetensorsFile(path)
@@ -338,5 +343,7 @@ def _sidecar(path: Path) -> Sidecar:
         file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
         return read_json(file) if file.is_file() else JsonObject(where=str(file))
 
-    beside = {name: path.parent / name for name in VOCABULARIES}
-    return Sidecar.of(read, {name: str(file.resolve()) for name, file in beside.items() if file.is_file()})
+    parts = named_parts(path) if path.name == INDEX else ()
+    names = [*VOCABULARIES, *(f"{part}/{name}" for part in parts for name in VOCABULARIES)]
+    beside = {name: path.parent / name for name in names}
+    return Sidecar.of(read, {name: str(file.resolve()) for name, file in beside.items() if file.is_file()}, parts)

@@ -49,24 +49,29 @@ class CLIP(Derived):
         return joined(self._pieces, ids).decode("utf-8", "replace").rstrip(" ")
 
     @functools.cached_property
-    def _pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> list[tuple[str, str]]:
+        """Those that are joined, the first one first, as the file writes them."""
         return read_pairs(self.merges, _END, _PAIRS)
+
+    @property
+    def symbols(self) -> list[str]:
+        """The tokens before start and end, as the file writes them."""
+        return [*BYTE_OF, *(symbol + _END for symbol in BYTE_OF), *(left + right for left, right in self.pairs)]
 
     @functools.cached_property
     def _pieces(self) -> list[bytes]:
         names = [bytes([byte]) for byte in BYTE_ORDER]
         names += [name + b" " for name in names]
-        for left, right in self._pairs:
+        for left, right in self.pairs:
             end = right.endswith(_END)
             names.append(bytes([BYTE_OF[c] for c in left + right.removesuffix(_END)]) + b" " * end)
         return [*names, b"", b""]
 
     @functools.cached_property
     def _words(self) -> Remembered:
-        symbols = [*BYTE_OF, *(symbol + _END for symbol in BYTE_OF), *(left + right for left, right in self._pairs)]
-        ids = {symbol: at for at, symbol in enumerate(symbols)}
+        ids = {symbol: at for at, symbol in enumerate(self.symbols)}
         starts = sorted(range(256), key=BYTE_ORDER.__getitem__)
-        merges = {(ids[left], ids[right]): rank for rank, (left, right) in enumerate(self._pairs)}
+        merges = {(ids[left], ids[right]): rank for rank, (left, right) in enumerate(self.pairs)}
         pairs = BytePairs(starts, merges, range(512, 512 + _PAIRS), ends=[256 + start for start in starts])
         return Remembered(pairs.tokens)
 
@@ -93,6 +98,6 @@ def build(*, path: File | None = None) -> CLIP:
     """
     merges = shipped("bpe_simple_vocab_16e6.txt.gz") if path is None else read_vocabulary(path)
     tokenizer = _made(merges, merges.name, merges.shipped)
-    if len(tokenizer._pairs) < _PAIRS:
-        raise damaged(tokenizer.merges.name, f"it has {len(tokenizer._pairs)} pairs, and CLIP's has {_PAIRS}")
+    if len(tokenizer.pairs) < _PAIRS:
+        raise damaged(tokenizer.merges.name, f"it has {len(tokenizer.pairs)} pairs, and CLIP's has {_PAIRS}")
     return tokenizer

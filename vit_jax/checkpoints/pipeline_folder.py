@@ -1,0 +1,80 @@
+"""A folder of several models with a `model_index.json`, as diffusers writes pipelines, seen as one file of tensors."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Shaped
+
+from vit_jax.checkpoints.json_file import read_json, shown
+from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.errors import UserError
+
+INDEX = "model_index.json"
+# Whatever has no numbers that an image is made of.
+_WITHOUT_TENSORS = ("scheduler", "tokenizer")
+_NOT_LOADED = ("safety_checker", "image_encoder", "depth_estimator", "feature_extractor")
+
+
+class PipelineFolder:
+    """All tensors of a folder; `shapes` is known at once, those of the subfolder `unet` as 'unet/conv_in.weight'.
+
+    A subfolder's file is the one in float32 where there is one, else that in float16 ("fp16" in its name).
+
+    Args:
+        index: the path of `model_index.json`.
+
+    Raises:
+        UserError: a part that the index names is not there, or has no weights that can be read.
+    """
+
+    def __init__(self, index: Path):
+        self.path, self.metadata = index, {}
+        self.parts = named_parts(index)
+        missing = [name for name in self.parts if not (index.parent / name).is_dir()]
+        if missing:
+            raise UserError(
+                f"{index.parent} has no folder {shown(missing[0])}, which its {INDEX} names"
+                + (f", nor {', '.join(map(shown, missing[1:]))}" if missing[1:] else ""),
+                "Fetch the whole folder, or name the folder of one model",
+            )
+        self._files = {name: _weights(index.parent / name) for name in self.parts if name not in _WITHOUT_TENSORS}
+        self.shapes = {
+            f"{part}/{name}": shape for part, file in self._files.items() for name, shape in file.shapes.items()
+        }
+
+    def __getitem__(self, name: str) -> Shaped[Any, "..."]:
+        part, _, inner = name.partition("/")
+        return self._files[part][inner]
+
+
+def named_parts(index: Path) -> dict[str, str]:
+    """The classes of the parts that are read of a folder, by the names of their subfolders.
+
+    Raises:
+        UserError: for an index that is damaged, or names a folder elsewhere.
+    """
+    said, found = read_json(index), {}
+    for name, value in said.items():
+        if name.startswith("_") or name in _NOT_LOADED or not isinstance(value, list) or value[-1:] == [None]:
+            continue
+        if len(value) != 2 or not isinstance(value[1], str) or Path(name).name != name or "\0" in name:
+            raise said.error(name, f"is {shown(value)}, which names no part")
+        found[name] = value[1]
+    return found
+
+
+def _weights(folder: Path) -> SafetensorsFile | ShardedSafetensors:
+    """The tensors of a subfolder."""
+    for variant in ("", ".fp16"):
+        for stem in ("model", "diffusion_pytorch_model"):
+            file, shards = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
+            if file.is_file():
+                return SafetensorsFile(file)
+            if shards.is_file():
+                return ShardedSafetensors(shards)
+    if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
+        raise UserError(
+            f"{folder} has its weights as a pickle: opening it could run code, so vit_jax never does",
+            "Take the .safetensors files of the same model",
+        )
+    raise UserError(f"{folder} has no weights", "Fetch the .safetensors files that belong there")
