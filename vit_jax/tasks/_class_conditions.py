@@ -13,6 +13,11 @@ from vit_jax.spelling import nearest
 from vit_jax.tasks import Batch
 
 
+def as_pictures(samples: Float[np.ndarray, "B H W 3"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Samples in 0..1 as people see them."""
+    return list(np.round(255 * np.clip(np.asarray(samples), 0, 1)).astype(np.uint8))
+
+
 class ClassConditions:
     """Part of a task that generates images, of classes where it knows some. Class number K, the null class, stands for
     no condition.
@@ -39,7 +44,7 @@ class ClassConditions:
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
         """Pictures."""
         del conditions
-        return list(np.round(255 * np.clip(np.asarray(samples), 0, 1)).astype(np.uint8))
+        return as_pictures(samples)
 
     def _labels(self, batch: Batch) -> Int[Array, " B"]:
         """Classes; the null class where there are none."""

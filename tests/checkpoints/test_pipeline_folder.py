@@ -1,0 +1,170 @@
+"""A folder of models as diffusers writes its pipelines: read whole whatever form its files have, and what is said of
+one that cannot be."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file, save_file
+
+import vit_jax
+from tests.tasks.test_text_to_image import MODEL
+from vit_jax import UserError
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.parts.diffusers_scheduler import read
+from vit_jax.checkpoints.source import StoredModel, flat_shapes, model_shapes, nested, open_source
+from vit_jax.checkpoints.store import FORMAT
+from vit_jax.checkpoints.transfer import flat_arrays, init_from
+
+TOKENS = {"name": "ids", "vocab_size": 60, "bos_id": 58, "eos_id": 59}
+FIELD = {"name": "tokens", "tokenizer": TOKENS, "length": 6, "bos": True, "eos": True, "long": "cut"}
+UNET, VAE = ("diffusion_pytorch_model.safetensors",) * 2
+FILES = {"unet": UNET, "vae": VAE, "text_encoder": "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder that was written here, and its parameters."""
+    kwargs = {key: value for key, value in MODEL.items() if key != "name"} | {"vocab_size": 60, "end_id": 59}
+    rng = np.random.default_rng(0)
+    shapes = model_shapes("latent_diffusion", kwargs, (8, 4))[0]
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    task = {"name": "text_to_image", "kwargs": {"model": MODEL, "prediction": "v", "offset": 1}}
+    metadata = {
+        "format": FORMAT, "model": {"name": "latent_diffusion", "kwargs": kwargs}, "task": task, "labels": [],
+        "preprocess": {"image_size": [8, 4], "mean": [127.5] * 3, "std": [127.5] * 3}, "image_size": [8, 4],
+        "fields": {"image": {"name": "image"}, "text": FIELD},
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("written") / "folder"
+    export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), folder, "diffusers")
+    return folder, params
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy that may be changed."""
+    for file in written[0].rglob("*.*"):
+        target = tmp_path / file.relative_to(written[0])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def change(file, **values):
+    said = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in said.items() if value != "left out"}))
+
+
+def loaded(folder):
+    return flat_arrays(open_source(folder).read()[0])
+
+
+def test_it_is_read_as_one_model(written):
+    folder, params = written
+    found = vit_jax.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, flat_arrays(found.params), params)
+    task = found.task
+    assert (task.prediction, task.schedule, task.to_image, task.image_size) == ("v", "scaled_linear", False, (8, 4))
+    assert found.tokenize("7 8")["text"].tolist() == [[58, 7, 8, 59, 59, 59]]
+    assert vit_jax.load(folder / "model_index.json").task == task
+    assert flat_arrays(vit_jax.load(folder, part="text").params).keys() == {n for n in params if n[:5] == "text/"}
+
+
+@pytest.mark.parametrize("form", ["half", "shards", "older names"])
+def test_files_of_other_forms(form, written, folder):
+    params = written[1]
+    if form == "half":
+        for part, name in FILES.items():
+            tensors = {key: x.astype(np.float16) for key, x in load_file(folder / part / name).items()}
+            save_file(tensors, folder / part / name.replace(".safetensors", ".fp16.safetensors"))
+            (folder / part / name).unlink()
+        params = {name: x.astype(np.float16).astype(np.float32) for name, x in params.items()}
+    elif form == "shards":
+        tensors, places = load_file(folder / "unet" / UNET), {}
+        for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
+            save_file({name: tensors[name] for name in names}, folder / "unet" / f"part-{number}.safetensors")
+            places |= dict.fromkeys(names, f"part-{number}.safetensors")
+        (folder / "unet" / UNET).unlink()
+        (folder / "unet" / f"{UNET}.index.json").write_text(json.dumps({"weight_map": places}))
+    else:
+        now = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        tensors = {}
+        for name, x in load_file(folder / "vae" / VAE).items():
+            for new, old in now.items():
+                name = name.replace(f".{new}.", f".{old}.")
+            tensors[name] = x
+        assert any(".proj_attn." in name for name in tensors)
+        save_file(tensors, folder / "vae" / VAE)
+        file = folder / "text_encoder" / "model.safetensors"
+        tensors = {name.removeprefix("text_model."): x for name, x in load_file(file).items()}
+        save_file(tensors | {"embeddings.position_ids": np.arange(6)[None]}, file)
+    jax.tree.map(np.testing.assert_array_equal, loaded(folder), params)
+
+
+def test_a_part_may_come_from_elsewhere(written):
+    folder, params = written
+    target = {"params": nested({name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()})}
+    found, reports = init_from(target, {"unet": str(folder), "text": str(folder)})
+    assert {name.split("/")[1] for name in found} == {"unet", "text"} and len(reports) == 2
+    assert flat_shapes(target) == {f"params/{name}": x.shape for name, x in params.items()}
+
+
+def test_what_it_says_beside(written, folder, capfd):
+    change(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    change(
+        folder / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler", prediction_type="left out",
+        clip_sample=True, steps_offset=0, skip_prk_steps=True,
+    )  # fmt: skip
+    metadata = open_source(folder).metadata
+    said = " ".join(metadata["source"]["remarks"])
+    for wanted in (
+        "safety checker is not loaded", "PNDMScheduler there", "DDIM with the same noise", "does not say what the network",
+        "clip_sample of the scheduler is passed over", "steps_offset of the scheduler is taken for 1, not 0",
+    ):  # fmt: skip
+        assert wanted in said
+    assert said.split(". ") and capfd.readouterr().err.count("safety checker") == 1
+    assert metadata["task"]["kwargs"]["prediction"] == "epsilon" and metadata["task"]["kwargs"]["offset"] == 1
+
+
+def test_what_cannot_be_read_is_one_sentence(folder):
+    scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    for key, value, message in (
+        ("prediction_type", "flow", "prediction_type .*is 'flow'"), ("beta_schedule", "sigmoid", "is 'sigmoid'"),
+        ("rescale_betas_zero_snr", True, "rescale_betas_zero_snr"),
+    ):  # fmt: skip
+        change(scheduler, **{key: value})
+        with pytest.raises(UserError, match=message):
+            open_source(folder)
+        change(scheduler, **{key: "left out"})
+    change(folder / "text_encoder" / "config.json", hidden_size=9)
+    with pytest.raises(UserError, match="hidden_size"):
+        open_source(folder)
+    change(folder / "text_encoder" / "config.json", hidden_size=8)
+    (folder / "vae" / VAE).rename(folder / "vae" / "model.bin")
+    with pytest.raises(UserError, match="vae has its weights as a pickle"):
+        open_source(folder)
+    (folder / "vae" / "model.bin").unlink()
+    with pytest.raises(UserError, match="vae has no weights"):
+        open_source(folder)
+    for file in (folder / "vae").iterdir():
+        file.unlink()
+    (folder / "vae").rmdir()
+    with pytest.raises(UserError, match="has no folder 'vae'"):
+        open_source(folder)
+    change(index, vae="left out")
+    with pytest.raises(UserError, match="vae.* is missing"):
+        open_source(folder)
+    change(index, unet=["diffusers", "../UNet"], **{"../up": ["diffusers", "UNet"]})
+    with pytest.raises(UserError, match="names no part"):
+        open_source(folder)
+
+
+def test_a_scheduler_that_is_all_defaults():
+    found = read(JsonObject({"_class_name": "DDIMScheduler", "prediction_type": "sample"}))
+    assert (found.sampler, found.noise["prediction"], found.to_image, found.clip) == ("ddim", "x0", True, True)
+    assert not found.remarks and found.noise["schedule"] == "linear"
+    found = read(JsonObject({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}))
+    assert (found.sampler, found.noise["variance"]) == ("ddpm", "large")

@@ -1,0 +1,161 @@
+"""Pipelines of diffusers that draw images of texts, a folder with `model_index.json`: Stable Diffusion's U-Net,
+autoencoder, text tower, tokenizer and scheduler."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from vit_jax.checkpoints.families import diffusers_kl, diffusers_unet_condition, hf_clip_text
+from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.name_map import NameMap, Shapes
+from vit_jax.checkpoints.parts import autoencoder as autoencoders
+from vit_jax.checkpoints.parts import clip_tokenizer, diffusers_scheduler
+from vit_jax.checkpoints.parts.sidecars import complete, is_of
+from vit_jax.checkpoints.published import Published, Sidecar
+from vit_jax.errors import UserError
+from vit_jax.models.latent_diffusion import build
+from vit_jax.tasks.text_to_image import build as text_to_image
+
+LIBRARY = "diffusers"
+MODELS = "StableDiffusionPipeline, a folder with model_index.json"
+WRITES = ("latent_diffusion",)
+COMPARED = "latents and images of the whole pipeline, guided, in 4 and 10 steps; folders of ours opened by diffusers"
+
+# By the names of subfolders: where our parameters are, and who knows the names.
+_PARTS: Mapping[str, tuple[str, ModuleType]] = {
+    "unet": ("unet", diffusers_unet_condition),
+    "vae": ("autoencoder", diffusers_kl),
+    "text_encoder": ("text", hf_clip_text),
+}
+FILES = {
+    "unet/": "unet/diffusion_pytorch_model.safetensors",
+    "vae/": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/": "text_encoder/model.safetensors",
+}
+_CLASSES = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+}
+# The task of a U-Net that reads so many channels beside the latents.
+_TASKS = {0: "text_to_image"}
+_SAMPLER = ("spacing", "offset", "to_image")
+
+
+def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
+    """See `vit_jax.checkpoints.published.Family`."""
+    index = sidecar.pipeline
+    if not index or "text_encoder" not in sidecar.parts:
+        return None
+    for part in (*_PARTS, "scheduler"):
+        if part not in sidecar.parts:
+            raise index.error(part, "is missing: there is nothing that draws an image", "Fetch the whole folder")
+    found = {}
+    for part, (_, family) in _PARTS.items():
+        own = {name.removeprefix(f"{part}/"): shape for name, shape in tensors.items() if name.startswith(f"{part}/")}
+        beside = sidecar.parts[part]
+        if part == "text_encoder" and "tokenizer" in sidecar.parts:
+            known = sidecar.parts["tokenizer"]
+            beside = Sidecar(
+                config=beside.config, tokenizer=known.tokenizer, special_tokens=known.special_tokens,
+                vocabularies=known.vocabularies,
+            )  # fmt: skip
+        found[part] = family.describe(own, beside)
+        if found[part] is None:
+            raise UserError(
+                f"The folder {part!r} holds no {family.MODELS}",
+                "Only pipelines of Stable Diffusion 1 and 2 can be read",
+            )
+    kwargs: dict[str, Any] = {
+        ours: {"name": found[part].model, **found[part].kwargs} for part, (ours, _) in _PARTS.items()
+    }
+    given = {key: kwargs["text"].pop(key) for key in ("vocab_size", "end_id")}
+    model = build(**kwargs, **given)
+    extra = model.unet.inputs - model.autoencoder.latent_width
+    if extra not in _TASKS:
+        raise UserError(
+            f"The U-Net reads {extra} channels beside the latents, which no task of vit_jax gives it",
+            "Load another pipeline",
+        )
+    scheduler = diffusers_scheduler.read(sidecar.parts["scheduler"].scheduler)
+    side = sidecar.parts["unet"].config.sides("sample_size") or [64, 64]
+    stride = model.autoencoder.layout.stride
+    task = {
+        "name": _TASKS[extra],
+        "kwargs": {**scheduler.noise, "spacing": scheduler.spacing, "to_image": scheduler.to_image, "offset": 1},
+        "given": list(given),
+    }
+    remarks = [each for part in found.values() for each in part.remarks] + list(scheduler.remarks)
+    remarks += _not_loaded(index) + _as_the_pipeline_has_it(index, scheduler)
+    if not index.text("_class_name", "").startswith("StableDiffusion"):
+        task["kwargs"]["offset"] = scheduler.offset
+    fields = {"image": {"name": "image"}, **found["text_encoder"].fields}
+    preprocess = autoencoders.pixels() | {"image_size": [each * stride for each in side]}
+    layout = {part: dict(one.layout) for part, one in found.items()}
+    return Published("latent_diffusion", kwargs | given, preprocess, layout, (), tuple(remarks), fields, task)
+
+
+def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
+    """See `vit_jax.checkpoints.published.Family`; the layout holds those of the parts by their subfolders."""
+    entries, ignored = [], []
+    for part, (ours, family) in _PARTS.items():
+        own = family.name_map(_spec(kwargs, ours)["kwargs"], layout.get(part, {}))
+        # The text tower's names have its subtree in front already.
+        below = own.below("" if ours == "text" else f"{ours}/", f"{part}/")
+        entries += below.entries
+        ignored += below.ignored
+    return NameMap(entries, tuple(ignored))
+
+
+def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """See `vit_jax.checkpoints.published.Family`."""
+    if not is_of(metadata, "latent_diffusion") or metadata["task"]["name"] not in _TASKS.values():
+        return None
+    kwargs, files = metadata["model"]["kwargs"], {}
+    for part, (ours, family) in _PARTS.items():
+        spec = _spec(kwargs, ours)
+        beside = family.sidecar({**metadata, "model": spec}) if spec["name"] in family.WRITES else None
+        if beside is None:
+            return None
+        files |= {f"{part}/{name}": values for name, values in beside.items()}
+    model = build(**kwargs)
+    places = model.places(tuple(metadata["image_size"]))
+    files["unet/config.json"]["sample_size"] = places[0] if places[0] == places[1] else list(places)
+    how = complete(text_to_image, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
+    noise = {key: how[key] for key in ("schedule", "steps", "first", "last", "prediction")}
+    files["scheduler/scheduler_config.json"] = diffusers_scheduler.written(noise, **{k: how[k] for k in _SAMPLER})
+    index = {"_class_name": "StableDiffusionPipeline", **_CLASSES, "requires_safety_checker": False}
+    tokenizer = clip_tokenizer.files(metadata["fields"]["text"])
+    index["tokenizer"] = ["transformers", "CLIPTokenizer"] if tokenizer else [None, None]
+    files |= {f"tokenizer/{name}": values for name, values in (tokenizer or {}).items()}
+    return files | {"model_index.json": index | {"safety_checker": [None, None], "feature_extractor": [None, None]}}
+
+
+def _spec(kwargs: Mapping[str, Any], ours: str) -> dict[str, Any]:
+    """One of the networks by itself."""
+    section = dict(kwargs[ours])
+    name = section.pop("name")
+    if ours == "text":
+        section |= {key: kwargs[key] for key in ("vocab_size", "end_id") if key in kwargs}
+    return {"name": name, "kwargs": section}
+
+
+def _not_loaded(index: JsonObject) -> list[str]:
+    return [
+        f"its {name.replace('_', ' ')} is not loaded"
+        for name in ("safety_checker", "image_encoder", "depth_estimator")
+        if isinstance(index.get(name), list) and index[name][-1:] != [None]
+    ]
+
+
+def _as_the_pipeline_has_it(index: JsonObject, scheduler: diffusers_scheduler.Scheduler) -> list[str]:
+    """What diffusers' pipeline of Stable Diffusion does whatever the scheduler's file says, and so do we."""
+    said = []
+    if scheduler.clip:
+        said.append("clip_sample of the scheduler is passed over, as diffusers' pipeline does: latents are not cut")
+    if scheduler.offset != 1 and index.text("_class_name", "").startswith("StableDiffusion"):
+        said.append(
+            f"steps_offset of the scheduler is taken for 1, not {scheduler.offset}, as diffusers' pipeline does"
+        )
+    return said
