@@ -34,6 +34,7 @@ from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
+from tests.tasks import test_text_to_image as wording
 from tests.tasks import test_translate as translating
 from tests.tasks import test_vae as variational
 from tests.tasks import test_var as scale_by_scale
@@ -92,6 +93,7 @@ SYSTEMS = {
     "vqvae": quantising.config(),
     "ddpm": denoising.config(),
     "dvae": relaxing.config(),
+    "text_to_image": wording.config(TEXTS),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
 }

@@ -132,7 +132,7 @@ def test_what_it_says_beside(written, folder, capfd):
 def test_what_cannot_be_read_is_one_sentence(folder):
     scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
     for key, value, message in (
-        ("prediction_type", "flow", "prediction_type .*is 'flow'"), ("beta_schedule", "sigmoid", "is 'sigmoid'"),
+        ("prediction_type", "flow", "'prediction_type' is 'flow'"), ("beta_schedule", "sigmoid", "is 'sigmoid'"),
         ("rescale_betas_zero_snr", True, "rescale_betas_zero_snr"),
     ):  # fmt: skip
         change(scheduler, **{key: value})

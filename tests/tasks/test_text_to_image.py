@@ -24,8 +24,8 @@ L = 6
 MODEL = {
     "name": "latent_diffusion",
     "unet": {
-        "name": "conditional_unet", "inputs": 2, "outputs": 2, "channels": 4, "multipliers": [1, 1], "num_blocks": 1,
-        "attention_levels": [1], "heads": 2, "context_width": 8, "norm_groups": 2,
+        "name": "conditional_unet", "inputs": 2, "outputs": 2, "channels": 4, "multipliers": [1], "num_blocks": 1,
+        "attention_levels": [0], "heads": 2, "context_width": 8, "norm_groups": 2,
     },
     "autoencoder": {
         "name": "kl_autoencoder", "channels": 4, "multipliers": [1, 1], "num_blocks": 1, "latent_width": 2,
@@ -54,9 +54,8 @@ def made(**more):
     task = text_to_image.build(model=MODEL, data=data, **{"steps": 20, "last": 0.3, **more})
     rng = np.random.default_rng(1)
     shapes = init_shapes(task.init, jax.random.key(0), {})["params"]
-    return task, {
-        "params": jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes), "model_state": {}
-    }  # fmt: skip
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.4, x.shape).astype(np.float32)), shapes)
+    return task, {"params": params, "model_state": {}}
 
 
 def test_the_loss_by_hand():
@@ -106,13 +105,14 @@ def test_samples_depend_on_their_keys_texts_and_guidance_alone():
     assert asked["text_cut"].tolist() == [0, 1, 0] and asked["text"][1, -1] == 2  # the end is kept
     samples = np.asarray(sample(asked, keys, settings))
     assert samples.shape == (3, 8, 4, 3) and 0 <= samples.min() < samples.max() <= 1
-    few = {name: x[1:2] for name, x in asked.items()}
-    np.testing.assert_allclose(sample(few, keys[1:2], settings), samples[1:2], atol=1e-5)
+    order = jnp.array([2, 0, 1])
+    again = sample({name: x[order] for name, x in asked.items()}, keys[order], settings)
+    np.testing.assert_allclose(again, samples[order], atol=1e-5)
     plain = np.asarray(sample(asked, keys, task.sampling(steps=4, guidance=1.0)))
     apart = np.abs(samples - plain).max((1, 2, 3)) > 1e-3
     assert apart.tolist() == [True, True, False]  # what it shall not be is led nowhere
-    wide = sample(few, keys[1:2], task.sampling(steps=1, size=12))
-    assert wide.shape == (1, 12, 12, 3)
+    wide = jax.eval_shape(lambda *x: sample(*x, task.sampling(steps=1, size=12)), asked, keys)
+    assert wide.shape == (3, 12, 12, 3)
 
 
 def test_a_step_is_guided_as_the_paper_says():
@@ -160,8 +160,6 @@ def test_a_run(tmp_path):
     assert len(logged) > 1 and 0 < logged[-1] < logged[0]
     loaded = vit_jax.load(tmp_path / "run")
     assert loaded.params.keys() == {"unet", "autoencoder", "text"}
-    drawn = loaded.sample(2, prompts=["red"], steps=2)
-    assert drawn.images.shape == (2, 4, 4, 3) and drawn.conditions["text_cut"].tolist() == [0, 0]
 
 
 def test_what_does_not_fit_is_refused():

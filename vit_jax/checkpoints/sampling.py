@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 
 from vit_jax.checkpoints.encoded_conditions import EncodedConditions
 from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
+from vit_jax.checkpoints.source import say_once
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.batch_axis import batch_split_like
@@ -79,6 +80,9 @@ def asked(
         UserError: for a prompt that the task cannot follow, or none where it needs one.
     """
     conditions = task.conditions(prompts, settings) if prompts else {}
+    for name, cut in conditions.items():
+        if name.endswith("_cut") and (count := int(cut.sum())):
+            say_once(f"{count} of {len(prompts)} prompts are longer than the model reads: their ends are cut")
     taken = [(name, values, len(prompts)) for name, values in conditions.items()]
     taken += [(name, values, len(values)) for name, values in (pictures or {}).items()]
 

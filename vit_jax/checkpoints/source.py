@@ -273,7 +273,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
     }
 
     for remark in remarks:
-        _say(f"{path.name}: {remark}")
+        say_once(f"{path.name}: {remark}")
 
     def read() -> tuple[dict, dict]:
         params, state = model_shapes(published.model, kwargs, size)
@@ -289,7 +289,7 @@ def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) 
 
 
 @functools.cache
-def _say(line: str) -> None:
+def say_once(line: str) -> None:
     """Prints a line, once in a process however often a file is opened."""
     print(printable(line), file=sys.stderr, flush=True)
 
