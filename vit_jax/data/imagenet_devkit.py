@@ -7,11 +7,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from vit_jax.data.files import from_here, read_bytes
+from vit_jax.data.matlab import read_table
 from vit_jax.errors import UserError
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
@@ -65,16 +63,9 @@ def _of_devkit(path: str, read: Callable[[str], bytes]) -> dict[int, str]:
 
 
 def _synsets(data: bytes) -> dict[int, str]:
-    """The synset of each number that the ground truth counts by, out of MATLAB's file."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        table: Any = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
-    except (MatReadError, NotImplementedError) as error:  # the second for a version that is none
-        raise ValueError("no MATLAB file") from error
-    table = np.atleast_1d(table)
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
+    """The synset of each number that the ground truth counts by; those with children are above the classes."""
+    table = read_table(data, "synsets")
+    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if row["num_children"] == 0}
 
 
 def _of_kaggle(path: str) -> dict[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from vit_jax.data.columns import chosen, image_bytes, numbered
 from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage
 from vit_jax.data.text_files import text_paths
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, shortened
 from vit_jax.naming import listed
 
 _KEPT = 4  # row groups of images in memory at once, in each process
@@ -63,8 +63,9 @@ class ParquetSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         where = f"{self._files[self._groups[group][0]]}, row {index + 1}"
-        cell = self._column(group, where)[index - int(self._starts[group])].as_py()
-        image = image_bytes(cell)
+        column, row = self._column(group, where), index - int(self._starts[group])
+        # Damaged, a file may have fewer images than labels.
+        image = image_bytes(column[row].as_py()) if row < len(column) else None
         if image is None or len(image) > MAX_FILE_BYTES:
             raise UnreadableImage(
                 f"{where} has no bytes of an image in {self._image_key!r}", "Put the file's bytes there"
@@ -84,8 +85,9 @@ class ParquetSource:
                     if file not in self._open:
                         self._open[file] = pq.ParquetFile(self._files[file])
                     column = self._open[file].read_row_group(number, columns=[self._image_key]).column(0)
-                except (OSError, pa.ArrowException) as error:
-                    raise UnreadableImage(f"{where} could not be read: {error}", "Fetch the file again") from error
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    reason = shortened(str(error), 300)
+                    raise UnreadableImage(f"{where} could not be read: {reason}", "Fetch the file again") from error
             self._kept[group] = column
             while len(self._kept) > self._most:
                 del self._kept[next(iter(self._kept))]
@@ -136,8 +138,9 @@ def build(
                     groups.append((k, number, len(values)))
                     values += file.read_row_group(number, columns=[label_key]).column(0).to_pylist()
                     size += _bytes(rows, image_key)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path} is no Parquet file, or is cut short: {error}", "Fetch it again") from error
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names that are not UTF-8
+            reason = shortened(str(error), 300)
+            raise UserError(f"{path} is no Parquet file, or is cut short: {reason}", "Fetch it again") from error
     known = label_names if label_names is not None else _class_names(schema, label_key)
     labels, names = numbered(where, values, known)
     return ParquetSource(files, groups, image_key, labels, names, len(groups) if size <= _MOST_IN_MEMORY else _KEPT)
