@@ -77,6 +77,7 @@ class VQGAN(ImageTokenizer):
     kl_weight: float = 5e-4
     entropy_weight: float = 0.0
     has_decoder: bool = True
+    finds_codes = True
 
     def setup(self) -> None:
         style = self.layout.style
@@ -148,6 +149,10 @@ class VQGAN(ImageTokenizer):
         if not self.has_decoder:
             raise UserError("This tokenizer is an encoder alone, which makes no images", "Load one with its decoder")
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+
+    def decode_near(self, latents: Float[Array, "b gh gw d"]) -> Float[Array, "b h w 3"]:
+        """Images of the codes next to any latents, see `ImageTokenizer`."""
+        return self.decode(self.quantizer(latents).latents)
 
     def flops(self, image_size: Grid) -> float:
         """Of one image through encoder, look-up and decoder."""

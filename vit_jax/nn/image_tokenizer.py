@@ -40,6 +40,8 @@ class ImageTokenizer(nn.Module):
     vocab_size: ClassVar[int | None]
     # Whether a token means the same code in all maps.
     one_codebook: ClassVar[bool] = True
+    # Of one that quantises: whether `decode_near` finds the codes of any latents.
+    finds_codes: ClassVar[bool] = False
 
     def grids(self, image_size: Grid) -> tuple[Grid, ...]:
         """Rows and columns of the maps of tokens of an image of (height, width): one map, or several from coarse to
@@ -58,6 +60,11 @@ class ImageTokenizer(nn.Module):
     def decode(self, latents: Float[Array, "b gh gw d"]) -> Float[Array, "b h w 3"]:
         """Images of latents; values may leave -1..1 a little."""
         raise NotImplementedError
+
+    def decode_near(self, latents: Float[Array, "b gh gw d"]) -> Float[Array, "b h w 3"]:
+        """Images of latents that something else generated as `encode` gives them: one that quantises takes the codes
+        next to them (latent diffusion, arXiv:2112.10752, section 3.1)."""
+        return self.decode(latents)
 
     def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b t"]:
         """Tokens, below `vocab_size`."""

@@ -185,7 +185,7 @@ class Diffusion(Diffuses, TokenGenerator):
             return jnp.concatenate([led, told[..., self._channels :]], axis=-1)
 
         def decode(x: Array) -> Array:
-            return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode"))
+            return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode_near"))
 
         clip = self.tokenizer is None if settings.clip is None else settings.clip
         how = Steps(settings.sampler, self.prediction, self.variance, clip, eta=settings.eta)
@@ -272,7 +272,7 @@ def build(
     made, channels = None, 3
     if tokenizer is not None:
         made, size = tokenizer_of(tokenizer, data)
-        if made.vocab_size is not None or len(made.grids(size)) != 1:
+        if (made.vocab_size is not None and not made.finds_codes) or len(made.grids(size)) != 1:
             raise UserError("Diffusion is of continuous latents", "Use a tokenizer such as kl_autoencoder")
         channels = made.latent_width
     if data.image_size is None:
