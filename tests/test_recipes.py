@@ -130,6 +130,8 @@ DIFFERS = {
     "ddpm_cifar10": {"initial values"},
     "dit_imagenet256": {"latents", "crops", "guidance", "precision"},
     "iddpm_imagenet64": {"heads", "time", "crops", "pixels"},
+    "ldm_celebahq": {"initial values", "steps"},
+    "ldm_imagenet": {"batch", "steps", "initial values", "crops"},
     "dalle": {"vocabulary", "learning rate", "precision"},
     "maskgit_imagenet": {"classes", "loss", "masks", "crops", "precision"},
     "vqgan_transformer": {"classes", "steps", "dropout", "precision"},

@@ -65,6 +65,21 @@ def test_residuals_of_zeros_change_no_bit_and_others_do(small):
     assert np.abs(call(nothing._replace(middle=nothing.middle + 1)) - plain).max() > 1e-3
 
 
+def test_a_class_is_a_context_of_one_token(small):
+    plain, variables, (x, times, _) = small
+    model, table = build(**SMALL, num_classes=3), RNG.normal(size=(3, 6)).astype(np.float32)
+    params = {"params": {**variables["params"], "classes": {"embedding": table}}}
+    assert shapes(model)["classes"]["embedding"].shape == (3, 6)
+    classes = np.array([2, 0])
+    known = model.apply(params, classes, method="context_keys_values")
+    again = plain.apply(variables, table[classes][:, None], method="context_keys_values")
+    jax.tree.map(np.testing.assert_array_equal, known, again)
+    call = jax.jit(model.apply)
+    given = call(params, x, times, classes)
+    np.testing.assert_array_equal(given, call(params, x, times, known))
+    assert np.abs(given - call(params, x, times, np.array([2, 1])))[1].max() > 1e-3
+
+
 def test_the_cost_is_that_of_the_program(small):
     model, variables, args = small
     _, counted = compiled(model, variables, *args)
@@ -78,6 +93,8 @@ def test_what_does_not_fit_is_refused(small):
         model.apply(variables, x, times, context[..., :5])
     with pytest.raises(UserError, match="width 6, and the text's are 5 wide"):
         model.apply(variables, context[..., :5], method="context_keys_values")
+    with pytest.raises(UserError, match="attends to a context, and was given none"):
+        model.apply(variables, x, times, None)
     with pytest.raises(UserError, match="reads 4 channels and was given 3"):
         model.apply(variables, x[..., :3], times, context)
     with pytest.raises(UserError, match="heads of 2 levels for 4"):

@@ -19,13 +19,17 @@ def shapes(model, size):
     return init_shapes(model.init, jax.random.key(0), *example_inputs(model, size))["params"]
 
 
+LDM = {"channels": 224, "multipliers": (1, 2, 3, 4), "attention_levels": (1, 2, 3), "head_width": 32, "time": "adm"}
+
+
 def test_sizes_are_the_papers():
     for model, size, count in (
         (build(), 32, 35_746_307),
         (build(multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(4,)), 256, 113_673_219),
+        (build(**LDM, symmetric=True, epsilon=1e-5), 64, 274_056_163),
     ):
         assert sum(np.prod(x.shape) for x in jax.tree.leaves(shapes(model, (size, size)))) == count
-        assert model.flops((size, size)) == pytest.approx({32: 12.4e9, 256: 497e9}[size], rel=0.01)
+        assert model.flops((size, size)) == pytest.approx({32: 12.4e9, 256: 497e9, 64: 202e9}[size], rel=0.01)
 
 
 def test_time_class_and_dropout_are_read():

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from vit_jax.errors import UserError
 from vit_jax.nn.dtype import compute_dtype
@@ -22,6 +22,7 @@ from vit_jax.nn.unet_levels import Blocks, Context, UNetLevels, check_levels
 from vit_jax.ranges import Count, Decay, Natural, Positive
 
 TOKENS = 77  # of a text, as CLIP reads them
+_CLASSES = "classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ConditionalLevels(UNetLevels):
 
     def checked(self, context: Float[Array, "b l d"] | Mapping[str, Any]) -> Context:
         """The context in the dtype of the computation; raises a UserError for another width."""
-        if isinstance(context, Mapping):
+        if context is None or isinstance(context, Mapping):
             return context
         check_context(context, self.blocks.context_width)
         return context.astype(self.blocks.style.dtype)
@@ -109,13 +110,14 @@ class ConditionalUNet(ConditionalLevels):
     """
 
     outputs: int = 4
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w inputs"],
         times: Shaped[Array, " b"],
-        context: Float[Array, "b l d"] | Mapping[str, Any],
+        context: Float[Array, "b l d"] | Int[Array, " b"] | Mapping[str, Any],
         *,
         residuals: Residuals | None = None,
         train: bool = False,
@@ -125,7 +127,7 @@ class ConditionalUNet(ConditionalLevels):
         Args:
             x: latents with noise, and what else the network sees of each place behind them.
             times: timesteps, from 0 on.
-            context: tokens; or what `context_keys_values` makes of them, with the same result.
+            context: tokens, or classes; or what `context_keys_values` makes of them, with the same result.
             residuals: what a ControlNet adds.
             train: whether dropout is applied, from the stream "dropout".
 
@@ -136,6 +138,8 @@ class ConditionalUNet(ConditionalLevels):
         self.check_size(x.shape[1:3])
         self.check_channels(x.shape[-1])
         style, time = self.blocks.style, self.embedded(times)
+        if self.num_classes and not isinstance(context, Mapping):
+            context = nn.Embed(self.num_classes, self.blocks.context_width, name=_CLASSES)(context)[:, None]
         context = self.checked(context)
         x = style.conv(self.channels, 3, "conv_in")(x.astype(style.dtype))
         skips, x = self.way_down(x, time, context, train=train)
@@ -146,14 +150,20 @@ class ConditionalUNet(ConditionalLevels):
         x = nn.silu(style.norm("norm_out")(x))
         return style.conv(self.outputs, 3, "conv_out", zero=True)(x).astype(jnp.float32)
 
+    def context_keys_values(self, context: Float[Array, "b l d"] | Int[Array, " b"]) -> dict[str, Any]:
+        if self.num_classes:
+            context = self.variables["params"][_CLASSES]["embedding"][context][:, None]
+        return super().context_keys_values(context)
+
     def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Array, ...]:
         """See `vit_jax.nn.example_inputs`; the size is that of the latents."""
         x = jnp.zeros((1, *(image_size or (self.stride, self.stride)), self.inputs))
-        return x, jnp.zeros(1, jnp.int32), jnp.zeros((1, TOKENS, self.blocks.context_width))
+        tokens = jnp.zeros((1, TOKENS, self.blocks.context_width))
+        return x, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32) if self.num_classes else tokens
 
     def flops(self, image_size: Sequence[int], context_length: int = TOKENS) -> float:
         """Of one image, keys and values of the context among them; see `vit_jax.nn.flops`."""
-        places = math.prod(image_size)
+        places, context_length = math.prod(image_size), 1 if self.num_classes else context_length
         down, skips = self.down_flops(places, context_length)
         return down + self.up_flops(skips, context_length) + product_flops(places, 9 * self.channels, self.outputs)
 
@@ -193,6 +203,7 @@ def build(
     attention_levels: Sequence[Natural] = (0, 1, 2),
     heads: Count | Sequence[Count] = 8,
     context_width: Count = 768,
+    num_classes: Natural = 0,
     linear: bool = False,
     dropout_rate: Decay = 0.0,
     norm_groups: Count = 32,
@@ -209,6 +220,7 @@ def build(
         channels: see `vit_jax.nn.unet_levels.UNetLevels`, like `multipliers`, `num_blocks` and `attention_levels`.
         heads: of attention, one number or one for each level.
         context_width: of the tokens.
+        num_classes: see `ConditionalUNet`.
         linear: see `SpatialTransformer`.
         dropout_rate: of residual blocks.
         norm_groups: channels are normalised in so many groups.
@@ -225,5 +237,5 @@ def build(
     )  # fmt: skip
     return ConditionalUNet(
         inputs, channels, tuple(multipliers), num_blocks, tuple(attention_levels), sine_first=False, shift=0,
-        blocks=blocks, outputs=outputs,
+        blocks=blocks, outputs=outputs, num_classes=num_classes,
     )  # fmt: skip

@@ -45,4 +45,6 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`. The authors have no such file."""
-    return {} if is_of(metadata, "conditional_unet") else None
+    if not is_of(metadata, "conditional_unet") or metadata["model"]["kwargs"].get("num_classes"):
+        return None
+    return {}

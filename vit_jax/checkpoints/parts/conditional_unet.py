@@ -126,8 +126,9 @@ def _kwargs(sizes: tuple[int, list[int], int, list[int]], inputs: int, attention
 
 
 def diffusers_config(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What both kinds of config.json have; None for a model whose first level is wider than its first convolution."""
-    if kwargs["multipliers"][0] != 1:
+    """What both kinds of config.json have; None for a model whose first level is wider than its first convolution, or
+    that reads classes."""
+    if kwargs["multipliers"][0] != 1 or kwargs.get("num_classes"):
         return None
     levels, heads = range(len(kwargs["multipliers"])), kwargs["heads"]
     return {
