@@ -81,6 +81,7 @@ setup(
     package_dir={"vit_jax.configs": "configs"},
     package_data={
         "vit_jax": ["py.typed"],
+        "vit_jax.checkpoints": ["*.csv"],
         "vit_jax.data.label_names": ["*.txt"],
         "vit_jax.data.palettes": ["*.txt"],
         "vit_jax.data.prompts": ["*.json"],

@@ -52,6 +52,11 @@ def test_defaults_statistics_and_no_head():
     [
         ("B17", {}, "There is no model named 'B17'"),
         ("vit:B17", {}, "There is no ViT 'B17'. Did you mean 'B/16'?"),
+        (
+            "vit_base_patch16_224",
+            {},
+            "is a name of weights. Its weights: vit_jax.load('hf://timm/vit_base_patch16_224.",
+        ),
         ("B/16", {"patchsize": 8}, "Unknown key 'create_model.patchsize'"),
         ("B/16", {"pretrained": True}, "create_model draws new parameters"),
         ("B/16", {"image_size": 0}, "0"),

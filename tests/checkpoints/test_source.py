@@ -125,6 +125,22 @@ def test_without_a_network(monkeypatch, tmp_path):
     refused("hf://timm", "names no repository of the hub")
 
 
+def test_a_hub_name_that_does_not_exist(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def absent(*args, **kwargs):
+        raise errors.RepositoryNotFoundError.__new__(errors.RepositoryNotFoundError, "404 Client Error")
+
+    monkeypatch.setattr(hub, "snapshot_download", absent)
+    refused(
+        "hf://facebook/dinov2-bse",
+        "There is no repository facebook/dinov2-bse on the hub, or it is not open to you. "
+        r"Did you mean 'hf://facebook/dinov2-base'\?",
+    )
+    refused("hf://nobody/nothing-at-all-like-it", "'vit_jax models' lists addresses")
+
+
 def test_the_hub_s_folder_is_read_like_any_other(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
     asked = {}
@@ -139,6 +155,9 @@ def test_the_hub_s_folder_is_read_like_any_other(monkeypatch, tmp_path):
     assert asked["name"] == "timm/vit" and asked["revision"] == "main"
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked["patterns"])
     refused("hf://timm/vit/other.npz", "There is no file 'other.npz'")
+    assert {"other.npz", "config.json", "open_clip_config.json"} <= set(asked["patterns"])
+    refused("hf://timm/vit/unet/other.npz", "There is no file 'unet/other.npz'")
+    assert {"unet/other.npz", "unet/config.json"} <= set(asked["patterns"]) and "config.json" not in asked["patterns"]
 
 
 def test_urls_are_fetched_once_and_whole(monkeypatch, tmp_path):

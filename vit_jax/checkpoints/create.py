@@ -10,6 +10,7 @@ from etils import epath
 from vit_jax.checkpoints import store
 from vit_jax.checkpoints.description import class_names, rebuilt, task_of_model
 from vit_jax.checkpoints.load import Loaded
+from vit_jax.checkpoints.zoo import zoo
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.models.names import module_and_variant
@@ -47,8 +48,14 @@ def create_model(
         UserError: for an unknown name, size or argument, which names the nearest right one.
     """
     if "pretrained" in kwargs:
-        raise UserError("create_model draws new parameters", f"Published ones of {name}: vit_jax.load(address)")
-    module_name, variant = module_and_variant(name)
+        raise UserError(
+            "create_model draws new parameters",
+            "Published ones: vit_jax.load(address), with an address of 'vit_jax models'",
+        )
+    try:
+        module_name, variant = module_and_variant(name)
+    except UserError as error:
+        raise _of_weights(name) or error from None
     module = named_module("model", module_name)
     given = {"num_classes": _classes(module.build) if num_classes is None else num_classes, "dtype": dtype}
     kwargs = {"variant": variant, **{key: value for key, value in given.items() if value is not None}, **kwargs}
@@ -61,6 +68,17 @@ def create_model(
     variables = model.lazy_init(jax.random.key(seed), *shapes, train=False)
     state = {key: tree for key, tree in variables.items() if key != "params"}
     return Loaded(epath.Path(name), task, {"params": variables["params"], "model_state": state}, fields, metadata)
+
+
+def _of_weights(name: str) -> UserError | None:
+    """What to say to the name of published weights, such as timm's "vit_base_patch16_224"."""
+    wanted = str(name).rpartition("/")[2].partition(".")
+    for row in zoo():
+        found = row.address.rpartition("/")[2].partition(".")
+        if wanted[0] == found[0] and wanted[2] in ("", found[2]):
+            advice = f"Its weights: vit_jax.load('{row.address}'). New parameters: create_model('{row.model}')"
+            return UserError(f"{name!r} is a name of weights", advice)
+    return None
 
 
 def _classes(build: Any) -> int | None:

@@ -12,7 +12,9 @@ from etils import epath
 from vit_jax.checkpoints import http
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES
 from vit_jax.checkpoints.safetensors import parts_of
+from vit_jax.checkpoints.zoo import zoo
 from vit_jax.errors import UserError
+from vit_jax.spelling import closest
 
 # Weights and what describes them. Never pickles, never code.
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *SIDECARS.values(), *VOCABULARIES)
@@ -125,6 +127,7 @@ _REACH = "Check the address, the network and your permission, or fetch the file 
 def _fetch_from_hub(name: str, path: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
         raise UserError(
             f"{path} needs huggingface_hub, which is not installed", "pip install 'vit_jax[hub]'"
@@ -134,10 +137,18 @@ def _fetch_from_hub(name: str, path: str) -> Path:
     repository, _, revision = repository.partition("@")
     if not owner or not repository:
         raise UserError(f"{path} names no repository of the hub", "Write hf://owner/name, or hf://owner/name/file")
+    inside = file.rpartition("/")[0]  # what describes a file lies beside it
+    beside = [f"{inside}/{name}" if inside else name for name in SIDECARS.values()]
     try:
         folder = snapshot_download(
-            f"{owner}/{repository}", revision=revision or None, allow_patterns=[file, *_BESIDE] if file else _WANTED
+            f"{owner}/{repository}", revision=revision or None, allow_patterns=[file, *beside] if file else _WANTED
         )
+    except RepositoryNotFoundError as error:
+        close = closest(path, [row.address for row in zoo()], likeness=0.7)
+        raise UserError(
+            f"There is no repository {owner}/{repository} on the hub, or it is not open to you",
+            f"Did you mean '{close}'?" if close else "'vit_jax models' lists addresses; a private one needs a token",
+        ) from error
     except Exception as error:  # the hub's own errors, requests', httpx's and OSError: all mean that it is not here
         raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
     found = Path(folder, file)

@@ -22,6 +22,7 @@ from vit_jax.commands import (
     features,
     generate,
     interpolate,
+    models,
     neighbours,
     plan,
     predict,
@@ -73,6 +74,7 @@ _COMMANDS = {
     "bench": bench,
     "demo": demo,
     "configs": configs,
+    "models": models,
 }
 
 
