@@ -265,3 +265,30 @@ def test_the_cosine_schedule_has_a_square_that_print_leaves_out():
     last = [np.prod(np.maximum(ratio[1:] / ratio[:-1], 1 - 0.999)) for ratio in (angle**2, angle)]
     np.testing.assert_allclose(last, [2.43e-9, 1.56e-6], rtol=2e-2)
     np.testing.assert_allclose(Noising.of(betas("cosine")).alphas_cumprod[-1], last[0], rtol=1e-6)
+
+
+def test_a_gradient_leads_as_the_paper_says():
+    """ADM's algorithms 1 and 2, written out; with noise that is cut only before x_0 is led."""
+    noising, gradient, step = Noising.of(betas("linear"), spaced(10)), 0.3 * NOISE[::-1], jnp.int32(6)
+    a, before = noising.alphas_cumprod[6], noising.before[6]
+    for variance in ("small", "large"):
+        how = Steps("ddpm", "epsilon", variance)
+        plain, led = (step_back(noising, OUTPUT, X0, NOISE, step, how, g) for g in (None, gradient))
+        sigma = noising.posterior_variance[6] if variance == "small" else noising.betas[6]
+        np.testing.assert_allclose(led - plain, sigma * gradient, rtol=1e-4, atol=1e-6)
+    led = step_back(noising, OUTPUT, X0, NOISE, step, Steps("ddim", variance="small"), gradient)
+    epsilon = OUTPUT - np.sqrt(1 - a) * gradient
+    wanted = np.sqrt(before) * (X0 - np.sqrt(1 - a) * epsilon) / np.sqrt(a) + np.sqrt(1 - before) * epsilon
+    np.testing.assert_allclose(led, wanted, rtol=1e-4, atol=1e-5)
+
+    # A class that is likelier the larger x is.
+    table = Noising.of(betas("linear", 20, 1e-4, 0.3))
+    how = Steps("ddim", variance="small")
+
+    def end(scale):
+        return denoise(
+            lambda x, t: 0 * x, table, X0, lambda i: NOISE, how, gradient=lambda x, t: scale * jnp.ones_like(x)
+        )
+
+    seen = [np.mean(end(scale)) for scale in (0.0, 0.5, 1.0)]
+    assert seen[0] < seen[1] < seen[2]

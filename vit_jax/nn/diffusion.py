@@ -354,12 +354,15 @@ def step_back(
     noise: Float[Array, "b *d"],
     step: Int[Array, ""],
     how: Steps = Steps(),
+    gradient: Float[Array, "b *d"] | None = None,
 ) -> Float[Array, "b *d"]:
     """x_{t-1} of x_t and what the network says of it; at the first step no noise is added.
 
     Args:
         noise: standard normal; DDIM with eta 0 does not read it.
         step: number of the step in `noising`.
+        gradient: by which the step is led, of how likely x_t is what is asked for: the mean moves by the variance times
+            it, in DDIM the noise by -sqrt(1 - a) times it (ADM, arXiv:2105.05233, algorithms 1 and 2).
     """
     prediction, share = output, None
     if how.variance == "learned_range":
@@ -369,7 +372,14 @@ def step_back(
     goes_on = jnp.where(step > 0, how.temperature, 0.0)
     if how.kind == "ddpm":
         logs = log_variance(noising, step, how.variance, share, xt)
-        return posterior_mean(noising, x0, xt, step) + goes_on * jnp.exp(0.5 * logs) * noise
+        mean = posterior_mean(noising, x0, xt, step)
+        mean = mean if gradient is None else mean + jnp.exp(logs) * gradient
+        return mean + goes_on * jnp.exp(0.5 * logs) * noise
+    if gradient is not None:
+        # What the other noise makes of x_0, which was cut before, as in the authors' code.
+        alphas = noising.alphas_cumprod
+        epsilon = epsilon - _at(np.sqrt(1 - alphas), step, xt) * gradient
+        x0 = x0 + _at((1 - alphas) / np.sqrt(alphas), step, xt) * gradient
     before, deviation = noising.before, how.eta * np.sqrt(noising.posterior_variance)
     onward = _at(np.sqrt(np.maximum(1 - before - deviation**2, 0)), step, xt)
     x = _at(np.sqrt(before), step, xt) * x0 + onward * epsilon
@@ -384,6 +394,7 @@ def denoise(
     noise: Callable[[Int[Array, ""]], Float[Array, "b *d"]],
     how: Steps = Steps(),
     after: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]] | None = None,
+    gradient: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]] | None = None,
 ) -> Float[Array, "b *d"]:
     """From noise to x_0, all steps as one `lax.scan`: compiling takes as long for ten steps as for a thousand.
 
@@ -394,13 +405,15 @@ def denoise(
         noise: that of the n-th step on the way, counted from 0.
         how: see `Steps`.
         after: what is made of x after each step, of its number in `noising`; None to leave it as it is.
+        gradient: of x_t and the timestep, see `step_back`.
     """
     count = len(noising.timesteps)
     timesteps = jnp.asarray(noising.timesteps)
 
     def body(x: Array, passed: Array) -> tuple[Array, None]:
         step = count - 1 - passed
-        x = step_back(noising, predict(x, timesteps[step]), x, noise(passed), step, how)
+        led = None if gradient is None else gradient(x, timesteps[step])
+        x = step_back(noising, predict(x, timesteps[step]), x, noise(passed), step, how, led)
         return x if after is None else after(x, step), None
 
     return jax.lax.scan(body, x, jnp.arange(count))[0]

@@ -32,6 +32,7 @@ class ReverseProcess:
         kept: an image, and a mask [B, h, w, 1] with 1 where it is to be new: after each step x is elsewhere what the
             image is with that step's noise, and in the end the image (RePaint, arXiv:2201.09865, equation 8, with one
             noise for all steps, as diffusers has it). None where all is new.
+        gradient: of x_t and the timestep, what leads a step beside the network, see `vit_jax.nn.diffusion.step_back`.
     """
 
     predict: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *e"]]
@@ -42,6 +43,7 @@ class ReverseProcess:
     decode: Callable[[Float[Array, "b *d"]], Float[Array, "b H W 3"]]
     begun: Float[Array, "b *d"] | None = None
     kept: tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]] | None = None
+    gradient: Callable[[Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]] | None = None
 
     def start(self, keys: PRNGKeyArray) -> Float[Array, "b *d"]:
         """The noise that samples begin with, of each key [B] its own."""
@@ -61,7 +63,8 @@ class ReverseProcess:
         x = start
         if self.begun is not None:
             x = add_noise(self.noising, self.begun, start, jnp.int32(len(self.noising.timesteps) - 1))
-        return denoise(self.predict, self.noising, x, self.noise(keys), self.how, self._keeping(start))
+        noise, keeping = self.noise(keys), self._keeping(start)
+        return denoise(self.predict, self.noising, x, noise, self.how, keeping, self.gradient)
 
     def _keeping(self, start: Float[Array, "b *d"]) -> Callable[[Array, Int[Array, ""]], Float[Array, "b *d"]] | None:
         """What keeps a part of an image through the steps; None where there is none."""
