@@ -108,6 +108,17 @@ def test_a_whole_model_below_another_s_name(convolutional):
     np.testing.assert_array_equal(found[f"batch_stats/tokenizer/{name}"], statistics)
 
 
+def test_all_that_no_other_source_fills(pretrained):
+    """Heads too, and beside it a second checkpoint whole."""
+    folder, params = pretrained
+    fresh = shapes(num_classes=10, representation_size=params["pre_logits"]["bias"].shape[0])
+    found, [report, other] = init_from({"params": fresh | {"judge": fresh}}, {"": str(folder), "judge": f"{folder}::"})
+    names = set(leaf_names(fresh))
+    assert set(report.loaded) == names and set(other.loaded) == {f"judge/{name}" for name in names}
+    np.testing.assert_array_equal(found["params/head/kernel"], params["head"]["kernel"])
+    np.testing.assert_array_equal(found["params/judge/head/kernel"], params["head"]["kernel"])
+
+
 @pytest.mark.long
 def test_a_run_starts_from_it_with_a_zero_head(pretrained, tmp_path):
     folder, params = pretrained

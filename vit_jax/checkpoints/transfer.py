@@ -84,7 +84,7 @@ def init_from(
             with sources 'path' (its subtree of the same name; for "tokenizer" all of a source without one, which is a
             tokenizer by itself), 'path::subtree' or 'path::' (all of it, so that a model lies below another's name, as
             a teacher does). A subtree is one of every collection: the running statistics of an encoder come with its
-            parameters.
+            parameters. The subtree "" is all that no other one names, heads too.
 
     Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
     says (the model's `posemb_resize`). A model that learns its positions starts from those that its source computes.
@@ -104,6 +104,8 @@ def init_from(
     found, reports = {}, []
     for subtree, source in sources.items():
         wanted = {n: s for n, s in target.items() if _is_in(n, subtree)}
+        if not subtree:
+            wanted = {n: s for n, s in target.items() if not _is_in(n, *filter(None, sources))}
         if not wanted:
             known = {n.split("/")[1] for n in target if n.startswith(_PARAMS)}
             raise UserError(
@@ -114,10 +116,9 @@ def init_from(
         *both, method = _read(path)
         if not whole and subtree == _TOKENIZER and not any(_is_in(n, subtree) for n in both[0]):
             inner = ""
-        before = f"/{inner}/" if inner else "/"
+        before, after = (f"/{name}/" if name else "/" for name in (inner, subtree))
         flat, computed = (
-            {n.replace(before, f"/{subtree}/", 1): v for n, v in of.items() if not inner or _is_in(n, inner)}
-            for of in both
+            {n.replace(before, after, 1): v for n, v in of.items() if not inner or _is_in(n, inner)} for of in both
         )
         part, report = _match(wanted, wanted, flat, computed, method, source)
         found |= part

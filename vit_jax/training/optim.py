@@ -243,7 +243,8 @@ def check_locked(frozen: PyTree, subtrees: Sequence[str], sources: str | Mapping
         frozen: see `frozen_mask`.
         sources: `config.init_from`.
     """
-    loaded = sources if isinstance(sources, Mapping) else dict.fromkeys(subtrees if sources else ())
+    whole = "" in sources if isinstance(sources, Mapping) else bool(sources)
+    loaded = subtrees if whole else sources or ()
     for name in subtrees:
         if name not in loaded and all(jax.tree.leaves(frozen.get(name, False))):
             raise UserError(
