@@ -46,7 +46,7 @@ def test_blocks_begin_as_the_identity_and_read_time_and_class():
     assert not call(params, jnp.array([0, 5]), jnp.array([0, 1])).any()
     # A head that is not zero sees the patches and their places; blocks add nothing yet.
     head = RNG.normal(size=(16, 24)).astype(np.float32)
-    found = call(params | {"head": params["head"] | {"kernel": head}}, jnp.array([0, 5]), jnp.array([0, 1]))
+    found = call(params | {"output": params["output"] | {"kernel": head}}, jnp.array([0, 5]), jnp.array([0, 1]))
     patches = x.reshape(2, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 2, 3, 12)
     tokens = patches @ params["embedding"]["kernel"].reshape(12, 16) + params["embedding"]["bias"]
     tokens = tokens + sincos2d((2, 3), 16, reaches_temperature=False)

@@ -44,7 +44,7 @@ class DiT(nn.Module):
     """A denoiser.
 
     Parameters, float32: `embedding` of the patches; `time`; `classes` where there are any; `block_00`, ...; `norm`, see
-    `ModulatedNorm`; `head` with kernel [D, p p outputs]. Modulation and head are zero at first, and so is the output.
+    `ModulatedNorm`; `output` with kernel [D, p p outputs]. Modulation and output are zero at first: all is then 0.
 
     Attributes:
         inputs: channels of the images.
@@ -105,7 +105,7 @@ class DiT(nn.Module):
         x, _ = blocks(x.reshape(len(x), -1, self.width), condition=condition, train=train)
         x = ModulatedNorm(dtype=dtype, name="norm")(x, condition)
         zeros, pixels = nn.initializers.zeros, self.patch_size**2 * self.outputs
-        x = nn.Dense(pixels, dtype=dtype, kernel_init=zeros, dot_general=product, name="head")(x)
+        x = nn.Dense(pixels, dtype=dtype, kernel_init=zeros, dot_general=product, name="output")(x)
         return unpatchify(x.reshape(len(x), *grid, pixels), patch).astype(jnp.float32)
 
     def check_size(self, size: Sequence[int]) -> None:
@@ -128,7 +128,7 @@ class DiT(nn.Module):
 
         def kept(path: tuple[jax.tree_util.DictKey, ...], old: jax.Array, new: jax.Array) -> jax.Array:
             names = {part.key for part in path}
-            return old if names & {"time", "classes", "modulation", "head"} else new
+            return old if names & {"time", "classes", "modulation", "output"} else new
 
         return jax.tree.map_with_path(kept, params, drawn)
 

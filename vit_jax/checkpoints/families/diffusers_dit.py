@@ -75,7 +75,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         for entry in embedders
     ]
     entries += convolution("embedding", "pos_embed.proj")
-    entries += [*parts.modulation("norm/modulation", "proj_out_1", width, 2), *dense("head", "proj_out_2")]
+    entries += [*parts.modulation("norm/modulation", "proj_out_1", width, 2), *dense("output", "proj_out_2")]
     for i in range(model.depth):
         ours, theirs = f"block_{i:02d}", _BLOCK.format(i)
         for name, there in (("query", "to_q"), ("key", "to_k"), ("value", "to_v")):

@@ -56,7 +56,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
         *dense("time/fc2", "t_embedder.mlp.2"),
         same("classes/embedding", _LABELS),
         *parts.modulation("norm/modulation", "final_layer.adaLN_modulation.1", width, 2),
-        *dense("head", "final_layer.linear"),
+        *dense("output", "final_layer.linear"),
     ]
     for i in range(model.depth):
         ours, theirs = f"block_{i:02d}", f"blocks.{i}"
