@@ -29,6 +29,7 @@ from tests.tasks import test_efficientvit as efficient
 from tests.tasks import test_hart as hybrid
 from tests.tasks import test_mar as filling
 from tests.tasks import test_maskgit as masked
+from tests.tasks import test_noisy_classifier as leading
 from tests.tasks import test_pixelcnn as drawing
 from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
@@ -36,6 +37,7 @@ from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
 from tests.tasks import test_text_to_image as wording
 from tests.tasks import test_translate as translating
+from tests.tasks import test_upscale_diffusion as cascading
 from tests.tasks import test_vae as variational
 from tests.tasks import test_var as scale_by_scale
 from tests.tasks import test_vqgan as adversarial
@@ -83,6 +85,7 @@ SYSTEMS = {
     "mar": filling.config(),
     "maskgit": masked.config(),
     "moco_v3": contrastive_config("moco_v3", model__depth=1),
+    "noisy_classifier": leading.config(),
     "pixelcnn": drawing.config(),
     "segment": segmenting.plain(TEXTS),
     "sam": clicking.config(),
@@ -96,6 +99,7 @@ SYSTEMS = {
     "text_to_image": wording.config(TEXTS),
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
+    "upscale_diffusion": cascading.config(),
 }
 NOT_TRAINED = {"features", "tokenizer"}
 

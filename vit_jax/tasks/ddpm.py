@@ -1,19 +1,20 @@
 """Denoising diffusion: Ho et al., "Denoising diffusion probabilistic models" (arXiv:2006.11239, DDPM), with DDIM's
-sampler (arXiv:2010.02502) and iDDPM's variances (arXiv:2102.09672).
+sampler (arXiv:2010.02502), iDDPM's variances (arXiv:2102.09672) and ADM's guidance by a classifier (arXiv:2105.05233).
 
 Noise is added to images, and a network learns to see it. In pixels, or in the latents of an autoencoder.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.naming import build_model
+from vit_jax.naming import build_model, build_named
 from vit_jax.nn.diffusion import (
     BetaSchedule,
     Noising,
@@ -32,9 +33,10 @@ from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.ranges import Count, Decay, NonNegative, Positive, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables, chosen, in_training
-from vit_jax.tasks._image_tokens import TokenGenerator, repainting_pictures, tokenizer_of, unit_range
+from vit_jax.tasks._image_tokens import TOKENIZER, TokenGenerator, repainting_pictures, tokenizer_of, unit_range
 
 _TENTHS = 10
+CLASSIFIER = "classifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ class DiffusionSampling:
         clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
         strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
             and for 1 where a mask says what is to be new.
+        classifier_scale: s of the gradient of log p(class | x_t) that a classifier leads by (ADM, section 4); None for
+            1 where there is a classifier.
     """
 
     sampler: Literal["ddpm", "ddim"] = "ddpm"
@@ -59,6 +63,7 @@ class DiffusionSampling:
     guidance: NonNegative = 1.0
     clip: bool | None = None
     strength: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    classifier_scale: NonNegative | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Diffusion(Diffuses, TokenGenerator):
         schedule: of the noise, with `first` and `last`, see `vit_jax.nn.diffusion.betas`.
         steps: T.
         bound_weight: of the bound, all T terms of it.
+        classifier: what leads samples beside the network, see `vit_jax.tasks.noisy_classifier`; it stays as it is.
     """
 
     tokenizer: ImageTokenizer | None
@@ -92,6 +98,8 @@ class Diffusion(Diffuses, TokenGenerator):
     first: float = 1e-4
     last: float = 0.02
     bound_weight: float = 0.001
+    classifier: nn.Module | None = None
+    locked_when_loaded: ClassVar[tuple[str, ...]] = (TOKENIZER, CLASSIFIER)
     takes: ClassVar[tuple[str, ...]] = ("latents",)
     sampling: ClassVar[type] = DiffusionSampling
 
@@ -101,6 +109,9 @@ class Diffusion(Diffuses, TokenGenerator):
         params = self.model.init({"params": own}, *self.model.example_inputs(self._places))["params"]
         if hasattr(self.model, "redrawn"):
             params = self.model.redrawn(params, jax.random.fold_in(own, 1))
+        if self.classifier is not None:
+            inputs = self.classifier.example_inputs(self._places)
+            params[CLASSIFIER] = self.classifier.init({"params": jax.random.fold_in(own, 2)}, *inputs)["params"]
         variables = {"params": params, "model_state": {}}
         return variables if self.tokenizer is None else self._with_tokenizer(tokenizing, variables)
 
@@ -114,7 +125,8 @@ class Diffusion(Diffuses, TokenGenerator):
         noise = jax.random.normal(noising, x0.shape)
         xt = add_noise(self._noising, x0, noise, times)
         params = self._own(variables)["params"]
-        output, _ = in_training(self.model, params, {}, keys, xt, times, self._shown_labels(batch, dropping))
+        reads = _beside(xt, self._map_in_training(batch, jax.random.fold_in(rng, 1)))
+        output, _ = in_training(self.model, params, {}, keys, reads, times, self._shown_labels(batch, dropping))
         simple, bound = self._losses(output, x0, noise, times)
         count = jnp.float32(len(x0))
         metrics: Metrics = {"simple": (simple.sum(), count)}
@@ -169,10 +181,10 @@ class Diffusion(Diffuses, TokenGenerator):
         noising = self._noising
         if count < self.steps:
             noising = Noising.of(self._betas, spaced(count, self.steps, settings.spacing))
-        own, labels = self._own(variables), conditions["label"]
+        own, labels, known = self._own(variables), conditions["label"], self._map_beside(conditions)
 
         def apply(x: Array, step: Array, labels: Array) -> Array:
-            return self.model.apply(own, x, jnp.full(len(x), step), labels)
+            return self.model.apply(own, _beside(x, known), jnp.full(len(x), step), labels)
 
         def predict(x: Array, step: Int[Array, ""]) -> Array:
             if settings.guidance == 1.0:
@@ -192,8 +204,43 @@ class Diffusion(Diffuses, TokenGenerator):
         process = ReverseProcess(
             predict, noising, how, (*self._places, self._channels),
             encode=lambda images: self._data(variables, {"image": images}), decode=decode,
+            gradient=self._gradient(variables, labels, settings.classifier_scale),
         )  # fmt: skip
         return process.redrawing(conditions, settings.strength)
+
+    def _gradient(
+        self, variables: Variables, labels: Int[Array, " B"], scale: float | None
+    ) -> Callable[[Array, Int[Array, ""]], Array] | None:
+        """That of log p(label | x_t) times the scale, as the classifier says it; 0 for the null class."""
+        if self.classifier is None and scale:
+            raise UserError(
+                f"classifier_scale={scale:g} is of a classifier, and this model has none",
+                "Train with config.task.classifier, or leave it out",
+            )
+        if self.classifier is None or scale == 0:
+            return None
+        params = {"params": variables["params"][CLASSIFIER]}
+
+        def likely(x: Array, step: Int[Array, ""]) -> Array:
+            logits = self.classifier.apply(params, x, jnp.full(len(x), step))["logits"]
+            # A row of zeros for the null class.
+            return (jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, logits.shape[-1])).sum()
+
+        return lambda x, step: (1.0 if scale is None else scale) * jax.grad(likely)(x, step)
+
+    def _own(self, variables: Variables) -> dict[str, Any]:
+        own = super()._own(variables)
+        return own | {"params": {name: tree for name, tree in own["params"].items() if name != CLASSIFIER}}
+
+    def _map_in_training(self, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "B h w k"] | None:
+        """What the network reads beside x_t, as training shows it; None for nothing."""
+        del batch, rng
+        return None
+
+    def _map_beside(self, conditions: Mapping[str, Array]) -> Float[Array, "B h w k"] | None:
+        """The same of what samples go by."""
+        del conditions
+        return None
 
     def sampling_costs(self, settings: DiffusionSampling) -> dict[str, int]:
         """See `Task`: passes of the network, of which guidance takes twice as many rows."""
@@ -241,6 +288,13 @@ class Diffusion(Diffuses, TokenGenerator):
         return settings.steps or self.steps
 
 
+def _beside(x: Float[Array, "b h w c"], known: Float[Array, "B h w k"] | None) -> Float[Array, "b h w ck"]:
+    """Both, the latter as often as x repeats the batch."""
+    if known is None:
+        return x
+    return jnp.concatenate([x, jnp.concatenate([known] * (len(x) // len(known)))], axis=-1)
+
+
 def build(
     *,
     model: Mapping[str, Any],
@@ -255,6 +309,7 @@ def build(
     first: Positive = 1e-4,
     last: Positive = 0.02,
     bound_weight: NonNegative = 0.001,
+    classifier: Mapping[str, Any] | None = None,
 ) -> Diffusion:
     """The task.
 
@@ -265,9 +320,36 @@ def build(
         conditional: whether images are generated of the classes that the data have.
         label_drop: share of training examples that are shown without their class, for guidance.
         prediction: see `Diffusion`, like all others.
+        classifier: section of the classifier of a run of `noisy_classifier` with the same noise, whose parameters come
+            by `init_from={"classifier": "PATH::"}`; samples are then of classes even where the model is told of none.
 
     Raises:
-        UserError: for a tokenizer with codes, a size that the denoiser cannot take, or data without size.
+        UserError: for a tokenizer with codes, a size that the denoiser cannot take, data without size, or a classifier
+            of data without classes.
+    """
+    if not first <= last < 1:
+        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
+    parts = parts_of(model, data, conditional, label_drop, variance, tokenizer, classifier)
+    return Diffusion(
+        **parts, prediction=prediction, variance=variance, schedule=schedule, steps=steps, first=first, last=last,
+        bound_weight=bound_weight,
+    )  # fmt: skip
+
+
+def parts_of(
+    model: Mapping[str, Any],
+    data: DataInfo,
+    conditional: bool,
+    label_drop: float,
+    variance: Variance,
+    tokenizer: Mapping[str, Any] | None = None,
+    classifier: Mapping[str, Any] | None = None,
+    beside: int = 0,
+) -> dict[str, Any]:
+    """Arguments of `Diffusion` that take making, see `build`.
+
+    Args:
+        beside: channels that the denoiser reads beside x_t.
     """
     made, channels = None, 3
     if tokenizer is not None:
@@ -277,18 +359,23 @@ def build(
         channels = made.latent_width
     if data.image_size is None:
         raise UserError("The data says no size of images", "Set config.data.image_size")
-    if not first <= last < 1:
-        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
-    classes = tuple(data.label_names) if conditional else ()
-    label_drop = label_drop if classes else 0.0
+    size = tuple(data.image_size)
+    label_drop = label_drop if conditional and data.label_names else 0.0
     outputs = channels * (2 if variance == "learned_range" else 1)
-    module, spec = build_model(
-        model, inputs=channels, outputs=outputs, num_classes=len(classes) + (label_drop > 0)
-    )  # fmt: skip
-    task = Diffusion(
-        module, spec, image_size=tuple(data.image_size), classes=classes, label_drop=label_drop, tokenizer=made,
-        prediction=prediction, variance=variance, schedule=schedule, steps=steps, first=first, last=last,
-        bound_weight=bound_weight,
-    )  # fmt: skip
-    module.check_size(task._places)
-    return task
+    told = len(data.label_names) + (label_drop > 0) if conditional else 0
+    module, spec = build_model(model, inputs=channels + beside, outputs=outputs, num_classes=told)
+    module.check_size(size if made is None else made.grids(size)[0])
+    leading = None
+    if classifier is not None:
+        if not data.label_names:
+            raise UserError(
+                "A classifier leads to classes, and the data names none", "Leave out config.task.classifier"
+            )
+        leading = build_named(
+            "model", classifier, "config.task.classifier", inputs=channels, num_classes=len(data.label_names)
+        )  # fmt: skip
+    classes = tuple(data.label_names) if conditional or leading is not None else ()
+    return {
+        "model": module, "model_spec": spec, "tokenizer": made, "image_size": size, "classes": classes,
+        "label_drop": label_drop, "classifier": leading,
+    }  # fmt: skip
