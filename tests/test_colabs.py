@@ -18,6 +18,7 @@ FIGURES = {
     "efficient_attention": 4,
     "fewshot_probe": 4,
     "finetune_own_folder": 4,
+    "image_tokens": 4,
     "look_inside": 7,
     "masked_autoencoder": 3,
     "prompt_learning": 2,
