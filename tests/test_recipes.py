@@ -128,6 +128,7 @@ DIFFERS = {
     "coop": {"weight decay", "rate", "splits", "words"},
     "ddpm_256": {"initial values", "steps"},
     "ddpm_cifar10": {"initial values"},
+    "sd_v1": {"data", "texts", "precision"},
     "dit_imagenet256": {"latents", "crops", "guidance", "precision"},
     "iddpm_imagenet64": {"heads", "time", "crops", "pixels"},
     "ldm_celebahq": {"initial values", "steps"},

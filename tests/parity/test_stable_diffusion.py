@@ -2,6 +2,7 @@
 anew."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -14,8 +15,10 @@ import vit_jax
 from tests.parity.oracle import to_torch
 from tests.parity.test_autoencoders import channels_last, redrawn
 from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.families import diffusers_pipeline
 from vit_jax.checkpoints.parts import clip_tokenizer
-from vit_jax.checkpoints.source import open_source
+from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.source import model_shapes, open_source
 from vit_jax.nn.diffusion import denoise
 
 diffusers = pytest.importorskip("diffusers")
@@ -131,3 +134,47 @@ def test_a_folder_of_ours_is_opened_by_diffusers(folder, theirs, tmp_path, monke
     np.testing.assert_array_equal(found.numpy(), wanted.numpy())
     back = open_source(tmp_path / "out")
     assert back.metadata["task"] == open_source(folder).metadata["task"]
+
+
+FULL = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}  # fmt: skip
+SD1 = ({"cross_attention_dim": 768}, {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+        "num_hidden_layers": 12, "hidden_act": "quick_gelu", "vocab_size": 49408})  # fmt: skip
+SD2 = ({"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+       {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23,
+        "hidden_act": "gelu", "vocab_size": 49408})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unet", "text", "counts"),
+    [(*SD1, (859_520_964, 83_653_863, 123_060_480)), (*SD2, (865_910_724, 83_653_863, 340_387_840))],
+    ids=["1", "2"],
+)
+def test_folders_of_full_size_on_shapes_alone(unet, text, counts):
+    """Each of our parameters from theirs, as many numbers each, and each of theirs read; nothing is allocated."""
+    with torch.device("meta"):
+        parts = {
+            "unet": diffusers.UNet2DConditionModel(sample_size=64, **unet),
+            "vae": diffusers.AutoencoderKL(**FULL),
+            "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+        }
+    named = {
+        part: {n.removeprefix("text_model."): tuple(x.shape) for n, x in model.state_dict().items()}
+        for part, model in parts.items()
+    }
+    shapes = {f"{part}/{name}": shape for part, own in named.items() for name, shape in own.items()}
+    beside = {part: Sidecar(config=json.loads(json.dumps(dict(model.config)))) for part, model in parts.items()
+              if part != "text_encoder"}  # fmt: skip
+    beside["text_encoder"] = Sidecar(config=parts["text_encoder"].config.to_diff_dict())
+    beside |= {"scheduler": Sidecar(scheduler=PNDM), "tokenizer": Sidecar()}
+    index = {name: ["", ""] for name in beside} | {"_class_name": "StableDiffusionPipeline"}
+    found = diffusers_pipeline.describe(shapes, Sidecar(pipeline=index, parts=beside))
+    assert found.preprocess["image_size"] == [512, 512] and found.task["name"] == "text_to_image"
+    names = diffusers_pipeline.name_map(found.kwargs, found.layout)
+    names.check(shapes, "FOLDER")
+    ours = model_shapes(found.model, found.kwargs, (512, 512))[0]
+    names.check_sizes(shapes, ours, "FOLDER")
+    assert {name for entry in names.entries for name in entry.ours} == ours.keys()
+    of = [sum(math.prod(x) for n, x in ours.items() if n.startswith(f"{tree}/")) for tree in
+          ("unet", "autoencoder", "text")]  # fmt: skip
+    assert tuple(of) == counts

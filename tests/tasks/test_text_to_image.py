@@ -154,6 +154,7 @@ def test_the_loop_is_one_program_and_shares_what_it_can():
     assert not [line for line in loop.splitlines() if "dot_general" in line and f"tensor<2x{L}x8x" in line]
 
 
+@pytest.mark.long
 def test_a_run(tmp_path):
     train(build_experiment(config(tmp_path)), tmp_path / "run", jax.devices()[:1])
     logged = [row["train/loss"] for row in read_metrics(tmp_path / "run") if "train/loss" in row]
