@@ -17,7 +17,9 @@ from vit_jax.errors import UserError
 from vit_jax.spelling import closest
 
 # Weights and what describes them. Never pickles, never code.
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *SIDECARS.values(), *VOCABULARIES)
+_NAMED = (*SIDECARS.values(), *VOCABULARIES)
+# The last ones are those of a pipeline's models, each in its own folder.
+_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *_NAMED, *(f"*/{name}" for name in _NAMED))
 _BESIDE = ("config.json", "preprocessor_config.json")
 _INDEX = ".safetensors.index.json"
 _CHUNK = 1 << 24  # bytes

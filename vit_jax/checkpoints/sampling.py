@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 
 from vit_jax.checkpoints.encoded_conditions import EncodedConditions
 from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
+from vit_jax.checkpoints.lost_samples import check_finite
 from vit_jax.checkpoints.source import say_once
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
@@ -183,11 +184,20 @@ def draw(
         asked_of: what rows are asked to be.
         numbers: of each row, from which its key is folded.
         others: see `sample`.
+
+    Raises:
+        UserError: for a sample that is not made of numbers.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"The seed is {seed}", "It must be from 0 to below 2^32")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
+
+    def fetched(drawn: Array, given: dict[str, Array], conditions: Conditions, numbers: Int[np.ndarray, " B"]) -> Any:
+        values = np.asarray(jax.device_get(drawn))[: len(numbers)]
+        check_finite(task, variables, settings, values, given, numbers, seed)
+        return values, conditions
+
     count = len(numbers)
     batch_size = _filled(min(batch_size, count), rows)
     program, encoded, pending = drawing(task, settings, rows), EncodedConditions(task, variables), None
@@ -197,11 +207,11 @@ def draw(
         placed = {name: _placed(encoded(name, values), rows) for name, values in conditions.items()}
         running = program(variables, placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed))
         if pending is not None:
-            yield _fetched(*pending)
+            yield fetched(*pending)
         kept = min(batch_size, count - start)
-        pending = running, {name: values[:kept] for name, values in conditions.items()}, kept
+        pending = running, placed, {name: values[:kept] for name, values in conditions.items()}, numbers[at[:kept]]
     if pending is not None:
-        yield _fetched(*pending)
+        yield fetched(*pending)
 
 
 def name_of(task: Task) -> str:
@@ -239,10 +249,6 @@ def _placed(values: Shaped[np.ndarray, "B ..."], rows: NamedSharding | None) -> 
     if rows is None:
         return jnp.asarray(values)
     return jax.make_array_from_callback(values.shape, rows, lambda index: values[index])
-
-
-def _fetched(drawn: Array, conditions: Conditions, kept: int) -> tuple[Shaped[np.ndarray, "B ..."], Conditions]:
-    return np.asarray(jax.device_get(drawn))[:kept], conditions
 
 
 def _pictures(task: Task, drawn: Shaped[np.ndarray, "B ..."], conditions: Conditions) -> UInt8[np.ndarray, "B H W 3"]:
