@@ -21,7 +21,9 @@ class Losing(Diffuses, Task):
             return jnp.where(lost[:, None], jnp.nan, 0 * x)
 
         noising = Noising.of(betas("linear", 4), np.arange(4))
-        return ReverseProcess(predict, noising, Steps("ddim", variance="small"), (3,), encode=lambda x: x, decode=lambda x: x)
+        return ReverseProcess(
+            predict, noising, Steps("ddim", variance="small"), (3,), encode=lambda x: x, decode=lambda x: x
+        )
 
 
 @pytest.mark.parametrize(("below", "step"), [(4, 1), (2, 3)])
