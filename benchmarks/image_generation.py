@@ -18,21 +18,16 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax
-
 from benchmarks.image_sheets import sheets
-from benchmarks.runs import Table, fit, once, write_tables
-from vit_jax.checkpoints.load import Loaded, load
-from vit_jax.checkpoints.sampling import settings_of
+from benchmarks.judged import judged, speed
+from benchmarks.runs import Table, fit, write_tables
 from vit_jax.data.sources.idx import FASHION_MNIST
-from vit_jax.training.evaluation import evaluate_loaded
 
 # Of each tokenizer its rows, and the outputs that are measured: of those pixels, and what else is said of its run.
 TOKENIZERS = {
@@ -133,7 +128,7 @@ class Board:
         for name in self.tokenizers:
             run = self.run(name, seed)
             for said, (output, pixels) in TOKENIZERS[name].items():
-                measured = self._measured(run, output, {}, run / f"board-{output}.json")
+                measured = judged(run, self.judge, output, {}, self._count, run / f"board-{output}.json")
                 summary = _summary(run)
                 of_pixels = {k: summary[f"{pixels}/{k}"] for k in ("psnr", "ssim")}
                 measured |= {k: v for k, v in summary.items() if k.startswith(("codes/", "seconds"))} | of_pixels
@@ -142,55 +137,15 @@ class Board:
         for name in (name for name in GENERATORS if name in self.only):
             run = self.run(name, seed)
             for number, (said, settings) in enumerate(GENERATORS[name][1].items()):
-                measured = self._measured(run, "samples", settings, run / f"board-{number}.json")
+                measured = judged(run, self.judge, "samples", settings, self._count, run / f"board-{number}.json")
                 measured["seconds"] = _summary(run)["seconds"]
                 # Another judge has features of another size: only in units of real images its distances are compared.
                 measured["times real"] = measured["distance/frechet"] / measured["distance/real"]
                 self.found["generators"].setdefault(said, []).append(measured)
                 if seed == 0:
-                    self.found["speeds"][said] = self._speed(
-                        run, settings, self.workdir / f"speed-{name}-{number}.json"
-                    )
+                    speeds = self.workdir / f"speed-{name}-{number}.json"
+                    self.found["speeds"][said] = speed(run, settings, 8 if self.smoke else 64, speeds)
                 self.report()
-
-    def _measured(self, run: Path, of: str, settings: Mapping[str, Any], file: Path) -> dict[str, float]:
-        """What the judge says of a run."""
-
-        def measure() -> dict[str, float]:
-            loaded = load(run)
-            config = loaded.metadata["config"]
-            pictures = {"judge": str(self.judge), "of": of, "count": self._count, "settings": dict(settings)}
-            compared = {**pictures, "train": config["data"]["train"]}
-            evals = {
-                "distance": {"name": "frechet", **compared},
-                "near": {"name": "precision_recall", **compared},
-                "seen": {"name": "judged_accuracy", **pictures},
-            }
-            found = evaluate_loaded(loaded, {**config, "evals": evals})
-            # Names without the judge, of which there is one here.
-            return {name.partition("(")[0]: value for name, value in found.items()} | {
-                "parameters": _parameters(loaded)
-            }
-
-        return once(file, measure)
-
-    def _speed(self, run: Path, settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
-        """Images a second with the cache of the task and without, where it can do without, and what one costs."""
-
-        def measure() -> dict[str, Any]:
-            loaded, count = load(run), 8 if self.smoke else 64
-            caches = (True, False) if hasattr(loaded.task.sampling, "cache") else (None,)
-            found = {}
-            for cache in caches:
-                how = {**settings, **({} if cache is None else {"cache": cache})}
-                seconds = [_seconds(lambda i=i, how=how: loaded.sample(count, seed=i, **how)) for i in range(4)]
-                # The first compiles; the fastest is the one that was disturbed least.
-                entry = {"images_per_second": count / min(seconds[1:])}
-                entry |= loaded.task.sampling_costs(settings_of(loaded.task, how))
-                found["without" if cache is False else "with"] = entry
-            return found
-
-        return once(file, measure)
 
     def report(self) -> None:
         """Prints the tables and writes them, and all figures, into the workdir."""
@@ -258,20 +213,8 @@ def _spread(runs: Sequence[Mapping[str, float]], key: str, digits: int, factor: 
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
-def _parameters(loaded: Loaded) -> int:
-    """Without those of a tokenizer beside them."""
-    own = {name: tree for name, tree in loaded.params.items() if name != "tokenizer"}
-    return sum(leaf.size for leaf in jax.tree.leaves(own))
-
-
 def _summary(run: Path) -> dict[str, float]:
     return json.loads((run / "summary.json").read_text())
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
