@@ -198,6 +198,7 @@ ARGUMENTS = {
     "fashion16": [
         f"model={m}" for m in ("judge", "vq", "kl", "multiscale", "hybrid", "raster", "maskgit", "mar", "var", "hart")
     ],
+    "ddpm_fashion16": ["", "space=pixels", "smoke"],
     "garment_mixers": ["mixer=softmax", "mixer=multiscale"],
     "garment_sparse": ["", "stage=adapt"],
     "sam_sa1b": ["", "variant=B/16,init=runs/mae,batch=64"],
