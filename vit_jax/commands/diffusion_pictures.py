@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax.commands.picture import Picture
 from vit_jax.inspection import diffusion, diffusion_figures
+from vit_jax.inspection.interpolation import spaces_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,8 +57,8 @@ def _strip(loaded: Loaded, prompts: Sequence[str]) -> Picture:
         "film_strip",
         diffusion_figures.rows_figure(rows, titles),
         "Samples as they come about, from left to right. Above what there is at step t; below the image that the "
-        "network expects in the end, seeing it. At first it can only expect a mean of all images; large forms are "
-        "decided early, and detail last.",
+        "network expects in the end, seeing it. Where there is noise alone it can only expect a mean of all images, or "
+        "where it predicts the noise its own error, magnified; large forms are decided early, and detail last.",
     )
 
 
@@ -69,9 +70,10 @@ def _against_one(loaded: Loaded, prompts: Sequence[str]) -> Picture:
     return Picture(
         "one_against_many",
         diffusion_figures.rows_figure(rows),
-        "A column has the same noise, from which DDIM goes to an image by so many steps. One step is what the network "
-        "expects of noise alone: a mean of what it has seen, since noise says next to nothing of the image. It cannot "
-        "be done at once; a few steps do most of it.",
+        "A column has the same noise, from which DDIM goes to an image by so many steps. One step is the image that "
+        "the network expects of noise alone: at best a mean of what it has seen, since noise says next to nothing of "
+        "the image; of a network that predicts the noise it is its error, magnified. It cannot be done at once; a few "
+        "steps do most of it.",
     )
 
 
@@ -79,11 +81,14 @@ def _worth(loaded: Loaded, images: np.ndarray, prompts: Sequence[str]) -> Pictur
     found = diffusion.worth(loaded, images, prompts=prompts)
     figure = diffusion_figures.worth_figure(found.error, found.bits, found.rate, found.distortion)
     of = "this image" if len(images) == 1 else f"these {len(images)} images"
+    latent = "latents" in spaces_of(loaded)
+    where = " in the autoencoder's latents, of which the distortion is 127.5 times a deviation" if latent else ""
     return Picture(
         "worth",
         figure,
-        f"Of {of}, one draw of noise a step. Left: the squared error of the prediction, and what a step costs in bits, "
-        "of which the sum bounds the likelihood. Right: with the bits of all steps but the last ones the image that is "
-        "expected is already near (DDPM, figure 5): the steep part is what the image is of, which latent diffusion "
-        "leaves to the diffusion; the long flat part is detail that hardly shows, which it leaves to the autoencoder.",
+        f"Of {of}{where}, one draw of noise a step. Left: the squared error of the prediction, and what a step costs "
+        "in bits, of which the sum bounds the likelihood. Right: with the bits of all steps but the last ones the "
+        "expected image is already near (DDPM, figure 5): the steep part is what the image is of, which latent "
+        "diffusion leaves to the diffusion; the long flat part is detail that hardly shows, which it leaves to the "
+        "autoencoder.",
     )

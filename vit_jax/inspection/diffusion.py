@@ -18,8 +18,6 @@ from vit_jax.nn.diffusion_paths import StepLosses, losses_by_step, trail
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.tasks import Task, Variables, example_keys
 
-_FULL = {"steps": None, "guidance": 1.0, "sampler": "ddpm"}  # the chain that training has
-
 
 @dataclasses.dataclass(frozen=True)
 class FilmStrip:
@@ -116,7 +114,8 @@ def worth(loaded: Loaded, images: UInt8[np.ndarray, "N H W 3"], *, prompts: Sequ
         UserError: see `film_strip`.
     """
     prompts = prompts or _nothing(loaded)
-    chosen, conditions, keys = _asked(loaded, len(images), prompts, seed, _known(loaded.task, _FULL))
+    plain = _known(loaded.task, {"guidance": 1.0})
+    chosen, conditions, keys = _asked(loaded, len(images), prompts, seed, plain)
     x = loaded.preprocess.normalize(images)
     found: StepLosses = jax.tree.map(np.asarray, _worth(loaded.task, chosen)(loaded.variables, x, conditions, keys))
     behind = np.cumsum(found.bits[::-1].astype(np.float64))[::-1]
@@ -130,8 +129,9 @@ def own_noising(loaded: Loaded) -> Noising:
     Raises:
         UserError: for a checkpoint of no diffusion.
     """
-    chosen, conditions, _ = _asked(loaded, 1, _nothing(loaded), 0, _known(loaded.task, _FULL))
-    return loaded.task.reverse_process(loaded.variables, conditions, chosen).noising
+    if not can_diffuse(loaded):
+        raise _no_diffusion(loaded)
+    return loaded.task.chain()
 
 
 def schedules(steps: int) -> dict[str, Float[np.ndarray, " T"]]:
@@ -152,10 +152,14 @@ def _asked(
 ) -> tuple[Any, dict[str, Array], PRNGKeyArray]:
     """The settings, conditions and keys of the first samples, as `Loaded.sample` has them."""
     if not can_diffuse(loaded):
-        raise UserError(f"The samples of {loaded.path} do not come out of noise step by step", "Use a diffusion")
+        raise _no_diffusion(loaded)
     chosen, numbers = settings_of(loaded.task, settings, "a diffusion"), np.arange(count)
     conditions = {name: jnp.asarray(x) for name, x in asked(loaded.task, numbers, chosen, prompts)(numbers).items()}
     return chosen, conditions, example_keys(seed, {"index": numbers.astype(np.int32)})
+
+
+def _no_diffusion(loaded: Loaded) -> UserError:
+    return UserError(f"The samples of {loaded.path} do not come out of noise step by step", "Use a diffusion")
 
 
 def _known(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +220,7 @@ def _worth(task: Task, settings: Any) -> Callable[..., StepLosses]:
     def run(variables: Variables, images: Array, conditions: Mapping[str, Array], keys: PRNGKeyArray) -> StepLosses:
         process = _process(task, variables, conditions, settings)
         x0 = process.encode(images)
-        return losses_by_step(process.predict, process.noising, x0, process.noise(keys), process.how)
+        return losses_by_step(process.predict, task.chain(), x0, process.noise(keys), process.how)
 
     return run
 

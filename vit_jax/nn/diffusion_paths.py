@@ -126,7 +126,7 @@ class StepLosses(NamedTuple):
     Args:
         error: squared, of what it predicts (DDPM, equation 14).
         bits: its term of the variational bound, bits a dimension: what it costs to send x_{t-1} to who has x_t.
-        distortion: squared, of the image that it expects, cut to -1..1.
+        distortion: squared, of the image that it expects.
         prior: bits a dimension of x_T, to who has nothing.
     """
 
@@ -146,7 +146,7 @@ def losses_by_step(
     """All terms of the variational bound (DDPM, equation 5), one draw of noise for each step and example.
 
     Args:
-        x0: in -1..1; the term of the first step takes it for bytes (DDPM, section 3.3).
+        x0: in -1..1; the term of the first step takes it for bytes (DDPM, section 3.3), which of latents means nothing.
         noise: that of a step.
         how: of which the prediction, the variance and the clipping count.
     """
@@ -160,11 +160,11 @@ def losses_by_step(
             output, share = jnp.split(output, 2, axis=-1)
         error = jnp.square(output - target(noising, x0, drawn, steps, how.prediction)).mean()
         expected = predicted(noising, output, xt, steps, how.prediction)[0]
-        cut = jnp.clip(expected, -1, 1)
-        mean = posterior_mean(noising, cut if how.clip else expected, xt, steps)
+        expected = jnp.clip(expected, -1, 1) if how.clip else expected
+        mean = posterior_mean(noising, expected, xt, steps)
         logs = jnp.broadcast_to(log_variance(noising, steps, how.variance, share, xt), xt.shape)
         bits = variational_term(noising, x0, xt, steps, mean, logs).mean()
-        return None, (error, bits, jnp.square(cut - x0).mean())
+        return None, (error, bits, jnp.square(expected - x0).mean())
 
     _, (error, bits, distortion) = jax.lax.scan(body, None, jnp.arange(len(noising.timesteps)))
     # x_T of x_0 has the mean sqrt(a) x_0 and the variance 1 - a, and is coded as if it were standard normal.

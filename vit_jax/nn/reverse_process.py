@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
@@ -125,6 +126,11 @@ class Diffuses:
     """
 
     steps: ClassVar[int]
+    _betas: ClassVar[Float[np.ndarray, " T"]]  # of the noise, see `vit_jax.nn.diffusion.betas`
+
+    def chain(self) -> Noising:
+        """All T steps, each of which goes back to the one before, whichever of them a sampler takes."""
+        return Noising.of(self._betas)
 
     def reverse_process(
         self, variables: Mapping[str, Any], conditions: Mapping[str, Array], settings: Any
