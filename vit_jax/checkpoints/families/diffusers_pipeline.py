@@ -10,6 +10,7 @@ from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, Shapes
 from vit_jax.checkpoints.parts import autoencoder as autoencoders
 from vit_jax.checkpoints.parts import clip_tokenizer, diffusers_scheduler
+from vit_jax.checkpoints.parts.latent_diffusion import section
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
@@ -100,7 +101,7 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `vit_jax.checkpoints.published.Family`; the layout holds those of the parts by their subfolders."""
     entries, ignored = [], []
     for part, (ours, family) in _PARTS.items():
-        own = family.name_map(_spec(kwargs, ours)["kwargs"], layout.get(part, {}))
+        own = family.name_map(section(kwargs, ours)["kwargs"], layout.get(part, {}))
         # The text tower's names have its subtree in front already.
         below = own.below("" if ours == "text" else f"{ours}/", f"{part}/")
         entries += below.entries
@@ -114,7 +115,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     kwargs, files = metadata["model"]["kwargs"], {}
     for part, (ours, family) in _PARTS.items():
-        spec = _spec(kwargs, ours)
+        spec = section(kwargs, ours)
         beside = family.sidecar({**metadata, "model": spec}) if spec["name"] in family.WRITES else None
         if beside is None:
             return None
@@ -130,15 +131,6 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     index["tokenizer"] = ["transformers", "CLIPTokenizer"] if tokenizer else [None, None]
     files |= {f"tokenizer/{name}": values for name, values in (tokenizer or {}).items()}
     return files | {"model_index.json": index | {"safety_checker": [None, None], "feature_extractor": [None, None]}}
-
-
-def _spec(kwargs: Mapping[str, Any], ours: str) -> dict[str, Any]:
-    """One of the networks by itself."""
-    section = dict(kwargs[ours])
-    name = section.pop("name")
-    if ours == "text":
-        section |= {key: kwargs[key] for key in ("vocab_size", "end_id") if key in kwargs}
-    return {"name": name, "kwargs": section}
 
 
 def _not_loaded(index: JsonObject) -> list[str]:

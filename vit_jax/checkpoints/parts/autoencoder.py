@@ -285,15 +285,27 @@ def assumed_scale(kwargs: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
 
 
 FIRST_STAGE = "first_stage_model."
+TEXT_STAGE = "cond_stage_model.transformer."
 SCALE = "scale_factor"  # beside it in a whole model
 # What only training needs: the perceptual network and the discriminator, and averages.
 _TRAINING = ("loss.*", "model_ema.*", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 
 
+def is_whole_pipeline(tensors: Shapes) -> bool:
+    """Whether a file of CompVis has all that draws an image of a text: U-Net, autoencoder and CLIP's text tower."""
+    return (
+        f"{TEXT_STAGE}text_model.final_layer_norm.weight" in tensors
+        and "model.diffusion_model.out.2.weight" in tensors
+        and any(name.startswith(FIRST_STAGE) for name in tensors)
+    )
+
+
 def first_stage(tensors: Shapes) -> tuple[str, dict[str, tuple[int, ...]], tuple[str, ...]] | None:
     """The autoencoder in a file of CompVis: what is before its names, its tensors without that, and remarks. None for
-    other files, those of an encoder alone too, and for the tokenizers of VAR and HART, whose 3x3 convolution and joined
-    projections tell them apart."""
+    whole pipelines and other files, those of an encoder alone too, and for the tokenizers of VAR and HART, whose 3x3
+    convolution and joined projections tell them apart."""
+    if is_whole_pipeline(tensors):
+        return None
     prefix = FIRST_STAGE if any(name.startswith(FIRST_STAGE) for name in tensors) else ""
     own = {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
     if not is_layout(own, COMPVIS) or "decoder.conv_in.weight" not in own:

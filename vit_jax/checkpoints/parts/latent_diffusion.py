@@ -1,0 +1,13 @@
+"""What the families of whole latent diffusion models have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def section(kwargs: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """One network of a `latent_diffusion` by itself, as `{"name": ..., "kwargs": ...}`, by its subtree."""
+    own = dict(kwargs[part])
+    name = own.pop("name")
+    if part == "text":
+        own |= {key: kwargs[key] for key in ("vocab_size", "end_id") if key in kwargs}
+    return {"name": name, "kwargs": own}
