@@ -18,7 +18,7 @@ class Published:
     Args:
         family: the module in `vit_jax.checkpoints.families` that reads it.
         model: the module in `vit_jax.models` that it becomes, with the variant where there is one: "vit:B/16".
-        address: what `vit_jax.load` is given; the address of a pickle where `pickle`.
+        address: what `vit_jax.load` is given; or a pickle, which docs/weights.md says how to convert.
         parameters: how many it has; None where that was not looked up.
         image_size: height and width in pixels; None for a model that takes no images, or any size.
         figure: what its authors, or whoever measured it, report: "84.53 ImageNet top-1".
@@ -32,11 +32,6 @@ class Published:
     image_size: tuple[int, int] | None
     figure: str
     source: str
-
-    @property
-    def pickle(self) -> bool:
-        """Whether it is published as a pickle alone, which docs/weights.md says how to convert."""
-        return self.address.endswith((".pt", ".pth", ".ckpt", ".pkl"))
 
     @property
     def url(self) -> str:
