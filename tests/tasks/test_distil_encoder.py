@@ -64,6 +64,7 @@ def found():
     return task, variables, jax.device_get(run(variables, BATCH))
 
 
+@pytest.mark.long
 def test_the_loss_is_the_mean_squared_difference(found):
     _, _, (value, (metrics, _), _, _, by_hand) = found
     assert by_hand["teacher"].shape == by_hand["moving"].shape == (2, 8, 8, 16)
@@ -75,6 +76,7 @@ def test_the_loss_is_the_mean_squared_difference(found):
         assert (float(total), float(weight)) == (pytest.approx(expected.sum(), rel=1e-4), 2)
 
 
+@pytest.mark.long
 def test_the_encoder_and_the_neck_learn_and_nothing_else(found):
     _, variables, (_, (_, state), gradients, _, _) = found
     for name, tree in gradients.items():
@@ -86,12 +88,14 @@ def test_the_encoder_and_the_neck_learn_and_nothing_else(found):
     np.testing.assert_array_equal(*(x["constants"]["prompts"]["fourier"] for x in (state, before)))
 
 
+@pytest.mark.long
 def test_outputs_are_the_student_s_and_what_it_is_taught(found):
     _, _, (*_, outputs, by_hand) = found
     np.testing.assert_allclose(outputs["embedding"], by_hand["still"], atol=1e-5)
     np.testing.assert_allclose(outputs["teacher_embedding"], by_hand["teacher"], atol=1e-5)
 
 
+@pytest.mark.long
 def test_what_the_teacher_gave_once_is_taken_instead_of_computed(found):
     """As `config.precompute` leaves it in the batch."""
     task, variables, (value, _, _, outputs, _) = found
@@ -101,6 +105,7 @@ def test_what_the_teacher_gave_once_is_taken_instead_of_computed(found):
     assert float(again) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.long
 def test_flops_count_the_teacher_once(found):
     task, *_ = found
     shapes = {"image": jax.ShapeDtypeStruct(BATCH["image"].shape, jnp.uint8)}

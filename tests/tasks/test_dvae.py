@@ -1,6 +1,4 @@
-"""The discrete VAE: the bound by hand in float64, its schedules, a run."""
-
-import json
+"""The discrete VAE: the bound by hand in float64, its schedules, what a checkpoint gives."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +6,10 @@ import numpy as np
 import pytest
 
 import vit_jax
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.tasks import DataInfo, dvae
 from vit_jax.training.config import override
-from vit_jax.training.experiment import build_experiment
-from vit_jax.training.loop import train
 
 MODEL = {"name": "dvae", "hidden": 4, "num_blocks": 1, "num_codes": 16, "code_width": 4}
 TASK = {"name": "dvae", "tau_steps": 10, "kl_steps": 4}
@@ -24,13 +20,6 @@ def config(**overrides):
     values = tiny_config() | {"task": TASK, "model": MODEL, "evals": {}}
     values |= {"optim": {"name": "adamw", "learning_rate": 2e-3}}
     return override(values, {key.replace("__", "."): str(value) for key, value in overrides.items()})
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("dvae") / "run"
-    train(build_experiment(config()), path, jax.devices()[:1])
-    return path
 
 
 def test_the_bound_by_hand():
@@ -76,10 +65,9 @@ def test_schedules_end_where_they_should():
     assert dvae.along_cosine(jnp.int32(0), 0.0, 6.6, 0) == pytest.approx(6.6)
 
 
-def test_a_run_and_what_it_leaves(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert {"train/loss", "train/nll", "train/kl", "train/tau", "train/codes_used"} <= rows[-1].keys()
-    loaded = vit_jax.load(workdir)
+def test_what_a_checkpoint_gives(tmp_path):
+    """A run, which takes ten times as long to compile, is in `tests/test_systems.py`."""
+    loaded = vit_jax.load(untrained(tmp_path / "run", config()))
     pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     found = loaded.outputs({"image": pictures}, ("reconstruction", "original", "indices", "latents"))
     np.testing.assert_allclose(found["original"], pictures / 255, atol=1e-6)

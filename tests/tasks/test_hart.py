@@ -91,6 +91,7 @@ def sampler(kind):
 KEYS = jax.random.split(jax.random.key(5), 4)
 
 
+@pytest.mark.long
 def test_samples_of_classes_are_of_their_own_key_alone():
     run, how = sampler("classes"), HARTSampling(steps=2, top_k=5)
     whole = np.asarray(run({"label": LABELS[:4]}, KEYS, how))

@@ -217,6 +217,7 @@ def config(path):
     return values
 
 
+@pytest.mark.long
 def test_a_run_and_what_it_leaves(eyes, tmp_path):
     path, arrays = eyes
     train(build_experiment(config(path)), tmp_path, jax.devices()[:1])

@@ -49,15 +49,17 @@ def test_a_coordinator_that_does_not_answer(tmp_path, process):
     assert line.startswith("vit_jax: ") and who in line
 
 
-def test_a_port_that_is_taken(tmp_path):
+def test_a_port_that_is_taken(tmp_path, capsys, monkeypatch):
+    """In this process, which shall not be ended at once when it ends."""
+    monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id", 0]
-        arguments = ["train", "--config", config_file(tmp_path), "--workdir", tmp_path / "run", *flags]
-        assert start(arguments, tmp_path / "log").wait(PATIENCE) == 2
-    [line] = (tmp_path / "log").read_text().splitlines()
+        flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", "0"]
+        config, workdir = str(config_file(tmp_path)), str(tmp_path / "run")
+        assert main(["train", "--config", config, "--workdir", workdir, *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"vit_jax: Process 0 cannot listen on 127.0.0.1:{port}: Address already in use. Choose a free"
     )
