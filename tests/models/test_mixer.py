@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from vit_jax.errors import UserError
 from vit_jax.models.mixer import MixerBlock, MixerStyle, build
 from vit_jax.nn.init_shapes import init_shapes
@@ -68,7 +69,7 @@ def test_another_resolution_is_one_clear_sentence():
 def test_what_each_part_mixes(part):
     block = MixerBlock(MixerStyle(tokens_mlp_dim=6, channels_mlp_dim=10))
     x = np.random.default_rng(1).normal(size=(1, 5, 8)).astype(np.float32)
-    params = jax.jit(block.init)(KEY, x)["params"]
+    params = drawn(block.init, KEY, x)["params"]
     for other in {"token_mixing", "channel_mixing"} - {part}:
         params[other] = jax.tree.map(jnp.zeros_like, params[other])
     jacobian = np.asarray(jax.jit(jax.jacobian(lambda x: block.apply({"params": params}, x)[0]))(x))[0, :, :, 0]
@@ -79,7 +80,7 @@ def test_what_each_part_mixes(part):
 
 def test_stochastic_depth():
     model = build(num_classes=0, drop_path_rate=0.9, **TINY)
-    variables = jax.jit(model.init)(KEY, images())
+    variables = drawn(model.init, KEY, images())
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def run(model, seed, train=True):
@@ -91,7 +92,7 @@ def test_stochastic_depth():
     # big_vision does not divide what stays: a sample that keeps all of its branches is as in evaluation.
     block = MixerBlock(MixerStyle(tokens_mlp_dim=6, channels_mlp_dim=10))
     x = np.random.default_rng(1).normal(size=(64, 5, 8)).astype(np.float32)
-    params = jax.jit(block.init)(KEY, x)
+    params = drawn(block.init, KEY, x)
     rng = {"drop_path": jax.random.key(3)}
     train = jax.jit(functools.partial(block.apply, drop_path_rate=0.5, train=True))
     kept = np.asarray(train(params, x, rngs=rng)[0])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.drawn import drawn
 from tests.tasks.test_clip import KEY, batch_of
 from tests.tiny_pairs import FIELDS, TEXT, pairs_config
 from vit_jax import UserError
@@ -43,7 +44,7 @@ def test_an_image_is_what_it_is_by_itself(pooling):
     images = [rng.normal(size=(*size, 3)).astype(np.float32) for size in ((12, 12), (8, 20), (4, 4))]
     model = naflex.build(num_classes=3, variant="mu/4", grid=3, pooling=pooling)
     plain = vit.build(num_classes=3, variant="mu/4", pooling=pooling)
-    params = jax.jit(plain.init)(KEY, jnp.zeros((1, 12, 12, 3)))["params"]
+    params = drawn(plain.init, KEY, jnp.zeros((1, 12, 12, 3)))["params"]
     shapes = init_shapes(model.init, KEY, *model.example_inputs(None))["params"]
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
     leaves, tree = jax.tree.flatten(params)

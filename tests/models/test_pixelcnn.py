@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from vit_jax.models import pixelcnn, pixelrnn
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.masked_conv import causal_mask, colour_of
@@ -78,7 +79,7 @@ def test_a_class_and_maps_are_heard_everywhere(kind):
     model = KINDS[kind](levels=3, colours=1, num_conditions=4)
     levels = np.random.default_rng(0).integers(0, 3, (2, 4, 4, 1))
     maps = np.random.default_rng(1).normal(size=(2, 4, 4, 5)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), levels, np.array([0, 1]), maps)
+    variables = drawn(model.init, jax.random.key(0), levels, np.array([0, 1]), maps)
     apply = jax.jit(model.apply)
     one, other = (apply(variables, levels, np.array(label), maps) for label in ([0, 1], [2, 1]))
     assert np.all(np.abs(one[0] - other[0]).max(-1) > 0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.naming import build_named
@@ -63,7 +64,7 @@ def test_by_hand(trunk):
 @trunks
 def test_without_a_norm(trunk):
     model = build(trunk, norm="none")
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+    variables = drawn(model.init, jax.random.key(0), IMAGES)
     assert "head_norm" not in variables.get("batch_stats", {})
     x, head = features_of(trunk, variables), variables["params"]["head"]
     logits = jax.jit(lambda v: model.apply(v, IMAGES, train=True, mutable=["batch_stats"])[0]["logits"])(variables)
@@ -73,7 +74,7 @@ def test_without_a_norm(trunk):
 @trunks
 def test_no_gradient_reaches_the_trunk(trunk):
     model = build(trunk)
-    variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+    variables = drawn(model.init, jax.random.key(0), IMAGES)
 
     def loss(params):
         outputs, _ = model.apply({**variables, "params": params}, IMAGES, train=True, mutable=["batch_stats"])

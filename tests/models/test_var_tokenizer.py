@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from vit_jax.errors import UserError
 from vit_jax.models.var_tokenizer import SCALES, build
 from vit_jax.nn.parameter_count import parameter_count
@@ -35,7 +36,7 @@ def test_scales_are_those_of_the_images_size():
 def test_images_to_tokens_and_back():
     model = build(**TINY, scales=(1, 2, 4))
     images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = drawn(model.init, jax.random.key(0), images)
     grids = model.grids((8, 8))
 
     @jax.jit

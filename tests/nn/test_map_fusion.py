@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from vit_jax import UserError
 from vit_jax.nn.map_fusion import MapFusion
 from vit_jax.nn.resize import cubic_weights
@@ -14,7 +15,7 @@ MAPS = {2**i: np.float32(RNG.normal(size=(2, 24 // 2 ** (i - 2), 16 // 2 ** (i -
 
 def test_every_map_counts_at_the_size_of_the_finest():
     fusion = MapFusion((16, 8), width=6, depth=0)
-    variables = jax.jit(fusion.init)(jax.random.key(0), MAPS)
+    variables = drawn(fusion.init, jax.random.key(0), MAPS)
     found = jax.jit(fusion.apply)(variables, MAPS)
     params = variables["params"]
     assert set(params) == {"input_16", "input_8"}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.drawn import drawn
 from vit_jax.models.vgg import build
 from vit_jax.nn.lpips_weights import lpips_weights
 from vit_jax.nn.perceptual import map_distance, seen_by, unit_channels
@@ -44,7 +45,7 @@ def test_a_place_of_zeros_has_no_gradient():
 def test_vgg_is_a_trunk_with_maps_before_its_poolings():
     model = build(depths=[1, 2], width=4, hidden=0, num_classes=3)
     images = np.random.default_rng(0).normal(size=(2, 16, 12, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = drawn(model.init, jax.random.key(0), images)
     outputs = jax.jit(lambda v, x: model.apply(v, x, maps=True))(variables, seen_by(images))
     assert {s: m.shape for s, m in outputs["maps"].items()} == {1: (2, 16, 12, 4), 2: (2, 8, 6, 8)}
     assert outputs["tokens"].shape == (2, 12, 8) and outputs["logits"].shape == (2, 3)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from vit_jax.errors import UserError
 from vit_jax.nn.stack import BlockStack, block_name, drop_path_rates
 from vit_jax.nn.style import BlockStyle, Execution
@@ -22,7 +23,7 @@ def test_what_each_block_gives_is_shown_to_who_asks(scan):
     """In the order of the layers, however they are run; who does not ask gets the same program as before."""
     stack = BlockStack(STYLES, 4, execution=Execution(scan=scan))
     x = jax.random.normal(jax.random.key(0), (2, 3, 8))
-    params = jax.jit(stack.init)(jax.random.key(1), x)
+    params = drawn(stack.init, jax.random.key(1), x)
     assert set(params) == {"params"}
     (out, _), shown = jax.jit(lambda p: stack.apply(p, x, mutable=["hidden"]))(params)
     (layers,) = shown["hidden"]["layers"]
@@ -45,7 +46,7 @@ def test_a_part_of_a_stack_is_its_blocks_with_their_own_rates(scan):
     """Blocks 3 and 4 of six: their names, their styles, their rates."""
     x = jax.random.normal(jax.random.key(0), (16, 3, 8))
     whole = BlockStack(STYLES, 6, 0.5)
-    params = jax.jit(whole.init)(jax.random.key(1), x)["params"]
+    params = drawn(whole.init, jax.random.key(1), x)["params"]
     shown = jax.jit(lambda p: whole.apply({"params": p}, x, mutable=["hidden"])[1]["hidden"]["layers"][0])(params)
     rates = drop_path_rates(0.5, 6)[3:5]
     part = BlockStack(STYLES, 2, rates, Execution(scan=scan), first=3)

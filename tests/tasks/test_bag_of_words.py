@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from tests.tiny_pairs import COLOURS, FIELDS, pairs_config
 from vit_jax import UserError
 from vit_jax.commands.main import main
@@ -40,7 +41,7 @@ def test_the_loss_by_hand():
     }
     words = [{70, 80}, set(), {90, 91, 92, 93, 94}]
     task = task_of()
-    variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch)
+    variables = drawn(task.init, jax.random.key(0), batch)
     variables["params"]["head"]["bias"] = jnp.linspace(-1, 1, 259)
 
     @jax.jit

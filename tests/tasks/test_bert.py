@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import vit_jax
+from tests.drawn import drawn
 from vit_jax import UserError
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.data.fields import Fields
@@ -111,7 +112,7 @@ def pretraining():
     """A task, its parameters, and its compiled loss of (params, batch, rng) with gradients."""
     task = task_of()
     batch = batch_of()
-    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = drawn(task.init, jax.random.key(0), batch, size=0.2)
 
     def loss(params, batch, rng):
         return task.loss({"params": params, "model_state": {}}, batch, rng, jnp.int32(0))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.drawn import drawn
 from tests.tiny import trained
 from tests.tiny_pairs import CLIP, FIELDS, pairs_config
 from vit_jax import UserError
@@ -72,7 +73,8 @@ def test_published_counts(variant, size, depth, count, of_text):
 def test_the_loss_by_hand_and_each_side_by_itself():
     """From the embeddings, in float64; what is asked of one side needs nothing of the other."""
     task, batch = task_of(), batch_of()
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = drawn(task.init, KEY, batch)
+    variables["params"]["logit_scale"] = jnp.log(1 / 0.07)
     names = {"image_embedding", "text_embedding", "logit_scale", "logit_bias", "features", "text_features"}
     assert set(variables["params"]) == {"encoder", "text", "image_projection", "text_projection", "logit_scale"}
     both = jax.jit(lambda v: task.outputs(v, batch, frozenset(names), jax.random.key(0)))(variables)
@@ -114,7 +116,7 @@ def test_a_text_is_read_at_its_first_end_token_and_not_after_it():
     model = clip.build(**{k: v for k, v in CLIP.items() if k != "name"}, vocab_size=259, end_id=2)
     ids = np.array([[1, 70, 2, 0, 0], [1, 70, 2, 80, 2], [1, 71, 2, 0, 0]])
     inputs = model.example_inputs((8, 8))
-    found = jax.jit(lambda key: model.apply(model.init(key, *inputs), ids=ids)["text_embedding"])(KEY)
+    found = jax.jit(lambda v: model.apply(v, ids=ids)["text_embedding"])(drawn(model.init, KEY, *inputs))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     assert np.abs(found[0] - found[2]).max() > 1e-2
     # In CLIP's vocabulary the end has the largest id, and nobody need say which it is.
@@ -129,8 +131,9 @@ def test_initial_values_of_openai():
     of_text = {**size, "width": 32, "mlp_dim": 96, "depth": 2}
     model = clip.build(variant="B/4", vocab_size=300, embed_dim=48, **size, text=of_text)
     inputs = model.example_inputs((32, 32))
-    drawn = jax.jit(lambda key: model.redrawn(model.init(key, *inputs)["params"], key))(KEY)
-    params = jax.tree.map(np.asarray, drawn)
+    found = jax.jit(lambda key: model.redrawn(model.init(key, *inputs)["params"], key))(KEY)
+    params = jax.tree.map(np.asarray, found)
+    np.testing.assert_allclose(params["logit_scale"], np.log(1 / 0.07), rtol=1e-6)
     image, text = params["encoder"]["block_00"], params["text"]["block_01"]
     normal = {
         64**-0.5: (params["encoder"]["pos_embedding"], params["encoder"]["cls"], params["image_projection"]["kernel"]),
@@ -185,7 +188,7 @@ def test_words_in_no_order():
     """The other text tower of the paper's pseudo-code: the mean of the tokens that are no padding."""
     task = task_of({**CLIP, "scan": True, "text": {"name": "cbow", "width": 16}})
     batch = batch_of()
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = drawn(task.init, KEY, batch)
     assert jax.tree.map(jnp.shape, variables["params"]["text"]) == {"embedding": (259, 16)}
     turned = {"text": batch["text"][:, ::-1], "text_mask": batch["text_mask"][:, ::-1]}
     features = frozenset({"text_features"})

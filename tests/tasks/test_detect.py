@@ -18,6 +18,7 @@ from vit_jax.evaluators import detection
 from vit_jax.evaluators.instance import read_detections
 from vit_jax.models import yolos
 from vit_jax.nn.box_loss import centred, corners, generalized_iou
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.parameter_count import parameter_count
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.detect import Weights, build, matched
@@ -69,7 +70,7 @@ def example():
         "boxes_class": rng.integers(0, 3, (3, 4)).astype(np.int32),
         "boxes_valid": np.array([[1, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]], bool),
     }
-    params = jax.jit(task.init)(jax.random.key(0), batch)["params"]
+    params = init_shapes(task.init, jax.random.key(0), batch)["params"]
     params = jax.tree.map(lambda leaf: jnp.float32(rng.normal(0, 0.3, leaf.shape)), params)
     return task, {"params": params, "model_state": {}}, batch
 

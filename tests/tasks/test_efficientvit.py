@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import drawn
 from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.naming import build_named
@@ -46,7 +47,7 @@ def test_the_loss_by_hand():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, 8, 8, 3)).astype(np.float32)
     shares = np.float32([[1, 0, 0], [0, 0.3, 0.7], [0.5, 0.5, 0], [0, 0, 1]])
-    variables = jax.jit(task.init)(jax.random.key(0), {"image": images})
+    variables = drawn(task.init, jax.random.key(0), {"image": images})
     # A head that says something, and an average whose parameters and running statistics are others.
     params = {**variables["params"], "head": jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32),
                                                            variables["params"]["head"])}  # fmt: skip
@@ -86,11 +87,11 @@ def test_the_loss_by_hand():
 def test_every_step_has_a_size_of_its_own():
     task, without = task_of(sizes=[6, 8, 4]), task_of()
     assert without.static(0) is None and task.static(0) == 8  # what takes the most memory comes first
-    drawn = [task.static(step) for step in range(1, 601)]
-    assert drawn == [task_of(sizes=[6, 8, 4]).static(step) for step in range(1, 601)]
-    assert all(160 < count < 240 for count in collections.Counter(drawn).values())
+    sizes = [task.static(step) for step in range(1, 601)]
+    assert sizes == [task_of(sizes=[6, 8, 4]).static(step) for step in range(1, 601)]
+    assert all(160 < count < 240 for count in collections.Counter(sizes).values())
     batch = {"image": np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32), "label": np.arange(4) % 3}
-    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = drawn(task.init, jax.random.key(0), batch)
 
     @jax.jit
     def statistics(images):
