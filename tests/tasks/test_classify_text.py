@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.drawn import drawn
 from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.commands.main import main
@@ -40,7 +41,7 @@ def batch_of(rows=8, length=12):
 def test_the_loss_by_hand(model, auxiliary):
     """From `features` and the model's own logits, in float64."""
     task, batch = task_of(model, dropout_rate=0.0, auxiliary_lm=auxiliary), batch_of()
-    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = drawn(task.init, jax.random.key(0), batch)
     assert set(variables["params"]) == {"text", "head"} | ({"pooler"} if model is BERT else set())
     found, language = jax.jit(
         lambda v: (
@@ -87,17 +88,16 @@ def config(folder):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A workdir, and the config of its run."""
+def checkpoint(tmp_path_factory):
+    """Of no run, and of both signs, so that its answers differ."""
     folder = tmp_path_factory.mktemp("texts")
-    values = config(folder)
-    train(build_experiment(values), folder / "run", jax.devices()[:1])
-    return folder / "run", values
+    return untrained(folder / "run", config(folder), signed=True)
 
 
 @pytest.mark.long
-def test_a_run_is_evaluated_loaded_and_gone_on_from(run, tmp_path, capsys):
-    workdir, values = run
+def test_a_run_is_evaluated_loaded_and_gone_on_from(tmp_path, capsys):
+    workdir, values = tmp_path / "run", config(tmp_path)
+    train(build_experiment(values), workdir, jax.devices()[:1])
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = {key: value for row in rows for key, value in row.items()}
     assert last["val/accuracy"] > 0.9 and last["knn/accuracy"] > 0.9
@@ -106,25 +106,37 @@ def test_a_run_is_evaluated_loaded_and_gone_on_from(run, tmp_path, capsys):
     batch = {name: np.asarray(value)[None] for name, value in row.items()}
     (answer,) = loaded.task.answers(loaded.outputs(batch, ("logits",)), loaded.fields)
     assert answer.best(1)[0][0] == "calm"
+    output = tmp_path / "said.jsonl"
+    texts = [flag for text in ("bbb", "aaaa", "cccc") for flag in ("--text", text)]
+    assert main(["predict", "--checkpoint", str(workdir), *texts, "--output", str(output)]) == 0
+    said = [json.loads(line)["predictions"][0][0] for line in output.read_text().splitlines()]
+    assert said == ["loud", "calm", "odd"]
     # Another head on the same text encoder.
     values = values | {"steps": 1, "init_from": str(workdir), "evals": {}}
     train(build_experiment(values), tmp_path / "next", jax.devices()[:1])
     assert "missing    2  head" in capsys.readouterr().err
 
 
-def test_texts_are_predicted(run, tmp_path, capsys):
+def test_texts_are_predicted(checkpoint, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("aaaa\nbbbbb\ncccc\n")
     output = tmp_path / "said.jsonl"
-    command = ["predict", "--checkpoint", str(run[0]), "--text", "bbb", "--texts", str(tmp_path / "texts.txt")]
+    command = ["predict", "--checkpoint", str(checkpoint), "--text", "bbb", "--texts", str(tmp_path / "texts.txt")]
     assert main([*command, "--output", str(output), "--batch-size", "3", "--top", "2"]) == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["text"] for row in rows] == ["bbb", "aaaa", "bbbbb", "cccc"]
-    assert [row["predictions"][0][0] for row in rows] == ["loud", "calm", "loud", "odd"]
-    assert all(len(row["predictions"]) == 2 for row in rows)
+    loaded = vit_jax.load(checkpoint)
+    rows_of = [loaded.fields["text"].batched("text", loaded.fields["text"].read(row["text"], "", None)) for row in rows]
+    batch = {name: np.stack([each[name] for each in rows_of]) for name in rows_of[0]}
+    logits = np.float64(loaded.outputs(batch, ("logits",))["logits"])
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    for row, each in zip(rows, shares, strict=True):
+        order = np.argsort(-each)[:2]
+        assert [name for name, _ in row["predictions"]] == [NAMES[i] for i in order]
+        np.testing.assert_allclose([share for _, share in row["predictions"]], each[order], atol=1e-3)
     assert main([*command, "--output", str(output), "--batch-size", "3"]) == 0, "its own file may be replaced"
     capsys.readouterr()
     assert main([*command[:5], "--top", "1"]) == 0
-    assert capsys.readouterr().out.startswith("bbb: loud ")
+    assert capsys.readouterr().out.startswith(f"bbb: {rows[0]['predictions'][0][0]} ")
 
 
 @pytest.mark.parametrize(
@@ -137,8 +149,8 @@ def test_texts_are_predicted(run, tmp_path, capsys):
         (["photo.jpg"], "photo.jpg"),
     ],
 )
-def test_texts_that_cannot_be_predicted(run, arguments, what, capsys):
-    assert main(["predict", "--checkpoint", str(run[0]), *arguments]) == 2
+def test_texts_that_cannot_be_predicted(checkpoint, arguments, what, capsys):
+    assert main(["predict", "--checkpoint", str(checkpoint), *arguments]) == 2
     assert what in capsys.readouterr().err
 
 
