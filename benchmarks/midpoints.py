@@ -39,7 +39,7 @@ def midpoints(run: Path, judging: Path, count: int, steps: int, file: Path) -> d
             for name, rows in between.items():
                 found[name].append(rows[:, 0])
         made = {f"midpoints in {name}": np.concatenate(parts) for name, parts in found.items()}
-        made["samples"] = loaded.sample(count, sampler="ddim", steps=steps, clip=False).images
+        made["samples"] = loaded.sample(count, sampler="ddim", steps=steps).images
         made["images"] = images[a]
         return {name: _distance(by.images(x), real) for name, x in made.items()}
 

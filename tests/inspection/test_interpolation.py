@@ -73,7 +73,7 @@ def test_sums_and_differences_of_latents(loaded, pair):
 
 def test_a_sampler_that_cannot_be_inverted_is_refused(loaded):
     task = loaded.task
-    assert inverting(task, {}) == task.sampling("ddim", 50, clip=False)
+    assert inverting(task, {}) == task.sampling("ddim", 50)
     for settings, message in (({"eta": 1.0}, "with --eta 0.0, not 1.0"), ({"sampler": "ddpm"}, "--sampler ddim")):
         with pytest.raises(UserError, match=message):
             inverting(task, settings)

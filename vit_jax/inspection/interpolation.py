@@ -121,13 +121,15 @@ def images_of(loaded: Loaded, latents: Float[Array, "N h w D"]) -> Images:
 
 
 def inverting(task: Task, settings: Mapping[str, Any]) -> Any:
-    """Settings of a sampler that can be gone the other way: DDIM without noise of its own and without clipping.
+    """Settings of a sampler that can be gone the other way: DDIM without noise of its own. The way to noise is never
+    clipped; the way back is where the task's sampler is, by default in pixels, where a network that has learned little
+    leads far away without it: there the ends of a row are as near to the images as the network is good.
 
     Raises:
         UserError: for settings that say otherwise.
     """
     known = {field.name for field in dataclasses.fields(task.sampling)}
-    fixed = {name: value for name, value in dict(sampler="ddim", eta=0.0, clip=False).items() if name in known}
+    fixed = {name: value for name, value in dict(sampler="ddim", eta=0.0).items() if name in known}
     for name, value in fixed.items():
         if settings.get(name, value) != value:
             raise UserError(
