@@ -109,6 +109,15 @@ def test_other_pickles(tmp_path, data, message):
         read_pickle(tmp_path / "p")
 
 
+def test_a_small_pickle_with_one_list_in_very_many_places(tmp_path):
+    lists = [1]
+    for _ in range(15):  # each by itself, these would be 10**15
+        lists = [lists] * 10
+    write(tmp_path / "p", lists)
+    found = read_pickle(tmp_path / "p")
+    assert found[0] is found[9] and len(found) == 10
+
+
 def test_arrays_that_lie_about_their_shape(tmp_path):
     whole = pickle.dumps(np.arange(6, dtype=np.uint8), 2)
     (tmp_path / "p").write_bytes(whole.replace(b"K\x06\x85", b"K\x07\x85"))

@@ -38,7 +38,8 @@ def test_against_scipy(packed):
 
 def test_other_files():
     data = written()
-    for wrong in (b"", data[:100], b"x" * 4000, data[:-300], data[:136] + b"\xff" * 8 + data[144:]):
+    bare = data[:128] + b"\x0e\0\0\0\0\0\0\0"  # a matrix with nothing in it
+    for wrong in (bare, b"", data[:100], b"x" * 4000, data[:-300], data[:136] + b"\xff" * 8 + data[144:]):
         with pytest.raises(ValueError, match="it "):
             read_table(wrong, "synsets")
     with pytest.raises(ValueError, match="no table 'synset'"):

@@ -65,7 +65,7 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 def _table(content: bytes, name: str, order: str) -> list[dict[str, Any]] | None:
     """The rows of a struct array of this name; None for another one."""
     parts = _elements(content, order)
-    flags, shape, named = (next(parts)[1] for _ in range(3))
+    flags, shape, named = [next(parts)[1] for _ in range(3)]  # a generator would hide the StopIteration
     if flags[0 if order == "<" else 3] != _STRUCT or named != name.encode():
         return None
     [width] = struct.unpack(f"{order}i", next(parts)[1])

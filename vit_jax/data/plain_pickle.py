@@ -87,7 +87,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
         raise UserError(f"{from_here(path)} could not be read: {error.strerror or error}", "Check the path") from error
     try:
         _look_through(data)
-        return _finished(_Reader(io.BytesIO(data), encoding="latin1").load())
+        return _finished(_Reader(io.BytesIO(data), encoding="latin1").load(), {})
     except _Refused as error:
         raise UserError(
             f"{path} is not read: it holds {error}, and only lists, dictionaries, texts and NumPy arrays are safe",
@@ -193,18 +193,26 @@ class _Reader(pickle.Unpickler):
         return _NAMES[module, name]
 
 
-def _finished(value: Any, depth: int = 0) -> Any:
-    """The arrays in the place of what they were written as."""
+def _finished(value: Any, known: dict[int, Any], depth: int = 0) -> Any:
+    """The arrays in the place of what they were written as.
+
+    Args:
+        known: what became of each container, by its id: a small pickle may hold one in a million places.
+    """
     if depth > 20:
         raise ValueError("it is nested more than twenty deep")
     if isinstance(value, _Array):
         if value.made is None:
             raise ValueError("an array without content")
         return value.made
-    if isinstance(value, dict):
-        return {_finished(key, depth + 1): _finished(one, depth + 1) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_finished(one, depth + 1) for one in value)
     if isinstance(value, (_Dtype, _Name)):
         raise _Refused("a type in the place of a value")
-    return value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            parts = ((_finished(key, known, depth + 1), _finished(one, known, depth + 1)) for key, one in value.items())
+        else:
+            parts = (_finished(one, known, depth + 1) for one in value)
+        known[id(value)] = type(value)(parts)
+    return known[id(value)]
