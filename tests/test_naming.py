@@ -30,6 +30,12 @@ def test_a_helper_is_not_offered():
     assert "vit_variants" not in refused.value.what_to_do
 
 
+def test_what_others_call_it_leads_to_its_name_here():
+    for name, here in (("imagefolder", "folder"), ("ImageFolder", "folder"), ("huggingface", "hf")):
+        with pytest.raises(UserError, match=f"There is no source named '{name}'. Did you mean '{here}'?"):
+            named_module("source", name)
+
+
 def test_what_the_code_gives_a_config_must_not():
     """Not even where the function hands keywords on, so that the key is among those that it takes."""
     with pytest.raises(UserError, match=r"config\.model\.num_classes"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from vit_jax.errors import UserError
 
-# What other projects call a key that has another name here; the distance between letters would not find it.
+# What other projects call something that has another name here; the distance between letters would not find it.
 _ALSO_CALLED = {
     "bs": "batch_size",
     "clip": "clip_norm",
@@ -17,6 +17,9 @@ _ALSO_CALLED = {
     "grad_clip": "clip_norm",
     "heads": "num_heads",
     "hidden_size": "width",
+    "huggingface": "hf",
+    "image_folder": "folder",
+    "imagefolder": "folder",
     "layers": "depth",
     "lr": "learning_rate",
     "path": "root",
@@ -33,7 +36,8 @@ _ALSO_CALLED = {
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that names the closest of `known` to `name`, or all of them when nothing is close."""
     known = sorted(str(k) for k in known)
-    close = closest(name, known)
+    other = _ALSO_CALLED.get(str(name).lower())
+    close = other if other in known else closest(name, known)
     return f"Did you mean '{close}'?" if close else f"Known: {', '.join(known) or 'none'}"
 
 
@@ -50,8 +54,4 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
         key: the key in it.
         known: the keys that the section may have.
     """
-    known = [str(k) for k in known]
-    other = _ALSO_CALLED.get(str(key).lower())
-    return UserError(
-        f"Unknown key '{where}.{key}'", f"Did you mean '{other}'?" if other in known else nearest(key, known)
-    )
+    return UserError(f"Unknown key '{where}.{key}'", nearest(key, known))
