@@ -57,6 +57,12 @@ def test_defaults_statistics_and_no_head():
             {},
             "is a name of weights. Its weights: vit_jax.load('hf://timm/vit_base_patch16_224.",
         ),
+        (
+            "google/vit-base-patch16-224",
+            {},
+            "Its weights: vit_jax.load('hf://google/vit-base-patch16-224'). New parameters: create_model('vit:B/16')",
+        ),
+        ("sd-vae-ft-mse", {}, "Its weights: vit_jax.load('hf://stabilityai/sd-vae-ft-mse')."),
         ("B/16", {"patchsize": 8}, "Unknown key 'create_model.patchsize'"),
         ("B/16", {"pretrained": True}, "create_model draws new parameters"),
         ("B/16", {"image_size": 0}, "0"),

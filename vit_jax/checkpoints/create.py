@@ -13,7 +13,7 @@ from vit_jax.checkpoints.load import Loaded
 from vit_jax.checkpoints.zoo import zoo
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
-from vit_jax.models.names import module_and_variant
+from vit_jax.models.names import list_models, module_and_variant
 from vit_jax.naming import construct, named_module
 from vit_jax.nn.example_inputs import example_inputs
 
@@ -52,10 +52,8 @@ def create_model(
             "create_model draws new parameters",
             "Published ones: vit_jax.load(address), with an address of 'vit_jax models'",
         )
-    try:
-        module_name, variant = module_and_variant(name)
-    except UserError as error:
-        raise _of_weights(name) or error from None
+    _check_not_weights(name)
+    module_name, variant = module_and_variant(name)
     module = named_module("model", module_name)
     given = {"num_classes": _classes(module.build) if num_classes is None else num_classes, "dtype": dtype}
     kwargs = {"variant": variant, **{key: value for key, value in given.items() if value is not None}, **kwargs}
@@ -70,15 +68,16 @@ def create_model(
     return Loaded(epath.Path(name), task, {"params": variables["params"], "model_state": state}, fields, metadata)
 
 
-def _of_weights(name: str) -> UserError | None:
-    """What to say to the name of published weights, such as timm's "vit_base_patch16_224"."""
+def _check_not_weights(name: str) -> None:
+    """Refuses the name of published weights, such as timm's "vit_base_patch16_224" or "google/vit-base-patch16-224"."""
     wanted = str(name).rpartition("/")[2].partition(".")
     for row in zoo():
         found = row.address.rpartition("/")[2].partition(".")
         if wanted[0] == found[0] and wanted[2] in ("", found[2]):
-            advice = f"Its weights: vit_jax.load('{row.address}'). New parameters: create_model('{row.model}')"
-            return UserError(f"{name!r} is a name of weights", advice)
-    return None
+            advice = f"Its weights: vit_jax.load('{row.address}')"
+            if row.model in list_models():
+                advice += f". New parameters: create_model('{row.model}')"
+            raise UserError(f"{name!r} is a name of weights", advice)
 
 
 def _classes(build: Any) -> int | None:

@@ -16,7 +16,7 @@ import argparse
 from vit_jax.checkpoints.zoo import as_markdown, find, zoo
 from vit_jax.commands.table import table
 from vit_jax.errors import UserError
-from vit_jax.spelling import nearest
+from vit_jax.spelling import closest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     found = find(arguments.pattern)
     if not found:
-        known = {row.model for row in zoo()} | {row.family for row in zoo()}
-        raise UserError(f"No published checkpoint is like {arguments.pattern!r}", nearest(arguments.pattern, known))
+        close = closest(arguments.pattern, {row.model for row in zoo()} | {row.family for row in zoo()})
+        advice = f"Did you mean '{close}'?" if close else "'vit_jax models' shows all"
+        raise UserError(f"No published checkpoint is like {arguments.pattern!r}", advice)
     rows = [[row.model, row.millions, row.size, row.figure, row.address] for row in found]
     print(table(["model", "parameters", "pixels", "figure", "address"], rows))
