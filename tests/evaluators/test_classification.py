@@ -189,6 +189,16 @@ def test_views_of_an_image_are_averaged(views, objective):
     assert found["val/loss"] == pytest.approx(loss.mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
+def test_views_that_are_as_good_as_certain_keep_their_loss(objective):
+    def certain(variables, batch, names, rng):
+        return {"logits": 200.0 * jax.nn.one_hot(batch["index"] % 10, 10) - 100}
+
+    found, alone = (evaluate(64, 8, certain, objective, views=views) for views in ("flip", None))
+    assert found["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-6)
+    assert found["val/accuracy"] == alone["val/accuracy"]
+
+
 @pytest.mark.parametrize(
     ("preprocess", "whole"),
     [

@@ -15,7 +15,6 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply
 from vit_jax.naming import nearest
-from vit_jax.nn.classification_loss import probabilities
 
 VIEWS = ("flip", "ten_crop")
 _WIDER = 8 / 7  # 256 for crops of 224
@@ -44,11 +43,14 @@ class Views:
             image = batch["image"]
             view = jax.lax.dynamic_slice(image, (0, top, left, 0), (len(image), *self.size, image.shape[3]))
             view = jnp.where(mirrored, view[:, :, ::-1], view)
-            logits = apply(batch.replaced(image=view), ("logits",))["logits"].astype(jnp.float32)
-            return probabilities(logits, objective)
+            return apply(batch.replaced(image=view), ("logits",))["logits"].astype(jnp.float32)
 
-        mean = jax.lax.map(seen, jnp.array(self.places)).mean(axis=0)
-        return jnp.log(mean) - (jnp.log1p(-mean) if objective == "sigmoid" else 0)
+        logits = jax.lax.map(seen, jnp.array(self.places))
+        # Of logarithms, since probabilities themselves round to 0 and 1.
+        if objective == "softmax":
+            return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+        yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1))
+        return yes - no
 
 
 def views_of(name: str, pipeline: EvalPipeline) -> tuple[EvalPipeline, Views]:
