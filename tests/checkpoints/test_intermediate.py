@@ -81,6 +81,8 @@ def test_of_stages_and_maps(images):
         (4, "There is no layer 4. This model has 4: 0 to 3, and from the end -1 to -4."),
         (-5, "There is no layer -5"),
         ("encoder/blok_03", "There is no layer named 'encoder/blok_03'. Did you mean 'encoder/block_03'?"),
+        ("--3", "There is no layer named '--3'"),
+        ("²", "There is no layer named '²'"),
         ("head/kernel", "There is no layer named 'head/kernel'"),
     ],
 )

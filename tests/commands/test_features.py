@@ -118,6 +118,7 @@ def test_parquet_holds_the_same(run, folder, tmp_path):
 
 def test_what_cannot_be_had(run, folder, tmp_path, capsys):
     (tmp_path / "mine.npz").write_bytes(b"something else")
+    np.savez(tmp_path / "theirs.npz", about="{}", paths=np.array(["a"]))
     for argv, sentence in (
         (
             ["--layer", "2", "--output", "x.npz"],
@@ -127,6 +128,7 @@ def test_what_cannot_be_had(run, folder, tmp_path, capsys):
         (["--what", "colour", "--output", "x.npz"], "This task does not give 'colour'"),
         (["--output", "x.csv"], "does not end in .npz or .parquet"),
         (["--output", "mine.npz"], "exists and is not what this command writes"),
+        (["--output", "theirs.npz"], "exists and is not what this command writes"),
         (["--batch-size", "0", "--output", "x.npz"], "--batch-size is 0"),
     ):
         assert run(folder, *argv[:-1], tmp_path / argv[-1]) == 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import re
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -32,10 +33,10 @@ def layer_names(model: nn.Module, layers: Sequence[int | str]) -> tuple[str, ...
     known = [layer[-1] for layer in trunk.layers()[1:]] if hasattr(trunk, "layers") else []
     names = []
     for layer in layers:
-        if isinstance(layer, str) and not layer.lstrip("-").isdigit():
+        if isinstance(layer, str) and not re.fullmatch("-?[0-9]+", layer):
             names.append(layer.strip("/"))
             continue
-        number = operator.index(int(layer))
+        number = int(layer) if isinstance(layer, str) else operator.index(layer)
         if not -len(known) <= number < len(known):
             raise UserError(
                 f"There is no layer {number}",

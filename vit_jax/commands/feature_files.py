@@ -181,12 +181,13 @@ def about_in(path: Path) -> str | None:
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return str(file[ABOUT])
-        import pyarrow.parquet as parquet
+                found = str(file[ABOUT])
+        else:
+            import pyarrow.parquet as parquet
 
-        found = (parquet.read_schema(path).metadata or {}).get(ABOUT.encode())
-        return found and found.decode()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # pyarrow's errors are ValueErrors
+            found = parquet.read_schema(path).metadata[ABOUT.encode()].decode()
+        return found if {"checkpoint", "model"} <= set(json.loads(found)) else None  # not another's array "about"
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # pyarrow's are ValueErrors
         return None
 
 

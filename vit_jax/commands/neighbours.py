@@ -14,6 +14,7 @@ until a file changes. Texts are compared with pictures by 'vit_jax retrieve'.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -77,7 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         kept, features, unreadable = embedded(loaded, paths, arguments.batch_size, arguments.what, arguments.cache)
     cosines = _unit(features) @ _unit(asked)[0] if kept else []
-    places = [i for i in most_similar(cosines, len(kept)) if not _same(kept[i], query)][: arguments.top]
+    others = (i for i in most_similar(cosines, len(kept)) if not _same(kept[i], query))  # each asks the disk
+    places = list(itertools.islice(others, arguments.top))
     if not places:
         raise left_out(unreadable, len(paths)) if unreadable else UserError("There is no other image", "Name more")
     best = [(kept[i], float(cosines[i])) for i in places]
