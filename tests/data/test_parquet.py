@@ -103,6 +103,8 @@ def test_mistakes(tmp_path, columns, settings, message):
 
 
 def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"There are no files of images. Give paths, or patterns such as .*\.parquet"):
+        parquet.build([])
     write(tmp_path / "t.parquet")
     whole = (tmp_path / "t.parquet").read_bytes()
     for data in (whole[: len(whole) // 2], b"", b"PAR1"):

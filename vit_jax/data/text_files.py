@@ -15,8 +15,11 @@ from vit_jax.naming import nearest
 JSON_LINES = (".jsonl", ".ndjson")
 
 
-def text_paths(paths: str | Sequence[str]) -> list[str]:
+def text_paths(paths: str | Sequence[str], of: str = "texts", pattern: str = "texts/*.txt") -> list[str]:
     """Files by their names or by patterns with `*`, `**` and `?`: of each pattern in the order of their names.
+
+    Args:
+        of, pattern: what they hold and how they may be named, for errors.
 
     Raises:
         UserError: for a pattern that no file fits, and for no paths at all.
@@ -32,7 +35,7 @@ def text_paths(paths: str | Sequence[str]) -> list[str]:
             raise UserError(f"No file is named like {from_here(path)}", "Check the path")
         found += fitting
     if not found:
-        raise UserError("There are no files of texts", "Give paths, or patterns such as texts/*.txt")
+        raise UserError(f"There are no files of {of}", f"Give paths, or patterns such as {pattern}")
     return list(dict.fromkeys(found))
 
 

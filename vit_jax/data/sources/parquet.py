@@ -120,7 +120,7 @@ def build(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = text_paths([paths] if isinstance(paths, str) else list(paths))
+    files = text_paths(paths, "images", "data/train-*.parquet")
     where = listed(files, 1)
     groups: list[tuple[int, int, int]] = []
     values: list[Any] = []

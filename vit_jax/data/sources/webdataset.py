@@ -144,7 +144,8 @@ def build(
             without a partner: both are counted in a remark. With `label` also for labels that are missing or outside
             the classes.
     """
-    shards = text_paths([one for path in ([paths] if isinstance(paths, str) else paths) for one in _expanded(path)])
+    expanded = [one for path in ([paths] if isinstance(paths, str) else paths) for one in _expanded(path)]
+    shards = text_paths(expanded, "images", "shards/{00000..00099}.tar")
     names: list[str] = []
     places: list[tuple[int, ...]] = []
     values: list[Any] = []
