@@ -54,9 +54,8 @@ def test_models_are_named_as_create_model_names_them():
     names = set(list_models())
     modules = {name.partition(":")[0] for name in names}
     for row in zoo():
-        module = row.model.partition(":")[0]
-        if module in modules and row.family.startswith(("timm", "google_vit", "efficientvit_authors")):
-            assert row.model in names or module == "vit", row.model
+        if row.model.partition(":")[0] in modules:
+            assert row.model in names, row.model
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ VARIANTS = {
 }
 # With the patches that somebody published a model of the size with; any other patch can be asked for.
 PUBLISHED = (
-    "Ti/16", "S/32", "S/16", "S/14", "S/8", "B/32", "B/16", "B/14", "B/8", "L/32", "L/16", "L/14", "H/14", "So400m/14",
-    "So400m/16", "g/14", "g-opt/14", "g-opt/16", "G/14", "e/14",
+    "Ti/16", "S/32", "S/16", "S/14", "S/8", "M/16", "B/32", "B/16", "B/14", "B/8", "L/32", "L/16", "L/14", "H/14",
+    "So400m/14", "So400m/16", "g/14", "g-opt/14", "g-opt/16", "G/14", "e/14",
 )  # fmt: skip
 
 
