@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.drawn import drawn
 from tests.tiny import tiny_run
 from tests.tiny_contrastive import RESNET, VIT, contrastive_config, contrastive_run
 from vit_jax import UserError
@@ -34,7 +35,7 @@ def batch_norm(x, epsilon=1e-5):
 def test_the_loss_put_together_by_hand(layers, loss_per):
     """The trunk's features of all 2N views, normalised together, through the head, into the loss."""
     task = task_of(head_layers=layers, temperature=0.3, loss_per=loss_per)
-    variables = jax.jit(task.init)(jax.random.key(0), {"image": VIEWS})
+    variables = drawn(task.init, jax.random.key(0), {"image": VIEWS})
     head = variables["params"]["projector"]
     assert set(head) == {f"{kind}{i}" for kind in ("dense", "norm") for i in range(1, layers + 1)}
     assert all(set(head[f"dense{i}"]) == {"kernel"} for i in range(1, layers + 1))

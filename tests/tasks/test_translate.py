@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import vit_jax
+from tests.drawn import drawn
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.naming import build_named
@@ -93,7 +94,7 @@ def test_the_decoder_sees_what_comes_before_and_padding_does_not_count(pairs):
     experiment = build_experiment(config(pairs))
     task, batch = experiment.task, experiment.pipeline.batch(0)
     np.testing.assert_array_equal(shifted(jnp.asarray([[3, 4, 2, 0]]), 0), [[0, 3, 4, 2]])
-    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = drawn(task.init, jax.random.key(0), batch)
     names = frozenset(("token_losses", "counted", "logits"))
     found = jax.jit(lambda v, b: task.outputs(v, b, names, example_keys(0, b)))(variables, batch)
     np.testing.assert_array_equal(found["counted"], batch["target_mask"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from tests.drawn import drawn
 from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.tasks import DataInfo, vqvae
@@ -37,7 +38,7 @@ def test_the_loss_by_hand():
     """Errors over the variance, and both terms of the quantiser; the gradient passes it as if it were not there."""
     task = vqvae.build(model=MODEL, data=DATA, variance=0.5)
     images = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
-    variables = jax.jit(task.init)(jax.random.key(0), {"image": images})
+    variables = drawn(task.init, jax.random.key(0), {"image": images})
 
     def run(params):
         given = {"params": params, "model_state": {}}
