@@ -21,6 +21,7 @@ from vit_jax.nn.diffusion import (
     step_back,
     target,
 )
+from vit_jax.nn.diffusion_paths import trail
 
 RNG = np.random.default_rng(0)
 FULL = Noising.of(betas("linear"))
@@ -292,3 +293,6 @@ def test_a_gradient_leads_as_the_paper_says():
 
     seen = [np.mean(end(scale)) for scale in (0.0, 0.5, 1.0)]
     assert seen[0] < seen[1] < seen[2]
+    # Who looks at the steps sees them led.
+    looked = trail(lambda x, t: 0 * x, table, X0, lambda i: NOISE, how, gradient=lambda x, t: jnp.ones_like(x))
+    np.testing.assert_allclose(np.mean(np.asarray(looked.end)), seen[2], rtol=1e-5)

@@ -102,6 +102,9 @@ def test_samples_of_files_and_of_a_first_stage(stage):
     first = jax.jit(lambda: task.base.sample(below, {"label": labels}, folded, of_base))()
     again = np.asarray(draw(keys, {"label": labels, "image": 2 * first - 1}))
     np.testing.assert_allclose(again, whole, atol=1e-4)
+    # Who looks at the steps needs no small image either.
+    looked = jax.eval_shape(lambda: task.reverse_process(variables, {"label": labels}, settings).sample(keys))
+    assert looked.shape == whole.shape
     other = np.asarray(draw(keys, {"label": labels, "image": 1 - 2 * first}))
     assert (np.abs(other - whole).max((1, 2, 3)) > 1e-3).all()
 
@@ -128,6 +131,8 @@ def test_what_does_not_fit_is_refused(stage):
     alone = upscale_diffusion.build(model=MODEL, data=DataInfo((4, 8), ()), **NOISE)
     assert alone.pictures(None)["image"].needed and not task.pictures(None)["image"].needed
     with pytest.raises(UserError, match="no first stage"):
-        alone.sample(variables, {"label": jnp.zeros(1, jnp.int32)}, None, alone.sampling())
+        alone.sample(
+            variables, {"label": jnp.zeros(1, jnp.int32)}, jax.random.split(jax.random.key(0), 1), alone.sampling()
+        )
     with pytest.raises(UserError, match="8x4 are no 3 times as large"):
         upscale_diffusion.build(model=MODEL, data=DataInfo((4, 8), ()), factor=3)

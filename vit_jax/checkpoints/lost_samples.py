@@ -54,7 +54,8 @@ def _finite_steps(
     @jax.jit
     def steps(variables: Variables, conditions: dict[str, Array], number: Array) -> Array:
         process, keys = task.reverse_process(variables, conditions, settings), example_keys(seed, {"index": number})
-        way = trail(process.predict, process.noising, process.start(keys), process.noise(keys), process.how)
+        noise = process.noise(keys)
+        way = trail(process.predict, process.noising, process.start(keys), noise, process.how, process.gradient)
         return jnp.isfinite(jnp.concatenate([way.xt[1:], way.end[None]])).all(axis=tuple(range(1, way.xt.ndim)))
 
     return np.asarray(steps(variables, conditions, number))

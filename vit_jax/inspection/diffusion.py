@@ -187,7 +187,8 @@ def _trail(task: Task, settings: Any, frames: int) -> Callable[..., tuple[Array,
     @jax.jit
     def run(variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray) -> tuple[Array, ...]:
         process = task.reverse_process(variables, conditions, settings)
-        found = trail(process.predict, process.noising, process.start(keys), process.noise(keys), process.how)
+        noise = process.noise(keys)
+        found = trail(process.predict, process.noising, process.start(keys), noise, process.how, process.gradient)
         timesteps = process.noising.timesteps[::-1]
         kept = np.linspace(0, len(timesteps) - 1, min(frames, len(timesteps))).round().astype(int)
 

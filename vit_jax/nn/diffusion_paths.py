@@ -103,6 +103,7 @@ def trail(
     x: Float[Array, "b *d"],
     noise: Callable[[Int[Array, ""]], Float[Array, "b *d"]],
     how: Steps,
+    gradient: Predict | None = None,
 ) -> Trail:
     """The way that `vit_jax.nn.diffusion.denoise` goes with the same arguments."""
     count = len(noising.timesteps)
@@ -114,7 +115,8 @@ def trail(
         said = output[..., : x.shape[-1]]  # beside it there may be a variance
         x0 = predicted(noising, said, x, step, how.prediction)[0]
         x0 = jnp.clip(x0, -1, 1) if how.clip else x0
-        return step_back(noising, output, x, noise(passed), step, how), (x, x0)
+        led = None if gradient is None else gradient(x, timesteps[step])
+        return step_back(noising, output, x, noise(passed), step, how, led), (x, x0)
 
     end, (xt, x0) = jax.lax.scan(body, x, jnp.arange(count))
     return Trail(xt, x0, end)

@@ -104,39 +104,39 @@ class UpscaleDiffusion(Diffusion):
                 f"augmentation={settings.augmentation:g} is more noise than the {self.augmentation:g} of training",
                 f"Use at most {self.augmentation:g}",
             )
-        if self.base is not None and self.base._has_null and not self._has_null:
-            alone = dataclasses.replace(settings, guidance=1.0)  # it is the first stage that is guided
-        else:
-            alone = settings
-        fold, small = jax.vmap(jax.random.fold_in, (0, None)), conditions.get("image")
-        if small is None and self.base is not None:
-            below = {"params": variables["params"][_BASE], "model_state": {}}
-            drawn = self.base.sample(
-                below, {"label": conditions["label"]}, fold(keys, _FIRST), self._of_the_first(settings)
-            )  # fmt: skip
-            small = 2 * drawn - 1
-        small = self._given(small)
+        fold = jax.vmap(jax.random.fold_in, (0, None))
+        small = self._given(variables, conditions, fold(keys, _FIRST), settings)
         noise = jax.vmap(lambda key: jax.random.normal(key, small.shape[1:]))(fold(keys, _AUGMENTING))
         level = jnp.full(len(small), round(settings.augmentation * self.steps))
         conditions = {**conditions, _MAP: self._map(small, noise, level)}
-        return super().sample(variables, conditions, keys, alone)
+        return super().sample(variables, conditions, keys, settings)
 
     def reverse_process(
         self, variables: Variables, conditions: Mapping[str, Array], settings: UpscaleSampling
     ) -> ReverseProcess:
-        """That of the second stage; the small image has no noise where nobody has drawn any for it."""
+        """That of the second stage. Apart from `sample`, which has keys, the small image has no noise; where none is
+        given, it is the first stage's of one seed."""
         if _MAP not in conditions:
-            small = self._given(conditions.get("image"))
+            keys = jax.random.split(jax.random.key(0), len(conditions["label"]))
+            small = self._given(variables, conditions, keys, settings)
             seen = self._map(small, jnp.zeros_like(small), jnp.zeros(len(small), jnp.int32))
             conditions = {**conditions, _MAP: seen}
         # The small image is not what is drawn anew.
         rest = {name: x for name, x in conditions.items() if name != "image"}
+        if self.base is not None and self.base._has_null and not self._has_null:
+            settings = dataclasses.replace(settings, guidance=1.0)  # it is the first stage that is guided
         return super().reverse_process(variables, rest, settings)
 
-    def _given(self, small: Float[Array, "B h w 3"] | None) -> Float[Array, "B h w 3"]:
-        if small is None:
+    def _given(
+        self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: UpscaleSampling
+    ) -> Float[Array, "B h w 3"]:
+        """The small image, which the first stage draws where none is given."""
+        if "image" in conditions:
+            return conditions["image"]
+        if self.base is None:
             raise UserError("There is no first stage that would draw small images", "Give an image")
-        return small
+        below = {"params": variables["params"][_BASE], "model_state": {}}
+        return 2 * self.base.sample(below, {"label": conditions["label"]}, keys, self._of_the_first(settings)) - 1
 
     def _of_the_first(self, settings: UpscaleSampling) -> DiffusionSampling:
         """Settings of the first stage: no more steps than it has, and guidance where it knows how."""
