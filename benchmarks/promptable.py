@@ -243,7 +243,9 @@ def iou(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def handles(run: Path, count: int) -> dict[str, float]:
     """One click on each handle of a pair of scissors: which of its meanings are among the three answers."""
-    model, source = load(run), shapes.build(count, kinds=("scissors",), objects=(1, 1), seed=1)
+    model = load(run)
+    scenes = {k: v for k, v in model.metadata["config"]["data"]["eval"].items() if k != "name"}
+    source = shapes.build(**scenes | {"length": count})
     met: dict[str, list[bool]] = {"the handle": [], "both handles": [], "the whole": [], "all three": []}
     for index in range(count):
         example = source[index]
