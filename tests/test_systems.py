@@ -30,6 +30,7 @@ from tests.tasks import test_hart as hybrid
 from tests.tasks import test_mar as filling
 from tests.tasks import test_maskgit as masked
 from tests.tasks import test_noisy_classifier as leading
+from tests.tasks import test_pictured_diffusion as pictured
 from tests.tasks import test_pixelcnn as drawing
 from tests.tasks import test_sam as clicking
 from tests.tasks import test_segment as segmenting
@@ -97,6 +98,7 @@ SYSTEMS = {
     "ddpm": denoising.config(),
     "dvae": relaxing.config(),
     "text_to_image": wording.config(TEXTS),
+    **{name: pictured.config(TEXTS, name) for name in ("inpaint", "depth", "controlnet")},
     "super_resolution": enlarging.config(TEXTS / "photos"),
     "var": scale_by_scale.config(),
     "upscale_diffusion": cascading.config(),

@@ -117,10 +117,11 @@ def _placed(family: ModuleType, tensors: Mapping[str, np.ndarray], target: Path,
         return {target if named else target / _NAMES.get(to, "model.safetensors"): dict(tensors)}
     if named:
         raise UserError(f"{target} is one file, and {to} keeps these models in several", "Name a folder")
-    return {
+    placed = {
         target / file: {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
         for start, file in several.items()
     }
+    return {file: found for file, found in placed.items() if found}
 
 
 def _text(values: Mapping[str, Any] | str) -> str:

@@ -1,5 +1,6 @@
 """A folder of several models with a `model_index.json`, as diffusers writes pipelines, seen as one file of tensors."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vit_jax.errors import UserError
 INDEX = "model_index.json"
 # Whatever has no numbers that an image is made of.
 _WITHOUT_TENSORS = ("scheduler", "tokenizer")
+_SEVERAL = "MultiControlNetModel"
 _NOT_LOADED = ("safety_checker", "image_encoder", "depth_estimator", "feature_extractor")
 
 
@@ -60,6 +62,10 @@ def named_parts(index: Path) -> dict[str, str]:
         if len(value) != 2 or not isinstance(value[1], str) or Path(name).name != name or "\0" in name:
             raise said.error(name, f"is {shown(value)}, which names no part")
         found[name] = value[1]
+        if value[1] == _SEVERAL:
+            # The index names the first: the others lie beside it.
+            more = (f"{name}_{i}" for i in itertools.count(1))
+            found |= dict.fromkeys(itertools.takewhile(lambda each: (index.parent / each).is_dir(), more), value[1])
     return found
 
 

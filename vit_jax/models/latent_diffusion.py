@@ -8,6 +8,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vit_jax.errors import UserError
+from vit_jax.models.conditional_unet import ConditionalUNet
+from vit_jax.models.controlnet import ControlNet, together
 from vit_jax.models.kl_autoencoder import COLLECTION
 from vit_jax.models.two_towers import text_model, told
 from vit_jax.naming import build_named
@@ -19,17 +21,20 @@ from vit_jax.ranges import Count, Natural
 class LatentDiffusion(nn.Module):
     """All networks that draw an image of a text.
 
-    Parameters: `unet`, `autoencoder`, `text`, see the modules.
+    Parameters: `unet`, `autoencoder`, `text`, and of controls `control_0`, `control_1`, ...; see the
+    modules.
 
     Attributes:
         unet: `unet(latents, times, context)`, such as `vit_jax.models.conditional_unet`.
         autoencoder: of continuous latents.
         text_tower: its `tokens` are the context.
+        control: networks that read an image each and add to the U-Net, see `vit_jax.models.controlnet`.
     """
 
     unet: nn.Module
     autoencoder: ImageTokenizer
     text_tower: nn.Module
+    control: tuple[nn.Module, ...] = ()
 
     def setup(self):
         nn.share_scope(self, self.text_tower)
@@ -46,7 +51,11 @@ class LatentDiffusion(nn.Module):
         """Everything once: what the U-Net says of latents with noise, and reconstructions of the images. In training
         too all but the U-Net are as in evaluation."""
         context = self.text_tower(ids)["tokens"]
-        return self.unet(x, times, context, train=train), self.autoencoder(images)["reconstruction"]
+        # An autoencoder reduces images as a control does; whatever they show does here.
+        added = [net(x, times, context, images, train=train) for net in self.control]
+        residuals = together(added) if added else None
+        said = self.unet(x, times, context, residuals=residuals, train=train)
+        return said, self.autoencoder(images)["reconstruction"]
 
     def context(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """What the U-Net attends to: the tokens of texts behind the last norm."""
@@ -72,6 +81,8 @@ class LatentDiffusion(nn.Module):
         """
         [grid] = self.autoencoder.grids(image_size)
         self.unet.check_size(grid)
+        for net in self.control:
+            net.check_control((*image_size, net.control_channels), grid)
         return grid
 
     def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Array, ...]:
@@ -88,8 +99,9 @@ class LatentDiffusion(nn.Module):
         return {**params, **self.text_tower.redrawn({"text": params["text"]}, rng)}
 
     def flops(self, image_size: Grid) -> float:
-        """Floating point operations of the U-Net for one image, see `vit_jax.nn.flops`."""
-        return self.unet.flops(self.places(image_size))
+        """Floating point operations of the U-Net and what adds to it for one image, see `vit_jax.nn.flops`."""
+        places = self.places(image_size)
+        return self.unet.flops(places) + sum(net.flops(places) for net in self.control)
 
 
 def build(
@@ -99,6 +111,7 @@ def build(
     text: Mapping[str, Any],
     vocab_size: Count,
     end_id: Natural | None = None,
+    control: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
 ) -> LatentDiffusion:
     """The networks from their own model sections.
 
@@ -108,6 +121,7 @@ def build(
         text: that of a text model, such as {"name": "text_tower", ...}.
         vocab_size: number of token ids.
         end_id: id of the token that ends a text, for a text model that asks.
+        control: that of what adds to the U-Net, such as {"name": "controlnet", ...}, or several.
 
     Raises:
         UserError: for an unknown section, key or value, an autoencoder of codes, or networks that do not fit together.
@@ -133,7 +147,24 @@ def build(
             f"{made.latent_width}",
             "Use the autoencoder that the U-Net was trained with",
         )
-    return LatentDiffusion(denoiser, made, tower)
+    sections = [control] if isinstance(control, Mapping) else control
+    return LatentDiffusion(denoiser, made, tower, tuple(_control(section, denoiser) for section in sections))
+
+
+def _control(section: Mapping[str, Any], unet: ConditionalUNet) -> ControlNet:
+    net = build_named("model", section, "config.model.control")
+    if not isinstance(net, ControlNet):
+        raise UserError(f"The model {section.get('name')!r} adds nothing to a U-Net", "Use one such as controlnet")
+    sizes = [
+        (each.inputs, each.channels, each.multipliers, each.num_blocks, each.blocks.context_width)
+        for each in (net, unet)
+    ]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            "A ControlNet is of another size than the U-Net",
+            "Use one that was trained with this U-Net, or give both the same arguments",
+        )
+    return net
 
 
 def texts(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

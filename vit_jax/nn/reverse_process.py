@@ -94,26 +94,16 @@ class ReverseProcess:
         Raises:
             UserError: for a strength without an image, or one that leaves no step.
         """
+        count = steps_left(conditions, strength, len(self.noising.timesteps))
         if "image" not in conditions:
-            if strength is not None:
-                raise UserError(
-                    f"strength={strength:g} says how much of an image is drawn anew, and there is none", "Give an image"
-                )
             return self
-        mask, steps = conditions.get("mask"), len(self.noising.timesteps)
-        strength = (_STRENGTH if mask is None else 1.0) if strength is None else strength
-        count = min(int(steps * strength), steps)
-        if count < 1:
-            raise UserError(
-                f"Of {steps} steps a strength of {strength:g} leaves none",
-                f"Use at least {1 / steps:.2g}, or more steps",
-            )
+        mask = conditions.get("mask")
         image = self.encode(conditions["image"])
         places = None if mask is None else resize_maps(mask, image.shape[1:3], "nearest")
         return dataclasses.replace(
             self,
             noising=self.noising.until(count),
-            begun=None if mask is not None and strength == 1 else image,
+            begun=None if mask is not None and strength in (None, 1) else image,
             kept=None if mask is None or sees_mask else (image, places),
         )
 
@@ -141,3 +131,20 @@ class Diffuses:
             UserError: for settings that do not fit.
         """
         raise NotImplementedError
+
+
+def steps_left(conditions: Mapping[str, Any], strength: float | None, steps: int) -> int:
+    """How many of a sampler's steps are gone, see `ReverseProcess.redrawing`."""
+    if "image" not in conditions:
+        if strength is not None:
+            raise UserError(
+                f"strength={strength:g} says how much of an image is drawn anew, and there is none", "Give an image"
+            )
+        return steps
+    strength = (1.0 if "mask" in conditions else _STRENGTH) if strength is None else strength
+    count = min(int(steps * strength), steps)
+    if count < 1:
+        raise UserError(
+            f"Of {steps} steps a strength of {strength:g} leaves none", f"Use at least {1 / steps:.2g}, or more steps"
+        )
+    return count

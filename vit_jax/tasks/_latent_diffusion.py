@@ -1,12 +1,12 @@
 """What the tasks of latent diffusion of texts have in common: prompts, latents in and out, the loss and the way back.
 
 "High-resolution image synthesis with latent diffusion models" (arXiv:2112.10752), as Stable Diffusion does it. A task
-that conditions on more says what its network sees beside latents and text, by overriding `_denoiser`.
+that conditions on more says what its network sees beside latents and text, by overriding `_beside` or `_denoiser`.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ from vit_jax.nn.diffusion import (
 )
 from vit_jax.nn.image_tokenizer import Grid
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
-from vit_jax.ranges import Count, NonNegative
-from vit_jax.tasks import Batch, DataInfo, Metrics, Task, Variables, chosen, in_training
+from vit_jax.ranges import Count, NonNegative, Range
+from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Task, Variables, chosen, in_training
 from vit_jax.tasks._class_conditions import as_pictures
-from vit_jax.tasks._image_tokens import unit_range
+from vit_jax.tasks._image_tokens import repainting_pictures, unit_range
 
 # Latents with noise [B, h, w, C], timesteps [B] and a context, or what is prepared of one, to what the network says.
 Denoiser = Callable[[Array, Array, Any], Float[Array, "B h w C"]]
@@ -54,6 +54,8 @@ class LatentSampling:
         sampler: "ddim" goes on with the noise that the network sees, "ddpm" draws from the reverse process.
         eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
         size: of images in pixels, both sides; None for what the networks were trained with.
+        strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
+            and for 1 where a mask says what is to be new.
     """
 
     steps: Count = 50
@@ -62,6 +64,7 @@ class LatentSampling:
     sampler: Literal["ddim", "ddpm"] = "ddim"
     eta: NonNegative = 0.0
     size: Count | None = None
+    strength: Annotated[float, Range(0, 1, open_low=True)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,8 @@ class LatentDiffusionTask(Diffuses, Task):
     spacing: Spacing = "leading"
     offset: int = 1
     to_image: bool = False
+    _goes_by: ClassVar[tuple[str, ...]] = ()  # of a batch, beside the text, what samples of it are asked for
+    _sees_mask: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("moments",)
     locked_when_loaded: ClassVar[tuple[str, ...]] = _FROZEN
     answered_by: ClassVar[tuple[str, ...]] = ("samples",)
@@ -136,12 +141,13 @@ class LatentDiffusionTask(Diffuses, Task):
         return error.mean(), (metrics, variables["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
+        asked = {name: batch[name] for name in ("text", *self._goes_by) if name in batch}
         given = {
             "original": lambda: unit_range(batch["image"]),
             "moments": lambda: self._apply(variables, batch["image"], method="moments"),
             "latents": lambda: self._apply(variables, batch["image"], method="encode"),
             "reconstruction": lambda: self._pixels(variables, self._apply(variables, batch["image"], method="encode")),
-            "samples": lambda: self.sample(variables, batch, rng, self.sampling()),
+            "samples": lambda: self.sample(variables, asked, rng, self.sampling()),
         }
         return chosen(names, given)
 
@@ -159,6 +165,10 @@ class LatentDiffusionTask(Diffuses, Task):
             raise UserError("This generator was always told a text", "Give one, or train with text_drop above 0")
         return {"text": np.broadcast_to(self._empty, (len(indices), self.field.length))}
 
+    def pictures(self, settings: LatentSampling) -> dict[str, Picture]:
+        """See `Task`."""
+        return repainting_pictures(self._size(settings))
+
     def sample(
         self, variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, settings: LatentSampling
     ) -> Float[Array, "B H W 3"]:
@@ -166,10 +176,12 @@ class LatentDiffusionTask(Diffuses, Task):
 
         Args:
             conditions: `text`, and for guidance `negative`, by default the empty text; of either what `encoded` makes
-                of it will do.
+                of it will do. With `image` samples begin with it, and with `mask` they keep it where that is 0, see
+                `vit_jax.nn.reverse_process.ReverseProcess`.
 
         Raises:
-            UserError: for more steps than training has, sides that do not divide, or guidance without empty texts.
+            UserError: for more steps than training has, sides that do not divide, guidance without empty texts, or a
+                strength without an image or that leaves no step.
         """
         process = self.reverse_process(variables, conditions, settings)
         return process.decode(process.sample(keys))
@@ -177,10 +189,8 @@ class LatentDiffusionTask(Diffuses, Task):
     def reverse_process(
         self, variables: Variables, conditions: Mapping[str, Array], settings: LatentSampling
     ) -> ReverseProcess:
-        noising, size = self._noising(settings), self.image_size
-        if settings.size is not None:
-            size = (settings.size, settings.size)
-        shape = (*self.model.places(size), self.model.autoencoder.latent_width)
+        noising = self._noising(settings)
+        shape = (*self.model.places(self._size(settings)), self.model.autoencoder.latent_width)
         context, led = self._context(variables, conditions["text"]), settings.guidance != 1.0
         if led:
             if not self.text_drop:
@@ -190,10 +200,7 @@ class LatentDiffusionTask(Diffuses, Task):
                 )
             nothing = jnp.broadcast_to(self._empty, (len(context), self.field.length))
             context = jnp.concatenate([self._context(variables, conditions.get("negative", nothing)), context])
-            conditions = {name: jnp.concatenate([x, x]) for name, x in conditions.items()}
-        own = {"params": variables["params"]["unet"]}
-        shared = self.model.unet.apply(own, context, method="context_keys_values")
-        denoiser = self._denoiser(variables, conditions)
+        shared, denoiser = self._shared(variables, context), self._denoiser(variables, conditions, settings=settings)
 
         def predict(x: Array, step: Int[Array, ""]) -> Array:
             if not led:
@@ -201,11 +208,12 @@ class LatentDiffusionTask(Diffuses, Task):
             untold, told = jnp.split(denoiser(jnp.concatenate([x, x]), jnp.full(2 * len(x), step), shared), 2)
             return guided(told, untold, settings.guidance)
 
-        return ReverseProcess(
+        process = ReverseProcess(
             predict, noising, Steps(settings.sampler, self.prediction, self.variance, eta=settings.eta), shape,
             encode=lambda images: self._apply(variables, images, method="encode"),
             decode=lambda x: self._pixels(variables, x),
         )  # fmt: skip
+        return process.redrawing(conditions, settings.strength, self._sees_mask)
 
     def shown(
         self, samples: Float[np.ndarray, "B H W 3"], conditions: Mapping[str, np.ndarray]
@@ -227,18 +235,44 @@ class LatentDiffusionTask(Diffuses, Task):
         del batch
         return self.model.flops(self.image_size)
 
-    def _denoiser(self, variables: Variables, given: Mapping[str, Array], keys: PRNGKeyArray | None = None) -> Denoiser:
+    def _denoiser(
+        self,
+        variables: Variables,
+        given: Mapping[str, Array],
+        keys: PRNGKeyArray | None = None,
+        settings: LatentSampling | None = None,
+    ) -> Denoiser:
         """The network, with all that it sees beside latents, time and text.
 
+        It takes the latents of `given`, or with guidance twice as many, and in sampling what `_shared` made of their
+        context.
+
         Args:
-            given: a batch in training, else conditions; with guidance those of twice as many rows.
+            given: a batch in training, else conditions.
             keys: in training two, for dropout and for stochastic depth.
+            settings: of samples.
         """
-        del given
-        params = variables["params"]["unet"]
-        if keys is None:
-            return lambda x, times, context: self.model.unet.apply({"params": params}, x, times, context)
-        return lambda *inputs: in_training(self.model.unet, params, {}, keys, *inputs)[0]
+        del settings
+        params, beside = variables["params"]["unet"], self._beside(variables, given)
+
+        def network(x: Array, times: Array, context: Any) -> Array:
+            if beside is not None:
+                x = jnp.concatenate([x, repeated(beside, len(x))], axis=-1)
+            if keys is None:
+                return self.model.unet.apply({"params": params}, x, times, context)
+            return in_training(self.model.unet, params, {}, keys, x, times, context)[0]
+
+        return network
+
+    def _beside(self, variables: Variables, given: Mapping[str, Array]) -> Float[Array, "B h w c"] | None:
+        """What the U-Net reads behind the latents, of a batch or of conditions; None for nothing."""
+        del variables, given
+        return None
+
+    def _shared(self, variables: Variables, context: Float[Array, "B L D"]) -> Any:
+        """What the steps of a sampler have in common of a context."""
+        own = {"params": variables["params"]["unet"]}
+        return self.model.unet.apply(own, context, method="context_keys_values")
 
     def _apply(self, variables: Variables, *args: Any, method: str) -> Array:
         """A method of the frozen networks, through which no gradient goes."""
@@ -271,6 +305,10 @@ class LatentDiffusionTask(Diffuses, Task):
         to_image = self.to_image or settings.sampler == "ddpm"
         return Noising.of(self._betas, kept, stride=self.steps // settings.steps, to_image=to_image)
 
+    def _size(self, settings: LatentSampling) -> Grid:
+        """Of samples, in pixels."""
+        return self.image_size if settings.size is None else (settings.size, settings.size)
+
     def _row(self, prompt: str, where: str) -> dict[str, Any]:
         return self.field.batched("text", self.field.read(prompt, where, None))
 
@@ -284,12 +322,18 @@ class LatentDiffusionTask(Diffuses, Task):
         return self._row("", "the empty text")["text"]
 
 
-def parts(model: Mapping[str, Any], data: DataInfo, extra: int = 0) -> dict[str, Any]:
+def repeated(x: Shaped[Array, "B ..."], count: int) -> Shaped[Array, "count ..."]:
+    """The rows as often as there are so many: with guidance each is asked twice."""
+    return x if len(x) == count else jnp.concatenate([x] * (count // len(x)))
+
+
+def parts(model: Mapping[str, Any], data: DataInfo, extra: int = 0, images: int = 0) -> dict[str, Any]:
     """What such a task is made of.
 
     Args:
         model: the section of a `latent_diffusion`; how many tokens there are is said here.
         extra: channels that the U-Net reads behind the latents.
+        images: of which it reads the latents too.
 
     Raises:
         UserError: for another model, networks that do not fit, data without size or without texts as the text model
@@ -311,7 +355,7 @@ def parts(model: Mapping[str, Any], data: DataInfo, extra: int = 0) -> dict[str,
             f"Texts of {field.length} tokens are longer than the {longest} that the text model reads",
             f"Set config.data.fields.text.length={longest}",
         )
-    wanted = module.autoencoder.latent_width + extra
+    wanted = module.autoencoder.latent_width * (1 + images) + extra
     if module.unet.inputs != wanted:
         raise UserError(
             f"The U-Net reads {module.unet.inputs} channels, and this task gives it {wanted}",

@@ -1,11 +1,11 @@
-"""Pipelines of diffusers that draw images of texts, a folder with `model_index.json`: Stable Diffusion's U-Net,
-autoencoder, text tower, tokenizer and scheduler."""
+"""Pipelines of diffusers that draw images of texts, a folder with `model_index.json`: Stable Diffusion's U-Net, also
+for in-painting and depth, autoencoder, text tower, ControlNets, tokenizer and scheduler."""
 
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from vit_jax.checkpoints.families import diffusers_kl, diffusers_unet_condition, hf_clip_text
+from vit_jax.checkpoints.families import diffusers_controlnet, diffusers_kl, diffusers_unet_condition, hf_clip_text
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import NameMap, Shapes
 from vit_jax.checkpoints.parts import autoencoder as autoencoders
@@ -15,10 +15,10 @@ from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
 from vit_jax.models.latent_diffusion import build
-from vit_jax.tasks.text_to_image import build as text_to_image
+from vit_jax.tasks import controlnet, depth, inpaint, text_to_image
 
 LIBRARY = "diffusers"
-MODELS = "StableDiffusionPipeline, a folder with model_index.json"
+MODELS = "StableDiffusionPipeline, for images, in-painting, depth and ControlNets too, a folder with model_index.json"
 WRITES = ("latent_diffusion",)
 COMPARED = "latents and images of the whole pipeline, guided, in 4 and 10 steps; folders of ours opened by diffusers"
 
@@ -28,10 +28,16 @@ _PARTS: Mapping[str, tuple[str, ModuleType]] = {
     "vae": ("autoencoder", diffusers_kl),
     "text_encoder": ("text", hf_clip_text),
 }
+_CONTROL = "controlnet"  # the first one's subfolder; the next is 'controlnet_1'
+_MOST_CONTROLS = 8
 FILES = {
     "unet/": "unet/diffusion_pytorch_model.safetensors",
     "vae/": "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/": "text_encoder/model.safetensors",
+    **{
+        f"{folder}/": f"{folder}/diffusion_pytorch_model.safetensors"
+        for folder in (_CONTROL, *(f"{_CONTROL}_{i}" for i in range(1, _MOST_CONTROLS)))
+    },
 }
 _CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -39,8 +45,15 @@ _CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "scheduler": ["diffusers", "DDIMScheduler"],
 }
-# The task of a U-Net that reads so many channels beside the latents.
-_TASKS = {0: "text_to_image"}
+# The task of a U-Net that reads so many channels beside the latents; and of each task the pipeline.
+_READ = {0: "text_to_image", 1: "depth", 5: "inpaint"}
+_TASKS: Mapping[str, tuple[ModuleType, str]] = {
+    "text_to_image": (text_to_image, "StableDiffusionPipeline"),
+    "inpaint": (inpaint, "StableDiffusionInpaintPipeline"),
+    "depth": (depth, "StableDiffusionDepth2ImgPipeline"),
+    "controlnet": (controlnet, "StableDiffusionControlNetPipeline"),
+}
+_DEPTH = {"depth": {"name": "dense", "dtype": "float32"}}
 _SAMPLER = ("spacing", "offset", "to_image")
 
 
@@ -52,8 +65,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     for part in (*_PARTS, "scheduler"):
         if part not in sidecar.parts:
             raise index.error(part, "is missing: there is nothing that draws an image", "Fetch the whole folder")
-    found = {}
-    for part, (_, family) in _PARTS.items():
+    found, parts = {}, _parts(sum(name.partition("_")[0] == _CONTROL for name in sidecar.parts))
+    for part, (_, family) in parts.items():
         own = {name.removeprefix(f"{part}/"): shape for name, shape in tensors.items() if name.startswith(f"{part}/")}
         beside = sidecar.parts[part]
         if part == "text_encoder" and "tokenizer" in sidecar.parts:
@@ -72,9 +85,11 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         ours: {"name": found[part].model, **found[part].kwargs} for part, (ours, _) in _PARTS.items()
     }
     given = {key: kwargs["text"].pop(key) for key in ("vocab_size", "end_id")}
+    controls = [{"name": one.model, **one.kwargs} for part, one in found.items() if part not in _PARTS]
+    kwargs |= {"control": controls} if controls else {}
     model = build(**kwargs, **given)
     extra = model.unet.inputs - model.autoencoder.latent_width
-    if extra not in _TASKS:
+    if extra not in _READ or (extra and controls):
         raise UserError(
             f"The U-Net reads {extra} channels beside the latents, which no task of vit_jax gives it",
             "Load another pipeline",
@@ -83,7 +98,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     side = sidecar.parts["unet"].config.sides("sample_size") or [64, 64]
     stride = model.autoencoder.layout.stride
     task = {
-        "name": _TASKS[extra],
+        "name": "controlnet" if controls else _READ[extra],
         "kwargs": {**scheduler.noise, "spacing": scheduler.spacing, "to_image": scheduler.to_image, "offset": 1},
         "given": list(given),
     }
@@ -91,7 +106,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     remarks += _not_loaded(index) + _as_the_pipeline_has_it(index, scheduler)
     if not index.text("_class_name", "").startswith("StableDiffusion"):
         task["kwargs"]["offset"] = scheduler.offset
-    fields = {"image": {"name": "image"}, **found["text_encoder"].fields}
+    fields = {"image": {"name": "image"}, **found["text_encoder"].fields, **(_DEPTH if extra == 1 else {})}
     preprocess = autoencoders.pixels() | {"image_size": [each * stride for each in side]}
     layout = {part: dict(one.layout) for part, one in found.items()}
     return Published("latent_diffusion", kwargs | given, preprocess, layout, (), tuple(remarks), fields, task)
@@ -100,7 +115,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `vit_jax.checkpoints.published.Family`; the layout holds those of the parts by their subfolders."""
     entries, ignored = [], []
-    for part, (ours, family) in _PARTS.items():
+    for part, (ours, family) in _parts(len(kwargs.get("control", ()))).items():
         own = family.name_map(section(kwargs, ours)["kwargs"], layout.get(part, {}))
         # The text tower's names have its subtree in front already.
         below = own.below("" if ours == "text" else f"{ours}/", f"{part}/")
@@ -111,10 +126,11 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    if not is_of(metadata, "latent_diffusion") or metadata["task"]["name"] not in _TASKS.values():
+    if not is_of(metadata, "latent_diffusion") or metadata["task"]["name"] not in _TASKS:
         return None
     kwargs, files = metadata["model"]["kwargs"], {}
-    for part, (ours, family) in _PARTS.items():
+    controls = len(kwargs.get("control", ()))
+    for part, (ours, family) in _parts(controls).items():
         spec = section(kwargs, ours)
         beside = family.sidecar({**metadata, "model": spec}) if spec["name"] in family.WRITES else None
         if beside is None:
@@ -123,14 +139,24 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     model = build(**kwargs)
     places = model.places(tuple(metadata["image_size"]))
     files["unet/config.json"]["sample_size"] = places[0] if places[0] == places[1] else list(places)
-    how = complete(text_to_image, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
+    task, name = _TASKS[metadata["task"]["name"]]
+    how = complete(task.build, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
     noise = {key: how[key] for key in ("schedule", "steps", "first", "last", "prediction")}
     files["scheduler/scheduler_config.json"] = diffusers_scheduler.written(noise, **{k: how[k] for k in _SAMPLER})
-    index = {"_class_name": "StableDiffusionPipeline", **_CLASSES, "requires_safety_checker": False}
+    index = {"_class_name": name, **_CLASSES, "requires_safety_checker": False}
+    if controls:
+        one = ["diffusers", "ControlNetModel"]
+        index[_CONTROL] = one if controls == 1 else ["pipelines.controlnet", "MultiControlNetModel"]
     tokenizer = clip_tokenizer.files(metadata["fields"]["text"])
     index["tokenizer"] = ["transformers", "CLIPTokenizer"] if tokenizer else [None, None]
     files |= {f"tokenizer/{name}": values for name, values in (tokenizer or {}).items()}
     return files | {"model_index.json": index | {"safety_checker": [None, None], "feature_extractor": [None, None]}}
+
+
+def _parts(controls: int) -> dict[str, tuple[str, ModuleType]]:
+    """Those of a folder with so many ControlNets."""
+    more = {f"{_CONTROL}_{i}" if i else _CONTROL: (f"control_{i}", diffusers_controlnet) for i in range(controls)}
+    return {**_PARTS, **more}
 
 
 def _not_loaded(index: JsonObject) -> list[str]:

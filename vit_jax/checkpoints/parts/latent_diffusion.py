@@ -5,8 +5,10 @@ from typing import Any
 
 
 def section(kwargs: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """One network of a `latent_diffusion` by itself, as `{"name": ..., "kwargs": ...}`, by its subtree."""
-    own = dict(kwargs[part])
+    """One network of a `latent_diffusion` by itself, as `{"name": ..., "kwargs": ...}`, by its subtree; of
+    the controls 'control_0' is the first."""
+    several, _, number = part.partition("_")
+    own = dict(kwargs[several][int(number)] if number else kwargs[part])
     name = own.pop("name")
     if part == "text":
         own |= {key: kwargs[key] for key in ("vocab_size", "end_id") if key in kwargs}

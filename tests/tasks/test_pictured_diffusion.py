@@ -1,0 +1,173 @@
+"""Latent diffusion that goes by a mask, a depth or a control: what the U-Net reads, what is learned, what is refused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tasks.test_text_to_image import MODEL, L
+from tests.tasks.test_text_to_image import config as text_config
+from tests.tiny_pairs import write_pairs
+from vit_jax import UserError
+from vit_jax.checkpoints.given_pictures import check_pictures
+from vit_jax.data.field import Context
+from vit_jax.data.fields import build_fields
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.nn.init_shapes import init_shapes
+from vit_jax.tasks import DataInfo, controlnet, depth, inpaint, text_to_image
+
+CONTROL = {key: value for key, value in MODEL["unet"].items() if key != "outputs"} | {
+    "name": "controlnet",
+    "hint_widths": [2, 4],
+}
+TEXT = {"image": {"name": "image"}, "text": {"name": "tokens", "length": L, "long": "cut"}}
+DEPTH = {"depth": {"name": "dense", "dtype": "float32"}}
+SIZE = (8, 4)
+
+
+def reading(channels, **more):
+    return {**MODEL, "unet": {**MODEL["unet"], "inputs": channels}, **more}
+
+
+def config(folder, name):
+    """A run of seconds of one of the tasks."""
+    values = text_config(folder)
+    values["task"] |= {"name": name}
+    if name == "inpaint":
+        values["model"] = reading(5)
+        values["evals"] = {"kept": {"name": "kept_pixels", "count": 2, "settings": {"steps": 2}}}
+    elif name == "depth":
+        values["model"] = reading(3)
+        path = write_pairs(folder)
+        with np.load(path) as found:
+            arrays = dict(found)
+        arrays["depth"] = np.random.default_rng(0).uniform(1, 9, arrays["images"].shape[:3]).astype(np.float32)
+        np.savez(folder / "depths.npz", **arrays)
+        source = {"name": "arrays", "path": str(folder / "depths.npz"), "fields": ["text", "depth"]}
+        values["data"] |= {"train": source, "eval": source}
+        values["data"]["fields"] |= DEPTH
+        values["evals"] = {"sheet": {"name": "samples", "of": "reconstruction", "count": 4}}
+    else:
+        values["model"] = MODEL | {"control": CONTROL}
+        values["data"]["fields"] |= {"control": {"name": "control"}}
+        values["data"]["transform"] = {"name": "edges", "view": {"crop": "none", "flip": False}}
+        values["evals"] = {"edges": {"name": "edge_agreement", "count": 2, "settings": {"steps": 2}}}
+    return values
+
+
+@functools.cache
+def made(module, channels=2, controls=0, far=False, zeros=False, **more):
+    data = DataInfo(SIZE, (), build_fields(TEXT | (DEPTH if far else {}), Context(Preprocess(SIZE))))
+    model = reading(channels, **({"control": [CONTROL] * controls} if controls else {}))
+    task = module.build(model=model, data=data, **{"steps": 20, "last": 0.3, **more})
+    shapes = init_shapes(task.init, jax.random.key(0), {})["params"]
+
+    def drawn(path, x):
+        name = jax.tree_util.keystr(path)
+        values = np.random.default_rng(sum(map(ord, name))).normal(0, 0.4, x.shape)
+        values = 0 * values if zeros and "'control_" in name and "zero_" in name else values
+        return values.astype(np.float32)
+
+    return task, {"params": jax.tree_util.tree_map_with_path(drawn, shapes), "model_state": {}}
+
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.uniform(-1, 1, (3, *SIZE, 3)).astype(np.float32)
+MASK = RNG.integers(0, 2, (3, *SIZE, 1)).astype(np.float32)
+IDS = RNG.integers(3, 200, (3, L))
+
+
+def test_what_the_u_net_reads_beside_latents():
+    """The mask at the nearest pixels and the latents of what is left; a depth of any scale from -1 to 1."""
+    task, variables = made(inpaint, 5)
+    given = {"image": IMAGE, "mask": MASK}
+    beside, left = jax.jit(lambda v: (task._beside(v, given), task._apply(v, IMAGE * (MASK < 0.5), method="encode")))(
+        variables
+    )
+    np.testing.assert_array_equal(beside[..., :1], MASK[:, ::2, ::2])
+    np.testing.assert_allclose(beside[..., 1:], left, atol=1e-6)
+    far, of = made(depth, 3, far=True)
+    values = RNG.uniform(3, 80, (3, *SIZE)).astype(np.float32)
+    found, scaled = (np.asarray(far._beside(of, {"depth": x})) for x in (values, 10 * values[..., None] + 7))
+    np.testing.assert_allclose(found.min((1, 2, 3)), -1, atol=1e-6)
+    np.testing.assert_allclose(found.max((1, 2, 3)), 1, atol=1e-6)
+    np.testing.assert_allclose(scaled, found, atol=1e-4)
+
+
+def test_masks_of_training():
+    """A quarter of everything; the others have boxes, which leave something nearly always."""
+    task, _ = made(inpaint, 5)
+    masks = np.asarray(jax.vmap(task._drawn_mask)(jax.random.split(jax.random.key(0), 400)))
+    assert masks.shape == (400, *SIZE, 1) and set(np.unique(masks)) == {0, 1}
+    share = masks.mean((1, 2, 3))
+    assert 0.2 < (share == 1).mean() < 0.4 and 0.2 < np.median(share) < 0.8
+
+
+def test_what_is_learned_of_a_control():
+    """Nothing is added at first, so that the loss is that of the text alone; the U-Net stays as it is."""
+    task, variables = made(controlnet, controls=1, zeros=True, text_drop=0.1)
+    batch = {"image": IMAGE, "text": IDS, "control": MASK.repeat(3, -1)}
+
+    def loss(task, params):
+        return task.loss({"params": params, "model_state": {}}, batch, jax.random.key(1), 0)[0]
+
+    @jax.jit
+    def of_each(params):
+        value, gradient = jax.value_and_grad(functools.partial(loss, task))(params)
+        return value, jax.tree.map(lambda x: jnp.abs(x).max(), gradient)
+
+    value, gradient = of_each(variables["params"])
+    plain, of_plain = made(text_to_image)
+    of_plain = {name: variables["params"][name] for name in of_plain["params"]}
+    np.testing.assert_allclose(value, jax.jit(functools.partial(loss, plain))(of_plain), rtol=1e-6)
+    learned = {name: max(jax.tree.leaves(tree)) for name, tree in gradient.items()}
+    assert learned["control_0"] > 0 and learned["unet"] == learned["autoencoder"] == learned["text"] == 0
+    assert task.locked_when_loaded == ("autoencoder", "text", "unet")
+
+
+def test_steps_that_are_controlled():
+    task, _ = made(controlnet, controls=2)
+    settings = task.sampling(steps=4, control_scale=[1.5, 0.5], control_start=(0, 0.25), control_end=(0.5, 1.0))
+    scales = task._scales(settings, {})
+    kept = task._noising(settings).timesteps
+    np.testing.assert_array_equal(scales[:, kept[::-1]], [[1.5, 1.5, 0, 0], [0, 0.5, 0.5, 0.5]])
+    assert scales.sum() == 4.5
+    # Of an image to begin with, shares are of the steps that are left.
+    settings = task.sampling(steps=4, strength=0.5, control_end=0.5)
+    np.testing.assert_array_equal(task._scales(settings, {"image": IMAGE})[0, kept], [0, 1, 0, 0])
+    for settings, message in (
+        ({"control_scale": (1.0, 1.0, 1.0)}, "3 numbers, and there are 2"),
+        ({"control_start": 0.5, "control_end": 0.5}, "from 0.5 to 0.5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task._scales(task.sampling(steps=4, **settings), {})
+
+
+def test_what_does_not_fit_is_refused():
+    task, _ = made(inpaint, 5)
+    with pytest.raises(UserError, match="'inpaint' draws nothing without an image"):
+        check_pictures(task, task.sampling(), {})
+    with pytest.raises(UserError, match="'inpaint' draws nothing without a mask"):
+        check_pictures(task, task.sampling(), {"image": IMAGE})
+    far, _ = made(depth, 3, far=True)
+    with pytest.raises(UserError, match="'depth' draws nothing without a depth"):
+        check_pictures(far, far.sampling(), {})
+    led, _ = made(controlnet, controls=2)
+    with pytest.raises(UserError, match="There are 1 controls, and the model has 2"):
+        check_pictures(led, led.sampling(), {"control": IMAGE})
+    for message, module, more in (
+        ("reads 2 channels, and this task gives it 5", inpaint, {}),
+        ("reads 2 channels, and this task gives it 3", depth, {"far": True}),
+        ("how far away", depth, {"channels": 3}),
+        ("nothing that control goes through", controlnet, {}),
+    ):
+        with pytest.raises(UserError, match=message):
+            made(module, **more)
+    data = DataInfo(SIZE, (), build_fields(TEXT, Context(Preprocess(SIZE))))
+    for values, message in (({"channels": 8}, "another size"), ({"hint_widths": [2]}, "does not fit")):
+        with pytest.raises(UserError, match=message):
+            controlnet.build(model=MODEL | {"control": CONTROL | values}, data=data)
+    with pytest.raises(UserError, match="adds nothing to a U-Net"):
+        controlnet.build(model=MODEL | {"control": MODEL["autoencoder"]}, data=data)
