@@ -184,8 +184,8 @@ def test_control_of_what_is_painted_in(shared, tmp_path, monkeypatch):
     kind = diffusers.StableDiffusionControlNetInpaintPipeline
     theirs, ours = pipeline(kind, shared, tmp_path, controlnet=control_net(2))
     asked = {
-        "image": images(), "mask_image": to_torch(masks()), "control_image": to_torch(EDGES[0]), "strength": 0.8, "controlnet_conditioning_scale": 1.0,
-        "height": 16, "width": 8, "control_guidance_end": 0.5,
+        "image": images(), "mask_image": to_torch(masks()), "control_image": to_torch(EDGES[0]), "strength": 0.8,
+        "height": 16, "width": 8, "control_guidance_end": 0.5, "controlnet_conditioning_scale": 1.0,
     }  # fmt: skip
     pictures = {"image": signed(), "mask": masks(), "control": EDGES[0]}
     compare(theirs, ours, monkeypatch, asked, pictures, strength=0.8, control_end=0.5)
