@@ -31,6 +31,7 @@ TRANSFORMS = {
         {"labels": "seg", "ignore": -1, "distort": False, "scale": (1.0, 2.0)},
         {"most": 1.0, "distort": False, "interpolation": "bilinear", "scale": (0.4, 1.0)},  # over the image's edge
     ],
+    "edges": [{}, {"view": {"sampling": "largest", "interpolation": "bicubic"}, "spread": 2.0}],
     "padded": [{"mean": (0, 0, 0)}, {"mean": (0, 0, 0), "anchor": "centre", "interpolation": "bicubic"}],
     "view": [{**PLAIN, "area": (0.3, 1.0)}, {**PLAIN, "area": (0.3, 1.0), "sampling": "byol", "flip": 1.0}],
 }  # fmt: skip
