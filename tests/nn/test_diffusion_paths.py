@@ -46,6 +46,12 @@ def test_an_image_is_what_its_noise_becomes():
     np.testing.assert_allclose(noise, (X0 - MEAN) / DEVIATION, atol=0.05)
 
 
+def test_a_network_that_says_its_variance_too_is_gone_up_as_well():
+    sparse = Noising.of(betas("linear"), spaced(4))
+    both = invert(lambda x, t: jnp.concatenate([predict(x, t), jnp.full_like(x, 0.3)], axis=-1), sparse, X0)
+    np.testing.assert_allclose(both, invert(predict, sparse, X0), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
 def test_few_steps_are_undone_by_asking_again(kind):
     errors = [np.abs(there_and_back(50, n, kind)[1] - X0).max() for n in (0, 3, 10)]

@@ -50,6 +50,8 @@ def test_the_loop_by_hand():
             known = add_noise(whole.noising, latents, start, jnp.int32(step - 1)) if step else latents
             x = places * x + (1 - places) * known
         np.testing.assert_allclose(found.sample(keys), x, atol=1e-5)
+        # Who looks at the steps sees the same ones.
+        np.testing.assert_allclose(found.trail(keys).end, x, atol=1e-5)
     kept = np.asarray(whole.redrawing(conditions, 0.7).sample(keys))
     np.testing.assert_array_equal(np.where(mask[:, ::2, ::2] == 1, 0, kept - latents), 0)
 

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from vit_jax.errors import UserError
-from vit_jax.nn.diffusion_paths import trail
 from vit_jax.nn.reverse_process import Diffuses
 from vit_jax.tasks import Task, Variables, example_keys
 
@@ -53,9 +52,7 @@ def _finite_steps(
 
     @jax.jit
     def steps(variables: Variables, conditions: dict[str, Array], number: Array) -> Array:
-        process, keys = task.reverse_process(variables, conditions, settings), example_keys(seed, {"index": number})
-        noise = process.noise(keys)
-        way = trail(process.predict, process.noising, process.start(keys), noise, process.how, process.gradient)
+        way = task.reverse_process(variables, conditions, settings).trail(example_keys(seed, {"index": number}))
         return jnp.isfinite(jnp.concatenate([way.xt[1:], way.end[None]])).all(axis=tuple(range(1, way.xt.ndim)))
 
     return np.asarray(steps(variables, conditions, number))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from vit_jax.checkpoints.given_pictures import check_pictures
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.checkpoints.sampling import asked, settings_of
 from vit_jax.errors import UserError
 from vit_jax.nn.diffusion import Noising, betas
-from vit_jax.nn.diffusion_paths import StepLosses, losses_by_step, trail
+from vit_jax.nn.diffusion_paths import StepLosses, losses_by_step
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.tasks import Task, Variables, example_keys
 
@@ -154,6 +155,7 @@ def _asked(
     if not can_diffuse(loaded):
         raise _no_diffusion(loaded)
     chosen, numbers = settings_of(loaded.task, settings, "a diffusion"), np.arange(count)
+    check_pictures(loaded.task, chosen, {})
     conditions = {name: jnp.asarray(x) for name, x in asked(loaded.task, numbers, chosen, prompts)(numbers).items()}
     return chosen, conditions, example_keys(seed, {"index": numbers.astype(np.int32)})
 
@@ -187,8 +189,7 @@ def _trail(task: Task, settings: Any, frames: int) -> Callable[..., tuple[Array,
     @jax.jit
     def run(variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray) -> tuple[Array, ...]:
         process = task.reverse_process(variables, conditions, settings)
-        noise = process.noise(keys)
-        found = trail(process.predict, process.noising, process.start(keys), noise, process.how, process.gradient)
+        found = process.trail(keys)
         timesteps = process.noising.timesteps[::-1]
         kept = np.linspace(0, len(timesteps) - 1, min(frames, len(timesteps))).round().astype(int)
 

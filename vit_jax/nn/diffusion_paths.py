@@ -57,7 +57,8 @@ def invert(
 
     def body(x: Array, step: Array) -> tuple[Array, None]:
         def up(_: int, guess: Array) -> Array:
-            epsilon = predicted(noising, predict(guess, timesteps[step]), guess, step, kind)[1]
+            said = predict(guess, timesteps[step])[..., : x.shape[-1]]  # beside it there may be a variance
+            epsilon = predicted(noising, said, guess, step, kind)[1]
             return kept[step] * x + added[step] * epsilon
 
         return jax.lax.fori_loop(0, refinements + 1, up, x), None
@@ -103,6 +104,7 @@ def trail(
     x: Float[Array, "b *d"],
     noise: Callable[[Int[Array, ""]], Float[Array, "b *d"]],
     how: Steps,
+    after: Predict | None = None,
     gradient: Predict | None = None,
 ) -> Trail:
     """The way that `vit_jax.nn.diffusion.denoise` goes with the same arguments."""
@@ -116,7 +118,8 @@ def trail(
         x0 = predicted(noising, said, x, step, how.prediction)[0]
         x0 = jnp.clip(x0, -1, 1) if how.clip else x0
         led = None if gradient is None else gradient(x, timesteps[step])
-        return step_back(noising, output, x, noise(passed), step, how, led), (x, x0)
+        back = step_back(noising, output, x, noise(passed), step, how, led)
+        return back if after is None else after(back, step), (x, x0)
 
     end, (xt, x0) = jax.lax.scan(body, x, jnp.arange(count))
     return Trail(xt, x0, end)

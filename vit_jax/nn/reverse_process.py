@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.nn.diffusion import Noising, Steps, add_noise, denoise
+from vit_jax.nn.diffusion_paths import Trail, trail
 from vit_jax.nn.resize import resize_maps
 
 _STRENGTH = 0.8  # diffusers' of an image to image
@@ -60,12 +61,18 @@ class ReverseProcess:
         Args:
             start: the noise to begin with, by default that of the keys.
         """
-        start = self.start(keys) if start is None else start
+        return denoise(*self._way(keys, self.start(keys) if start is None else start))
+
+    def trail(self, keys: PRNGKeyArray) -> Trail:
+        """The way that `sample` goes."""
+        return trail(*self._way(keys, self.start(keys)))
+
+    def _way(self, keys: PRNGKeyArray, start: Float[Array, "b *d"]) -> tuple[Any, ...]:
+        """The arguments of `denoise` and of `trail`."""
         x = start
         if self.begun is not None:
             x = add_noise(self.noising, self.begun, start, jnp.int32(len(self.noising.timesteps) - 1))
-        noise, keeping = self.noise(keys), self._keeping(start)
-        return denoise(self.predict, self.noising, x, noise, self.how, keeping, self.gradient)
+        return self.predict, self.noising, x, self.noise(keys), self.how, self._keeping(start), self.gradient
 
     def _keeping(self, start: Float[Array, "b *d"]) -> Callable[[Array, Int[Array, ""]], Float[Array, "b *d"]] | None:
         """What keeps a part of an image through the steps; None where there is none."""
