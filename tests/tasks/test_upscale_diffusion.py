@@ -70,8 +70,9 @@ def test_the_loss_by_hand(stage):
     @jax.jit
     def both():
         value, _ = task.loss(variables, batch, key, 0)
-        _, timing, noising, *_ = jax.random.split(key, 5)
-        leveling, augmenting = jax.random.split(jax.random.fold_in(key, 1))
+        # Each draw has a key of its own: fold_in(key, 1) would be that of the times.
+        _, timing, noising, *_, mapping = jax.random.split(key, 6)
+        leveling, augmenting = jax.random.split(mapping)
         times, noise = jax.random.randint(timing, (6,), 0, 20), jax.random.normal(noising, (6, 4, 8, 3))
         levels = jax.random.randint(leveling, (6,), 0, 11)  # half of the steps, and none
         seen = task._map(task._small(batch["image"]), jax.random.normal(augmenting, (6, 2, 4, 3)), levels)

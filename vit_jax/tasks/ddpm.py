@@ -119,13 +119,13 @@ class Diffusion(Diffuses, TokenGenerator):
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         del step
-        dropping, timing, noising, *keys = jax.random.split(rng, 5)
+        dropping, timing, noising, *keys, mapping = jax.random.split(rng, 6)
         x0 = self._data(variables, batch)
         times = jax.random.randint(timing, (len(x0),), 0, self.steps)
         noise = jax.random.normal(noising, x0.shape)
         xt = add_noise(self._noising, x0, noise, times)
         params = self._own(variables)["params"]
-        reads = _beside(xt, self._map_in_training(batch, jax.random.fold_in(rng, 1)))
+        reads = _beside(xt, self._map_in_training(batch, mapping))
         output, _ = in_training(self.model, params, {}, keys, reads, times, self._shown_labels(batch, dropping))
         simple, bound = self._losses(output, x0, noise, times)
         count = jnp.float32(len(x0))
