@@ -1,5 +1,6 @@
 """`vit_jax sample`: a toy generator, trained through the plain loop, draws into each kind of output."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -16,6 +17,7 @@ from tests.tasks.test_language_model import TASK as LANGUAGE_MODEL
 from tests.test_fields_contract import through_every_command, written
 from vit_jax.commands import sample, sample_files
 from vit_jax.commands.main import main
+from vit_jax.commands.sample import _usual_count
 from vit_jax.data.decode import decode
 
 
@@ -142,6 +144,16 @@ def test_what_cannot_be_is_one_sentence(workdir, flags, message, capsys, tmp_pat
     error = capsys.readouterr().err
     assert re.search(re.escape(message), error) and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_how_many_are_usual():
+    def usual(classes, prompts, pictures):
+        return _usual_count(argparse.Namespace(classes=classes), prompts, dict.fromkeys(pictures))
+
+    assert usual(None, [], []) == usual("1,2", ["1", "2"], []) == 64
+    assert usual(None, ["a", "b", "c"], []) == usual(None, ["a", "b", "c"], ["image"]) == 3
+    # Each class that is named is drawn of a picture too.
+    assert usual("1,2", ["1", "2"], ["image"]) == 2 and usual(None, [], ["image"]) == 1
 
 
 def test_a_file_beside_that_is_not_ours_is_left_alone(workdir, capsys, tmp_path, monkeypatch):

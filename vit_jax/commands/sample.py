@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from vit_jax.checkpoints.load import Loaded
 
+_SHEET = 64  # images
 _PICTURES = ("image", "mask", "depth", "control")
 _FLAGS = (
     "--count",
@@ -60,7 +61,9 @@ _FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--count", type=int, metavar="N", help="of images (default 64, or one a prompt or picture)")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="of images (default 64, or one a prompt, or with a picture one a class)"
+    )
     parser.add_argument("--classes", metavar="A,B", help="draw these classes in turn, by name or number")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; repeatable")
     parser.add_argument("--prompts", metavar="FILE", help="a text file with a prompt a line")
@@ -92,10 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     prompts = _prompts(arguments)
     given_pictures = {name: getattr(arguments, name) for name in _PICTURES if getattr(arguments, name)}
-    count = arguments.count
-    if count is None:
-        usual = 1 if given_pictures else 64
-        count = len(prompts) if prompts and not arguments.classes else usual
+    count = _usual_count(arguments, prompts, given_pictures) if arguments.count is None else arguments.count
     for name, number in (("count", count), ("batch-size", arguments.batch_size)):
         if number < 1:
             raise UserError(f"--{name} is {number}", "Ask for at least 1")
@@ -133,6 +133,14 @@ def run(arguments: argparse.Namespace) -> None:
             print(printable(f"vit_jax: {remark}"), file=sys.stderr)
         raise
     print(printable(output.finish()))
+
+
+def _usual_count(arguments: argparse.Namespace, prompts: list[str], pictures: Mapping[str, Any]) -> int:
+    """One of each prompt; of classes alone, which take turns, and of nothing a sheet, and of pictures one of each
+    class."""
+    if arguments.classes and not pictures:
+        return _SHEET
+    return len(prompts) or (1 if pictures else _SHEET)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
