@@ -29,8 +29,8 @@ def edge_f1(found: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"], rea
 @dataclasses.dataclass(frozen=True)
 class EdgeAgreement(OfImages):
     """`f1`, the mean of `edge_f1` of Canny's edges of samples and those that they were given as `control`, which are
-    those of real images; `exchanged`, of the same samples and the next image's, which is what chance gives. `edges` is
-    the share of pixels that are edges, of the samples, `wanted` the same of the images. See `OfImages` for the other
+    those of real images; `exchanged`, of the same samples and the image's before, which is what chance gives. `edges`
+    is the share of pixels that are edges, of the samples, `wanted` the same of the images. See `OfImages` for the other
     arguments.
 
     Args:
@@ -51,8 +51,7 @@ class EdgeAgreement(OfImages):
         wanted = control[..., 0] > 0
         found = np.stack([edge_map(image, self.low, self.high) for image in samples.images])
         scores, others = (
-            [edge_f1(*pair) for pair in zip(found, of, strict=True)]
-            for of in (wanted, wanted[np.arange(-1, len(wanted) - 1)])
+            [edge_f1(*pair) for pair in zip(found, of, strict=True)] for of in (wanted, np.roll(wanted, 1, axis=0))
         )
         return {
             "f1": float(np.mean(scores)), "exchanged": float(np.mean(others)), "edges": float(found.mean()),

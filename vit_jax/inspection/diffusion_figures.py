@@ -1,6 +1,5 @@
 """Pictures of diffusion as matplotlib figures made without pyplot: rows of images, schedules, what steps are worth."""
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -118,7 +117,7 @@ def tenths_figure(lines: Mapping[str, Sequence[float]]) -> Figure:
             np.arange(len(values)) + 0.5, values, marker="o", markersize=4, label=label.replace("$", r"\$"), **style
         )
     axes.set(title="loss by t", xlabel="tenth of the steps, least noise first", yscale="log")
-    axes.set_xticks(range(math.ceil(max(map(len, lines.values()))) + 1))
+    axes.set_xticks(range(max(map(len, lines.values())) + 1))
     axes.legend(frameon=False, fontsize=8)
     return _plain(figure)
 
