@@ -12,6 +12,7 @@ from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.data.decode import decode
+from vit_jax.inspection.diffusion import film_strip
 from vit_jax.inspection.interpolation import arithmetic, images_of, interpolate, inverting, latents_of, spaces_of
 
 CODER = {"name": "vae", "width": 8, "depth": 1, "factor": 2, "latent_width": 2}
@@ -73,8 +74,9 @@ def test_sums_and_differences_of_latents(loaded, pair):
 
 def test_a_sampler_that_cannot_be_inverted_is_refused(loaded):
     task = loaded.task
-    assert inverting(task, {}) == task.sampling("ddim", 50)
-    for settings, message in (({"eta": 1.0}, "with --eta 0.0, not 1.0"), ({"sampler": "ddpm"}, "--sampler ddim")):
+    assert inverting(task, {}) == task.sampling("ddim", 50, classifier_scale=0.0)
+    for settings, message in (({"eta": 1.0}, "with --eta 0.0, not 1.0"), ({"sampler": "ddpm"}, "--sampler ddim"),
+                              ({"classifier_scale": 2.0}, "with --classifier-scale 0.0")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             inverting(task, settings)
     with pytest.raises(UserError, match="none can take 101"):
@@ -121,3 +123,17 @@ def test_what_a_checkpoint_does_not_have(tmp_path, pair, capsys):
     classifier = vit_jax.load(untrained(tmp_path / "classifier", tiny_config()))
     assert spaces_of(classifier) == ("pixels",)
     assert jax.tree.map(len, interpolate(classifier, *pair, SHARES)) == {"pixels": 2}
+
+
+def test_a_task_that_needs_a_picture_is_not_asked_without(tmp_path, pair):
+    config = tiny_config() | {
+        "model": UNET,
+        "task": {"name": "upscale_diffusion", "steps": 10, "last": 0.3},
+        "evals": {},
+    }
+    second = vit_jax.load(untrained(tmp_path, config, signed=True))
+    assert spaces_of(second) == ("pixels",)
+    with pytest.raises(UserError, match="has no noise of images. Use a diffusion that goes by no picture"):
+        interpolate(second, *pair, SHARES, ["noise"])
+    with pytest.raises(UserError, match="'upscale_diffusion' draws nothing without an image"):
+        film_strip(second)

@@ -32,7 +32,10 @@ def spaces_of(loaded: Loaded) -> tuple[str, ...]:
         return ()
     if not isinstance(loaded.task, Diffuses):
         return ("pixels", "latents") if isinstance(loaded.model, ImageTokenizer) else ("pixels",)
-    return SPACES if _has_latents(loaded) else ("pixels", "noise")
+    latents = ("latents",) if _has_latents(loaded) else ()
+    # Nobody says which pictures would go with what is between two images.
+    noise = () if _needed(loaded.task, inverting(loaded.task, {})) else ("noise",)
+    return ("pixels", *latents, *noise)
 
 
 def interpolate(
@@ -121,19 +124,23 @@ def images_of(loaded: Loaded, latents: Float[Array, "N h w D"]) -> Images:
 
 
 def inverting(task: Task, settings: Mapping[str, Any]) -> Any:
-    """Settings of a sampler that can be gone the other way: DDIM without noise of its own. The way to noise is never
-    clipped; the way back is where the task's sampler is, by default in pixels, where a network that has learned little
-    leads far away without it: there the ends of a row are as near to the images as the network is good.
+    """Settings of a sampler that can be gone the other way: DDIM without noise of its own, led by nothing.
+
+    The way to noise is never clipped; the way back is where the task's sampler is, by default in pixels, where a
+    network that has learned little leads far away without it: there the ends of a row are as near to the images as the
+    network is good.
 
     Raises:
         UserError: for settings that say otherwise.
     """
     known = {field.name for field in dataclasses.fields(task.sampling)}
-    fixed = {name: value for name, value in dict(sampler="ddim", eta=0.0).items() if name in known}
+    fixed = {"sampler": "ddim", "eta": 0.0, "classifier_scale": 0.0}
+    fixed = {name: value for name, value in fixed.items() if name in known}
     for name, value in fixed.items():
         if settings.get(name, value) != value:
+            flag = name.replace("_", "-")
             raise UserError(
-                f"Noise is found by a sampler with --{name} {value}, not {settings[name]}", f"Leave out --{name}"
+                f"Noise is found by a sampler with --{flag} {value}, not {settings[name]}", f"Leave out --{flag}"
             )
     usual = {"steps": min(_STEPS, task.steps), "guidance": 1.0}
     usual = {name: value for name, value in usual.items() if name in known}
@@ -146,8 +153,12 @@ def _check(loaded: Loaded, spaces: Sequence[str]) -> None:
         if space not in SPACES:
             raise UserError(f"There is no space {space!r} between images", f"There are {', '.join(SPACES)}")
         if space not in had:
-            needed = {"pixels": "a model of images", "latents": "an autoencoder, or a diffusion in the latents of one"}
-            raise UserError(f"{loaded.path} has no {space} of images", f"Use {needed.get(space, 'a diffusion')}")
+            needed = {
+                "pixels": "a model of images",
+                "latents": "an autoencoder, or a diffusion in the latents of one",
+                "noise": "a diffusion that goes by no picture",
+            }
+            raise UserError(f"{loaded.path} has no {space} of images", f"Use {needed[space]}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -197,7 +208,13 @@ def _process(task: Task, variables: Variables) -> ReverseProcess:
         nothing = task.conditions([""], chosen)
     except UserError:  # of a network that was always told something
         nothing = task.unprompted(np.arange(1))
+    nothing = {**nothing, **{name: jnp.zeros((1, *shape)) for name, shape in _needed(task, chosen).items()}}
     return task.reverse_process(variables, nothing, chosen)
+
+
+def _needed(task: Task, settings: Any) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the pictures without which a task draws nothing."""
+    return {name: each.shape for name, each in task.pictures(settings).items() if each.needed}
 
 
 def _has_latents(loaded: Loaded) -> bool:
