@@ -1,6 +1,7 @@
 """Diffusion that begins with an image, or keeps a part of one: the loop by hand, what stays, evaluators of both."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.sampling import settings_of
 from vit_jax.evaluators import edge_agreement, kept_pixels
 from vit_jax.nn.diffusion import Noising, Steps, add_noise, betas, spaced, step_back
-from vit_jax.nn.reverse_process import ReverseProcess
+from vit_jax.nn.reverse_process import ReverseProcess, steps_left
 from vit_jax.training.evaluation import evaluate_loaded
 
 TABLE = betas("linear", 20, 1e-4, 0.3)
@@ -74,6 +75,14 @@ def test_where_samples_begin():
         whole.redrawing({"image": image}, 0.1)
     with pytest.raises(UserError, match=r"strength=0.5 says how much of an image"):
         whole.redrawing({}, 0.5)
+
+
+def test_the_least_strength_that_is_named_leaves_a_step():
+    for steps in (3, 7, 30, 49, 300, 1000):
+        with pytest.raises(UserError) as found:
+            steps_left({"image": None}, 1e-5, steps)
+        least = float(re.search(r"at least ([\d.]+),", str(found.value))[1])
+        assert steps_left({"image": None}, least, steps) == 1
 
 
 def test_strength_is_a_share():

@@ -2,6 +2,7 @@
 steps."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -151,7 +152,8 @@ def steps_left(conditions: Mapping[str, Any], strength: float | None, steps: int
     strength = (1.0 if "mask" in conditions else _STRENGTH) if strength is None else strength
     count = min(int(steps * strength), steps)
     if count < 1:
+        least = math.ceil(1e4 / steps) / 1e4  # not below, of which the steps would be none again
         raise UserError(
-            f"Of {steps} steps a strength of {strength:g} leaves none", f"Use at least {1 / steps:.2g}, or more steps"
+            f"Of {steps} steps a strength of {strength:g} leaves none", f"Use at least {least:g}, or more steps"
         )
     return count
