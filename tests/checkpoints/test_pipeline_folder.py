@@ -168,3 +168,35 @@ def test_a_scheduler_that_is_all_defaults():
     assert not found.remarks and found.noise["schedule"] == "linear"
     found = read(JsonObject({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}))
     assert (found.sampler, found.noise["variance"]) == ("ddpm", "large")
+
+
+def test_a_pipeline_of_one_model_beside_its_index(tmp_path):
+    """As DDPM's published folders are: no folder in it, and the noise in the scheduler's file."""
+    kwargs = {"channels": 4, "multipliers": [1, 1], "num_blocks": 1, "attention_levels": [], "norm_groups": 2}
+    shapes = model_shapes("unet", kwargs, (4, 4))[0]
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    metadata = {
+        "format": FORMAT, "model": {"name": "unet", "kwargs": kwargs}, "labels": [], "image_size": [4, 4],
+        "task": {"name": "ddpm", "kwargs": {"model": {"name": "unet", **kwargs}}}, "fields": None,
+        "preprocess": {"image_size": [4, 4], "mean": [127.5] * 3, "std": [127.5] * 3},
+    }  # fmt: skip
+    export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), tmp_path, "diffusers")
+    assert "schedule" not in open_source(tmp_path).metadata["task"]["kwargs"]
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "X"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    scheduler = tmp_path / "scheduler_config.json"
+    scheduler.write_text('{"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}')
+    said = open_source(tmp_path).metadata["task"]["kwargs"]
+    assert (said["schedule"], said["variance"], said["prediction"]) == ("cosine", "small", "epsilon")
+    scheduler.write_text('{"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}')
+    said = open_source(tmp_path).metadata["task"]["kwargs"]
+    assert (said["schedule"], said["variance"], said["prediction"]) == ("linear", "large", "v")
+    (tmp_path / "unet").mkdir()
+    for file in (*tmp_path.glob("*.safetensors"), tmp_path / "config.json"):
+        file.rename(tmp_path / "unet" / file.name)
+    with pytest.raises(UserError, match="has no folder 'scheduler'"):
+        open_source(tmp_path)
+    (tmp_path / "scheduler").mkdir()
+    with pytest.raises(UserError, match="'DDPMPipeline', and nothing in it reads texts"):
+        open_source(tmp_path)
+    assert open_source(tmp_path / "unet").metadata["model"]["name"] == "unet"

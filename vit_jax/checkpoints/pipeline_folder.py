@@ -15,6 +15,7 @@ INDEX = "model_index.json"
 _WITHOUT_TENSORS = ("scheduler", "tokenizer")
 _SEVERAL = "MultiControlNetModel"
 _NOT_LOADED = ("safety_checker", "image_encoder", "depth_estimator", "feature_extractor")
+_PICKLES = (".bin", ".ckpt", ".pt")
 
 
 class PipelineFolder:
@@ -69,6 +70,13 @@ def named_parts(index: Path) -> dict[str, str]:
     return found
 
 
+def keeps_parts(index: Path) -> bool:
+    """Whether the models that an index names are in folders of their own: the first pipelines of one model, such as
+    DDPM's, have its files beside the index."""
+    beside = any(file.suffix in (".safetensors", *_PICKLES) for file in index.parent.iterdir())
+    return not beside or any((index.parent / name).is_dir() for name in named_parts(index))
+
+
 def _weights(folder: Path) -> SafetensorsFile | ShardedSafetensors:
     """The tensors of a subfolder."""
     for variant in ("", ".fp16"):
@@ -78,7 +86,7 @@ def _weights(folder: Path) -> SafetensorsFile | ShardedSafetensors:
                 return SafetensorsFile(file)
             if shards.is_file():
                 return ShardedSafetensors(shards)
-    if any(file.suffix in (".bin", ".ckpt", ".pt") for file in folder.iterdir()):
+    if any(file.suffix in _PICKLES for file in folder.iterdir()):
         raise UserError(
             f"{folder} has its weights as a pickle: opening it could run code, so vit_jax never does",
             "Take the .safetensors files of the same model",

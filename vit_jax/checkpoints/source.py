@@ -22,7 +22,7 @@ from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.npz import NpzFile
-from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, named_parts
+from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, keeps_parts, named_parts
 from vit_jax.checkpoints.published import VOCABULARIES, Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
 from vit_jax.data.label_names import label_names_for
@@ -166,7 +166,7 @@ def _weight_file(path: Path) -> Path | None:
     if path.is_dir():
         if (path / "checkpoints").is_dir() or store.is_step(path):
             return None
-        if (path / INDEX).is_file():
+        if (path / INDEX).is_file() and keeps_parts(path / INDEX):
             return path / INDEX
         for pattern in ("model.safetensors", "*" + _INDEX, "*.safetensors", "*.npz"):
             found = sorted(path.glob(pattern))

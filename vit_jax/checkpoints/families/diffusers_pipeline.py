@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from vit_jax.checkpoints.families import diffusers_controlnet, diffusers_kl, diffusers_unet_condition, hf_clip_text
-from vit_jax.checkpoints.json_file import JsonObject
+from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes
 from vit_jax.checkpoints.parts import autoencoder as autoencoders
 from vit_jax.checkpoints.parts import clip_tokenizer, diffusers_scheduler
@@ -54,14 +54,17 @@ _TASKS: Mapping[str, tuple[ModuleType, str]] = {
     "controlnet": (controlnet, "StableDiffusionControlNetPipeline"),
 }
 _DEPTH = {"depth": {"name": "dense", "dtype": "float32"}}
+_ONE = "Only pipelines of Stable Diffusion are read whole: name the folder of one of its models, such as unet"
 _SAMPLER = ("spacing", "offset", "to_image")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
     index = sidecar.pipeline
-    if not index or "text_encoder" not in sidecar.parts:
+    if not index or not sidecar.parts:
         return None
+    if "text_encoder" not in sidecar.parts:
+        raise index.error("_class_name", f"is {shown(index.get('_class_name'))}, and nothing in it reads texts", _ONE)
     for part in (*_PARTS, "scheduler"):
         if part not in sidecar.parts:
             raise index.error(part, "is missing: there is nothing that draws an image", "Fetch the whole folder")

@@ -7,7 +7,7 @@ from vit_jax.checkpoints.config_keys import DIFFUSERS_UNET
 from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
-from vit_jax.checkpoints.parts import diffusers, unet
+from vit_jax.checkpoints.parts import diffusers, diffusers_scheduler, unet
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.models.unet import build
@@ -65,6 +65,13 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         return Published("unet", kwargs, None, layout, (), remarks, task={"name": "features", "kwargs": {}})
     labels = tuple(f"class {i}" for i in range(kwargs["num_classes"]))
     said = {"conditional": bool(labels), "variance": "large" if kwargs["outputs"] == 3 else "learned_range"}
+    if sidecar.scheduler:
+        scheduler = diffusers_scheduler.read(sidecar.scheduler)
+        noise, remarks = dict(scheduler.noise), (*remarks, *scheduler.remarks)
+        # A sampler of DDIM does not say it, and what is learned is seen from the channels.
+        if scheduler.sampler != "ddpm" or (noise["variance"] == "learned_range") != (kwargs["outputs"] == 6):
+            del noise["variance"]
+        said |= noise
     task = {"name": "ddpm", "kwargs": said, "given": ["inputs", "outputs", "num_classes"]}
     return Published("unet", kwargs, diffusers.pixels(config), layout, labels, remarks, task=task)
 
