@@ -110,6 +110,15 @@ class Pairs(Schema):
         return {"image": np.full((8, 8, 3), 99, np.uint8), "label": 0, "text": "a red heart"}
 
 
+class Depths(Pairs):
+    """The same with how far away each pixel is."""
+
+    field_names = frozenset({"image", "label", "text", "depth"})
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "depth": np.ones((8, 8), np.float32)}
+
+
 def build_schema(kind, section, where, **given):
     """Stands for `build_named`: data sets that are not on every machine become schemas of theirs."""
     if kind == "source" and section["name"] in ("documents", "text_pairs"):
@@ -118,6 +127,8 @@ def build_schema(kind, section, where, **given):
     if kind == "source" and section["name"] in ("pairs", "webdataset"):
         few = section.get("split") == "test"  # all of whose texts are read for retrieval
         return Pairs(2 if section.get("label_key") else 0, 4 if few else 400_000_000)
+    if kind == "source" and section["name"] == "manifest":
+        return Depths(0, 5_000_000)
     if kind == "tokenizer" and section["name"] in ("bpe", "sentencepiece"):
         return Vocabulary()
     if kind == "source" and section["name"] == "coco":
@@ -205,6 +216,9 @@ ARGUMENTS = {
     "dalle": ["", "sparse=no,steps=1000"],
     "emoji_dalle": ["", "stage=tokenizer"],
     "emoji_diffusion": ["", "stage=autoencoder"],
+    "controlnet_edges": ["", "smoke"],
+    "sd_depth": ["", "smoke"],
+    "sd_inpaint": ["", "data=pairs.jsonl", "smoke"],
     "sd_v1": ["", "size=256,steps=237000", "smoke"],
     "maskgit_imagenet": ["", "res=512,inception=inception.safetensors", "smoke"],
     "vqgan_transformer": ["", "variant=vqgan-large,codes=16384,order=random", "smoke"],
@@ -282,6 +296,7 @@ PROGRAMS = [
     ("coop", "data=photos,shots=8"),
     ("cocoop", "data=photos,batch=8,shots=8,words="),
     ("color_palette", "smoke"),
+    ("controlnet_edges", "smoke"),
     ("ddpm_digits", ""),
     ("dit_imagenet256", "smoke"),
     ("dvae", "smoke"),
@@ -299,6 +314,8 @@ PROGRAMS = [
     ("ldm_imagenet", "smoke"),
     ("maskgit_imagenet", "smoke"),
     ("pixelcnn_cifar10", "smoke"),
+    ("sd_depth", "smoke"),
+    ("sd_inpaint", "smoke"),
     ("var", "smoke"),
     ("var_tokenizer", "smoke"),
     ("vqgan_imagenet", "smoke"),
@@ -387,7 +404,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     # Generators and palettes have no trunk for others.
-    own = {"pixelcnn": "mixed", "color_palette": "palette", "unet": "middle"}
+    own = {"pixelcnn": "mixed", "color_palette": "palette", "unet": "middle", "latent_diffusion": "unet"}
     trunk = "encoder" if "image" in experiment.fields else "text"
     with_tokenizer = isinstance(task, TokenGenerator) and task.tokenizer is not None
     trunk = "tokenizer" if with_tokenizer else own.get(values["model"]["name"], trunk)
