@@ -295,6 +295,8 @@ PROGRAMS = [
     ("lit", "setting=LU,text=runs/bert,loss=siglip"),
     ("coop", "data=photos,shots=8"),
     ("cocoop", "data=photos,batch=8,shots=8,words="),
+    ("cascade_fashion", "stage=classifier"),
+    ("cascade_fashion", "stage=second,smoke"),
     ("color_palette", "smoke"),
     ("controlnet_edges", "smoke"),
     ("ddpm_digits", ""),
@@ -404,7 +406,8 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     program = build_program(config, task, experiment.on_device, raw, make_mesh({}, jax.devices()[:1]))
     program.lower(static_argument(task, 0))
     # Generators and palettes have no trunk for others.
-    own = {"pixelcnn": "mixed", "color_palette": "palette", "unet": "middle", "latent_diffusion": "unet"}
+    own = {"pixelcnn": "mixed", "color_palette": "palette", "unet": "middle", "unet_classifier": "middle"}
+    own |= {"latent_diffusion": "unet"}
     trunk = "encoder" if "image" in experiment.fields else "text"
     with_tokenizer = isinstance(task, TokenGenerator) and task.tokenizer is not None
     trunk = "tokenizer" if with_tokenizer else own.get(values["model"]["name"], trunk)
