@@ -141,6 +141,8 @@ def test_what_does_not_fit_is_refused(led):
         noisy_classifier.build(model=MODEL, data=DataInfo((4, 4), ()))
     with pytest.raises(UserError, match="and the data names none"):
         ddpm.build(model=denoising.MODEL, data=DataInfo((4, 4), ()), classifier=MODEL)
+    with pytest.raises(UserError, match="from 0.0001 to 1 does not grow"):
+        noisy_classifier.build(model=MODEL, data=DataInfo((4, 4), ("a", "b")), last=1.0)
     with pytest.raises(UserError, match="cannot halve 5x4"):
         noisy_classifier.build(model=MODEL, data=DataInfo((4, 5), ("a", "b")))
     with pytest.raises(UserError, match="8 channels do not divide into heads of 3"):

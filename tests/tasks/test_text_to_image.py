@@ -175,13 +175,14 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="always told a text"):
         task.unprompted(np.arange(2))
 
-    def refused(message, fields=None, **sections):
+    def refused(message, fields=None, last=0.012, **sections):
         given = fields or {"image": {"name": "image"}, "text": {"name": "tokens", "length": L}}
         data = DataInfo((8, 4), (), build_fields(given, Context(Preprocess((8, 4)))))
         model = MODEL | {name: MODEL[name] | values for name, values in sections.items()}
         with pytest.raises(UserError, match=message):
-            text_to_image.build(model=model, data=data)
+            text_to_image.build(model=model, data=data, last=last)
 
+    refused("from 0.00085 to 2 does not grow below 1", last=2.0)
     refused("width 12, and those of the text model are 8 wide", unet={"context_width": 12})
     refused("reads 3 channels, and this task gives it 2", unet={"inputs": 3})
     refused("latents have 4", autoencoder={"latent_width": 4})

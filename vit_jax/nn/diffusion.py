@@ -52,6 +52,12 @@ def betas(
     return np.minimum(1 - remaining[1:] / remaining[:-1], _MAX_BETA)
 
 
+def check_betas(first: float, last: float) -> None:
+    """Raises a UserError for noise from `first` to `last` that does not grow below 1."""
+    if not 0 < first <= last < 1:
+        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
+
+
 def respaced(count: int, steps: int = 1000) -> Int[np.ndarray, " count"]:
     """`count` of the timesteps 0..steps - 1 at equal distances, the first and the last among them (iDDPM, section 4);
     one alone is the first.

@@ -25,6 +25,7 @@ from vit_jax.nn.diffusion import (
     Steps,
     add_noise,
     betas,
+    check_betas,
     guided,
     spaced,
     target,
@@ -113,6 +114,9 @@ class LatentDiffusionTask(Diffuses, Task):
     answered_by: ClassVar[tuple[str, ...]] = ("samples",)
     encodes: ClassVar[tuple[str, ...]] = ("text", "negative")
     sampling: ClassVar[type] = LatentSampling
+
+    def __post_init__(self):
+        check_betas(self.first, self.last)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         del batch

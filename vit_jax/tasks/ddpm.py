@@ -24,6 +24,7 @@ from vit_jax.nn.diffusion import (
     Variance,
     add_noise,
     betas,
+    check_betas,
     guided,
     losses,
     spaced,
@@ -327,8 +328,7 @@ def build(
         UserError: for a tokenizer with codes, a size that the denoiser cannot take, data without size, or a classifier
             of data without classes.
     """
-    if not first <= last < 1:
-        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
+    check_betas(first, last)
     parts = parts_of(model, data, conditional, label_drop, variance, tokenizer, classifier)
     return Diffusion(
         **parts, prediction=prediction, variance=variance, schedule=schedule, steps=steps, first=first, last=last,

@@ -19,7 +19,7 @@ from vit_jax.data.fields import Fields
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model
 from vit_jax.nn.classification_loss import probabilities
-from vit_jax.nn.diffusion import BetaSchedule, Noising, add_noise, betas
+from vit_jax.nn.diffusion import BetaSchedule, Noising, add_noise, betas, check_betas
 from vit_jax.ranges import Count, Positive
 from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, in_training
 
@@ -99,12 +99,14 @@ def build(
         schedule: see `NoisyClassifier`, like all others.
 
     Raises:
-        UserError: for data without classes or size, or a size that the model cannot take.
+        UserError: for data without classes or size, noise that does not grow below 1, or a size that the model cannot
+            take.
     """
     if not data.label_names:
         raise UserError("The data names no classes", "Use a source with labels")
     if data.image_size is None:
         raise UserError("The data says no size of images", "Set config.data.image_size")
+    check_betas(first, last)
     module, spec = build_model(model, num_classes=len(data.label_names))
     module.check_size(data.image_size)
     return NoisyClassifier(module, spec, schedule, steps, first, last)

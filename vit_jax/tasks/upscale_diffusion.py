@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.nn.diffusion import BetaSchedule, Prediction, Variance, add_noise
+from vit_jax.nn.diffusion import BetaSchedule, Prediction, Variance, add_noise, check_betas
 from vit_jax.nn.image_tokenizer import Grid
 from vit_jax.nn.resize import resize_maps
 from vit_jax.nn.reverse_process import ReverseProcess
@@ -210,8 +210,7 @@ def build(
         raise UserError(
             f"Images of {size[1]}x{size[0]} are no {factor} times as large as others", "Change image_size or the factor"
         )
-    if not first <= last < 1:
-        raise UserError(f"Noise from {first:g} to {last:g} does not grow below 1", "Use 0 < first <= last < 1")
+    check_betas(first, last)
     below = None
     if base is not None:
         small = dataclasses.replace(data, image_size=(size[0] // factor, size[1] // factor))
