@@ -15,6 +15,7 @@ from colabs.execute import COLAB, FOLDER, NAMES, execute, link, read, tidy
 from vit_jax.data.vocabularies import SHIPPED
 
 FIGURES = {
+    "diffusion": 7,
     "efficient_attention": 4,
     "fewshot_probe": 4,
     "finetune_own_folder": 4,
