@@ -192,7 +192,7 @@ def test_images_of_any_aspect_ratio_are_embedded(tmp_path):
 
 def test_a_model_without_a_vocabulary_says_so_once(tmp_path, capsys):
     export(run_of_ours(CLIP)[0], tmp_path, "transformers")
-    opening._say.cache_clear()  # other tests had files of this name
+    opening.say_once.cache_clear()  # other tests had files of this name
     for _ in range(2):
         vit_jax.load(tmp_path)
     assert capsys.readouterr().err.count("no vocabulary beside it: texts are given as numbers") == 1
