@@ -41,13 +41,13 @@ def build(root: str, split: str, labels: Literal["fine", "coarse"] = "fine") -> 
     folder, kind = _folder(os.path.expanduser(root))
     if labels == "coarse" and kind == _TEN:
         raise UserError("CIFAR-10 has no coarse labels", "Leave labels out, or use CIFAR-100")
-    parts = [_part(os.path.join(folder, file), kind, labels) for file in _FILES[kind][split]]
-    images, numbers = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     meta = os.path.join(folder, _META[kind])
     key = "label_names" if kind == _TEN else f"{labels}_label_names"
     names = _get(read_pickle(meta), key, meta)
     if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
         raise UserError(f"{meta} holds no list of names {key!r}", "Fetch it again")
+    parts = [_part(os.path.join(folder, file), kind, labels, len(names)) for file in _FILES[kind][split]]
+    images, numbers = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return ArraySource(images, numbers, [name.decode("latin1") if isinstance(name, bytes) else name for name in names])
 
 
@@ -63,7 +63,7 @@ def _folder(root: str) -> tuple[str, str]:
     )
 
 
-def _part(path: str, kind: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
+def _part(path: str, kind: str, labels: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of one file."""
     batch = read_pickle(path)
     data = _get(batch, "data", path)
@@ -72,6 +72,9 @@ def _part(path: str, kind: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
     numbers = _get(batch, "labels" if kind == _TEN else f"{labels}_labels", path)
     if not isinstance(numbers, list) or len(numbers) != len(data) or not all(type(label) is int for label in numbers):
         raise UserError(f"{path} holds no label for each of its {len(data)} images", "Fetch it again")
+    outside = next((label for label in numbers if not 0 <= label < classes), None)
+    if outside is not None:
+        raise UserError(f"{path} has the label {outside:.10g}, outside its {classes} classes", "Fetch it again")
     images = data.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(numbers, np.int64)
 
