@@ -12,6 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from tests.data.test_webdataset import shard
+from vit_jax.data.decode import UnreadableImage
 from vit_jax.data.label_names import label_names, synsets
 from vit_jax.data.sources import imagenet
 from vit_jax.errors import UserError
@@ -131,6 +132,10 @@ def test_the_archive_of_training(tmp_path):
         path.write_bytes(cut)
         with pytest.raises(UserError, match=message):
             imagenet.build(str(tmp_path), "train")
+    path.write_bytes(data[: len(data) // 2])
+    assert source[0]["image"] == png(0)
+    with pytest.raises(UnreadableImage, match=rf"member {SYNSETS[2]}_1\.JPEG could not be read: it is cut short"):
+        source[5]
 
 
 @pytest.mark.parametrize("folders", [SYNSETS, ("0", "1", "160")])

@@ -127,6 +127,20 @@ def test_images_with_a_class(shards):
     assert webdataset.build(f"{shards}/c*.tar", label="cls").remarks == (
         f"1 of 2 tar shards are cut short or damaged, first {shards}/c1.tar",
     )
+    (shards / "c1.tar").write_bytes(b"")
+    with pytest.raises(UnreadableImage, match=r"c1\.tar, member 0\.png could not be read: it is cut short"):
+        source[1]
+
+
+def test_labels_are_read_with_each_shard_open_once(shards, monkeypatch):
+    shard(
+        shards / "c.tar",
+        {name: data for k in range(9) for name, data in ((f"{k}.png", png(k)), (f"{k}.cls", b"%d" % k))},
+    )
+    opened = []
+    monkeypatch.setattr(webdataset, "open", lambda *args: opened.append(args) or open(*args), raising=False)  # noqa: SIM115
+    assert webdataset.build(f"{shards}/c.tar", label="cls").labels.tolist() == list(range(9))
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import tarfile
 from typing import Any, BinaryIO, NamedTuple
 
+from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage
 from vit_jax.data.files import from_here
 from vit_jax.errors import UserError, shortened
 
@@ -82,18 +83,33 @@ def members_within(path: str, inside: Member) -> tuple[list[Member], bool]:
     return [Member(member.name, inside.offset + member.offset, member.size) for member in found], whole
 
 
-def read_member(path: str, offset: int, size: int) -> bytes:
-    """The bytes of a file in an archive.
+def read_member(file: BinaryIO, offset: int, size: int) -> bytes:
+    """The bytes of a file in an archive that is open.
 
     Raises:
         OSError: when they cannot be read, or the archive ends before.
     """
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
+    file.seek(offset)
+    data = file.read(size)
     if len(data) != size:
-        raise OSError(errno.EIO, "it is cut short", path)
+        raise OSError(errno.EIO, "it is cut short")
     return data
+
+
+def read_image(path: str, member: Member) -> tuple[bytes, str]:
+    """The bytes of an image in an archive, and where it is, for errors.
+
+    Raises:
+        UnreadableImage: when it cannot be read, or is larger than any image that `decode` would take.
+    """
+    where = f"{path}, member {member.name}"
+    if member.size > MAX_FILE_BYTES:
+        raise UnreadableImage(f"{where} has more bytes than an image", "Leave it out")
+    try:
+        with open(path, "rb") as file:
+            return read_member(file, member.offset, member.size), where
+    except OSError as error:
+        raise UnreadableImage(f"{where} could not be read: {error.strerror or error}", "Check the path") from error
 
 
 def members(path: str) -> tuple[list[Member], bool]:

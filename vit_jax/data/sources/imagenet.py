@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage, read_file
+from vit_jax.data.decode import read_file
 from vit_jax.data.files import from_here, read_bytes
 from vit_jax.data.imagenet_devkit import validation_synsets
 from vit_jax.data.label_names import label_names, synsets
 from vit_jax.data.sources import folder
-from vit_jax.data.tar_index import members, members_within, read_member
+from vit_jax.data.tar_index import Member, members, members_within, read_image
 from vit_jax.errors import UserError, shortened
 
 _SPACE = "imagenet1k"
@@ -65,13 +65,7 @@ class ImageNetSource:
             where = os.path.join(base, name)
             image = read_file(where)
         else:
-            where, (offset, size) = f"{base}, member {name}", self._places[index].tolist()
-            if size > MAX_FILE_BYTES:
-                raise UnreadableImage(f"{where} has more bytes than an image", "Leave it out")
-            try:
-                image = read_member(base, offset, size)
-            except OSError as error:
-                raise UnreadableImage(f"{where} could not be read: {error.strerror}", "Fetch it again") from error
+            image, where = read_image(base, Member(name, *self._places[index].tolist()))
         if not self._multi_hot:
             return {"image": image, "label": int(self.labels[index]), "path": where}
         label = np.zeros(len(self.label_names), np.float32)

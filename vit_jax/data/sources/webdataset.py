@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from vit_jax.data.columns import numbered
 from vit_jax.data.decode import MAX_FILE_BYTES, UnreadableImage
 from vit_jax.data.image_tree import SUFFIXES
-from vit_jax.data.tar_index import Member, members, read_member
+from vit_jax.data.tar_index import Member, members, read_image, read_member
 from vit_jax.data.text_files import text_paths
 from vit_jax.errors import UserError, shortened
 from vit_jax.naming import listed
@@ -62,7 +62,7 @@ class TarSource:
             raise UnreadableImage(f"{where} has more bytes than an image or a text", "Leave it out")
         try:
             with open(self._shards[shard], "rb") as file:
-                image, text = (_read(file, *of) for of in ((image_at, image_size), (text_at, text_size)))
+                image, text = (read_member(file, *of) for of in ((image_at, image_size), (text_at, text_size)))
             said = _from_json(text, self._json_key) if is_json else text.decode("utf-8-sig").strip()
         except OSError as error:
             raise UnreadableImage(f"{where} could not be read: {error.strerror or error}", "Check the path") from error
@@ -105,13 +105,7 @@ class LabelledTarSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, offset, size = self._places[index].tolist()
-        where = f"{self._shards[shard]}, member {self._names[index]}"
-        if size > MAX_FILE_BYTES:
-            raise UnreadableImage(f"{where} has more bytes than an image", "Leave it out")
-        try:
-            image = read_member(self._shards[shard], offset, size)
-        except OSError as error:
-            raise UnreadableImage(f"{where} could not be read: {error.strerror or error}", "Check the path") from error
+        image, where = read_image(self._shards[shard], Member(self._names[index], offset, size))
         return {"image": image, "label": int(self.labels[index]), "path": where}
 
 
@@ -156,14 +150,15 @@ def build(
         found, whole = members(shard)
         if not whole:
             cut.append(shard)
-        for image, text in _pairs(found, shard, alone, partners):
-            names.append(image.name)
-            if label is not None:
-                places.append((number, image.offset, image.size))
-                values.append(_label(shard, text, label))
-                continue
-            is_json = text.name.lower().endswith(".json")
-            places.append((number, image.offset, image.size, text.offset, text.size, is_json))
+        pairs = list(_pairs(found, shard, alone, partners))
+        names += [image.name for image, _ in pairs]
+        if label is None:
+            for image, text in pairs:
+                is_json = text.name.lower().endswith(".json")
+                places.append((number, image.offset, image.size, text.offset, text.size, is_json))
+        else:
+            places += [(number, image.offset, image.size) for image, _ in pairs]
+            values += _labels(shard, [member for _, member in pairs], label)
     if not names:
         damaged = f", of which {len(cut)} are cut short or damaged" if cut else ""
         raise UserError(
@@ -181,15 +176,24 @@ def build(
     return LabelledTarSource(shards, names, np.array(places, np.int64), labels, classes, remarks)
 
 
-def _label(shard: str, member: Member, key: str) -> int | str:
-    """What a member says of the class."""
+def _labels(shard: str, found: Sequence[Member], key: str) -> list[int | str]:
+    """What members say of the class."""
+    try:
+        with open(shard, "rb") as file:
+            return [_label(file, shard, member, key) for member in found]
+    except OSError as error:
+        raise UserError(f"{shard} could not be read: {error.strerror or error}", "Check the path") from error
+
+
+def _label(file: BinaryIO, shard: str, member: Member, key: str) -> int | str:
+    """What one of them says."""
     where = f"{shard}, member {member.name},"
     if member.size > _MOST_TEXT:
         raise UserError(f"{where} has more bytes than a label", "Leave it out")
     try:
-        text = read_member(shard, member.offset, member.size)
+        text = read_member(file, member.offset, member.size)
         value = text.decode("utf-8-sig").strip() if key == "cls" else json.loads(text)[key]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{where} says no label{'' if key == 'cls' else f' {key!r}'}", "Mend it, or leave it out"
         ) from error
@@ -248,14 +252,6 @@ def _pairs(
         else:
             rest = [member for _, member in group]
         alone.extend(f"{member.name} in {shard}" for member in rest)
-
-
-def _read(file: Any, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError("is cut short")
-    return data
 
 
 def _from_json(text: bytes, key: str) -> str | list[str]:
