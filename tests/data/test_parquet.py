@@ -45,14 +45,15 @@ def files(tmp_path):
 def test_rows_are_read_by_index(files, most, monkeypatch):
     """With all row groups kept, and with four of the seven."""
     monkeypatch.setattr(parquet, "_MOST_IN_MEMORY", most)
+    monkeypatch.setattr(parquet, "_OPEN", 1)
     source = parquet.build(files)
     assert len(source) == 17 and source.label_names == ("cat", "dog", "eel")
     order = np.random.default_rng(0).permutation(17)
     with ThreadPoolExecutor(4) as pool:
         for index, example in zip(order, pool.map(source.__getitem__, order.tolist()), strict=True):
             assert (example["image"], example["label"]) == (IMAGES[index], index % 3)
-    assert len(source._kept) == (7 if most else 4)
-    assert pickle.loads(pickle.dumps(source))[16] == source[16] and source[16]["path"].endswith("1.parquet, row 17")
+    assert len(source._kept) == (7 if most else 4) and len(source._open) == 1
+    assert pickle.loads(pickle.dumps(source))[16] == source[16] and source[16]["path"].endswith("1.parquet, row 7")
 
 
 def test_batches_are_a_function_of_the_step(files):

@@ -14,6 +14,7 @@ from vit_jax.errors import UserError, shortened
 from vit_jax.naming import listed
 
 _KEPT = 4  # row groups of images in memory at once, in each process
+_OPEN = 64  # files, in each process
 _MOST_IN_MEMORY = 2**30  # bytes of images that are read at once and kept
 
 
@@ -43,6 +44,7 @@ class ParquetSource:
         self._files, self._groups, self._image_key = list(files), list(groups), image_key
         self.labels, self.label_names, self._most = labels, tuple(label_names), kept
         self._starts = np.array([start for _, _, start in groups])
+        self._before = {file: start for file, _, start in reversed(self._groups)}  # rows before each file
         self._forget()
 
     def _forget(self) -> None:
@@ -62,7 +64,8 @@ class ParquetSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        where = f"{self._files[self._groups[group][0]]}, row {index + 1}"
+        file = self._groups[group][0]
+        where = f"{self._files[file]}, row {index - self._before[file] + 1}"
         column, row = self._column(group, where), index - int(self._starts[group])
         # Damaged, a file may have fewer images than labels.
         image = image_bytes(column[row].as_py()) if row < len(column) else None
@@ -83,6 +86,8 @@ class ParquetSource:
                 file, number, _ = self._groups[group]
                 try:
                     if file not in self._open:
+                        while len(self._open) >= _OPEN:  # a process may have a thousand
+                            self._open.pop(next(iter(self._open))).close()
                         self._open[file] = pq.ParquetFile(self._files[file])
                     column = self._open[file].read_row_group(number, columns=[self._image_key]).column(0)
                 except (OSError, ValueError, pa.ArrowException) as error:
