@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.tasks import test_sam
 from vit_jax import UserError
@@ -62,6 +63,70 @@ def found():
         return value, aux, gradients, outputs, by_hand
 
     return task, variables, jax.device_get(run(variables, BATCH))
+
+
+class Squares(nn.Module):
+    """Stands for a model with an embedding: each square of `side` pixels, normalised in training by its batch."""
+
+    side: int
+    normalised: bool = False
+
+    @nn.compact
+    def embed(self, images, train=False):
+        x = nn.Conv(3, (self.side, self.side), (self.side, self.side), name="neck")(images)
+        return nn.BatchNorm(not train, name="norm")(x) if self.normalised else x
+
+
+def test_the_loss_by_hand():
+    """Of models that compile at once; the longer tests are of EfficientViT-SAM and SAM."""
+    task = distil_encoder.DistilEncoder(Squares(2, True), {}, 1, teacher=Squares(4), student_size=(4, 6))
+    images = np.random.default_rng(0).normal(size=(3, 8, 12, 3)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    teacher, neck = ({"kernel": rng.normal(size=(s, s, 3, 3)), "bias": rng.normal(size=3)} for s in (4, 2))
+    params = {
+        "neck": neck,
+        "norm": {"scale": rng.uniform(1, 2, 3), "bias": rng.normal(size=3)},
+        "teacher": {"neck": teacher},
+    }
+    params = jax.tree.map(np.float32, params)
+    state = {"batch_stats": {"norm": {"mean": np.zeros(3, np.float32), "var": np.ones(3, np.float32)}}}
+    given = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
+
+    @jax.jit
+    def run(params):
+        def loss(params, batch):
+            return task.loss({"params": params, "model_state": state}, batch, jax.random.key(2), jnp.int32(0))
+
+        # What the teacher gave once is taken, as `config.precompute` leaves it in the batch.
+        again, _ = loss({"neck": params["neck"], "norm": params["norm"]}, {"image": images, "teacher_embedding": given})
+        small = resize_maps(images, (4, 6), "bicubic_antialias")
+        return jax.value_and_grad(loss, has_aux=True)(params, {"image": images}), again, small
+
+    ((value, (metrics, after)), gradients), again, small = jax.device_get(run(params))
+
+    def squares(x, side, neck):
+        n, h, w, _ = x.shape
+        x = (
+            x.reshape(n, h // side, side, w // side, side, 3)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(n, h // side, w // side, -1)
+        )
+        return x @ np.float64(neck["kernel"]).reshape(-1, 3) + np.float64(neck["bias"])
+
+    taught = squares(np.float64(images), 4, teacher)
+    own = squares(np.float64(small), 2, neck)
+    mean = own.mean((0, 1, 2))
+    own = (own - mean) / np.sqrt(own.var((0, 1, 2)) + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+    error = np.square(own - taught).mean((1, 2, 3))
+    averages = {name: total / count for name, (total, count) in metrics.items()}
+    wanted = {"loss": error.mean(), "missed": (error / taught.var((1, 2, 3))).mean()}
+    assert averages == pytest.approx(wanted, rel=1e-4) and metrics["loss"][1] == metrics["missed"][1] == 3
+    assert value == pytest.approx(error.mean(), rel=1e-4) and again == pytest.approx(
+        np.square(own - given).mean(), rel=1e-4
+    )
+    np.testing.assert_allclose(after["batch_stats"]["norm"]["mean"], 0.01 * mean, rtol=1e-4)
+    moved = {name: any(map(np.any, jax.tree.leaves(tree))) for name, tree in gradients.items()}
+    assert moved == {"neck": True, "norm": True, "teacher": False}
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """Latent diffusion of texts: the loss by hand, guided samples, what is computed once, a run, and what is refused."""
 
+import dataclasses
 import functools
 
 import jax
@@ -187,5 +188,9 @@ def test_what_does_not_fit_is_refused():
     refused("reads 3 channels, and this task gives it 2", unet={"inputs": 3})
     refused("latents have 4", autoencoder={"latent_width": 4})
     refused("cannot halve 2x4 places", unet={"multipliers": [1, 1, 1]})
+    model = task.model.clone(unet=task.model.unet.clone(multipliers=(1, 1)))
+    with pytest.raises(UserError, match="cannot halve 3x3 places"):
+        how = task.sampling(steps=2, guidance=1.0, size=6)
+        jax.eval_shape(lambda: dataclasses.replace(task, model=model).sample(variables, text, keys, how))
     refused("longer than the 5", text={"max_length": 5})
     refused("field 'text'", {"image": {"name": "image"}})
