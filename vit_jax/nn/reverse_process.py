@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.errors import UserError
-from vit_jax.nn.diffusion import Noising, Steps, add_noise, denoise
+from vit_jax.nn.diffusion import BetaSchedule, Noising, Steps, add_noise, betas, denoise
 from vit_jax.nn.diffusion_paths import Trail, trail
 from vit_jax.nn.resize import resize_maps
 
@@ -120,15 +120,31 @@ class Diffuses:
     """Part of a task whose samples are noise from which a network takes noise away.
 
     Attributes:
+        schedule: of the noise, with `first` and `last`, see `vit_jax.nn.diffusion.betas`.
         steps: T, of training.
     """
 
+    schedule: ClassVar[BetaSchedule]
     steps: ClassVar[int]
-    _betas: ClassVar[Float[np.ndarray, " T"]]  # of the noise, see `vit_jax.nn.diffusion.betas`
+    first: ClassVar[float]
+    last: ClassVar[float]
 
     def chain(self) -> Noising:
         """All T steps, each of which goes back to the one before, whichever of them a sampler takes."""
         return Noising.of(self._betas)
+
+    def checked_steps(self, count: int) -> int:
+        """So many steps of a sampler.
+
+        Raises:
+            UserError: for more than training has.
+        """
+        if count > self.steps:
+            raise UserError(
+                f"This model was trained with {self.steps} steps, of which none can take {count}",
+                f"Use at most {self.steps}",
+            )
+        return count
 
     def reverse_process(
         self, variables: Mapping[str, Any], conditions: Mapping[str, Array], settings: Any
@@ -139,6 +155,10 @@ class Diffuses:
             UserError: for settings that do not fit.
         """
         raise NotImplementedError
+
+    @property
+    def _betas(self) -> Float[np.ndarray, " T"]:
+        return betas(self.schedule, self.steps, self.first, self.last)
 
 
 def steps_left(conditions: Mapping[str, Any], strength: float | None, steps: int) -> int:

@@ -24,7 +24,6 @@ from vit_jax.nn.diffusion import (
     Spacing,
     Steps,
     add_noise,
-    betas,
     check_betas,
     guided,
     spaced,
@@ -36,11 +35,11 @@ from vit_jax.ranges import Count, NonNegative, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Task, Variables, chosen, in_training
 from vit_jax.tasks._class_conditions import as_pictures
 from vit_jax.tasks._image_tokens import repainting_pictures, unit_range
+from vit_jax.tasks._tenths import by_tenths
 
 # Latents with noise [B, h, w, C], timesteps [B] and a context, or what is prepared of one, to what the network says.
 Denoiser = Callable[[Array, Array, Any], Float[Array, "B h w C"]]
 _FROZEN = ("autoencoder", "text")
-_TENTHS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +133,11 @@ class LatentDiffusionTask(Diffuses, Task):
         context = self._context(variables, jnp.where(dropped, self._empty, batch["text"]))
         times = jax.random.randint(timing, (len(x0),), 0, self.steps)
         noise = jax.random.normal(noising, x0.shape)
-        every = Noising.of(self._betas)
+        every = self.chain()
         output = self._denoiser(variables, batch, keys)(add_noise(every, x0, noise, times), times, context)
         error = jnp.square(output - target(every, x0, noise, times, self.prediction)).mean(axis=(1, 2, 3))
         metrics: Metrics = {"loss": (error.sum(), jnp.float32(len(x0)))}
-        tenths = times * _TENTHS // self.steps
-        for i in range(_TENTHS):
-            here = (tenths == i).astype(jnp.float32)
-            metrics[f"simple_t{i}"] = ((error * here).sum(), here.sum())
+        metrics |= by_tenths("simple", error, times, self.steps)
         return error.mean(), (metrics, variables["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
@@ -300,12 +296,7 @@ class LatentDiffusionTask(Diffuses, Task):
 
     def _noising(self, settings: LatentSampling) -> Noising:
         """The steps that a sampler takes."""
-        if settings.steps > self.steps:
-            raise UserError(
-                f"This model was trained with {self.steps} steps, of which none can take {settings.steps}",
-                f"Use at most {self.steps}",
-            )
-        kept = spaced(settings.steps, self.steps, self.spacing, self.offset)
+        kept = spaced(self.checked_steps(settings.steps), self.steps, self.spacing, self.offset)
         to_image = self.to_image or settings.sampler == "ddpm"
         return Noising.of(self._betas, kept, stride=self.steps // settings.steps, to_image=to_image)
 
@@ -315,10 +306,6 @@ class LatentDiffusionTask(Diffuses, Task):
 
     def _row(self, prompt: str, where: str) -> dict[str, Any]:
         return self.field.batched("text", self.field.read(prompt, where, None))
-
-    @property
-    def _betas(self) -> Float[np.ndarray, " T"]:
-        return betas(self.schedule, self.steps, self.first, self.last)
 
     @property
     def _empty(self) -> Int[np.ndarray, " L"]:

@@ -23,7 +23,6 @@ from vit_jax.nn.diffusion import (
     Steps,
     Variance,
     add_noise,
-    betas,
     check_betas,
     guided,
     losses,
@@ -35,8 +34,8 @@ from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.ranges import Count, Decay, NonNegative, Positive, Range
 from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables, chosen, in_training
 from vit_jax.tasks._image_tokens import TOKENIZER, TokenGenerator, repainting_pictures, tokenizer_of, unit_range
+from vit_jax.tasks._tenths import by_tenths
 
-_TENTHS = 10
 CLASSIFIER = "classifier"
 
 
@@ -124,7 +123,7 @@ class Diffusion(Diffuses, TokenGenerator):
         x0 = self._data(variables, batch)
         times = jax.random.randint(timing, (len(x0),), 0, self.steps)
         noise = jax.random.normal(noising, x0.shape)
-        xt = add_noise(self._noising, x0, noise, times)
+        xt = add_noise(self.chain(), x0, noise, times)
         params = self._own(variables)["params"]
         reads = _beside(xt, self._map_in_training(batch, mapping))
         output, _ = in_training(self.model, params, {}, keys, reads, times, self._shown_labels(batch, dropping))
@@ -137,10 +136,7 @@ class Diffusion(Diffuses, TokenGenerator):
         else:
             total = simple
         metrics["loss"] = (total.sum(), count)
-        tenths = times * _TENTHS // self.steps
-        for i in range(_TENTHS):
-            here = (tenths == i).astype(jnp.float32)
-            metrics[f"simple_t{i}"] = ((simple * here).sum(), here.sum())
+        metrics |= by_tenths("simple", simple, times, self.steps)
         return total.mean(), (metrics, variables["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
@@ -179,7 +175,7 @@ class Diffusion(Diffuses, TokenGenerator):
     ) -> ReverseProcess:
         count = self._count_of(settings)
         self._check_guidance(settings.guidance != 1.0)
-        noising = self._noising
+        noising = self.chain()
         if count < self.steps:
             noising = Noising.of(self._betas, spaced(count, self.steps, settings.spacing))
         own, labels, known = self._own(variables), conditions["label"], self._map_beside(conditions)
@@ -253,14 +249,6 @@ class Diffusion(Diffuses, TokenGenerator):
         return self.model.flops(self._places)
 
     @property
-    def _betas(self) -> Any:
-        return betas(self.schedule, self.steps, self.first, self.last)
-
-    @property
-    def _noising(self) -> Noising:
-        return Noising.of(self._betas)
-
-    @property
     def _places(self) -> Grid:
         """Rows and columns of what is diffused."""
         return self.image_size if self.tokenizer is None else self._grids[0]
@@ -276,17 +264,12 @@ class Diffusion(Diffuses, TokenGenerator):
     def _losses(self, output: Array, x0: Array, noise: Array, times: Array) -> tuple[Array, Array]:
         """Squared error and the bound's term of each example [B]; the latter 0 where nothing learns from it."""
         if self.variance == "learned_range":
-            return losses(self._noising, output, x0, noise, times, self.prediction)
-        error = jnp.square(output - target(self._noising, x0, noise, times, self.prediction))
+            return losses(self.chain(), output, x0, noise, times, self.prediction)
+        error = jnp.square(output - target(self.chain(), x0, noise, times, self.prediction))
         return error.mean(axis=(1, 2, 3)), jnp.zeros(len(x0))
 
     def _count_of(self, settings: DiffusionSampling) -> int:
-        if settings.steps is not None and settings.steps > self.steps:
-            raise UserError(
-                f"This model was trained with {self.steps} steps, of which none can take {settings.steps}",
-                f"Use at most {self.steps}",
-            )
-        return settings.steps or self.steps
+        return self.steps if settings.steps is None else self.checked_steps(settings.steps)
 
 
 def _beside(x: Float[Array, "b h w c"], known: Float[Array, "B h w k"] | None) -> Float[Array, "b h w ck"]:

@@ -22,8 +22,7 @@ from vit_jax.nn.classification_loss import probabilities
 from vit_jax.nn.diffusion import BetaSchedule, Noising, add_noise, betas, check_betas
 from vit_jax.ranges import Count, Positive
 from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, in_training
-
-_TENTHS = 10
+from vit_jax.tasks._tenths import by_tenths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +66,7 @@ class NoisyClassifier(Task):
         right = (found["logits"].argmax(axis=-1) == labels).astype(jnp.float32)
         count = jnp.float32(len(images))
         metrics: Metrics = {"loss": (losses.sum(), count), "accuracy": (right.sum(), count)}
-        tenths = times * _TENTHS // self.steps
-        for i in range(_TENTHS):
-            here = (tenths == i).astype(jnp.float32)
-            metrics[f"accuracy_t{i}"] = ((right * here).sum(), here.sum())
+        metrics |= by_tenths("accuracy", right, times, self.steps)
         return losses.mean(), (metrics, variables["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:

@@ -160,7 +160,7 @@ class UpscaleDiffusion(Diffusion):
 
     def _map(self, small: Array, noise: Array, level: Array) -> Float[Array, "B H W 4"]:
         """The small image with so many steps' noise, made large, and the share of the steps."""
-        noisy = add_noise(self._noising, small, noise, jnp.maximum(level - 1, 0))
+        noisy = add_noise(self.chain(), small, noise, jnp.maximum(level - 1, 0))
         small = jnp.where(level[:, None, None, None] > 0, noisy, small)
         large = resize_maps(small, self.image_size, "half_pixel")
         share = jnp.broadcast_to((level / self.steps)[:, None, None, None], (*large.shape[:-1], 1))
