@@ -17,6 +17,7 @@ from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo, controlnet, depth, inpaint, text_to_image
+from vit_jax.tasks._latent_diffusion import LatentDiffusionTask
 
 CONTROL = {key: value for key, value in MODEL["unet"].items() if key != "outputs"} | {
     "name": "controlnet",
@@ -103,6 +104,20 @@ def test_masks_of_training():
     assert masks.shape == (400, *SIZE, 1) and set(np.unique(masks)) == {0, 1}
     share = masks.mean((1, 2, 3))
     assert 0.2 < (share == 1).mean() < 0.4 and 0.2 < np.median(share) < 0.8
+
+
+def test_masks_of_samples_are_drawn_apart_from_their_noise(monkeypatch):
+    """No draw of a mask has the key of a step: fold_in(key, n) is what split(key) gives too."""
+    task, _ = made(inpaint, 5)
+    keys = jax.random.split(jax.random.key(4), 40)
+    monkeypatch.setattr(LatentDiffusionTask, "outputs", lambda self, variables, batch, names, rng: batch["mask"])
+    masks = task.outputs({}, {"image": IMAGE, "text": IDS}, frozenset(), keys)
+    own = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1)
+    np.testing.assert_array_equal(masks, jax.vmap(task._drawn_mask)(own))
+    draws = jax.vmap(jax.random.split, (0, None))(own, 3).reshape(-1)
+    steps = jax.vmap(lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys, n))(jnp.arange(21)).reshape(-1)
+    drawn, of_steps = ({*map(tuple, jax.random.key_data(each).tolist())} for each in (draws, steps))
+    assert not drawn & of_steps
 
 
 def test_what_is_learned_of_a_control():

@@ -17,6 +17,7 @@ from vit_jax.tasks import Batch, DataInfo, Metrics, Picture, Variables
 from vit_jax.tasks._latent_diffusion import LatentDiffusionTask, LatentSampling, parts
 
 _BOXES = 4  # of a mask, at most
+_MASKING = 2**31 - 1  # key of a sample's mask: those from 0 on are of the noise of its steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Inpaint(LatentDiffusionTask):
         return super().loss(variables, _with_mask(batch, masks), rng, step)
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
-        masks = jax.vmap(self._drawn_mask)(rng)
+        masks = jax.vmap(lambda key: self._drawn_mask(jax.random.fold_in(key, _MASKING)))(rng)
         return super().outputs(variables, _with_mask(batch, masks), names, rng)
 
     def pictures(self, settings: LatentSampling) -> dict[str, Picture]:
