@@ -126,14 +126,16 @@ def test_what_a_checkpoint_does_not_have(tmp_path, pair, capsys):
 
 
 def test_a_task_that_needs_a_picture_is_not_asked_without(tmp_path, pair):
-    config = tiny_config() | {
-        "model": UNET,
-        "task": {"name": "upscale_diffusion", "steps": 10, "last": 0.3},
-        "evals": {},
-    }
-    second = vit_jax.load(untrained(tmp_path, config, signed=True))
-    assert spaces_of(second) == ("pixels",)
-    with pytest.raises(UserError, match="has no noise of images. Use a diffusion that goes by no picture"):
-        interpolate(second, *pair, SHARES, ["noise"])
+    """Nor one whose first stage would draw it, of each place between two images another."""
+    task = {"name": "upscale_diffusion", "steps": 10, "last": 0.3}
+    base = {"model": UNET, "steps": 10, "last": 0.3}
+    second, whole = (
+        vit_jax.load(untrained(tmp_path / name, tiny_config() | {"model": UNET, "task": of, "evals": {}}, signed=True))
+        for name, of in (("second", task), ("whole", task | {"base": base}))
+    )
+    for each in (second, whole):
+        assert spaces_of(each) == ("pixels",)
+        with pytest.raises(UserError, match="has no noise of images. Use a diffusion that goes by no picture"):
+            interpolate(each, *pair, SHARES, ["noise"])
     with pytest.raises(UserError, match="'upscale_diffusion' draws nothing without an image"):
         film_strip(second)

@@ -34,8 +34,8 @@ def spaces_of(loaded: Loaded) -> tuple[str, ...]:
         return ("pixels", "latents") if isinstance(loaded.model, ImageTokenizer) else ("pixels",)
     latents = ("latents",) if _has_latents(loaded) else ()
     # Nobody says which pictures would go with what is between two images.
-    noise = () if _needed(loaded.task, inverting(loaded.task, {})) else ("noise",)
-    return ("pixels", *latents, *noise)
+    told = loaded.task.invertible and not _needed(loaded.task, inverting(loaded.task, {}))
+    return ("pixels", *latents, *(("noise",) if told else ()))
 
 
 def interpolate(

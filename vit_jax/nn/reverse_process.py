@@ -122,12 +122,14 @@ class Diffuses:
     Attributes:
         schedule: of the noise, with `first` and `last`, see `vit_jax.nn.diffusion.betas`.
         steps: T, of training.
+        invertible: whether an image is that of its noise and its conditions alone, and of nothing else that is drawn.
     """
 
     schedule: ClassVar[BetaSchedule]
     steps: ClassVar[int]
     first: ClassVar[float]
     last: ClassVar[float]
+    invertible: ClassVar[bool] = True
 
     def chain(self) -> Noising:
         """All T steps, each of which goes back to the one before, whichever of them a sampler takes."""

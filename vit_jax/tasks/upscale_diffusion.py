@@ -65,6 +65,7 @@ class UpscaleDiffusion(Diffusion):
     base: Diffusion | None = None
     locked_when_loaded: ClassVar[tuple[str, ...]] = (TOKENIZER, CLASSIFIER, _BASE)
     sampling: ClassVar[type] = UpscaleSampling
+    invertible: ClassVar[bool] = False  # it is of a small image too, which a first stage would draw of a key
 
     def init(self, rng: Any, batch: Batch) -> Variables:
         variables = super().init(rng, batch)
