@@ -12,12 +12,17 @@ from tests.tasks.test_text_to_image import config as text_config
 from tests.tiny_pairs import write_pairs
 from vit_jax import UserError
 from vit_jax.checkpoints.given_pictures import check_pictures
+from vit_jax.checkpoints.sampling import check_sample
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.evaluators.edge_agreement import EdgeAgreement
+from vit_jax.evaluators.kept_pixels import KeptPixels
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks import DataInfo, controlnet, depth, inpaint, text_to_image
 from vit_jax.tasks._latent_diffusion import LatentDiffusionTask
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 
 CONTROL = {key: value for key, value in MODEL["unet"].items() if key != "outputs"} | {
     "name": "controlnet",
@@ -158,6 +163,30 @@ def test_steps_that_are_controlled():
     ):
         with pytest.raises(UserError, match=message):
             task._scales(task.sampling(steps=4, **settings), {})
+
+
+def test_evaluators_that_do_not_give_what_is_needed_are_refused_before_training():
+    """Tracing alone; with what the task needs, and it takes, there is nothing to refuse."""
+    for given, evaluator, refused in (
+        ((inpaint, 5), KeptPixels.gives, "draws nothing without an image"),
+        ((depth, 3, 0, True), ("depth",), "draws nothing without a depth"),
+        ((controlnet, 2, 1), EdgeAgreement.gives, "draws nothing without a control"),
+    ):
+        task, variables = made(*given)
+        check_sample(task, variables, {"steps": 2}, pictures=evaluator)
+        with pytest.raises(UserError, match=refused):
+            check_sample(task, variables, {"steps": 2})
+    task, variables = made(text_to_image)
+    check_sample(task, variables, {"steps": 2}, pictures=KeptPixels.gives)
+    with pytest.raises(UserError, match="'text_to_image' takes no control"):
+        check_sample(task, variables, {"steps": 2}, pictures=EdgeAgreement.gives)
+
+
+def test_a_run_that_would_draw_of_nothing_does_not_begin(tmp_path):
+    values = config(tmp_path, "inpaint")
+    values["evals"] = {"sheet": {"name": "samples", "count": 4, "settings": {"steps": 2}}}
+    with pytest.raises(UserError, match="'sheet' would fail: The task 'inpaint' draws nothing without"):
+        train(build_experiment(values), tmp_path / "run", jax.devices()[:1])
 
 
 def test_what_does_not_fit_is_refused():

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Shaped, UInt8
+from jaxtyping import Array, Float32, Int, Shaped, UInt8
 
 from vit_jax.checkpoints.encoded_conditions import EncodedConditions
 from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
@@ -20,7 +20,7 @@ from vit_jax.checkpoints.source import say_once
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.batch_axis import batch_split_like
-from vit_jax.tasks import Task, Variables, example_keys
+from vit_jax.tasks import Picture, Task, Variables, example_keys
 
 Conditions = dict[str, Shaped[np.ndarray, "N ..."]]
 # Of the rows that are drawn, by their positions, what they are asked to be.
@@ -138,29 +138,42 @@ def sample(
 
 
 def check_sample(
-    task: Task, variables: Variables, settings: Mapping[str, Any], rows: NamedSharding | None = None
+    task: Task,
+    variables: Variables,
+    settings: Mapping[str, Any],
+    rows: NamedSharding | None = None,
+    pictures: Collection[str] = (),
 ) -> None:
     """Finds what `sample` will lack; traces, and computes nothing.
 
     Args:
         variables: shapes and types are enough.
+        pictures: names of those that it will be given.
 
     Raises:
-        UserError: see `settings_of`; or the task draws something else than images.
+        UserError: see `settings_of`; or the task draws something else than images, needs another picture, or takes no
+            such one.
     """
     chosen = settings_of(task, settings, "a generator of images")
-    found = drawing(task, chosen, rows).eval_shape(variables, *shapes_of(task, chosen, 1, rows))
+    known = task.pictures(chosen)
+    check_pictures(task, chosen, {name: _made_up(known[name]) if name in known else None for name in pictures})
+    found = drawing(task, chosen, rows).eval_shape(variables, *shapes_of(task, chosen, 1, rows, pictures=pictures))
     if found.ndim != 4 or found.shape[-1] != 3 or not jnp.issubdtype(found.dtype, jnp.floating):
         raise _no_images(task)
 
 
 def shapes_of(
-    task: Task, settings: Any, batch_size: int, rows: NamedSharding | None = None, prompts: Sequence[str] = ()
+    task: Task,
+    settings: Any,
+    batch_size: int,
+    rows: NamedSharding | None = None,
+    prompts: Sequence[str] = (),
+    pictures: Collection[str] = (),
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """What `drawing` takes beside the variables, of at least so many images; of pictures those that are needed."""
-    count = _filled(batch_size, rows)
-    needed = {name: each.shape for name, each in task.pictures(settings).items() if each.needed}
-    some = {name: np.linspace(0, 1, math.prod(of), dtype=np.float32).reshape(1, *of) for name, of in needed.items()}
+    """What `drawing` takes beside the variables, of at least so many images; of pictures those of these names, and all
+    that are needed."""
+    count, known = _filled(batch_size, rows), task.pictures(settings)
+    some = {name: _made_up(each) for name, each in known.items() if each.needed or name in pictures}
     batch = asked(task, np.arange(count), settings, prompts, some)(np.arange(count))
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
     return shapes, jax.ShapeDtypeStruct((count,), jnp.int32, sharding=rows), jax.ShapeDtypeStruct((), jnp.uint32)
@@ -232,6 +245,11 @@ def drawing(task: Task, settings: Any, rows: NamedSharding | None = None) -> Cal
 
     whole = None if rows is None else NamedSharding(rows.mesh, PartitionSpec())
     return jax.jit(drawn, out_shardings=whole)
+
+
+def _made_up(picture: Picture) -> Float32[np.ndarray, "1 H W C"]:
+    """One of more than one value."""
+    return np.linspace(0, 1, math.prod(picture.shape), dtype=np.float32).reshape(1, *picture.shape)
 
 
 def _filled(batch_size: int, rows: NamedSharding | None) -> int:

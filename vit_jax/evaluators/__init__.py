@@ -88,7 +88,8 @@ class Evaluator(Protocol):
     the task lacks: the output's name, or names by the evaluator's pipelines where they differ.
 
     One that calls `run.samples` says by `sampling` (a mapping) with which settings it will, so that a task that cannot
-    be sampled so is found before training; None for one that does not call it after all.
+    be sampled so is found before training; None for one that does not call it after all. One that gives it pictures
+    says by `gives` the names of these.
 
     One that can tell before any training that it would fail (a neighbourhood larger than its set) has `check()`, which
     raises the UserError.

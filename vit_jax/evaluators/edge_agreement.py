@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ class EdgeAgreement(OfImages):
 
     low: int = LOW
     high: int = HIGH
+    gives: ClassVar[tuple[str, ...]] = ("control",)
 
     def check(self) -> None:
         if len(self.real.source) < 2:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,6 +26,7 @@ class KeptPixels(OfImages):
     """
 
     paste: bool = False
+    gives: ClassVar[tuple[str, ...]] = ("image", "mask")
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
         images, prompts = self.examples(run)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
@@ -26,6 +26,9 @@ class OfImages:
         settings: of the samples, see the task's `sampling`.
         told: whether samples are asked to be of the image's text, or its class where it has none.
         classes: those of the model.
+
+    Attributes:
+        gives: see `vit_jax.evaluators.Evaluator`.
     """
 
     real: EvalPipeline = dataclasses.field(hash=False)
@@ -33,6 +36,7 @@ class OfImages:
     settings: Mapping[str, Any] = dataclasses.field(hash=False)
     told: bool
     classes: tuple[str, ...] = ()
+    gives: ClassVar[tuple[str, ...]]
 
     @property
     def sampling(self) -> Mapping[str, Any]:

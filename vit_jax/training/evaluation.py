@@ -146,7 +146,8 @@ class Evaluation:
                 if hasattr(evaluator, "check"):
                     evaluator.check()
                 if (settings := getattr(evaluator, "sampling", None)) is not None:
-                    check_sample(self._sampled, variables, settings, batch_sharding(self._mesh))
+                    given = getattr(evaluator, "gives", ())
+                    check_sample(self._sampled, variables, settings, batch_sharding(self._mesh), given)
                 for field in dataclasses.fields(evaluator) if dataclasses.is_dataclass(evaluator) else ():
                     if isinstance(pipeline := getattr(evaluator, field.name), EvalPipeline):
                         self._check_first_batch(name, evaluator, variables, pipeline, field.name)
