@@ -129,6 +129,9 @@ def test_what_does_not_fit_is_refused(stage):
     task, variables = stage
     with pytest.raises(UserError, match=r"augmentation=0.6 is more noise than the 0.5 of training"):
         task.sample(variables, {"label": jnp.zeros(1, jnp.int32)}, None, task.sampling(augmentation=0.6))
+    small = {"label": jnp.zeros(1, jnp.int32), "image": jnp.zeros((1, 2, 4, 3))}
+    with pytest.raises(UserError, match="strength is of an image that is drawn anew, and here one is made large"):
+        task.reverse_process(variables, small, task.sampling(strength=0.5))
     alone = upscale_diffusion.build(model=MODEL, data=DataInfo((4, 8), ()), **NOISE)
     assert alone.pictures(None)["image"].needed and not task.pictures(None)["image"].needed
     with pytest.raises(UserError, match="no first stage"):

@@ -122,6 +122,11 @@ class UpscaleDiffusion(Diffusion):
             small = self._given(variables, conditions, keys, settings)
             seen = self._map(small, jnp.zeros_like(small), jnp.zeros(len(small), jnp.int32))
             conditions = {**conditions, _MAP: seen}
+        if settings.strength is not None:
+            raise UserError(
+                "A strength is of an image that is drawn anew, and here one is made large",
+                "Leave it out, or change the augmentation",
+            )
         # The small image is not what is drawn anew.
         rest = {name: x for name, x in conditions.items() if name != "image"}
         if self.base is not None and self.base._has_null and not self._has_null:
