@@ -117,6 +117,7 @@ setup(
         "oracle": [
             *TEST_REQUIRES,
             HUB,
+            DATASETS,
             "torch==2.13.0",
             "torchvision==0.28.0",
             "timm==1.0.31",

@@ -11,7 +11,7 @@ from vit_jax.data.sources import hf, parquet
 from vit_jax.errors import UserError
 
 installed = importlib.util.find_spec("datasets") is not None
-needs_datasets = pytest.mark.skipif(not installed, reason="the library datasets is not installed: 'vit_jax[datasets]'")
+missing = pytest.mark.skipif(not installed, reason="the library datasets is not installed: 'vit_jax[datasets]'")
 
 
 def png(value):
@@ -40,7 +40,8 @@ def saved(tmp_path, monkeypatch):
     return tmp_path
 
 
-@needs_datasets
+@pytest.mark.oracle
+@missing
 @pytest.mark.parametrize("folder", ["set", "files"])
 def test_as_saved_and_as_parquet(saved, folder):
     """The second is read through the library's own loader of folders."""
@@ -57,7 +58,8 @@ def test_as_saved_and_as_parquet(saved, folder):
     ]  # fmt: skip
 
 
-@needs_datasets
+@pytest.mark.oracle
+@missing
 def test_mistakes(saved):
     import datasets
 
