@@ -62,6 +62,23 @@ def test_as_python_2_wrote_it(tmp_path):
     np.testing.assert_array_equal(read_pickle(tmp_path / "p"), np.arange(3))
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_arrays_and_values_are_those_that_were_written(tmp_path, protocol):
+    """Against the library's own reader. An array that is there twice is written once."""
+    twice = np.arange(6, dtype=np.uint8)
+    value = {
+        "a": twice,
+        "b": [twice, np.asfortranarray(np.arange(6.0).reshape(2, 3))],
+        b"c": (1, -2.5, None, True, ("é",)),
+    }
+    write(tmp_path / "p", value, protocol)
+    found = read_pickle(tmp_path / "p")
+    assert list(found) == list(value) and found[b"c"] == value[b"c"] and found["a"] is found["b"][0]
+    for ours, theirs in zip((found["a"], found["b"][1]), (twice, value["b"][1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
 def test_hundred(hundred):
     fine, coarse = cifar.build(str(hundred), "train"), cifar.build(str(hundred), "test", labels="coarse")
     assert (len(fine.label_names), len(coarse.label_names)) == (100, 20)
@@ -85,6 +102,12 @@ def test_nothing_else_is_made_of_a_pickle(tmp_path, protocol):
     assert not mark.exists()
 
 
+def array(shape, content, kind=b"u1"):
+    """An array as Python 2 wrote it."""
+    begun = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+    return begun + b"(K\x01" + shape + b"cnumpy\ndtype\n(U\x02" + kind + b"tR" + b"\x89" + content + b"tb"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -96,6 +119,10 @@ def test_nothing_else_is_made_of_a_pickle(tmp_path, protocol):
         (pickle.dumps(Path("x"), 2), "pathlib"),
         (b"cnumpy\ndtype\n}b.", "a change of what a name stands for"),
         (b"cnumpy\ndtype\n.", "a type in the place of a value"),
+        (b"cnumpy\ndtype\n\x85\x85.", "a type in the place of a value"),
+        (b"cnumpy\ndtype\n(U\x02u1tR.", "a type in the place of a value"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n)R.", "an array without content"),
+        (array(b"(K\x01t", b"U\x08" + b"x" * 8, b"O8") + b".", "an array of something else than numbers"),
         (b"\x80\x02}r\xff\xff\xff\xff.", "damaged"),
         (b"\x80\x02}q\x01.rest", "4 bytes after its end"),
         (b"\x80\x02}q\x01(U\x05lab", "damaged"),
@@ -131,12 +158,6 @@ def test_a_small_pickle_with_one_list_in_very_many_places(tmp_path):
     write(tmp_path / "p", lists)
     found = read_pickle(tmp_path / "p")
     assert found[0] is found[9] and len(found) == 10
-
-
-def array(shape, content):
-    """An array of bytes as Python 2 wrote it, and where its content is in the memo when it is written a second time."""
-    begun = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
-    return begun + b"(K\x01" + shape + b"cnumpy\ndtype\n(U\x02u1tR" + b"\x89" + content + b"tb"
 
 
 def test_small_pickles_that_would_be_large_or_take_for_ever(tmp_path, monkeypatch):

@@ -41,6 +41,17 @@ def test_edges_are_made_of_the_view():
     found = still({"image": photo()}, np.random.default_rng(0))
     np.testing.assert_array_equal(found["control"], edges(found["image"]))
     assert not still.random
+    still, spread = (
+        transform.build((32, 32), view={"crop": "none", "flip": False}, low=200, high=600, spread=by)
+        for by in (0.0, 2.0)
+    )
+    rng = np.random.default_rng(1)
+    still({"image": photo(64, 64)}, rng)  # which draws as much of a view
+    seen = spread({"image": photo(64, 64)}, np.random.default_rng(1))
+    factor = 2 ** rng.uniform(-1, 1)
+    np.testing.assert_array_equal(seen["control"], edges(seen["image"], round(200 * factor), round(600 * factor)))
+    for other in ((200, 600 * factor), (200 * factor, 600)):
+        assert np.any(seen["control"] != edges(seen["image"], *other))
     field = control.build(data=Context(Preprocess((8, 8))))
     assert field.made and not field.in_plane and set(np.unique(field.on_device(found["control"]))) == {0, 1}
     assert field.on_device(found["control"]).dtype == np.float32

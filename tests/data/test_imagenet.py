@@ -183,7 +183,7 @@ def test_mistakes(tmp_path):
     truth = tmp_path / DEVKIT / "data/ILSVRC2012_validation_ground_truth.txt"
     truth.write_bytes(truth.read_bytes()[:-2])
     refused(f"Nothing says of which class {named(4)} is")
-    for data in (b"9\n" * 5, b"x\n"):
+    for data in (b"9\n" * 5, b"x\n", b"4\n" * 5):  # the last is above the classes
         truth.write_bytes(data)
         refused("is not the devkit of ILSVRC2012")
     (tmp_path / DEVKIT / "data/meta.mat").write_bytes(b"no file of MATLAB's" * 20)
