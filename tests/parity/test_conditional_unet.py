@@ -12,9 +12,14 @@ import tests.torchvision_ops  # noqa: F401  before diffusers
 from tests.parity.oracle import assert_close, metadata, nested_params, read, to_torch
 from tests.parity.test_autoencoders import channels_last, config_of, redrawn, tensors_of
 from vit_jax.checkpoints.families import diffusers_unet_condition
+from vit_jax.checkpoints.name_map import NameMap
+from vit_jax.checkpoints.parts.unet import transformer_entries
 from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.source import flat_shapes, nested
 from vit_jax.models.conditional_unet import build
 from vit_jax.nn.init_shapes import init_shapes
+from vit_jax.nn.spatial_transformer import SpatialTransformer
+from vit_jax.nn.unet_blocks import MapStyle
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -26,6 +31,7 @@ SIZES = {
 }  # fmt: skip
 V1 = {"attention_head_dim": 3}
 V2 = {"attention_head_dim": (2, 3, 4), "use_linear_projection": True, "in_channels": 5, "upcast_attention": True}
+V2 |= {"norm_eps": 1e-2}  # which is seen, and is not that of the norms of attention
 TIMES = np.array([3, 977])
 
 
@@ -50,6 +56,23 @@ def test_unet(options, sizes, tmp_path):
         assert_close(np.asarray(apply({"params": nested_params(ours)}, x, TIMES, context)), wanted, "UNet2DCondition")
     again = written(ours, tmp_path, diffusers.UNet2DConditionModel)
     np.testing.assert_array_equal(predicted(again, x, context), predicted(theirs, x, context))
+
+
+def test_the_epsilons_of_attention_are_their_own():
+    """Of variances that they are seen beside, in a transformer by itself."""
+    theirs = redrawn(diffusers.Transformer2DModel(3, 4, 12, norm_num_groups=3, cross_attention_dim=10))
+    with torch.no_grad():
+        for x in (*theirs.proj_in.parameters(), theirs.norm.bias):
+            x.mul_(3e-3)
+    tensors = {f"one.{name}": x for name, x in tensors_of(theirs).items()}
+    entries = transformer_entries("one", "one", width=12, heads=3, context_width=10, linear_ends=False)
+    module = SpatialTransformer(3, MapStyle(groups=3, epsilon=1e-2))
+    x, context = 1e-3 * drawn(2, 4, 3, 12), drawn(2, 7, 10)
+    shapes = flat_shapes({"one": init_shapes(module.init, jax.random.key(0), x, context)["params"]})
+    params = nested(dict(NameMap(entries).read(tensors.__getitem__, shapes, "FILE")))["one"]
+    with torch.no_grad():
+        wanted = channels_last(theirs(to_torch(x), torch.from_numpy(context)).sample)
+    assert_close(np.asarray(jax.jit(module.apply)({"params": params}, x, context)), wanted, "Transformer2DModel")
 
 
 def written(ours, folder, cls):

@@ -8,6 +8,7 @@ import torch
 import tests.torchvision_ops  # noqa: F401  before diffusers
 from tests.parity.oracle import assert_close, images, nested_params, read, to_torch
 from tests.parity.test_autoencoders import channels_last, config_of, read_again, redrawn, tensors_of
+from vit_jax import UserError
 from vit_jax.checkpoints.families import diffusers_unet
 from vit_jax.checkpoints.name_map import NameMap
 from vit_jax.checkpoints.published import Sidecar
@@ -23,10 +24,11 @@ DDPM = {
     "norm_eps": 1e-6,
     "attention_head_dim": None,
 }
+# An epsilon that is seen beside these variances.
 ADM = {
     "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
     "num_class_embeds": 5, "attention_head_dim": 3, "out_channels": 6, "norm_num_groups": 3,
-    "block_out_channels": (6, 12, 12),
+    "block_out_channels": (6, 12, 12), "norm_eps": 1e-2,
     "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
 }  # fmt: skip
@@ -63,6 +65,13 @@ def test_unet(options, tmp_path):
         known = {"class_labels": torch.from_numpy(LABELS)} if "num_class_embeds" in options else {}
         found, wanted = (model(to_torch(X[0]), torch.from_numpy(TIMES), **known).sample for model in (again, theirs))
     np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+
+
+def test_other_groups_of_the_attention_are_refused():
+    """No tensor says them."""
+    theirs = diffusers.UNet2DModel(**SIZES, attn_norm_num_groups=2)
+    with pytest.raises(UserError, match="'attn_norm_num_groups' is 2"):
+        read(diffusers_unet, tensors_of(theirs), Sidecar(config=config_of(theirs)))
 
 
 def test_names_of_the_published_ones():

@@ -60,6 +60,9 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     for key, value in said.items():
         if config.text(key, value) != value:
             raise config.error(key, f"is {config[key]!r}, but the tensors say {value!r}")
+    groups = config.integer("attn_norm_num_groups", kwargs["norm_groups"])
+    if groups != kwargs["norm_groups"]:
+        raise config.error("attn_norm_num_groups", f"is {groups}; only the norm_num_groups of the others can be read")
     remarks = () if config else ("nothing says heads, norms and time of this U-Net: diffusers' defaults are taken",)
     if inputs != 3 or kwargs["outputs"] not in (3, 6):  # latents, whose autoencoder is elsewhere
         return Published("unet", kwargs, None, layout, (), remarks, task={"name": "features", "kwargs": {}})
