@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from vit_jax.checkpoints.name_map import Entry, Shapes, convolution, dense, fused, linear, norm, same, shape_of
+from vit_jax.checkpoints.name_map import Entry, Shapes, convolution, dense, fused, linear, norm, shape_of
+from vit_jax.checkpoints.parts.vit import attention_out
 from vit_jax.errors import UserError
 from vit_jax.nn.unet_levels import UNetLevels
 
@@ -172,11 +173,7 @@ def transformer_entries(
     for mine, other, read in (("attention", "attn1", width), ("cross", "attn2", context_width)):
         for part, name, inputs in (("query", "to_q", width), ("key", "to_k", read), ("value", "to_v", read)):
             found.append(linear(f"{block}/{mine}/{part}/kernel", f"{inner}.{other}.{name}.weight", (inputs, *shape), 2))
-        out = f"{inner}.{other}.to_out.0"
-        found += [
-            linear(f"{block}/{mine}/out/kernel", f"{out}.weight", (*shape, width)),
-            same(f"{block}/{mine}/out/bias", f"{out}.bias"),
-        ]
+        found += attention_out(f"{block}/{mine}/out", f"{inner}.{other}.to_out.0", width, heads)
     fc1, gate, joined = f"{block}/mlp/fc1", f"{block}/mlp/gate", f"{inner}.ff.net.0.proj"
     halves = [linear(f"{one}/kernel", f"{joined}.weight") for one in (fc1, gate)]
     found += [
