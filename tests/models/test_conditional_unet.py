@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_refused(small):
         model.apply(variables, context[..., :5], method="context_keys_values")
     with pytest.raises(UserError, match="attends to a context, and was given none"):
         model.apply(variables, x, times, None)
+    with pytest.raises(UserError, match="has no table of classes") as error:
+        model.apply(variables, x, times, times)
+    assert "config.task.conditional" in str(error.value)
+    with pytest.raises(UserError, match="one of 3 classes, and was given none"):
+        init_shapes(build(**SMALL, num_classes=3).init, jax.random.key(0), x, times, None)
     with pytest.raises(UserError, match="reads 4 channels and was given 3"):
         model.apply(variables, x[..., :3], times, context)
     with pytest.raises(UserError, match="heads of 2 levels for 4"):

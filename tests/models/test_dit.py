@@ -73,3 +73,6 @@ def test_what_does_not_fit_is_refused():
         build(variant="H/2")
     with pytest.raises(UserError, match="width of 16 does not divide into 3 heads"):
         build(**TINY | {"num_heads": 3})
+    with pytest.raises(UserError, match="one of 3 classes, and was given none"):
+        model = build(**TINY, num_classes=3)
+        init_shapes(model.init, jax.random.key(0), np.zeros((1, 4, 4, 4)), np.zeros(1))

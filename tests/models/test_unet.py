@@ -77,3 +77,5 @@ def test_what_does_not_fit_is_refused():
         build(channels=6, norm_groups=4)
     with pytest.raises(UserError, match="16 channels do not divide into heads of 3"):
         shapes(build(**SMALL, head_width=3), (4, 4))
+    with pytest.raises(UserError, match="one of 3 classes, and was given none"):
+        init_shapes(build(**SMALL, num_classes=3).init, jax.random.key(0), np.zeros((1, 4, 4, 3)), np.zeros(1))

@@ -17,6 +17,7 @@ from vit_jax.errors import UserError
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
 from vit_jax.nn.spatial_transformer import SpatialTransformer, check_context, context_keys_values
+from vit_jax.nn.time_embedding import ClassEmbedding
 from vit_jax.nn.unet_blocks import MapStyle
 from vit_jax.nn.unet_levels import Blocks, Context, UNetLevels, check_levels
 from vit_jax.ranges import Count, Decay, Natural, Positive
@@ -132,14 +133,14 @@ class ConditionalUNet(ConditionalLevels):
             train: whether dropout is applied, from the stream "dropout".
 
         Raises:
-            UserError: for sides that do not divide as often as there are levels, other channels, or tokens of another
-                width.
+            UserError: for sides that do not divide as often as there are levels, other channels, tokens of another
+                width, or classes where it has no table of them.
         """
         self.check_size(x.shape[1:3])
         self.check_channels(x.shape[-1])
         style, time = self.blocks.style, self.embedded(times)
         if self.num_classes and not isinstance(context, Mapping):
-            context = nn.Embed(self.num_classes, self.blocks.context_width, name=_CLASSES)(context)[:, None]
+            context = self._table(name=_CLASSES)(context)[:, None]
         context = self.checked(context)
         x = style.conv(self.channels, 3, "conv_in")(x.astype(style.dtype))
         skips, x = self.way_down(x, time, context, train=train)
@@ -152,8 +153,12 @@ class ConditionalUNet(ConditionalLevels):
 
     def context_keys_values(self, context: Float[Array, "b l d"] | Int[Array, " b"]) -> dict[str, Any]:
         if self.num_classes:
-            context = self.variables["params"][_CLASSES]["embedding"][context][:, None]
+            table = {"params": self.variables["params"][_CLASSES]}
+            context = self._table(parent=None).apply(table, context)[:, None]
         return super().context_keys_values(context)
+
+    def _table(self, **owner: Any) -> ClassEmbedding:
+        return ClassEmbedding(self.num_classes, self.blocks.context_width, **owner)
 
     def example_inputs(self, image_size: Sequence[int] | None) -> tuple[Array, ...]:
         """See `vit_jax.nn.example_inputs`; the size is that of the latents."""

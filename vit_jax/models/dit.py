@@ -24,7 +24,7 @@ from vit_jax.nn.posemb import SINCOS2D, sincos2d
 from vit_jax.nn.products import product
 from vit_jax.nn.stack import BlockStack, block_layers
 from vit_jax.nn.style import EXECUTION_KEYS, STYLE_KEYS, BlockStyle, Execution, block_style, execution_of
-from vit_jax.nn.time_embedding import TimeEmbedding
+from vit_jax.nn.time_embedding import ClassEmbedding, TimeEmbedding
 from vit_jax.nn.trunk import Layers
 from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.ranges import Count, Natural
@@ -88,15 +88,15 @@ class DiT(nn.Module):
             train: whether dropout is applied, from the stream "dropout".
 
         Raises:
-            UserError: for sides that patches do not divide.
+            UserError: for sides that patches do not divide, or no labels where there are classes.
         """
         self.check_size(x.shape[1:3])
         dtype, patch = self.execution.dtype, (self.patch_size, self.patch_size)
         condition = TimeEmbedding(self.width, _FEATURES, dtype, shift=self.time_shift, name="time")(times)
         if self.num_classes:
             normal = nn.initializers.normal(0.02)
-            table = nn.Embed(self.num_classes, self.width, dtype=dtype, embedding_init=normal, name="classes")
-            condition = condition + table(jnp.zeros(len(x), jnp.int32) if labels is None else labels)
+            table = ClassEmbedding(self.num_classes, self.width, dtype, embedding_init=normal, name="classes")
+            condition = condition + table(labels)
         x = PatchEmbed(self.width, patch, dtype, name="embedding")(x)
         grid = x.shape[1:3]
         x = x + jnp.asarray(sincos2d(grid, self.width, span=self.grid_side, **SINCOS2D[DIALECT]), dtype)

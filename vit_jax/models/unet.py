@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.flops import product_flops
+from vit_jax.nn.time_embedding import ClassEmbedding
 from vit_jax.nn.unet_blocks import MapStyle
 from vit_jax.nn.unet_levels import Blocks, UNetLevels, check_levels
 from vit_jax.ranges import Count, Decay, Natural, Positive
@@ -54,13 +55,12 @@ class UNet(UNetLevels):
             train: whether dropout is applied, from the stream "dropout".
 
         Raises:
-            UserError: for sides that do not divide as often as there are levels.
+            UserError: for sides that do not divide as often as there are levels, or no labels where there are classes.
         """
         self.check_size(x.shape[1:3])
         style, time = self.blocks.style, self.embedded(times)
         if self.num_classes:
-            table = nn.Embed(self.num_classes, time.shape[-1], dtype=style.dtype, name="classes")
-            time = time + table(jnp.zeros(len(x), jnp.int32) if labels is None else labels)
+            time = time + ClassEmbedding(self.num_classes, time.shape[-1], style.dtype, name="classes")(labels)
         x = style.conv(self.channels, 3, "conv_in")(x.astype(style.dtype))
         skips, x = self.way_down(x, time, train=train)
         x = self.way_up(x, skips, time, train=train)
@@ -108,7 +108,7 @@ def build(
         head_width: channels of a head; None for one head.
         time: "ddpm" has sines first and a shift of 1, "adm" cosines first and none.
         modulates: see `Blocks`, like `residual_resample` and `symmetric`.
-        middle_attention: see `UNet`.
+        middle_attention: whether there is attention in the middle.
         middle_norm: whether the attention in the middle has a norm; diffusers leaves it out where `modulates`.
         dropout_rate: of residual blocks.
         norm_groups: channels are normalised in so many groups.

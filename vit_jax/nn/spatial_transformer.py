@@ -108,7 +108,7 @@ def context_keys_values(params: Mapping[str, Any], context: Float[Array, "b l d"
         Nested like the parameters; where those have `cross`, a `Filled`.
 
     Raises:
-        UserError: for tokens of another width than the keys are made of.
+        UserError: for tokens of another width than the keys are made of, and for what is no tokens.
     """
     found: dict[str, Any] = {}
     for name, value in params.items():
@@ -132,7 +132,12 @@ def _filled(params: Mapping[str, Any], context: Array, dtype: Any) -> Filled:
 
 
 def check_context(context: Float[Array, "b l d"], width: int) -> None:
-    """Raises a UserError for tokens of another width."""
+    """Raises a UserError for tokens of another width, and for what is no tokens, such as classes."""
+    if context.ndim != 3:
+        raise UserError(
+            "This U-Net attends to tokens, such as a text's, and has no table of classes to make them of",
+            "Set config.task.conditional, with data that name classes, or use the model unet",
+        )
     if context.shape[-1] != width:
         raise UserError(
             f"The U-Net attends to tokens of width {width}, and the text's are {context.shape[-1]} wide",

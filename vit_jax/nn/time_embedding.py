@@ -1,8 +1,8 @@
-"""Numbers, such as the timestep of a diffusion, as vectors."""
+"""What a diffusion is told beside its image as vectors: numbers, such as the timestep, and classes."""
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Shaped
+from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
 from vit_jax.errors import UserError
 
@@ -56,3 +56,18 @@ class TimeEmbedding(nn.Module):
         x = time_features(times, self.features, sine_first=self.sine_first, shift=self.shift)
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="fc1")(x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="fc2")(nn.silu(x))
+
+
+class ClassEmbedding(nn.Embed):
+    """A vector for each class. Parameters, float32: `embedding` [classes, width].
+
+    Raises:
+        UserError: for no classes where there is a table of them.
+    """
+
+    def __call__(self, labels: Int[Array, "*b"] | None) -> Float[Array, "*b width"]:
+        if labels is None:
+            raise UserError(
+                f"This network is told one of {self.num_embeddings} classes, and was given none", "Give it labels"
+            )
+        return super().__call__(labels)
