@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
+from vit_jax.models import conditional_unet
 from vit_jax.models.unet import build
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
@@ -51,6 +52,19 @@ def test_time_class_and_dropout_are_read():
     drop = jax.jit(lambda t: model.apply({"params": drawn}, x, t, t, train=True, rngs={"dropout": jax.random.key(0)}))
     dropped = drop(jnp.array([0, 1]))
     assert apart(call(jnp.array([0, 1]), jnp.array([0, 1])), dropped).all()
+
+
+def test_whatever_ends_a_path_is_zero_at_first():
+    models = (build(**SMALL, residual_resample=True), conditional_unet.build(**SMALL, heads=2, attention_levels=(0,)))
+    for model, ends in zip(models, (("conv2", "out", "conv_out"), ("conv2", "proj_out", "conv_out")), strict=True):
+
+        @jax.jit
+        def initial(rng):  # of these alone: what is not returned is not compiled
+            leaves = jax.tree.leaves_with_path(model.init(rng, *example_inputs(model, (4, 4)))["params"])  # noqa: B023
+            return {end: [x for path, x in leaves if [k.key for k in path[-2:]] == [end, "kernel"]] for end in ends}  # noqa: B023
+
+        for end, kernels in initial(jax.random.key(0)).items():
+            assert kernels and not any(np.any(x) for x in kernels), end
 
 
 def test_sides_change_within_a_block_as_around_it():
