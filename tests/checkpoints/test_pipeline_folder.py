@@ -170,17 +170,43 @@ def test_a_scheduler_that_is_all_defaults():
     assert (found.sampler, found.noise["variance"]) == ("ddpm", "large")
 
 
-def test_a_pipeline_of_one_model_beside_its_index(tmp_path):
-    """As DDPM's published folders are: no folder in it, and the noise in the scheduler's file."""
+def write_ddpm(folder, model=(), **how):
+    """A U-Net in pixels, trained with this noise, as diffusers would have it."""
     kwargs = {"channels": 4, "multipliers": [1, 1], "num_blocks": 1, "attention_levels": [], "norm_groups": 2}
+    kwargs |= dict(model)
     shapes = model_shapes("unet", kwargs, (4, 4))[0]
     params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     metadata = {
         "format": FORMAT, "model": {"name": "unet", "kwargs": kwargs}, "labels": [], "image_size": [4, 4],
-        "task": {"name": "ddpm", "kwargs": {"model": {"name": "unet", **kwargs}}}, "fields": None,
+        "task": {"name": "ddpm", "kwargs": {"model": {"name": "unet", **kwargs}, **how}}, "fields": None,
         "preprocess": {"image_size": [4, 4], "mean": [127.5] * 3, "std": [127.5] * 3},
     }  # fmt: skip
-    export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), tmp_path, "diffusers")
+    return export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), folder, "diffusers")
+
+
+@pytest.mark.parametrize(
+    ("model", "noise"),
+    [
+        ({}, {"schedule": "cosine", "prediction": "v", "variance": "small", "steps": 100}),
+        ({"outputs": 6}, {"schedule": "scaled_linear", "variance": "learned_range", "first": 1e-3, "last": 0.1}),
+        ({"num_classes": 2}, {"prediction": "x0"}),
+    ],
+    ids=["cosine", "learned", "classes"],
+)
+def test_the_noise_of_a_unet_comes_back(model, noise, tmp_path):
+    """Another schedule or prediction than was trained with would draw nonsense, and nothing would say so."""
+    written = {path.name for path in write_ddpm(tmp_path, model, conditional="num_classes" in model, **noise)}
+    task = vit_jax.load(tmp_path).task
+    assert {key: getattr(task, key) for key in noise} == noise
+    assert (task.variance, task.steps) == (noise.get("variance", "large"), noise.get("steps", 1000))
+    # Its pipeline knows no classes.
+    assert ("model_index.json" in written) == ("num_classes" not in model)
+
+
+def test_a_pipeline_of_one_model_beside_its_index(tmp_path):
+    """As DDPM's published folders are: no folder in it, and the noise in the scheduler's file."""
+    write_ddpm(tmp_path)
+    (tmp_path / "scheduler_config.json").unlink()
     assert "schedule" not in open_source(tmp_path).metadata["task"]["kwargs"]
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "X"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))

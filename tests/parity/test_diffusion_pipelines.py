@@ -11,6 +11,8 @@ import vit_jax
 from tests.parity.oracle import assert_close
 from tests.parity.test_autoencoders import redrawn
 from tests.parity.test_unet import ADM, SIZES
+from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.source import StoredModel
 from vit_jax.nn.diffusion import denoise
 
 diffusers = pytest.importorskip("diffusers")
@@ -37,15 +39,8 @@ def both(tmp_path_factory):
     return theirs, vit_jax.load(folder)
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5)])
-def test_a_pipeline(both, sampler, eta):
-    theirs, ours = both
-    more = {}
-    if sampler == "ddpm":
-        # What `ddpm` has where nothing is said.
-        pipeline = diffusers.DDPMPipeline(theirs, diffusers.DDPMScheduler(variance_type="fixed_large"))
-    else:
-        pipeline, more = diffusers.DDIMPipeline(theirs, diffusers.DDIMScheduler()), {"eta": eta}
+def check_images(pipeline, ours, sampler, eta=0.0):
+    more = {"eta": eta} if sampler == "ddim" else {}
     pipeline.set_progress_bar_config(disable=True)
     drawing = torch.Generator().manual_seed(1)
     wanted = pipeline(COUNT, drawing, num_inference_steps=4, output_type="np", **more).images
@@ -62,6 +57,31 @@ def test_a_pipeline(both, sampler, eta):
     found = np.asarray(draw(noise))
     assert_close(found, wanted, f"{sampler} {eta:g}")
     assert np.abs(found - wanted).max() < 1 / 255
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5)])
+def test_a_pipeline(both, sampler, eta):
+    theirs, ours = both
+    if sampler == "ddpm":
+        # What `ddpm` has where nothing is said.
+        pipeline = diffusers.DDPMPipeline(theirs, diffusers.DDPMScheduler(variance_type="fixed_large"))
+    else:
+        pipeline = diffusers.DDIMPipeline(theirs, diffusers.DDIMScheduler())
+    check_images(pipeline, ours, sampler, eta)
+
+
+def test_a_folder_of_ours_is_their_pipeline(both, tmp_path):
+    """With the noise of the run, which is not what either library takes where nothing is said."""
+    _, ours = both
+    noise = {"schedule": "cosine", "prediction": "v", "variance": "small", "steps": 100}
+    task = {**ours.metadata["task"], "kwargs": {**ours.metadata["task"]["kwargs"], **noise}}
+    source = StoredModel(ours.path, {**ours.metadata, "task": task}, lambda: (ours.params, {}))
+    export(source, tmp_path / "ours", "diffusers")
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours", local_files_only=True)
+    assert type(pipeline.scheduler) is diffusers.DDPMScheduler
+    again = vit_jax.load(tmp_path / "ours")
+    assert {key: getattr(again.task, key) for key in noise} == noise
+    check_images(pipeline, again, "ddpm")
 
 
 def test_samples_of_a_folder(tmp_path):

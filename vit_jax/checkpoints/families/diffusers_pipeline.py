@@ -55,7 +55,6 @@ _TASKS: Mapping[str, tuple[ModuleType, str]] = {
 }
 _DEPTH = {"depth": {"name": "dense", "dtype": "float32"}}
 _ONE = "Only pipelines of Stable Diffusion are read whole: name the folder of one of its models, such as unet"
-_SAMPLER = ("spacing", "offset", "to_image")
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
@@ -144,8 +143,7 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     files["unet/config.json"]["sample_size"] = places[0] if places[0] == places[1] else list(places)
     task, name = _TASKS[metadata["task"]["name"]]
     how = complete(task.build, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
-    noise = {key: how[key] for key in ("schedule", "steps", "first", "last", "prediction")}
-    files["scheduler/scheduler_config.json"] = diffusers_scheduler.written(noise, **{k: how[k] for k in _SAMPLER})
+    files[f"scheduler/{diffusers_scheduler.FILE}"] = diffusers_scheduler.of_latents(how)
     index = {"_class_name": name, **_CLASSES, "requires_safety_checker": False}
     if controls:
         one = ["diffusers", "ControlNetModel"]

@@ -9,8 +9,10 @@ from vit_jax.checkpoints.name_map import Entry, NameMap, Shapes, same, shape_of
 from vit_jax.checkpoints.parts import autoencoder as parts
 from vit_jax.checkpoints.parts import diffusers, diffusers_scheduler, unet
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
+from vit_jax.checkpoints.pipeline_folder import INDEX
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.models.unet import build
+from vit_jax.naming import named_module
 
 LIBRARY = "diffusers"
 MODELS = "UNet2DModel"
@@ -130,7 +132,23 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         "norm_eps": kwargs["epsilon"],
         "act_fn": "silu",
     }
-    return {"config.json": config}
+    return {"config.json": config, **_sampler(metadata.get("task"), kwargs)}
+
+
+def _sampler(task: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What says the noise that the U-Net was trained with, which its own config has no place for; and of one that draws
+    images unasked the pipeline that draws them. Nothing of a U-Net whose task has no noise, or is not known."""
+    how = {} if task is None else complete(named_module("task", task["name"]).build, task["kwargs"])
+    if "schedule" not in how:
+        return {}
+    files = {diffusers_scheduler.FILE: diffusers_scheduler.of_pixels(how)}
+    if kwargs["inputs"] == 3 and not kwargs["num_classes"]:
+        files[INDEX] = {
+            "_class_name": "DDPMPipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        }
+    return files
 
 
 def _dialect(config: JsonObject) -> str:

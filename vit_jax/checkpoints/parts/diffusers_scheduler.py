@@ -81,21 +81,44 @@ def read(config: JsonObject) -> Scheduler:
     )
 
 
-def written(
-    noise: Mapping[str, Any], *, spacing: str, offset: int, to_image: bool, clip: bool = False
-) -> dict[str, Any]:
-    """The file of a DDIM sampler of the same noise."""
+def of_latents(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of DDIM's sampler in latents, which are not cut.
+
+    Args:
+        how: the keys of `Scheduler.noise`, and `spacing`, `offset` and `to_image`; others are passed over.
+    """
     return {
         "_class_name": "DDIMScheduler",
-        "num_train_timesteps": noise["steps"],
-        "beta_start": noise["first"],
-        "beta_end": noise["last"],
-        "beta_schedule": _inverse(_SCHEDULES, noise["schedule"]),
-        "prediction_type": _inverse(_PREDICTIONS, noise["prediction"]),
-        "timestep_spacing": spacing,
-        "steps_offset": offset,
-        "set_alpha_to_one": to_image,
-        "clip_sample": clip,
+        **_noise(how),
+        "timestep_spacing": how["spacing"],
+        "steps_offset": how["offset"],
+        "set_alpha_to_one": how["to_image"],
+        "clip_sample": False,
+    }
+
+
+def of_pixels(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of DDPM's sampler in pixels, which cuts the image to -1..1.
+
+    Args:
+        how: the keys of `Scheduler.noise`; others are passed over.
+    """
+    return {
+        "_class_name": "DDPMScheduler",
+        **_noise(how),
+        "variance_type": _inverse(_VARIANCES, how["variance"]),
+        "timestep_spacing": "leading",
+        "clip_sample": True,
+    }
+
+
+def _noise(how: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "num_train_timesteps": how["steps"],
+        "beta_start": how["first"],
+        "beta_end": how["last"],
+        "beta_schedule": _inverse(_SCHEDULES, how["schedule"]),
+        "prediction_type": _inverse(_PREDICTIONS, how["prediction"]),
     }
 
 
