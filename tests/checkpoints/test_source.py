@@ -145,19 +145,85 @@ def test_the_hub_s_folder_is_read_like_any_other(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
     asked = {}
 
-    def download(name, revision, allow_patterns):
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
+    def download(name, revision, allow_patterns, ignore_patterns):
+        asked.update(name=name, revision=revision, patterns=[*asked.get("patterns", ()), *allow_patterns])
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     write_safetensors(tmp_path / "model.safetensors", {"x": np.zeros(1, np.float32)})
     refused("hf://timm/vit@main", "model.safetensors is of no family")
+    assert {"*.safetensors", "*.npz", "config.json", "*.safetensors.index.json"} <= set(asked["patterns"])
     assert asked["name"] == "timm/vit" and asked["revision"] == "main"
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked["patterns"])
+    asked.clear()
     refused("hf://timm/vit/other.npz", "There is no file 'other.npz'")
     assert {"other.npz", "config.json", "open_clip_config.json"} <= set(asked["patterns"])
+    asked.clear()
     refused("hf://timm/vit/unet/other.npz", "There is no file 'unet/other.npz'")
     assert {"unet/other.npz", "unet/config.json"} <= set(asked["patterns"]) and "config.json" not in asked["patterns"]
+
+
+PIPELINE = {
+    name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker")
+}
+UNWANTED = [
+    "v1-5-pruned.safetensors",
+    "v1-5.ckpt",
+    "safety_checker/model.safetensors",
+    "unet/diffusion_pytorch_model.bin",
+]
+
+
+@pytest.mark.parametrize(
+    ("index", "wanted", "unwanted"),
+    [
+        (
+            PIPELINE,
+            [
+                "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+                "vae/diffusion_pytorch_model.fp16.safetensors", "text_encoder/config.json",
+                "text_encoder/model.safetensors.index.json", "text_encoder/model-1-of-1.safetensors",
+                "tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json", "model_index.json",
+            ],
+            [
+                *UNWANTED, "unet/diffusion_pytorch_model.fp16.safetensors",
+                "unet/diffusion_pytorch_model.non_ema.safetensors", "text_encoder/model.fp16.safetensors",
+            ],
+        ),
+        (
+            {"unet": ["diffusers", "X"], "scheduler": ["diffusers", "X"]},
+            ["model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"],
+            ["diffusion_pytorch_model.bin"],
+        ),
+        (
+            None,
+            ["model.safetensors.index.json", "model-1-of-1.safetensors", "config.json", "1_Pooling/config.json"],
+            ["onnx/model.safetensors", "pytorch_model.bin", "modeling.py"],
+        ),
+    ],
+    ids=["folders", "one model", "no pipeline"],
+)  # fmt: skip
+def test_of_a_repository_only_what_is_read_is_fetched(index, wanted, unwanted, monkeypatch, tmp_path):
+    """A whole Stable Diffusion is there several times over: in one file, in folders, in half precision, as pickles."""
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    fits = pytest.importorskip("huggingface_hub.utils").filter_repo_objects
+    contents = dict.fromkeys([*wanted, *unwanted], "{}")
+    shards = json.dumps({"weight_map": {"x": "model-1-of-1.safetensors"}})
+    contents |= {name: shards for name in contents if name.endswith(".index.json")}
+    contents |= {} if index is None else {"model_index.json": json.dumps(index)}
+    fetched = []
+
+    def download(name, revision, allow_patterns, ignore_patterns):
+        for file in fits(contents, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            path = tmp_path / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(contents[file])
+            fetched.append(file)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert remote.fetch("hf://owner/name") == tmp_path
+    assert sorted(fetched) == sorted(wanted)
 
 
 def test_urls_are_fetched_once_and_whole(monkeypatch, tmp_path):

@@ -1,13 +1,14 @@
 """A folder of several models with a `model_index.json`, as diffusers writes pipelines, seen as one file of tensors."""
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Shaped
 
 from vit_jax.checkpoints.json_file import read_json, shown
-from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors, parts_of
 from vit_jax.errors import UserError
 
 INDEX = "model_index.json"
@@ -16,6 +17,10 @@ _WITHOUT_TENSORS = ("scheduler", "tokenizer")
 _SEVERAL = "MultiControlNetModel"
 _NOT_LOADED = ("safety_checker", "image_encoder", "depth_estimator", "feature_extractor")
 _PICKLES = (".bin", ".ckpt", ".pt")
+# Names of weights and what is before their ending; what is first is taken where both are there.
+_STEMS = ("model", "diffusion_pytorch_model")
+_VARIANTS = ("", ".fp16")
+_ONE_FILE, _SHARDS = "{}{}.safetensors", "{}.safetensors.index{}.json"
 
 
 class PipelineFolder:
@@ -40,7 +45,7 @@ class PipelineFolder:
                 + (f", nor {', '.join(map(shown, missing[1:]))}" if missing[1:] else ""),
                 "Fetch the whole folder, or name the folder of one model",
             )
-        self._files = {name: _weights(index.parent / name) for name in self.parts if name not in _WITHOUT_TENSORS}
+        self._files = {name: _weights(index.parent / name) for name in _with_tensors(self.parts)}
         self.shapes = {
             f"{part}/{name}": shape for part, file in self._files.items() for name, shape in file.shapes.items()
         }
@@ -74,18 +79,46 @@ def keeps_parts(index: Path) -> bool:
     """Whether the models that an index names are in folders of their own: the first pipelines of one model, such as
     DDPM's, have its files beside the index."""
     beside = any(file.suffix in (".safetensors", *_PICKLES) for file in index.parent.iterdir())
-    return not beside or any((index.parent / name).is_dir() for name in named_parts(index))
+    return not beside or has_folders(index)
+
+
+def has_folders(index: Path) -> bool:
+    """Whether a part that an index names has a folder there."""
+    return any((index.parent / name).is_dir() for name in named_parts(index))
+
+
+def weights_to_fetch(index: Path) -> Iterator[list[str]]:
+    """Which files of weights a folder lacks of which only the JSON files are here: lists of paths seen from the index,
+    each to be fetched, as far as they exist, before the next one is asked for. One file holds all that is read of a
+    part, and publishers have several of it."""
+    for number, variant in enumerate(_VARIANTS):
+        names = []
+        for part in _with_tensors(named_parts(index)):
+            if not _found(index.parent / part, _VARIANTS[:number]):
+                names += [f"{part}/{_ONE_FILE.format(stem, variant)}" for stem in _STEMS]
+                shards = _found(index.parent / part, (variant,), (_SHARDS,))
+                names += [f"{part}/{name}" for name in (parts_of(shards) if shards else ())]
+        yield names
+
+
+def _with_tensors(parts: Iterable[str]) -> list[str]:
+    return [name for name in parts if name not in _WITHOUT_TENSORS]
+
+
+def _found(
+    folder: Path, variants: Sequence[str] = _VARIANTS, forms: Sequence[str] = (_ONE_FILE, _SHARDS)
+) -> Path | None:
+    """The file of weights of a subfolder, or their index, that is taken before others; None where there is none."""
+    for variant, stem, form in itertools.product(variants, _STEMS, forms):
+        if (file := folder / form.format(stem, variant)).is_file():
+            return file
+    return None
 
 
 def _weights(folder: Path) -> SafetensorsFile | ShardedSafetensors:
     """The tensors of a subfolder."""
-    for variant in ("", ".fp16"):
-        for stem in ("model", "diffusion_pytorch_model"):
-            file, shards = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
-            if file.is_file():
-                return SafetensorsFile(file)
-            if shards.is_file():
-                return ShardedSafetensors(shards)
+    if file := _found(folder):
+        return SafetensorsFile(file) if file.suffix == ".safetensors" else ShardedSafetensors(file)
     if any(file.suffix in _PICKLES for file in folder.iterdir()):
         raise UserError(
             f"{folder} has its weights as a pickle: opening it could run code, so vit_jax never does",

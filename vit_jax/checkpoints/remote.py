@@ -4,12 +4,14 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from etils import epath
 
 from vit_jax.checkpoints import http
+from vit_jax.checkpoints.pipeline_folder import INDEX, has_folders, weights_to_fetch
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES
 from vit_jax.checkpoints.safetensors import parts_of
 from vit_jax.checkpoints.zoo import zoo
@@ -18,10 +20,11 @@ from vit_jax.spelling import closest
 
 # Weights and what describes them. Never pickles, never code.
 _NAMED = (*SIDECARS.values(), *VOCABULARIES)
-# The last ones are those of a pipeline's models, each in its own folder.
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.npz", *_NAMED, *(f"*/{name}" for name in _NAMED))
-_BESIDE = ("config.json", "preprocessor_config.json")
 _INDEX = ".safetensors.index.json"
+# The last ones are those of a pipeline's models, each in its own folder.
+_DESCRIBING = (*_NAMED, f"*{_INDEX}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
+_WEIGHTS = ("*.safetensors", "*.npz")
+_BESIDE = ("config.json", "preprocessor_config.json", "scheduler_config.json")
 _CHUNK = 1 << 24  # bytes
 _JSON_LIMIT = 1 << 24  # bytes
 
@@ -139,24 +142,40 @@ def _fetch_from_hub(name: str, path: str) -> Path:
     repository, _, revision = repository.partition("@")
     if not owner or not repository:
         raise UserError(f"{path} names no repository of the hub", "Write hf://owner/name, or hf://owner/name/file")
-    inside = file.rpartition("/")[0]  # what describes a file lies beside it
-    beside = [f"{inside}/{name}" if inside else name for name in SIDECARS.values()]
-    try:
-        folder = snapshot_download(
-            f"{owner}/{repository}", revision=revision or None, allow_patterns=[file, *beside] if file else _WANTED
-        )
-    except RepositoryNotFoundError as error:
-        close = closest(path, [row.address for row in zoo()], likeness=0.7)
-        raise UserError(
-            f"There is no repository {owner}/{repository} on the hub, or it is not open to you",
-            f"Did you mean '{close}'?" if close else "'vit_jax models' lists addresses; a private one needs a token",
-        ) from error
-    except Exception as error:  # the hub's own errors, requests', httpx's and OSError: all mean that it is not here
-        raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
-    found = Path(folder, file)
-    if not found.exists():
-        raise UserError(f"There is no file {file!r} in hf://{owner}/{repository}", "Check its name")
-    return found
+
+    def snapshot(patterns: Sequence[str], but: str | None = None) -> Path:
+        """The folder, with those of the repository's files in it."""
+        try:
+            return Path(
+                snapshot_download(
+                    f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns, ignore_patterns=but
+                )
+            )
+        except RepositoryNotFoundError as error:
+            close = closest(path, [row.address for row in zoo()], likeness=0.7)
+            raise UserError(
+                f"There is no repository {owner}/{repository} on the hub, or it is not open to you",
+                f"Did you mean '{close}'?"
+                if close
+                else "'vit_jax models' lists addresses; a private one needs a token",
+            ) from error
+        except Exception as error:  # the hub's own errors, requests', httpx's and OSError: all mean that it is not here
+            raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
+
+    if file:
+        inside = file.rpartition("/")[0]  # what describes a file lies beside it
+        found = snapshot([file, *(f"{inside}/{name}" if inside else name for name in SIDECARS.values())]) / file
+        if not found.exists():
+            raise UserError(f"There is no file {file!r} in hf://{owner}/{repository}", "Check its name")
+        return found
+    # Weights come when it is known which are read: beside a pipeline's folders often lies all of it in one file again.
+    folder = snapshot(_DESCRIBING)
+    index = folder / INDEX
+    if not index.is_file() or not has_folders(index):
+        return snapshot(_WEIGHTS, but="*/*")
+    for names in filter(None, weights_to_fetch(index)):
+        folder = snapshot(names)
+    return folder
 
 
 def _open_url(path: str) -> epath.Path:
