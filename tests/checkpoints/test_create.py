@@ -67,6 +67,8 @@ def test_defaults_statistics_and_no_head():
         ("B/16", {"pretrained": True}, "create_model draws new parameters"),
         ("B/16", {"image_size": 0}, "0"),
         ("B/16", {"dtype": "float8"}, "float8"),
+        ("B/16", {"seed": "x"}, "create_model.seed is 'x'. It must be a whole number"),
+        ("B/16", {"num_classes": "x"}, "create_model.num_classes is 'x'"),
     ],
 )
 def test_what_cannot_be_made(name, given, sentence):

@@ -16,6 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.names import list_models, module_and_variant
 from vit_jax.naming import construct, named_module
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.ranges import check_arguments
 
 _CLASSES = 1000  # ImageNet's
 _SIZE = 224
@@ -52,6 +53,7 @@ def create_model(
             "create_model draws new parameters",
             "Published ones: vit_jax.load(address), with an address of 'vit_jax models'",
         )
+    check_arguments(create_model, {"seed": seed}, "create_model")
     _check_not_weights(name)
     module_name, variant = module_and_variant(name)
     module = named_module("model", module_name)
