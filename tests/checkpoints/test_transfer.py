@@ -9,8 +9,9 @@ import vit_jax
 from tests.tiny import tiny_config, tiny_run, untrained
 from tests.tiny_contrastive import RESNET, contrastive_config
 from vit_jax import UserError
+from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.store import find, read_params
-from vit_jax.checkpoints.transfer import init_from
+from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.models import resnet, vit
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import fitted_positions, interpolate_posemb
@@ -89,6 +90,19 @@ def test_subtrees_from_sources(pretrained):
     assert not report.missing and not report.unused
 
 
+def test_a_source_of_several_subtrees_is_read_once(pretrained, monkeypatch):
+    """As Stable Diffusion's U-Net is taken but for its first convolution: part after part, of one file of gigabytes."""
+    folder, params = pretrained
+    opened, real = [], transfer.open_source
+    monkeypatch.setattr(transfer, "open_source", lambda path: opened.append(path) or real(path))
+    sources = dict.fromkeys([f"encoder/{name}" for name in params["encoder"]], str(folder))
+    check_sources(sources)
+    assert opened == [str(folder)]
+    found, reports = init_from({"params": shapes()}, sources)
+    assert opened == [str(folder)] * 2 and len(reports) == len(sources) > 2
+    assert {name.removeprefix("params/encoder/") for name in found} == set(leaf_names(params["encoder"]))
+
+
 def test_a_whole_model_below_another_s_name(convolutional):
     """A teacher: all that its source has, parameters and statistics, without the parts that the teacher lacks."""
     folder, _, state = convolutional
@@ -135,7 +149,12 @@ def test_a_run_starts_from_it_with_a_zero_head(pretrained, tmp_path):
     [
         ({"width": 16}, "{}", "of shape .* the model needs"),
         ({}, {"trunk": "{}"}, "fills 'trunk', which the model does not have"),
-        ({}, {"encoder": "{}::head"}, "no parameter in common"),
+        (
+            {},
+            {"encoder": "{}::head"},
+            "no parameter in common.*'encoder' has them: config.init_from.encoder=.*::encoder",
+        ),
+        ({}, {"encoder": "{}::nothing"}, "no parameter in common"),
         ({}, "{}-gone", "There is no checkpoint at"),
     ],
 )

@@ -1,8 +1,9 @@
 """Carrying weights over: from a checkpoint into a model that may differ in head, resolution or anything else."""
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -65,10 +66,11 @@ def check_sources(sources: str | Mapping[str, str], fields: Sections = None) -> 
     `fields`, before anything is computed or written; arrays are not read."""
     if not isinstance(sources, (str, Mapping)):
         raise UserError(f"config.init_from is {sources!r}", "Give a checkpoint, or {subtree: checkpoint}")
+    opening = functools.lru_cache(maxsize=1)(open_source)
     for subtree, source in [(_TEXT, sources)] if isinstance(sources, str) else sources.items():
         if not isinstance(source, str):
             raise UserError(f"config.init_from holds {source!r}", "Give the path of a checkpoint for each subtree")
-        opened = open_source(source.partition("::")[0])
+        opened = opening(source.partition("::")[0])
         if subtree.partition("/")[0] == _TEXT:
             check_vocabulary(opened.path, opened.metadata.get("fields"), fields)
 
@@ -102,6 +104,8 @@ def init_from(
         found, report = _match(target, wanted, *_read(sources), sources)
         return found, [report]
     found, reports = {}, []
+    # A source is read once for all subtrees in a row that come from it; only the last one stays in memory.
+    reading = functools.lru_cache(maxsize=1)(_read)
     for subtree, source in sources.items():
         wanted = {n: s for n, s in target.items() if _is_in(n, subtree)}
         if not subtree:
@@ -113,17 +117,26 @@ def init_from(
             )
         path, whole, inner = source.partition("::")
         inner = inner if whole else subtree
-        *both, method = _read(path)
+        *both, method = reading(path)
         if not whole and subtree == _TOKENIZER and not any(_is_in(n, subtree) for n in both[0]):
             inner = ""
+        advice = _elsewhere(wanted, subtree, both[0], path)
         before, after = (f"/{name}/" if name else "/" for name in (inner, subtree))
         flat, computed = (
             {n.replace(before, after, 1): v for n, v in of.items() if not inner or _is_in(n, inner)} for of in both
         )
-        part, report = _match(wanted, wanted, flat, computed, method, source)
+        part, report = _match(wanted, wanted, flat, computed, method, source, advice)
         found |= part
         reports.append(report)
     return found, reports
+
+
+def _elsewhere(wanted: Collection[str], subtree: str, source: Collection[str], path: str) -> str | None:
+    """What to write where a source has all that is wanted of one subtree below another name."""
+    for other in dict.fromkeys(name.split("/")[1] for name in source):
+        if all(name.replace(f"/{subtree}/", f"/{other}/", 1) in source for name in wanted):
+            return f"Its subtree {other!r} has them: config.init_from.{subtree}={path}::{other}"
+    return None
 
 
 def _is_in(name: str, *subtrees: str) -> bool:
@@ -250,9 +263,19 @@ def resize_method(spec: Mapping[str, Any] | None) -> str:
 
 
 def _match(
-    target: dict, wanted: dict, source: dict[str, np.ndarray], computed: dict[str, np.ndarray], method: str, name: str
+    target: dict,
+    wanted: dict,
+    source: dict[str, np.ndarray],
+    computed: dict[str, np.ndarray],
+    method: str,
+    name: str,
+    advice: str | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """What of `source`, or else of what it computes, is `wanted`, and a report on all of `target` and `source`."""
+    """What of `source`, or else of what it computes, is `wanted`, and a report on all of `target` and `source`.
+
+    Args:
+        advice: on where nothing is.
+    """
     found, resized = {}, {}
     for key, shape in wanted.items():
         value = source.get(key, computed.get(key))
@@ -269,7 +292,9 @@ def _match(
             )
         found[key] = value
     if not any(key.startswith(_PARAMS) for key in found):
-        raise UserError(f"{name} has no parameter in common with the model", "Check config.init_from and config.model")
+        raise UserError(
+            f"{name} has no parameter in common with the model", advice or "Check config.init_from and config.model"
+        )
     report = Report(
         source=name,
         loaded=tuple(_shown(k) for k in found if k.startswith(_PARAMS) and k not in resized),
