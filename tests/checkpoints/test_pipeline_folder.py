@@ -10,6 +10,7 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 import vit_jax
+from tests.tasks.test_pictured_diffusion import CONTROL, DEPTH, reading
 from tests.tasks.test_text_to_image import MODEL
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
@@ -25,22 +26,26 @@ UNET, VAE = ("diffusion_pytorch_model.safetensors",) * 2
 FILES = {"unet": UNET, "vae": VAE, "text_encoder": "model.safetensors"}
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A folder that was written here, and its parameters."""
-    kwargs = {key: value for key, value in MODEL.items() if key != "name"} | {"vocab_size": 60, "end_id": 59}
+def write(target, name="text_to_image", fields=(), model=MODEL, to="diffusers", end_id=59, **how):
+    """Writes a run of the task, and gives its parameters."""
+    kwargs = {key: value for key, value in model.items() if key != "name"} | {"vocab_size": 60, "end_id": end_id}
     rng = np.random.default_rng(0)
     shapes = model_shapes("latent_diffusion", kwargs, (8, 4))[0]
     params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    task = {"name": "text_to_image", "kwargs": {"model": MODEL, "prediction": "v", "offset": 1}}
+    task = {"name": name, "kwargs": {"model": model, **how}}
     metadata = {
         "format": FORMAT, "model": {"name": "latent_diffusion", "kwargs": kwargs}, "task": task, "labels": [],
         "preprocess": {"image_size": [8, 4], "mean": [127.5] * 3, "std": [127.5] * 3}, "image_size": [8, 4],
-        "fields": {"image": {"name": "image"}, "text": FIELD},
+        "fields": {"image": {"name": "image"}, "text": FIELD, **dict(fields)},
     }  # fmt: skip
+    export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), target, to)
+    return params
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written") / "folder"
-    export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), folder, "diffusers")
-    return folder, params
+    return folder, write(folder, prediction="v", offset=1)
 
 
 @pytest.fixture
@@ -71,6 +76,31 @@ def test_it_is_read_as_one_model(written):
     assert found.tokenize("7 8")["text"].tolist() == [[58, 7, 8, 59, 59, 59]]
     assert vit_jax.load(folder / "model_index.json").task == task
     assert flat_arrays(vit_jax.load(folder, part="text").params).keys() == {n for n in params if n[:5] == "text/"}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "fields", "own"),
+    [
+        ("inpaint", reading(5), {}, {"to_image": True}),
+        ("depth", reading(3), DEPTH, {"spacing": "trailing"}),
+        ("controlnet", MODEL | {"control": CONTROL}, {}, {"schedule": "linear", "first": 1e-3}),
+        ("controlnet", MODEL | {"control": [CONTROL]}, {}, {"prediction": "v"}),
+        ("controlnet", MODEL | {"control": [CONTROL, CONTROL]}, {}, {"steps": 50}),
+    ],
+    ids=["inpaint", "depth", "controlnet", "list of one", "two controlnets"],
+)
+def test_other_tasks_come_back(name, model, fields, own, tmp_path):
+    params = write(tmp_path, name, fields, model, **own)
+    found = vit_jax.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, flat_arrays(found.params), params)
+    assert found.metadata["task"]["name"] == name and {key: getattr(found.task, key) for key in own} == own
+    settings = found.task.sampling(steps=2)
+    pictures = {each: wanted.shape for each, wanted in found.task.pictures(settings).items() if wanted.needed}
+    assert found.task.pictures(settings).keys() >= {{"controlnet": "control", "inpaint": "mask"}.get(name, name)}
+    if name == "controlnet":
+        nets = {each.partition("/")[0] for each in params if each.startswith("control_")}
+        assert pictures["control"] == (8, 4, 3 * len(nets)) and len(found.model.control) == len(nets)
+    assert ("depth" in found.fields) == (name == "depth")
 
 
 @pytest.mark.parametrize("form", ["half", "shards", "older names"])
@@ -110,6 +140,31 @@ def test_a_part_may_come_from_elsewhere(written):
     found, reports = init_from(target, {"unet": str(folder), "text": str(folder)})
     assert {name.split("/")[1] for name in found} == {"unet", "text"} and len(reports) == 2
     assert flat_shapes(target) == {f"params/{name}": x.shape for name, x in params.items()}
+
+
+def test_an_autoencoder_in_one_file_with_all_else_is_a_tokenizer(tmp_path):
+    """Stable Diffusion 1 as its authors have it, of a size whose numbers its names and shapes say."""
+    model = {
+        "name": "latent_diffusion",
+        "unet": {
+            "name": "conditional_unet", "channels": 32, "multipliers": [1], "num_blocks": 1, "attention_levels": [0],
+            "heads": 8, "context_width": 64,
+        },
+        "autoencoder": {
+            "name": "kl_autoencoder", "channels": 32, "multipliers": [1, 1], "num_blocks": 1, "attention_levels": [],
+            "scale": 1.0,
+        },
+        "text": {"name": "text_tower", "width": 64, "depth": 1, "num_heads": 1, "max_length": 6},
+    }  # fmt: skip
+    file = tmp_path / "sd.safetensors"
+    written = write(file, model=model, to="compvis", end_id=49407)
+    params = {name.partition("/")[2]: x for name, x in written.items() if name.startswith("autoencoder/")}
+    wanted = {"params": {"tokenizer": nested(params)}}
+    found, [report] = init_from(wanted, {"tokenizer": f"{file}::autoencoder"})
+    assert not report.missing and not report.unused
+    jax.tree.map(np.testing.assert_array_equal, found, {f"params/tokenizer/{name}": x for name, x in params.items()})
+    with pytest.raises(UserError, match="no parameter in common.*init_from.tokenizer=.*sd.safetensors::autoencoder"):
+        init_from(wanted, {"tokenizer": str(file)})
 
 
 def test_what_it_says_beside(written, folder, capfd):

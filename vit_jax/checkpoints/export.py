@@ -13,6 +13,7 @@ from vit_jax.checkpoints import store
 from vit_jax.checkpoints.description import image_section, models_beside
 from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.checkpoints.npz import write_npz
+from vit_jax.checkpoints.pipeline_folder import INDEX
 from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.safetensors import write_safetensors
 from vit_jax.checkpoints.source import StoredModel, families_of
@@ -221,7 +222,10 @@ def _check_return(
 ) -> None:
     """Whoever reads the file must get this model, not one that differs in what the file cannot say; and so for those
     beside it, by their subtrees."""
-    parts = [name for name in sidecar.get("model_index.json", {}) if any(at.startswith(f"{name}/") for at in sidecar)]
+    # Of several ControlNets the index names the first.
+    parts = (
+        {folder for folder, inside, _ in (at.partition("/") for at in sidecar) if inside} if INDEX in sidecar else ()
+    )
     beside = Sidecar.of(lambda name: sidecar.get(name, {}), parts=parts)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     again = described(family, shapes, tensors.__getitem__, beside)

@@ -10,7 +10,7 @@ from vit_jax.checkpoints.json_file import JsonObject, shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes
 from vit_jax.checkpoints.parts import autoencoder as autoencoders
 from vit_jax.checkpoints.parts import clip_tokenizer, diffusers_scheduler
-from vit_jax.checkpoints.parts.latent_diffusion import section
+from vit_jax.checkpoints.parts.latent_diffusion import controls, section
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.errors import UserError
@@ -45,8 +45,7 @@ _CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "scheduler": ["diffusers", "DDIMScheduler"],
 }
-# The task of a U-Net that reads so many channels beside the latents; and of each task the pipeline.
-_READ = {0: "text_to_image", 1: "depth", 5: "inpaint"}
+# Of each task who builds it, and the pipeline.
 _TASKS: Mapping[str, tuple[ModuleType, str]] = {
     "text_to_image": (text_to_image, "StableDiffusionPipeline"),
     "inpaint": (inpaint, "StableDiffusionInpaintPipeline"),
@@ -87,11 +86,14 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         ours: {"name": found[part].model, **found[part].kwargs} for part, (ours, _) in _PARTS.items()
     }
     given = {key: kwargs["text"].pop(key) for key in ("vocab_size", "end_id")}
-    controls = [{"name": one.model, **one.kwargs} for part, one in found.items() if part not in _PARTS]
-    kwargs |= {"control": controls} if controls else {}
+    adding = [{"name": one.model, **one.kwargs} for part, one in found.items() if part not in _PARTS]
+    kwargs |= {"control": adding} if adding else {}
     model = build(**kwargs, **given)
-    extra = model.unet.inputs - model.autoencoder.latent_width
-    if extra not in _READ or (extra and controls):
+    latents = model.autoencoder.latent_width
+    extra = model.unet.inputs - latents
+    # What it reads beside the latents: nothing, how far away things are, or a mask and the latents that it leaves.
+    reading = {0: "controlnet" if adding else "text_to_image", 1: "depth", 1 + latents: "inpaint"}
+    if extra not in reading or (extra and adding):
         raise UserError(
             f"The U-Net reads {extra} channels beside the latents, which no task of vit_jax gives it",
             "Load another pipeline",
@@ -100,7 +102,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     side = sidecar.parts["unet"].config.sides("sample_size") or [64, 64]
     stride = model.autoencoder.layout.stride
     task = {
-        "name": "controlnet" if controls else _READ[extra],
+        "name": reading[extra],
         "kwargs": {**scheduler.noise, "spacing": scheduler.spacing, "to_image": scheduler.to_image, "offset": 1},
         "given": list(given),
     }
@@ -117,7 +119,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
     """See `vit_jax.checkpoints.published.Family`; the layout holds those of the parts by their subfolders."""
     entries, ignored = [], []
-    for part, (ours, family) in _parts(len(kwargs.get("control", ()))).items():
+    for part, (ours, family) in _parts(len(controls(kwargs))).items():
         own = family.name_map(section(kwargs, ours)["kwargs"], layout.get(part, {}))
         # The text tower's names have its subtree in front already.
         below = own.below("" if ours == "text" else f"{ours}/", f"{part}/")
@@ -131,8 +133,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if not is_of(metadata, "latent_diffusion") or metadata["task"]["name"] not in _TASKS:
         return None
     kwargs, files = metadata["model"]["kwargs"], {}
-    controls = len(kwargs.get("control", ()))
-    for part, (ours, family) in _parts(controls).items():
+    count = len(controls(kwargs))
+    for part, (ours, family) in _parts(count).items():
         spec = section(kwargs, ours)
         beside = family.sidecar({**metadata, "model": spec}) if spec["name"] in family.WRITES else None
         if beside is None:
@@ -145,9 +147,9 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     how = complete(task.build, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
     files[f"scheduler/{diffusers_scheduler.FILE}"] = diffusers_scheduler.of_latents(how)
     index = {"_class_name": name, **_CLASSES, "requires_safety_checker": False}
-    if controls:
+    if count:
         one = ["diffusers", "ControlNetModel"]
-        index[_CONTROL] = one if controls == 1 else ["pipelines.controlnet", "MultiControlNetModel"]
+        index[_CONTROL] = one if count == 1 else ["pipelines.controlnet", "MultiControlNetModel"]
     tokenizer = clip_tokenizer.files(metadata["fields"]["text"])
     index["tokenizer"] = ["transformers", "CLIPTokenizer"] if tokenizer else [None, None]
     files |= {f"tokenizer/{name}": values for name, values in (tokenizer or {}).items()}
