@@ -14,8 +14,10 @@ import vit_jax
 from tests.parity.oracle import to_torch
 from tests.parity.test_autoencoders import channels_last, redrawn
 from tests.parity.test_stable_diffusion import TEXT, UNET, VAE
+from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.given_pictures import read_pictures
 from vit_jax.checkpoints.parts import clip_tokenizer
+from vit_jax.checkpoints.source import open_source
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -178,6 +180,28 @@ def test_two_controls(shared, tmp_path, monkeypatch):
     }  # fmt: skip
     pictures = {"control": np.concatenate([*EDGES], axis=-1)}
     compare(theirs, ours, monkeypatch, asked, pictures, control_scale=(0.5, 1.5), control_end=(1.0, 0.6))
+
+
+@pytest.mark.parametrize("name", ["inpaint", "depth", "two controls"])
+def test_folders_of_ours_are_opened_by_diffusers(name, shared, tmp_path):
+    """Those of squares: the other pipelines than text's compare sides with a number."""
+    channels, more, given, kind = 4, {}, {}, diffusers.StableDiffusionControlNetPipeline
+    if name == "inpaint":
+        channels, kind = 9, diffusers.StableDiffusionInpaintPipeline
+    elif name == "depth":
+        channels, kind = 5, diffusers.StableDiffusionDepth2ImgPipeline
+        given = {"depth_estimator": None, "feature_extractor": None}  # which nothing of ours stands for
+        more = given
+    else:
+        more = {"controlnet": diffusers.MultiControlNetModel([control_net(2), control_net(3)])}
+    theirs, _ = pipeline(kind, shared, tmp_path / "theirs", channels, **more)
+    config = tmp_path / "theirs/unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 8}))
+    export(open_source(tmp_path / "theirs"), tmp_path / "ours", "diffusers")
+    again = kind.from_pretrained(tmp_path / "ours", local_files_only=True, **given)
+    for part in ("unet", "vae", "text_encoder", *(["controlnet"] if "controlnet" in more else [])):
+        found, wanted = (getattr(each, part).state_dict() for each in (again, theirs))
+        assert found.keys() == wanted.keys() and all(torch.equal(found[key], x) for key, x in wanted.items()), part
 
 
 def test_control_of_what_is_painted_in(shared, tmp_path, monkeypatch):

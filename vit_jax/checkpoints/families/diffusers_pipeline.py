@@ -45,6 +45,8 @@ _CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "scheduler": ["diffusers", "DDIMScheduler"],
 }
+# With which it was compared; diffusers wants one of in-painting's, and mends what came before 0.9.
+_VERSION = "0.42.1"
 # Of each task who builds it, and the pipeline.
 _TASKS: Mapping[str, tuple[ModuleType, str]] = {
     "text_to_image": (text_to_image, "StableDiffusionPipeline"),
@@ -146,14 +148,15 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     task, name = _TASKS[metadata["task"]["name"]]
     how = complete(task.build, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
     files[f"scheduler/{diffusers_scheduler.FILE}"] = diffusers_scheduler.of_latents(how)
-    index = {"_class_name": name, **_CLASSES, "requires_safety_checker": False}
+    index = {"_class_name": name, "_diffusers_version": _VERSION, **_CLASSES}
     if count:
-        one = ["diffusers", "ControlNetModel"]
-        index[_CONTROL] = one if count == 1 else ["pipelines.controlnet", "MultiControlNetModel"]
+        index[_CONTROL] = ["diffusers", "ControlNetModel" if count == 1 else "MultiControlNetModel"]
+    if name != _TASKS["depth"][1]:  # which takes none of these
+        index |= {"safety_checker": [None, None], "requires_safety_checker": False, "feature_extractor": [None, None]}
     tokenizer = clip_tokenizer.files(metadata["fields"]["text"])
     index["tokenizer"] = ["transformers", "CLIPTokenizer"] if tokenizer else [None, None]
     files |= {f"tokenizer/{name}": values for name, values in (tokenizer or {}).items()}
-    return files | {"model_index.json": index | {"safety_checker": [None, None], "feature_extractor": [None, None]}}
+    return files | {"model_index.json": index}
 
 
 def _parts(controls: int) -> dict[str, tuple[str, ModuleType]]:
