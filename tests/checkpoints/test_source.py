@@ -231,12 +231,15 @@ def test_urls_are_fetched_once_and_whole(monkeypatch, tmp_path):
     bucket, local = tmp_path / "bucket", epath.Path
     bucket.mkdir()
     write_safetensors(bucket / "m.safetensors", {"x": np.zeros(1, np.float32)})
-    (bucket / "config.json").write_text("{}")
+    beside = ("config.json", "preprocessor_config.json", "scheduler_config.json")
+    for name in beside:
+        (bucket / name).write_text("{}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remote.epath, "Path", lambda path: local(str(path).replace("fake://", f"{tmp_path}/")))
     found = remote.fetch("fake://bucket/m.safetensors")
     assert found.read_bytes() == (bucket / "m.safetensors").read_bytes()
-    assert (found.parent / "config.json").exists()
+    # Without the last one a diffusion would be sampled with noise that it was not trained with.
+    assert all((found.parent / name).exists() for name in beside)
     (bucket / "m.safetensors").unlink()
     assert remote.fetch("fake://bucket/m.safetensors") == found
     with pytest.raises(UserError, match="There is nothing at fake://bucket/n.npz"):
