@@ -64,6 +64,39 @@ def test_the_loss_by_hand():
         np.testing.assert_allclose(total, np.asarray(wanted.simple)[tenths == i].sum(), rtol=1e-5)
 
 
+def test_the_loss_of_v_and_a_guided_step_by_hand():
+    """Where no variance is learned, the loss is the squared error of what is predicted; where it is, guidance leads
+    the prediction alone."""
+    image, key = np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 3)).astype(np.float32), jax.random.key(3)
+    plain, of_plain = made(variance="large", prediction="v")
+    task, variables = made()
+    labels = jnp.array([0, 1] * 3)
+
+    @jax.jit
+    def both(image):
+        value = plain.loss(of_plain, {"image": image, "label": labels}, key, 0)[0]
+        dropping, timing, noising, *_ = jax.random.split(key, 6)
+        times, noise = jax.random.randint(timing, (6,), 0, 20), jax.random.normal(noising, image.shape)
+        shown = jnp.where(jax.random.bernoulli(dropping, 0.1, (6,)), 2, labels)
+        table = Noising.of(betas("linear", 20, 1e-4, 0.3))
+        a = jnp.asarray(table.alphas_cumprod, jnp.float32)[times][:, None, None, None]
+        x = add_noise(table, image, noise, times)
+        output = plain.model.apply({"params": of_plain["params"]}, x, times, shown)
+        wanted = jnp.square(output - (jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * image)).mean()
+
+        step = task.reverse_process(variables, {"label": labels}, task.sampling(guidance=3.0)).predict(x, jnp.int32(3))
+        said = [
+            task.model.apply({"params": variables["params"]}, x, jnp.full(6, 3), of) for of in (labels, labels * 0 + 2)
+        ]
+        return value, wanted, step, *said
+
+    value, wanted, step, told, untold = both(image)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(step[..., :3], untold[..., :3] + 3 * (told - untold)[..., :3], atol=1e-4)
+    np.testing.assert_allclose(step[..., 3:], told[..., 3:], atol=1e-5)
+    assert np.abs(told - untold)[..., 3:].max() > 1e-3
+
+
 def test_samples_depend_on_their_keys_and_guidance_alone():
     task, variables = made()
 

@@ -93,6 +93,29 @@ def test_the_loss_by_hand():
     assert learned["unet"] > 0 and learned["autoencoder"] == learned["text"] == 0
 
 
+def test_the_loss_of_v_by_hand():
+    """Of moments that were computed before, which are drawn from as those of images are."""
+    task, variables = made(prediction="v", text_drop=0.0)
+    rng, key = np.random.default_rng(0), jax.random.key(3)
+    moments, text = rng.normal(size=(6, 4, 2, 4)).astype(np.float32), rng.integers(3, 200, (6, L))
+
+    @jax.jit
+    def both(moments):
+        value = task.loss(variables, {"moments": moments, "text": text}, key, 0)[0]
+        _, drawing, timing, noising, *_ = jax.random.split(key, 6)
+        times = jax.random.randint(timing, (6,), 0, 20)
+        x0 = moments[..., :2] + jnp.exp(moments[..., 2:] / 2) * jax.random.normal(drawing, (6, 4, 2, 2))
+        noise, table = jax.random.normal(noising, x0.shape), Noising.of(betas("scaled_linear", 20, 0.00085, 0.3))
+        a = jnp.asarray(table.alphas_cumprod, jnp.float32)[times][:, None, None, None]
+        context = task.model.apply({"params": variables["params"]}, text, method="context")
+        x = add_noise(table, x0, noise, times)
+        output = task.model.unet.apply({"params": variables["params"]["unet"]}, x, times, context)
+        return value, jnp.square(output - (jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * x0)).mean()
+
+    value, wanted = both(moments)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+
+
 @functools.cache
 def sampler():
     task, variables = made()
@@ -136,6 +159,17 @@ def test_a_step_is_guided_as_the_paper_says():
     found, wanted, told = both(x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(wanted - told).max() > 1e-3
+
+
+def test_where_the_last_step_ends():
+    """That of DDIM with the noise of the first of all steps, unless it is told otherwise; that of DDPM without any."""
+    task, _ = made()
+    first = task.chain().alphas_cumprod[0]
+    for more, sampler, wanted in (({}, "ddim", first), ({"to_image": True}, "ddim", 1), ({}, "ddpm", 1)):
+        task, _ = made(**more)
+        noising = task._noising(task.sampling(steps=4, sampler=sampler))
+        assert noising.timesteps.tolist() == [1, 6, 11, 16]
+        assert noising.before[0] == wanted and noising.before[1] == task.chain().alphas_cumprod[1]
 
 
 def test_the_loop_is_one_program_and_shares_what_it_can():
