@@ -102,6 +102,21 @@ def test_what_the_u_net_reads_beside_latents():
     np.testing.assert_allclose(scaled, found, atol=1e-4)
 
 
+def test_a_network_that_sees_the_mask_keeps_nothing_by_force():
+    """As one that sees no mask does, which begins with noise alone too, unless a strength says otherwise."""
+    given = {"image": IMAGE, "mask": MASK, "text": IDS}
+    for of, kept in ((made(inpaint, 5), False), (made(text_to_image), True)):
+        for strength, begun in ((None, False), (0.5, True)):
+            found = []
+
+            def looked(task, variables):
+                found.append(task.reverse_process(variables, given, task.sampling(steps=4, strength=strength)))  # noqa: B023
+                return 0
+
+            jax.eval_shape(functools.partial(looked, of[0]), of[1])
+            assert (found[0].kept is not None) == kept and (found[0].begun is not None) == begun
+
+
 def test_masks_of_training():
     """A quarter of everything; the others have boxes, which leave something nearly always."""
     task, _ = made(inpaint, 5)
