@@ -110,6 +110,25 @@ def test_samples_of_files_and_of_a_first_stage(stage):
     assert (np.abs(other - whole).max((1, 2, 3)) > 1e-3).all()
 
 
+def test_small_images_of_samples_have_the_noise_that_is_asked_for(stage, monkeypatch):
+    """So many of the steps, drawn with a key of its own."""
+    task, variables = stage
+    keys, found = jax.random.split(jax.random.key(0), 2), []
+    given = {"label": jnp.zeros(2, jnp.int32), "image": jnp.zeros((2, 2, 4, 3))}
+
+    def noted(self, small, noise, level):
+        found.append((noise, level.tolist()))
+        raise StopIteration  # nothing has to be drawn
+
+    monkeypatch.setattr(upscale_diffusion.UpscaleDiffusion, "_map", noted)
+    for augmentation in (0.1, 0.5, 0.0):
+        with pytest.raises(StopIteration):
+            task.sample(variables, given, keys, task.sampling(augmentation=augmentation))
+    assert [level for _, level in found] == [[2, 2], [10, 10], [0, 0]]
+    own = [jax.random.normal(jax.random.fold_in(key, 2**31 - 1), (2, 4, 3)) for key in keys]
+    np.testing.assert_allclose(found[0][0], own, rtol=1e-6)
+
+
 @pytest.mark.long
 def test_a_run_on_a_first_stage_s(tmp_path):
     values = denoising.config(steps=2, evals__sheet__count=2, data__image_size="[4, 4]")
