@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.loaded import loaded_model
-from vit_jax.commands import features
+from vit_jax.commands import feature_files, features
 from vit_jax.commands.feature_files import about_in
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
@@ -86,6 +86,7 @@ def test_it_goes_on_where_it_was_interrupted(run, folder, tmp_path, capsys, monk
         patched.setattr(features, "rows_of", interrupted)
         assert run(folder, *ALL, "--output", path) == 130
     assert not path.exists()
+    assert run(folder, "--layer", "9", "--output", path) == 2  # nor is anything lost by a slip of the pen
     rows = tmp_path / "x.npz.partial" / "000.rows"
     rows.write_bytes(rows.read_bytes() + b"half a row")  # of a batch that was being written
     with (tmp_path / "x.npz.partial" / "done.jsonl").open("a") as lines:
@@ -98,9 +99,29 @@ def test_it_goes_on_where_it_was_interrupted(run, folder, tmp_path, capsys, monk
     with monkeypatch.context() as patched:  # what is complete is not computed again
         patched.setattr(features, "rows_of", lambda *_: pytest.fail("computed again"))
         assert run(folder, *ALL, "--output", path) == 0
+    assert run(folder, "--layer", "9", "--output", path) == 2  # which leaves what is there as complete as it was
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "rows_of", lambda *_: pytest.fail("computed again"))
+        assert run(folder, *ALL, "--output", path) == 0
     (folder / "00.png").write_bytes((folder / "01.png").read_bytes())  # other images: other rows
     assert run(folder, "--output", path) == 0
     assert set(read(path)) == {"about", "paths", "features"} and len(read(path)["paths"]) == 12
+
+
+def test_what_was_put_together_and_not_cleared_away(run, folder, tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+
+    def interrupted(*_, **__):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(feature_files.shutil, "rmtree", interrupted)
+        assert run(folder, "--output", path) == 130
+    first = path.read_bytes()
+    assert (tmp_path / "x.npz.partial").exists()
+    assert run(folder, "--output", path) == 0
+    assert path.read_bytes() == first and not (tmp_path / "x.npz.partial").exists()
 
 
 def test_parquet_holds_the_same(run, folder, tmp_path):

@@ -51,7 +51,7 @@ class FeatureFile:
     @property
     def complete(self) -> bool:
         """Whether the file is there, whole, with what it is to hold."""
-        return not self._folder.exists() and about_in(self._path) == self._about
+        return about_in(self._path) == self._about and self._left() != self._about
 
     def add(self, outputs: Mapping[str, Float[np.ndarray, "n ..."]], reasons: Sequence[tuple[str, str] | None]) -> None:
         """The next images.
@@ -60,6 +60,11 @@ class FeatureFile:
             outputs: rows of those that could be read.
             reasons: for each image None, or why it could not and what to do.
         """
+        if not self.done and self._left() != self._about:
+            # Not before there is something to write: what was asked for may turn out to be impossible.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir()
+            write_whole(self._folder / "about.json", json.dumps(self._about))
         if outputs and not self._shapes:
             self._shapes = {name: rows.shape[1:] for name, rows in outputs.items()}
             write_whole(self._folder / "shapes.json", json.dumps(self._shapes))
@@ -92,13 +97,8 @@ class FeatureFile:
     def _resume(self) -> None:
         """Takes over what an earlier call left, as far as it is whole."""
         folder = self._folder
-        if self.complete:
+        if self._left() != self._about:
             return
-        found = _read_json(folder / "about.json") if folder.is_dir() else None
-        if found != self._about:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            write_whole(folder / "about.json", json.dumps(self._about))
         shapes = _read_json(folder / "shapes.json")
         lines = (folder / "done.jsonl").read_text(encoding="utf-8") if (folder / "done.jsonl").exists() else ""
         reasons = [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith("\n")]
@@ -112,6 +112,10 @@ class FeatureFile:
         for name in self._shapes:
             with self._rows(name).open("ab") as file:
                 file.truncate(len(self._kept) * self._row_bytes(name))
+
+    def _left(self) -> str | None:
+        """What an earlier call, which did not end, was making; None where there is nothing of one."""
+        return _read_json(self._folder / "about.json")
 
     def _note(self, reasons: Sequence[tuple[str, str] | None]) -> None:
         self._kept += [self.done + i for i, reason in enumerate(reasons) if reason is None]
