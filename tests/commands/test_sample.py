@@ -125,6 +125,8 @@ def test_a_directory_goes_on_where_it_was_interrupted(workdir, drawn, tmp_path, 
         (["--guidance", "--steps", "3"], "--guidance has no value"),
         (["--guidence", "3"], "The task 'toy_generator' has no --guidence. Did you mean '--guidance'?"),
         (["--cuont", "3"], "The task 'toy_generator' has no --cuont. Did you mean '--count'?"),
+        (["--size", "64"], "has no --size. It takes --guidance, --temperature, --steps, --cache"),  # no --batch-size
+        (["--control-scale", "2"], "has no --control-scale. It takes --guidance"),  # no --control
         (["--zap", "3"], "has no --zap. It takes --guidance, --temperature, --steps, --cache"),
         (["--classes", "2"], "There is no class '2'"),
         (["--classes", "1,"], "--classes '1,' has an empty name. Write names with a comma between them"),

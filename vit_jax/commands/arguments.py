@@ -112,9 +112,11 @@ def read_settings(arguments: argparse.Namespace, task: "Task", flags: Collection
     known = [field.name for field in dataclasses.fields(task.sampling)] if task.sampling is not None else []
     for name in given if known else ():
         if name not in known:
-            # Without the hyphens, which would make all flags alike.
+            # Without the hyphens, which would make all flags alike. Of what is not a slip of the pen all are named:
+            # --size is not --batch-size.
             shown = [each.replace("_", "-") for each in known]
-            close = closest(name.replace("_", "-"), [*shown, *(flag.removeprefix("--") for flag in flags)])
+            every = [*shown, *(flag.removeprefix("--") for flag in flags)]
+            close = closest(name.replace("_", "-"), every, likeness=0.75)
             raise UserError(
                 f"The task '{type(task).__module__.rpartition('.')[2]}' has no --{name.replace('_', '-')}",
                 f"Did you mean '--{close}'?" if close else f"It takes --{', --'.join(shown)}",
