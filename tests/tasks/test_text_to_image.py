@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 import vit_jax
 from tests.tiny_pairs import pairs_config
 from vit_jax import UserError
+from vit_jax.commands import sample
+from vit_jax.commands.main import main
 from vit_jax.data.field import Context
 from vit_jax.data.fields import build_fields
 from vit_jax.data.preprocess import Preprocess
@@ -196,6 +199,12 @@ def test_a_run(tmp_path):
     assert len(logged) > 1 and 0 < logged[-1] < logged[0]
     loaded = vit_jax.load(tmp_path / "run")
     assert loaded.params.keys() == {"unet", "autoencoder", "text"}
+
+
+def test_a_class_is_no_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sample, "open_loaded", lambda _: SimpleNamespace(task=made()[0], preprocess=None))
+    assert main(["sample", "--checkpoint", "x", "--classes", "3", "--output", str(tmp_path / "x.png")]) == 2
+    assert "The task 'text_to_image' goes by texts and knows no classes. Give --prompt" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused():

@@ -10,7 +10,7 @@ examples:
   vit_jax sample --checkpoint runs/painter --image photo.jpg --mask mask.png --paste --output repaired.png
   vit_jax sample --checkpoint runs/controlled --prompt "a house" --control edges:photo.jpg --output house.png
 
-Besides the flags below, each setting of the checkpoint's task is a flag: --guidance, --steps, --top-k, --top-p,
+Besides these flags, each setting of the checkpoint's task is a flag: --guidance, --steps, --top-k, --top-p,
 --temperature and whatever else it has; what is not said is as its paper has it, and a flag that it does not have names
 those that it has. How samples were drawn is stored beside them as JSON.
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from vit_jax.checkpoints.given_pictures import digests, read_pictures
-    from vit_jax.checkpoints.sampling import asked, sample, settings_of
+    from vit_jax.checkpoints.sampling import asked, name_of, sample, settings_of
     from vit_jax.training.compiling import keep_compiled
     from vit_jax.training.sharding import batch_sharding, make_mesh, place, replicated
 
@@ -110,6 +110,10 @@ def run(arguments: argparse.Namespace) -> None:
         lambda remark: print(printable(f"vit_jax: {remark}"), file=sys.stderr),
     )  # fmt: skip
     conditions = asked(loaded.task, np.arange(count), settings, prompts)(np.arange(count))
+    if arguments.classes is not None and "label" not in conditions:
+        raise UserError(
+            f"The task '{name_of(loaded.task)}' goes by texts and knows no classes", "Give --prompt instead"
+        )
     how = {"seed": arguments.seed, "prompts": prompts}
     said = _said(arguments, loaded, settings, conditions) | how | {"count": count}
     if pictures:
