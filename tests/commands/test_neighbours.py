@@ -64,6 +64,7 @@ def test_what_cannot_be_compared(run, loaded, folder, tmp_path, capsys, monkeypa
     for argv, sentence in (
         ([query], "There is nothing to look in"),
         ([query, folder, "--features", "x.npz"], "There are both images and --features to look in"),
+        ([query, "--features", tmp_path / "missing.npz"], "There is no file"),
         ([query, "--features", tmp_path / "other.npz"], "is no .npz of features"),
         ([query, "--features", tmp_path / "tokens.npz"], "has no 'features' of one vector an image"),
         ([query, folder, "--what", "tokens"], "The output 'tokens' is not one vector an image"),

@@ -106,6 +106,8 @@ def _stored(loaded: Loaded, path: Path, what: str) -> tuple[list[Path], Float32[
     from vit_jax.commands.feature_files import about_in
     from vit_jax.data.npz import read_npz
 
+    if not path.is_file():
+        raise UserError(f"There is no file {path}", "Make one: vit_jax features photos/ --output features.npz")
     about = about_in(path) if path.suffix == ".npz" else None
     if about is None:
         raise UserError(f"{path} is no .npz of features", "Make one: vit_jax features photos/ --output features.npz")
