@@ -104,6 +104,8 @@ def test_another_model_has_no_such_steps(tmp_path):
     for look in (
         lambda: diffusion.film_strip(loaded),
         lambda: diffusion.worth(loaded, np.zeros((1, 8, 8, 3), np.uint8)),
+        lambda: diffusion.by_steps(loaded, [1, 2]),
+        lambda: diffusion.own_noising(loaded),
     ):
         with pytest.raises(UserError, match="do not come out of noise step by step"):
             look()

@@ -76,7 +76,8 @@ def test_a_sampler_that_cannot_be_inverted_is_refused(loaded):
     task = loaded.task
     assert inverting(task, {}) == task.sampling("ddim", 50, classifier_scale=0.0)
     for settings, message in (({"eta": 1.0}, "with --eta 0.0, not 1.0"), ({"sampler": "ddpm"}, "--sampler ddim"),
-                              ({"classifier_scale": 2.0}, "with --classifier-scale 0.0")):  # fmt: skip
+                              ({"classifier_scale": 2.0}, "with --classifier-scale 0.0"),
+                              ({"strength": 0.5}, "--strength is of samples.* Leave out --strength")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             inverting(task, settings)
     with pytest.raises(UserError, match="none can take 101"):
@@ -95,6 +96,7 @@ def test_a_sheet(latent, pair, tmp_path, capsys):
     assert "4 images in pixels, latents, noise" in capsys.readouterr().out
     assert decode(tmp_path / "sheet.png").std() > 20
     for flags, message in (
+        (["--strength", "0.3"], "--strength is of samples"),
         (["--count", "2"], "--count is 2. Ask for 3 to 64"),
         (["--in", "words"], "There is no space 'words' between images. There are pixels, latents, noise"),
         (["--in", "pixels", "--steps", "3"], "--steps is of noise"),

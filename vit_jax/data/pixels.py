@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from vit_jax.data.decode import on_white, upright
 from vit_jax.errors import UserError
@@ -41,6 +41,11 @@ def as_rgb(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     if pixels.dtype != np.uint8:
         raise UserError(f"An image is uint8 or floats, this is {pixels.dtype}", "Convert it")
     return _rgb(pixels)
+
+
+def as_bytes(images: Float[Any, "*n H W 3"]) -> UInt8[np.ndarray, "*n H W 3"]:
+    """What a model makes, in 0..1 as far as it keeps to that, on the host."""
+    return np.round(255 * np.clip(np.asarray(images), 0, 1)).astype(np.uint8)
 
 
 def _rgb(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:

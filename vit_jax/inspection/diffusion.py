@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from vit_jax.checkpoints.given_pictures import check_pictures
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.checkpoints.sampling import asked, settings_of
+from vit_jax.data.pixels import as_bytes
 from vit_jax.errors import UserError
 from vit_jax.nn.diffusion import Noising, betas
 from vit_jax.nn.diffusion_paths import StepLosses, losses_by_step
-from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
+from vit_jax.nn.reverse_process import Diffuses
 from vit_jax.tasks import Task, Variables, example_keys
 
 
@@ -57,7 +58,7 @@ def film_strip(
     """
     chosen, conditions, keys = _asked(loaded, count, prompts, seed, settings)
     timesteps, noisy, expected, samples = _trail(loaded.task, chosen, frames)(loaded.variables, conditions, keys)
-    return FilmStrip(np.asarray(timesteps), _bytes(noisy), _bytes(expected), _bytes(samples))
+    return FilmStrip(np.asarray(timesteps), as_bytes(noisy), as_bytes(expected), as_bytes(samples))
 
 
 def by_steps(
@@ -78,10 +79,10 @@ def by_steps(
     found, noise = {}, None
     for number in sorted(steps, reverse=True):
         given = {"sampler": "ddim", "spacing": "trailing", **settings, "steps": number}
-        chosen, conditions, keys = _asked(loaded, count, prompts, seed, _known(loaded.task, given))
+        chosen, conditions, keys = _asked(loaded, count, prompts, seed, _known(loaded, given))
         if noise is None:
             noise = _start(loaded.task, chosen)(loaded.variables, conditions, keys)
-        found[number] = _bytes(_sampled(loaded.task, chosen)(loaded.variables, conditions, keys, noise))
+        found[number] = as_bytes(_sampled(loaded.task, chosen)(loaded.variables, conditions, keys, noise))
     return {number: found[number] for number in steps}
 
 
@@ -115,7 +116,7 @@ def worth(loaded: Loaded, images: UInt8[np.ndarray, "N H W 3"], *, prompts: Sequ
         UserError: see `film_strip`.
     """
     prompts = prompts or _nothing(loaded)
-    plain = _known(loaded.task, {"guidance": 1.0})
+    plain = _known(loaded, {"guidance": 1.0})
     chosen, conditions, keys = _asked(loaded, len(images), prompts, seed, plain)
     x = loaded.preprocess.normalize(images)
     found: StepLosses = jax.tree.map(np.asarray, _worth(loaded.task, chosen)(loaded.variables, x, conditions, keys))
@@ -130,8 +131,7 @@ def own_noising(loaded: Loaded) -> Noising:
     Raises:
         UserError: for a checkpoint of no diffusion.
     """
-    if not can_diffuse(loaded):
-        raise _no_diffusion(loaded)
+    _check(loaded)
     return loaded.task.chain()
 
 
@@ -152,27 +152,23 @@ def _asked(
     loaded: Loaded, count: int, prompts: Sequence[str], seed: int, settings: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Array], PRNGKeyArray]:
     """The settings, conditions and keys of the first samples, as `Loaded.sample` has them."""
-    if not can_diffuse(loaded):
-        raise _no_diffusion(loaded)
+    _check(loaded)
     chosen, numbers = settings_of(loaded.task, settings, "a diffusion"), np.arange(count)
     check_pictures(loaded.task, chosen, {})
     conditions = {name: jnp.asarray(x) for name, x in asked(loaded.task, numbers, chosen, prompts)(numbers).items()}
     return chosen, conditions, example_keys(seed, {"index": numbers.astype(np.int32)})
 
 
-def _no_diffusion(loaded: Loaded) -> UserError:
-    return UserError(f"The samples of {loaded.path} do not come out of noise step by step", "Use a diffusion")
+def _check(loaded: Loaded) -> None:
+    if not can_diffuse(loaded):
+        raise UserError(f"The samples of {loaded.path} do not come out of noise step by step", "Use a diffusion")
 
 
-def _known(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _known(loaded: Loaded, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that the task has."""
-    known = {field.name for field in dataclasses.fields(task.sampling or _Nothing)}
+    _check(loaded)
+    known = {field.name for field in dataclasses.fields(loaded.task.sampling)}
     return {name: value for name, value in settings.items() if name in known}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Nothing:
-    """Settings of a task that generates nothing."""
 
 
 def _nothing(loaded: Loaded) -> list[str]:
@@ -203,14 +199,14 @@ def _trail(task: Task, settings: Any, frames: int) -> Callable[..., tuple[Array,
 
 @functools.lru_cache(maxsize=8)
 def _start(task: Task, settings: Any) -> Callable[..., Array]:
-    return jax.jit(lambda v, conditions, keys: _process(task, v, conditions, settings).start(keys))
+    return jax.jit(lambda v, conditions, keys: task.reverse_process(v, conditions, settings).start(keys))
 
 
 @functools.lru_cache(maxsize=16)
 def _sampled(task: Task, settings: Any) -> Callable[..., Array]:
     @jax.jit
     def run(variables: Variables, conditions: Mapping[str, Array], keys: PRNGKeyArray, start: Array) -> Array:
-        process = _process(task, variables, conditions, settings)
+        process = task.reverse_process(variables, conditions, settings)
         return process.decode(process.sample(keys, start))
 
     return run
@@ -220,17 +216,8 @@ def _sampled(task: Task, settings: Any) -> Callable[..., Array]:
 def _worth(task: Task, settings: Any) -> Callable[..., StepLosses]:
     @jax.jit
     def run(variables: Variables, images: Array, conditions: Mapping[str, Array], keys: PRNGKeyArray) -> StepLosses:
-        process = _process(task, variables, conditions, settings)
+        process = task.reverse_process(variables, conditions, settings)
         x0 = process.encode(images)
         return losses_by_step(process.predict, task.chain(), x0, process.noise(keys), process.how)
 
     return run
-
-
-def _process(task: Task, variables: Variables, conditions: Mapping[str, Array], settings: Any) -> ReverseProcess:
-    return task.reverse_process(variables, conditions, settings)
-
-
-def _bytes(images: Float[Any, "*n H W 3"]) -> UInt8[np.ndarray, "*n H W 3"]:
-    """Of images in 0..1."""
-    return np.round(255 * np.clip(np.asarray(images), 0, 1)).astype(np.uint8)

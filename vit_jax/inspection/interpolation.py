@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.checkpoints.sampling import settings_of
+from vit_jax.data.pixels import as_bytes
 from vit_jax.errors import UserError
 from vit_jax.nn.diffusion_paths import invert, slerp
 from vit_jax.nn.image_tokenizer import ImageTokenizer
@@ -23,6 +24,7 @@ SPACES = ("pixels", "latents", "noise")
 Images = UInt8[np.ndarray, "N H W 3"]
 
 _STEPS = 50  # of DDIM, where the settings say none
+_OF_SAMPLES = ("strength", "size")  # settings of theirs that given images have no use for
 _REFINEMENTS = 3  # of each step of the inversion, see `invert`
 
 
@@ -76,20 +78,19 @@ def interpolate(
             mixed = (1 - weights) * a[:, None].astype(np.float32) + weights * b[:, None].astype(np.float32)
             found[space] = np.round(mixed).astype(np.uint8)
             continue
-        pair = (loaded.preprocess.normalize(x) for x in (a, b))
+        pair = [loaded.preprocess.normalize(x) for x in (a, b)]
         if space == "latents":
-            z_a, z_b = (latents_of(loaded, x) for x in (a, b))
+            z_a, z_b = (_coder(loaded.task, True)(loaded.variables, x) for x in pair)
             weights = jnp.asarray(shares).reshape(1, -1, *[1] * (z_a.ndim - 1))
             mixed = (1 - weights) * z_a[:, None] + weights * z_b[:, None]
-            found[space] = images_of(loaded, mixed.reshape(-1, *z_a.shape[1:])).reshape(
-                len(a), len(shares), *a.shape[1:]
-            )
+            images = _coder(loaded.task, False)(loaded.variables, mixed.reshape(-1, *z_a.shape[1:]))
+            found[space] = as_bytes(images).reshape(len(a), len(shares), *a.shape[1:])
             continue
         chosen = inverting(loaded.task, settings or {})
         conditions = loaded.task.conditions([prompts[i % len(prompts)] for i in range(len(a))], chosen)
         run = _between(loaded.task, chosen, len(shares))
         images = run(loaded.variables, *pair, {name: jnp.asarray(x) for name, x in conditions.items()}, shares)
-        found[space] = _bytes(images)
+        found[space] = as_bytes(images)
     return found
 
 
@@ -120,7 +121,7 @@ def images_of(loaded: Loaded, latents: Float[Array, "N h w D"]) -> Images:
         UserError: for a checkpoint without latents.
     """
     _check(loaded, ("latents",))
-    return _bytes(_coder(loaded.task, False)(loaded.variables, latents))
+    return as_bytes(_coder(loaded.task, False)(loaded.variables, latents))
 
 
 def inverting(task: Task, settings: Mapping[str, Any]) -> Any:
@@ -134,6 +135,9 @@ def inverting(task: Task, settings: Mapping[str, Any]) -> Any:
         UserError: for settings that say otherwise.
     """
     known = {field.name for field in dataclasses.fields(task.sampling)}
+    for name in _OF_SAMPLES:
+        if settings.get(name) is not None:
+            raise UserError(f"--{name} is of samples, and between images nothing goes by it", f"Leave out --{name}")
     fixed = {"sampler": "ddim", "eta": 0.0, "classifier_scale": 0.0}
     fixed = {name: value for name, value in fixed.items() if name in known}
     for name, value in fixed.items():
@@ -219,13 +223,7 @@ def _needed(task: Task, settings: Any) -> dict[str, tuple[int, int, int]]:
 
 def _has_latents(loaded: Loaded) -> bool:
     """Whether what is diffused is no image."""
-    size = loaded.preprocess.image_size
-    shape = jax.eval_shape(
-        lambda v, x: _process(loaded.task, v).encode(x), loaded.variables, jnp.zeros((1, *size, 3))
-    ).shape
-    return shape[1:] != (*size, 3)
-
-
-def _bytes(images: Float[Any, "*n H W 3"]) -> UInt8[np.ndarray, "*n H W 3"]:
-    """Of images in 0..1."""
-    return np.round(255 * np.clip(np.asarray(images), 0, 1)).astype(np.uint8)
+    image = (*loaded.preprocess.image_size, 3)
+    # Traced once however often it is asked, as what is compiled is.
+    one = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    return _coder(loaded.task, True).eval_shape(loaded.variables, one).shape[1:] != image

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from vit_jax.data.pixels import as_bytes
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
 from vit_jax.tasks import Batch
@@ -15,7 +16,7 @@ from vit_jax.tasks import Batch
 
 def as_pictures(samples: Float[np.ndarray, "B H W 3"]) -> list[UInt8[np.ndarray, "H W 3"]]:
     """Samples in 0..1 as people see them."""
-    return list(np.round(255 * np.clip(np.asarray(samples), 0, 1)).astype(np.uint8))
+    return list(as_bytes(samples))
 
 
 class ClassConditions:
