@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.clip_figure import queries
-from benchmarks.runs import fit, once, spread, write_tables
+from benchmarks.runs import as_command, fit, once, spread, write_tables
 from vit_jax.checkpoints.load import Loaded, load
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.training.evaluation import evaluate_loaded
@@ -255,4 +255,4 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import fit, spread, write_tables
+from benchmarks.runs import as_command, fit, spread, write_tables
 
 SCRATCH, PRETRAINED = "from scratch", "from SAM's trunk"
 MEASURED = {"ap50": "AP50", "ap": "AP", "ap75": "AP75", "recall": "recall of 20"}
@@ -57,4 +57,4 @@ def report(workdir: Path, found: dict[str, list[dict[str, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

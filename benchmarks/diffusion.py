@@ -15,10 +15,8 @@ After every run it writes its tables to `table.md` in the workdir, with all figu
 """
 
 import argparse
-import json
-import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from benchmarks.diffusion_digits import digits_of, measured_digits
 from benchmarks.diffusion_sheets import sheets
 from benchmarks.judged import judged, speed
 from benchmarks.midpoints import midpoints
-from benchmarks.runs import Table, fit, once, write_tables
+from benchmarks.runs import Table, as_command, fit, once, spread_of, summary, write_tables
 from vit_jax.data.sources.idx import FASHION_MNIST
 
 SCHEDULES = ("linear", "cosine")
@@ -118,7 +116,7 @@ class Board:
             for number, (said, settings) in enumerate(self._some(DIGITS)):
                 name = f"{schedule}, {said}"
                 measured = measured_digits(run, settings, 80 if self.smoke else 400, run / f"board-{number}.json")
-                self.found["digits"].setdefault(name, []).append(measured | {"seconds": _seconds(run)})
+                self.found["digits"].setdefault(name, []).append(measured | {"seconds": summary(run)["seconds"]})
                 self._speed(seed, run, name, settings)
                 self.report()
         for space in (space for space in GARMENTS if space in self.only):
@@ -126,7 +124,7 @@ class Board:
             count = 80 if self.smoke else 2000
             for number, (said, settings) in enumerate(self._some(GARMENTS[space])):
                 measured = judged(run, judge, "samples", settings, count, run / f"board-{number}.json")
-                measured |= {"seconds": _seconds(run)}
+                measured |= {"seconds": summary(run)["seconds"]}
                 self.found["garments"].setdefault(f"{space}, {said}", []).append(measured)
                 self._speed(seed, run, f"{space}, {said}", settings)
                 self.report()
@@ -154,11 +152,11 @@ class Board:
 def _of_digits(found: Mapping[str, Any], known: Mapping[str, Mapping[str, float]]) -> Table:
     header = ["digits", "seen right by 5 neighbours, %", "Frechet of pixels", "images/s", "passes", "seconds"]
     rows = [
-        [name, _spread(runs, "accuracy", 1, 100), _spread(runs, "frechet", 2), *_pace(found, name),
-         _spread(runs, "seconds", 0)]
+        [name, spread_of(runs, "accuracy", 1, 100), spread_of(runs, "frechet", 2), *_pace(found, name),
+         spread_of(runs, "seconds", 0)]
         for name, runs in found["digits"].items()
     ]  # fmt: skip
-    rows += [[name, _spread([of], "accuracy", 1, 100), _spread([of], "frechet", 2), "", "", ""]
+    rows += [[name, spread_of([of], "accuracy", 1, 100), spread_of([of], "frechet", 2), "", "", ""]
              for name, of in known.items()]  # fmt: skip
     return header, rows
 
@@ -167,23 +165,23 @@ def _of_garments(found: Mapping[str, Any]) -> Table:
     header = ["garments", "parameters", "Frechet", "precision", "recall", "seen right, %", "images/s", "passes",
               "seconds"]  # fmt: skip
     rows = [
-        [name, f"{runs[0]['parameters']:,}", _spread(runs, "distance/frechet", 2), _spread(runs, "near/precision", 2),
-         _spread(runs, "near/recall", 2), _spread(runs, "seen/accuracy", 1, 100), *_pace(found, name),
-         _spread(runs, "seconds", 0)]
+        [name, f"{runs[0]['parameters']:,}", spread_of(runs, "distance/frechet", 2),
+         spread_of(runs, "near/precision", 2), spread_of(runs, "near/recall", 2),
+         spread_of(runs, "seen/accuracy", 1, 100), *_pace(found, name), spread_of(runs, "seconds", 0)]
         for name, runs in found["garments"].items()
     ]  # fmt: skip
     if rows:
         known = next(iter(found["garments"].values()))[:1]
         keys = ("near/real_precision", 2, 1), ("near/real_recall", 2, 1), ("seen/real", 1, 100)
-        near = [_spread(known, key, digits, factor) for key, digits, factor in keys]
-        rows.append(["real images", "", _spread(known, "distance/real", 2), *near, "", "", ""])
-        rows += [[name, "", _spread(known, f"distance/{name}", 2), *[""] * 6] for name in ("blurred", "noise")]
+        near = [spread_of(known, key, digits, factor) for key, digits, factor in keys]
+        rows.append(["real images", "", spread_of(known, "distance/real", 2), *near, "", "", ""])
+        rows += [[name, "", spread_of(known, f"distance/{name}", 2), *[""] * 6] for name in ("blurred", "noise")]
     return header, rows
 
 
 def _of_between(found: Mapping[str, Any]) -> Table:
     header = [f"half-way between two garments of one class, {BETWEEN} steps", "Frechet"]
-    return header, [[name, _spread(runs, "frechet", 2)] for name, runs in found["between"].items()]
+    return header, [[name, spread_of(runs, "frechet", 2)] for name, runs in found["between"].items()]
 
 
 def _pace(found: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -191,18 +189,5 @@ def _pace(found: Mapping[str, Any], name: str) -> tuple[str, str]:
     return (f"{pace['images_per_second']:.0f}", str(pace.get("passes", ""))) if pace else ("", "")
 
 
-def _spread(runs: Sequence[Mapping[str, float]], key: str, digits: int, factor: float = 1.0) -> str:
-    """Mean and standard deviation over seeds; "" where it was not measured."""
-    values = [factor * run[key] for run in runs if key in run]
-    if not values:
-        return ""
-    deviation = f" ± {statistics.pstdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
-def _seconds(run: Path) -> float:
-    return json.loads((run / "summary.json").read_text())["seconds"]
-
-
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -26,7 +26,7 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kept_windows import kept_windows
-from benchmarks.runs import Table, fit, once, spread, write_tables
+from benchmarks.runs import Table, as_command, fit, once, spread, write_tables
 from vit_jax.checkpoints.load import load
 from vit_jax.commands.bench_model import measure_config
 from vit_jax.commands.main import main as vit_jax
@@ -196,4 +196,4 @@ def _spreads(runs: list[dict[str, float]], keys: tuple[str, ...], percent: bool 
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

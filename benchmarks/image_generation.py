@@ -15,10 +15,8 @@ After every run it writes its tables to `table.md` in the workdir, with all figu
 """
 
 import argparse
-import json
-import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.image_sheets import sheets
 from benchmarks.judged import judged, speed
-from benchmarks.runs import Table, fit, write_tables
+from benchmarks.runs import Table, as_command, fit, spread_of, summary, write_tables
 from vit_jax.data.sources.idx import FASHION_MNIST
 
 # Of each tokenizer its rows, and the outputs that are measured: of those pixels, and what else is said of its run.
@@ -129,16 +127,16 @@ class Board:
             run = self.run(name, seed)
             for said, (output, pixels) in TOKENIZERS[name].items():
                 measured = judged(run, self.judge, output, {}, self._count, run / f"board-{output}.json")
-                summary = _summary(run)
-                of_pixels = {k: summary[f"{pixels}/{k}"] for k in ("psnr", "ssim")}
-                measured |= {k: v for k, v in summary.items() if k.startswith(("codes/", "seconds"))} | of_pixels
+                last = summary(run)
+                of_pixels = {k: last[f"{pixels}/{k}"] for k in ("psnr", "ssim")}
+                measured |= {k: v for k, v in last.items() if k.startswith(("codes/", "seconds"))} | of_pixels
                 self.found["tokenizers"].setdefault(said, []).append(measured)
             self.report()
         for name in (name for name in GENERATORS if name in self.only):
             run = self.run(name, seed)
             for number, (said, settings) in enumerate(GENERATORS[name][1].items()):
                 measured = judged(run, self.judge, "samples", settings, self._count, run / f"board-{number}.json")
-                measured["seconds"] = _summary(run)["seconds"]
+                measured["seconds"] = summary(run)["seconds"]
                 # Another judge has features of another size: only in units of real images its distances are compared.
                 measured["times real"] = measured["distance/frechet"] / measured["distance/real"]
                 self.found["generators"].setdefault(said, []).append(measured)
@@ -158,10 +156,10 @@ def _of_tokenizers(found: Mapping[str, Any]) -> Table:
               "seen right, %", "seconds"]  # fmt: skip
     rows = [
         [
-            name, f"{runs[0]['parameters']:,}", _spread(runs, "psnr", 2),
-            _spread(runs, "ssim", 4), _spread(runs, "codes/codes_used", 0), _spread(runs, "codes/perplexity", 0),
-            _spread(runs, "distance/frechet", 3), _spread(runs, "distance/real", 3),
-            _spread(runs, "seen/accuracy", 1, 100), _spread(runs, "seconds", 0),
+            name, f"{runs[0]['parameters']:,}", spread_of(runs, "psnr", 2),
+            spread_of(runs, "ssim", 4), spread_of(runs, "codes/codes_used", 0), spread_of(runs, "codes/perplexity", 0),
+            spread_of(runs, "distance/frechet", 3), spread_of(runs, "distance/real", 3),
+            spread_of(runs, "seen/accuracy", 1, 100), spread_of(runs, "seconds", 0),
         ]
         for name, runs in found["tokenizers"].items()
     ]  # fmt: skip
@@ -175,21 +173,21 @@ def _of_generators(found: Mapping[str, Any]) -> Table:
     for said, runs in found["generators"].items():
         speed = found["speeds"].get(said, {}).get("with", {})
         rows.append([
-            said, f"{runs[0]['parameters']:,}", _spread(runs, "distance/frechet", 2),
-            _spread(runs, "times real", 1), _spread(runs, "near/precision", 2), _spread(runs, "near/recall", 2),
-            _spread(runs, "seen/accuracy", 1, 100),
+            said, f"{runs[0]['parameters']:,}", spread_of(runs, "distance/frechet", 2),
+            spread_of(runs, "times real", 1), spread_of(runs, "near/precision", 2), spread_of(runs, "near/recall", 2),
+            spread_of(runs, "seen/accuracy", 1, 100),
             f"{speed['images_per_second']:.0f}" if speed else "", str(speed.get("passes", "")),
-            _spread(runs, "seconds", 0),
+            spread_of(runs, "seconds", 0),
         ])  # fmt: skip
     if rows:
         known = next(iter(found["generators"].values()))[:1]
         rows.append([
-            "real images", "", _spread(known, "distance/real", 2), "1", _spread(known, "near/real_precision", 2),
-            _spread(known, "near/real_recall", 2), _spread(known, "seen/real", 1, 100), "", "", "",
+            "real images", "", spread_of(known, "distance/real", 2), "1", spread_of(known, "near/real_precision", 2),
+            spread_of(known, "near/real_recall", 2), spread_of(known, "seen/real", 1, 100), "", "", "",
         ])  # fmt: skip
         for name in ("blurred", "noise"):
             times = known[0][f"distance/{name}"] / known[0]["distance/real"]
-            rows.append([name, "", _spread(known, f"distance/{name}", 2), f"{times:.0f}", *[""] * 6])
+            rows.append([name, "", spread_of(known, f"distance/{name}", 2), f"{times:.0f}", *[""] * 6])
     return header, rows
 
 
@@ -204,18 +202,5 @@ def _of_caches(found: Mapping[str, Any]) -> Table:
     return header, rows
 
 
-def _spread(runs: Sequence[Mapping[str, float]], key: str, digits: int, factor: float = 1.0) -> str:
-    """Mean and standard deviation over seeds; "" where it was not measured."""
-    values = [factor * run[key] for run in runs if key in run]
-    if not values:
-        return ""
-    deviation = f" ± {statistics.pstdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
-def _summary(run: Path) -> dict[str, float]:
-    return json.loads((run / "summary.json").read_text())
-
-
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -31,7 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import Table, fit, once, spread, write_tables
+from benchmarks.runs import Table, as_command, fit, once, spread, write_tables
 from vit_jax.checkpoints.load import Loaded, load
 from vit_jax.data import rle
 from vit_jax.data.drawing import image_png
@@ -401,4 +401,4 @@ def engine_table(everything: Mapping[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -33,7 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.prompts_figure import curves
-from benchmarks.runs import Table, fit, once, spread, write_tables
+from benchmarks.runs import Table, as_command, fit, once, spread, write_tables
 from vit_jax.checkpoints.load import Loaded, load
 from vit_jax.data.classes import base_classes
 from vit_jax.data.sources import few_shot, folder
@@ -264,4 +264,4 @@ def _curve_table(everything: Mapping[str, Any], key: str, title: str, best: str)
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -2,11 +2,14 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from vit_jax.commands.main import in_a_line
 from vit_jax.commands.table import table
+from vit_jax.data.files import write_whole
 from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
@@ -18,7 +21,7 @@ def once(file: Path, make: Callable[[], Any]) -> Any:
     """What `make` gives, kept in a file; it is called when the file is not there."""
     if not file.exists():
         made = make()
-        file.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps(made, indent=2, ensure_ascii=False) + "\n")  # Ctrl-C leaves no half of it
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -27,6 +30,11 @@ def fit(run: Path, spec: str, changes: Mapping[str, str] | None = None) -> dict[
     if not (run / "summary.json").exists():
         print(f"\n{run.name}", flush=True)
         train(build_experiment(override(load_config(spec), changes or {})), run)
+    return summary(run)
+
+
+def summary(run: Path) -> dict[str, float]:
+    """What a run measured last."""
     return json.loads((run / "summary.json").read_text())
 
 
@@ -44,6 +52,18 @@ def write_tables(workdir: Path, tables: Sequence[Table], everything: Any) -> Non
 
 def spread(values: Sequence[float], percent: bool = True) -> str:
     """Mean and standard deviation, shares in per cent."""
-    digits, factor = (1, 100.0) if percent else (2, 1.0)
-    mean = f"{factor * statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {factor * statistics.pstdev(values):.{digits}f}" if len(values) > 1 else mean
+    return spread_of([{"": value} for value in values], "", *((1, 100.0) if percent else (2, 1.0)))
+
+
+def spread_of(runs: Sequence[Mapping[str, float]], key: str, digits: int, factor: float = 1.0) -> str:
+    """Mean and standard deviation of what runs measured; "" where none did."""
+    values = [factor * run[key] for run in runs if key in run]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.pstdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def as_command(main: Callable[[], None]) -> NoReturn:
+    """Runs a script and ends the process as `vit_jax` does: what the caller can put right and Ctrl-C are a line."""
+    sys.exit(in_a_line(main))

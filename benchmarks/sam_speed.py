@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import once, write_tables
+from benchmarks.runs import as_command, once, write_tables
 from vit_jax.models import efficientvit_sam
 from vit_jax.naming import build_model
 from vit_jax.training.parameters import path_name
@@ -132,4 +132,4 @@ def table_of(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import Table, fit, once, spread, write_tables
+from benchmarks.runs import Table, as_command, fit, once, spread, write_tables
 from vit_jax.data.fields.dense import class_map
 from vit_jax.evaluators.segmentation import scores
 from vit_jax.training.config import load_config
@@ -158,4 +158,4 @@ def _background(found: Mapping[str, Any], size: str, rows: list[list[str]]) -> l
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

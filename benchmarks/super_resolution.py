@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import fit, spread, write_tables
+from benchmarks.runs import as_command, fit, spread, write_tables
 from vit_jax.checkpoints.load import load
 from vit_jax.nn.parameter_count import parameter_count
 
@@ -90,4 +90,4 @@ def _cells(runs: list[dict[str, float]], prefix: str = "") -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

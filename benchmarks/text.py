@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import fit, once, spread, write_tables
+from benchmarks.runs import as_command, fit, once, spread, write_tables
 from benchmarks.witten_bell import bits_per_byte
 from vit_jax.checkpoints.load import load
 from vit_jax.commands.main import main as vit_jax
@@ -146,4 +146,4 @@ def _samples(run: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from vit_jax import __version__
@@ -82,14 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its status: 0, 2 for what the caller can put right, 75 preempted, 130 after Ctrl-C."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter about the machine
+    return in_a_line(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int | None:
+    argv = _with_overrides(argv)
+    of_config = _help_of_config(argv)
+    if of_config:
+        print(of_config)
+        return 0
+    arguments = _parser().parse_args(argv)
+    return _COMMANDS[arguments.command].run(arguments)
+
+
+def in_a_line(run: Callable[[], int | None]) -> int:
+    """The status of a program, see `main`; what stopped it, where that is no bug, is said in one line."""
     try:
-        argv = _with_overrides(sys.argv[1:] if argv is None else argv)
-        of_config = _help_of_config(argv)
-        if of_config:
-            print(of_config)
-            return 0
-        arguments = _parser().parse_args(argv)
-        return _COMMANDS[arguments.command].run(arguments) or 0
+        return run() or 0
     except UserError as error:
         print(f"vit_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return error.status

@@ -1,0 +1,45 @@
+"""benchmarks/runs.py: what scripts of experiments share."""
+
+import pytest
+
+from benchmarks.runs import as_command, once, spread, spread_of
+from vit_jax import UserError
+
+
+def stopped_by(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "main, status, line",
+    [
+        (lambda: None, 0, ""),
+        (stopped_by(KeyboardInterrupt()), 130, "interrupted\n"),
+        (stopped_by(UserError("There is no file x", "Name another")), 2, "There is no file x. Name another.\n"),
+    ],
+)
+def test_what_stops_a_script_is_a_line(main, status, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        as_command(main)
+    assert ended.value.code == status
+    said = capsys.readouterr().err
+    assert said.endswith(line) and said.count("\n") == line.count("\n")
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+        as_command(stopped_by(ZeroDivisionError()))
+
+
+def test_what_is_known_is_not_made_again(tmp_path):
+    file, calls = tmp_path / "x.json", []
+    for _ in range(2):
+        assert once(file, lambda: calls.append(1) or {"ä": 1.5}) == {"ä": 1.5}
+    assert len(calls) == 1 and "ä" in file.read_text(encoding="utf-8")
+
+
+def test_means_and_deviations():
+    assert spread([0.5, 0.7]) == "60.0 ± 10.0" and spread([1.25, 1.75], percent=False) == "1.50 ± 0.25"
+    assert spread([0.5]) == "50.0"
+    runs = [{"a": 0.5}, {"a": 0.7, "b": 3.0}]
+    assert [spread_of(runs, "a", 1, 100), spread_of(runs, "b", 0), spread_of(runs, "c", 2)] == ["60.0 ± 10.0", "3", ""]
