@@ -36,19 +36,20 @@ def small():
 
 def compiled(model, variables, *args, **kwargs):
     found = jax.jit(model.apply).lower(variables, *args, **kwargs).compile()
-    return np.asarray(found(variables, *args, **kwargs)), found.cost_analysis()["flops"]
+    return found, found.cost_analysis()["flops"]
 
 
 def test_keys_and_values_of_a_context_are_made_once(small):
     model, variables, (x, times, context) = small
-    known = model.apply(variables, context, method="context_keys_values")
+    known = jax.jit(lambda context: model.apply(variables, context, method="context_keys_values"))(context)
     assert known["down_0"]["attention_0"]["block"]["cross"].keys.shape == (2, 3, 2, 4)
-    read, dear = compiled(model, variables, x, times, context)
-    given, cheap = compiled(model, variables, x, times, known)
-    np.testing.assert_array_equal(given, read)
+    run, dear = compiled(model, variables, x, times, context)
+    quick, cheap = compiled(model, variables, x, times, known)
+    read = np.asarray(run(variables, x, times, context))
+    np.testing.assert_array_equal(quick(variables, x, times, known), read)
     # Three attentions of 8 channels, a level's block down and two up, and one of 16 in the middle.
     assert dear - cheap == pytest.approx(2 * 2 * 3 * 6 * (3 * 8 + 16) * 2, rel=0.05)
-    moved = jax.jit(model.apply)(variables, x, times, context[:, ::-1] * 2)
+    moved = run(variables, x, times, context[:, ::-1] * 2)
     assert np.abs(moved - read).max(axis=(1, 2, 3)).min() > 1e-3
 
 
