@@ -61,7 +61,7 @@ class AdversarialTokenizer(TokenizerTask):
 
     Metrics: `loss`, the scalar, without the discriminator's part; `error`, the mean of |x - y| or its square; the
     perceptual distance by its name; `quantizer_loss` and the use of codes, or `kl` in nats an image; and of the
-    adversary, 0 before its start, `adversarial`, `adaptive_weight`, `discriminator`, `score_real`, `score_made`, `r1`.
+    adversary, from its start, `adversarial`, `adaptive_weight`, `discriminator`, `score_real`, `score_made`, `r1`.
     Outputs: see `TokenizerTask`.
 
     Args:
