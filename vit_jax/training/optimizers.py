@@ -129,6 +129,65 @@ def adafactor(
     )
 
 
+def lamb(
+    *,
+    learning_rate: optax.GradientTransformation,
+    names: Sequence[str],
+    weight_decay: NonNegative | Mapping[str, Any] = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-6,
+) -> optax.GradientTransformation:
+    """LAMB (You et al., arXiv:1904.00962), which DeiT III trains with.
+
+    AdamW's direction, decay included, is scaled to the norm of the parameter before the learning rate. What is not
+    decayed is not scaled either, as in You et al.'s code, NVIDIA's and timm's; these two scale nothing where
+    `weight_decay` is 0, which turns them into Adam. timm also clips the norm of all gradients together to 1: that is
+    `clip_norm=1.0` here.
+
+    Args:
+        weight_decay: as in `adamw`, like `names` and `weight_decay_multipliers`.
+    """
+    factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
+    adapted = functools.partial(jax.tree.map_with_path, lambda path, _: bool(factor(path_name(path))))
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        decayed(weight_decay, factor),
+        optax.masked(optax.scale_by_trust_ratio(), adapted),
+        learning_rate,
+    )
+
+
+def lion(
+    *,
+    learning_rate: optax.GradientTransformation,
+    names: Sequence[str],
+    weight_decay: NonNegative | Mapping[str, Any] = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
+    b1: Decay = 0.9,
+    b2: Decay = 0.99,
+    mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+    """Lion (Chen et al., arXiv:2302.06675): the sign of a momentum, one slot instead of Adam's two.
+
+    Every number of a parameter moves by the learning rate, so that this is 3 to 10 times smaller than AdamW's, and the
+    decay larger by as much, as its authors advise.
+
+    Args:
+        weight_decay: as in `adamw`, like `names` and `weight_decay_multipliers`.
+        b1: how much of the momentum is in the direction.
+        b2: decay of the momentum.
+        mu_dtype: dtype in which it is stored, 'bfloat16' to save memory.
+    """
+    factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
+    return optax.chain(
+        _stored(optax.scale_by_lion(b1, b2), "mu", mu_dtype, "mu_dtype"),
+        decayed(weight_decay, factor),
+        learning_rate,
+    )
+
+
 def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
     """`tx` with one field of its state stored in another dtype, but computed in that of the updates.
 
@@ -151,4 +210,4 @@ def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key
     return optax.GradientTransformation(lambda params: cast(tx.init(params)), update)
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "adafactor": adafactor}
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "adafactor": adafactor, "lamb": lamb, "lion": lion}
