@@ -5,7 +5,7 @@ import pytest
 
 from tests.tiny import tiny_experiment
 from vit_jax.data.decode import UnreadableImage
-from vit_jax.data.order import Mixture
+from vit_jax.data.order import Mixture, class_counts
 from vit_jax.data.pipeline import TrainPipeline
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.sources.manifest import ManifestSource
@@ -101,6 +101,16 @@ def test_a_source_that_would_have_to_be_read():
 
     with pytest.raises(UserError, match="know all labels before it starts"):
         pipeline(Records())
+    with pytest.raises(UserError, match="weights need all labels before training.*Give a number for each class"):
+        class_counts(Records())
+
+
+def test_how_many_each_class_has():
+    one = ArraySource(images(100), LABELS, list("abcd"))
+    assert class_counts(one) == (90, 9, 0, 1)
+    several = ManifestSource(list("wxyz"), [[0], [0], [0, 1], []], ["e", "a"], multi_label=True)
+    assert class_counts(several) == (3, 1)
+    assert class_counts(Mixture([one, several], (0.9, 0.1))) == (91, 9, 0, 1, 3)
 
 
 def test_the_option():

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from sklearn.utils.class_weight import compute_class_weight
 
+from tests.tiny import tiny_experiment
 from vit_jax import UserError
-from vit_jax.nn.classification_loss import classification_losses
+from vit_jax.nn.classification_loss import class_weights, classification_losses
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.classify import Classify, build
 
@@ -89,6 +91,31 @@ def test_weights_and_focal_factor(label, weights, gamma):
     terms = several * (1 - p) ** gamma * np.log(p) + (1 - several) * p**gamma * np.log(1 - p)
     ours = loss(label, objective="sigmoid", class_weights=weights, focal_gamma=gamma)[0]
     assert ours == pytest.approx(-(w * terms).sum(1).mean(), rel=1e-5)
+
+
+def test_alpha_weighs_yes_against_no():
+    several, p = np.eye(4)[LABELS], 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    terms = 0.25 * several * (1 - p) ** 2 * np.log(p) + 0.75 * (1 - several) * p**2 * np.log(1 - p)
+    ours = loss(LABELS, objective="sigmoid", focal_gamma=2.0, focal_alpha=0.25)[0]
+    assert ours == pytest.approx(-terms.sum(1).mean(), rel=1e-5)
+    with pytest.raises(UserError, match="focal_alpha weighs yes against no.*Set config.task.class_weights"):
+        build(model={"name": "vit", "variant": "mu/4"}, data=DataInfo((8, 8), ("a", "b")), focal_alpha=0.25)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    """And their loss over the whole set is torch's, divided by the weights: their mean is 1."""
+    labels = np.random.default_rng(1).choice(3, 200, p=(0.8, 0.15, 0.05)).astype(np.int32)
+    found = class_weights("balanced", "abc", lambda: np.bincount(labels))
+    np.testing.assert_allclose(found, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-12)
+    assert np.mean(np.array(found)[labels]) == pytest.approx(1)
+    assert class_weights("balanced", "abc", lambda: (6, 0, 2)) == (8 / 12, 1.0, 2.0)
+    assert class_weights("balanced", "abc") is None, "of a checkpoint, which is not trained"
+
+
+def test_the_training_source_says_how_rare_each_class_is():
+    task = tiny_experiment(task__class_weights="balanced", data__train__per_class=None).task
+    counts = np.array([143, 146, 142, 147, 145, 146, 145, 144, 140, 144])
+    np.testing.assert_allclose(task.class_weights, counts.sum() / (10 * counts))
 
 
 @pytest.mark.parametrize("objective", ["softmax", "sigmoid"])

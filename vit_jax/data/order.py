@@ -146,21 +146,42 @@ class _Balanced:
         return (int(self._members[k][index]) for index in self._orders[k].candidates(block))
 
 
+def class_counts(source: Source) -> tuple[int, ...]:
+    """How many examples each class of a source has; an image with several labels is one of each, and of a mixture each
+    example counts once, however often it is drawn.
+
+    Raises:
+        UserError: for a source that does not know its labels without reading.
+    """
+    if isinstance(source, Mixture):
+        places = {name: place for place, name in enumerate(source.label_names)}
+        joined = np.zeros(len(places), np.int64)
+        for part in source.sources:
+            joined[[places[name] for name in part.label_names]] += np.array(class_counts(part), np.int64)
+        return tuple(joined.tolist())
+    what = "Balanced class weights need all labels before training starts"
+    labels, _ = _known(source, what, "Give a number for each class")
+    return tuple(np.bincount(labels[labels >= 0], minlength=len(source.label_names)).tolist())
+
+
 def _members(source: Source) -> list[Int[np.ndarray, " n"]]:
     """The indices of each class that has examples, by class."""
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        raise UserError(
-            "Balanced training has to know all labels before it starts, which this source would have to read for",
-            "Remove config.data.balance, or list the images in a folder or a manifest",
-        )
-    if not isinstance(labels, np.ndarray):
-        pairs = [(label, index) for index, several in enumerate(labels) for label in several or (-1,)]
-        labels, indices = np.array(pairs, np.int64).reshape(-1, 2).T
-    else:
-        indices = np.arange(len(labels))
+    what = "Balanced training has to know all labels before it starts"
+    labels, indices = _known(source, what, "Remove config.data.balance, or list the images in a folder or a manifest")
     order = np.argsort(labels, kind="stable")
     return np.split(indices[order], np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _known(source: Source, what: str, what_to_do: str) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """The labels of a source and the index of the example that has each, -1 for one without any."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        raise UserError(f"{what}, which this source would have to read for", what_to_do)
+    if isinstance(labels, np.ndarray):
+        return labels, np.arange(len(labels))
+    pairs = [(label, index) for index, several in enumerate(labels) for label in several or (-1,)]
+    labels, indices = np.array(pairs, np.int64).reshape(-1, 2).T
+    return labels, indices
 
 
 def _whole_shares(weights: Sequence[float]) -> list[int]:

@@ -34,11 +34,14 @@ class DataInfo:
         image_size: height and width in pixels; None for data without images.
         label_names: class names in the order of the labels; empty for data without labels.
         fields: what an example has, by name, see `vit_jax.data.fields`.
+        class_counts: says how many training examples each class has; raises a `UserError` where the source does not
+            know without reading them. None where there is no training source, as when a checkpoint is loaded.
     """
 
     image_size: tuple[int, int] | None
     label_names: tuple[str, ...]
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
+    class_counts: Callable[[], tuple[int, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ ImageNet-21k pretraining (section B.1), where it goes with a head bias near -log
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import build_model, nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, classification_losses, probabilities
 from vit_jax.nn.classification_loss import class_weights as weights_of
-from vit_jax.ranges import Decay, NonNegative, Positive
+from vit_jax.ranges import Decay, NonNegative, Positive, Share
 from vit_jax.tasks import Answer, Batch, DataInfo, Metrics, Ranked, Task, Variables, chosen, in_training, model_outputs
 
 
@@ -42,6 +42,7 @@ class Classify(Task):
         class_weights: what each class's term of the loss is multiplied by; None for 1.
         focal_gamma: power of the focal factor, 2 in its paper (arXiv:1708.02002); 0 for plain cross-entropy. For both
             see `vit_jax.nn.classification_loss`.
+        focal_alpha: with 'sigmoid', the share of what says yes, 0.25 in that paper; None for equal shares.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Classify(Task):
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     focal_gamma: float = 0.0
+    focal_alpha: float | None = None
     mixed_labels: ClassVar[bool] = True
     answered_by: ClassVar[tuple[str, ...]] = ("logits",)
 
@@ -66,7 +68,7 @@ class Classify(Task):
         logits = outputs["logits"]
         targets = self._targets(batch["label"])
         weights = None if self.class_weights is None else jnp.array(self.class_weights, jnp.float32)
-        losses = classification_losses(logits, targets, self.objective, weights, self.focal_gamma)
+        losses = classification_losses(logits, targets, self.objective, weights, self.focal_gamma, self.focal_alpha)
         metrics = {
             "loss": (losses.sum(), jnp.float32(losses.shape[0])),
             "accuracy": self._accuracy(logits, batch["label"]),
@@ -119,20 +121,28 @@ def build(
     data: DataInfo,
     objective: str = "softmax",
     label_smoothing: Decay = 0.0,
-    class_weights: Mapping[str, Positive] | Sequence[Positive] | None = None,
+    class_weights: Mapping[str, Positive] | Sequence[Positive] | Literal["balanced"] | None = None,
     focal_gamma: NonNegative = 0.0,
+    focal_alpha: Share | None = None,
 ) -> Classify:
     """The task for the classes that the data names.
 
     Args:
-        class_weights: by class name, 1 for those left out; or one for each class, in the order of the data's classes.
+        class_weights: by class name, 1 for those left out; one for each class, in the order of the data's classes; or
+            'balanced', by how rare each is in the training source.
 
     Raises:
-        UserError: for an unknown objective, or weights that are not those of the classes.
+        UserError: for an unknown objective, weights that are not those of the classes, 'balanced' with a source that
+            does not know its labels, or `focal_alpha` with 'softmax'.
     """
     if objective not in OBJECTIVES:
         raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
+    if focal_alpha is not None and objective == "softmax":
+        raise UserError(
+            "config.task.focal_alpha weighs yes against no, which the objective 'softmax' does not ask",
+            "Set config.task.class_weights, or the objective 'sigmoid'",
+        )
     num_classes = len(data.label_names)
     module, spec = build_model(model, num_classes=num_classes)
-    weights = weights_of(class_weights, data.label_names) if class_weights else None
-    return Classify(module, spec, num_classes, objective, label_smoothing, weights, focal_gamma)
+    weights = weights_of(class_weights, data.label_names, data.class_counts)
+    return Classify(module, spec, num_classes, objective, label_smoothing, weights, focal_gamma, focal_alpha)

@@ -133,5 +133,5 @@ def build(
             f"Set its count to {len(names)}",
         )
     module, spec = build_model(model, num_classes=len(names))
-    weights = weights_of(class_weights, names) if class_weights else None
+    weights = weights_of(class_weights, names)
     return Segment(module, spec, names, name, int(field.ignore), weights, auxiliary_weight)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vit_jax.data.fields import Fields
+from vit_jax.data.order import class_counts
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Evaluator
 from vit_jax.naming import build_named, construct
@@ -69,7 +70,8 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     inputs = build_inputs(config.data)
     source = inputs.train_source()
     config = config.in_steps(len(source))
-    data = DataInfo(inputs.image_size, tuple(source.label_names), inputs.kinds(source.label_names))
+    names, counts = tuple(source.label_names), functools.partial(class_counts, source)
+    data = DataInfo(inputs.image_size, names, inputs.kinds(names), counts)
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
     answers = Answers(data.label_names, task.objective)
     evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
