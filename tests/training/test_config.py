@@ -113,6 +113,9 @@ def test_durations_in_groups():
         values = {**tiny_config(), "optim": {"groups": [{**groups[0], **turns}, groups[1]]}}
         found = run_config(values).in_steps(60).optim["groups"][0]
         assert found["schedule"]["warmup_steps"] == expected and found["every"] == 4
+    later = [{**groups[0], "every": 2, "from_step": {"epochs": 2}}, groups[1]]
+    found = run_config({**tiny_config(), "optim": {"groups": later}}).in_steps(64).optim["groups"]
+    assert found[0]["from_step"] == 8, "of the run, not of the group's own updates"
     with pytest.raises(UserError, match="groups\\[0\\].every is {'epochs': 1}"):
         run_config({**tiny_config(), "optim": {"groups": [{"every": {"epochs": 1}}]}}).in_steps(60)
 

@@ -9,6 +9,7 @@ import pytest
 from vit_jax import UserError
 from vit_jax.training import optim, schedules
 from vit_jax.training.parameters import leaf_names
+from vit_jax.training.turns import Turns, check_turns
 
 PARAMS = {"block": {"fc1": {"kernel": np.full((2, 3), 0.5), "bias": np.ones(3)}}, "pos_embedding": np.ones((2, 2, 4))}
 GRADS = [jax.tree.map(lambda x, s=s: np.random.default_rng(s).normal(size=x.shape), PARAMS) for s in range(3)]
@@ -153,6 +154,40 @@ def test_a_group_waits_as_if_there_were_no_step():
             np.testing.assert_allclose(got[step]["block"]["fc1"]["kernel"], alone["block"]["fc1"]["kernel"], rtol=1e-12)
     np.testing.assert_array_equal(got[0]["block"]["fc1"]["kernel"], got[1]["block"]["fc1"]["kernel"])
     assert (got[0]["block"]["fc1"]["bias"] != got[2]["block"]["fc1"]["bias"]).all()
+
+
+def test_a_group_that_learns_later_begins_then():
+    """Nothing of it moves before, and from then on it is an optimizer of its own: Adam's count, warmup and decay."""
+    adam = {"name": "adamw", "b1": 0.5, "learning_rate": 0.1, "weight_decay": 0.2, "schedule": {"name": "linear", "warmup_steps": 2}}  # fmt: skip
+    section = {"groups": [{"match": ".*/bias", **adam}, {"match": ".*", **adam, "from_step": 1}]}
+    got, rates = updates(section, steps=10)
+    with jax.enable_x64(True):
+        alone = jax.tree.map(jnp.asarray, PARAMS)
+        tx, own = optim.build(adam, 9, alone)
+        state = tx.init(alone)
+        for step in (1, 2):
+            rate = {name: schedule(step - 1) for name, schedule in own.items()}
+            change, state = tx.update(jax.tree.map(jnp.asarray, GRADS[step]), state, alone, rates=rate)
+            alone = optax.apply_updates(alone, change)
+            np.testing.assert_allclose(got[step]["block"]["fc1"]["kernel"], alone["block"]["fc1"]["kernel"], rtol=1e-12)
+    np.testing.assert_array_equal(got[0]["block"]["fc1"]["kernel"], PARAMS["block"]["fc1"]["kernel"])
+    assert (got[2]["block"]["fc1"]["kernel"] != got[1]["block"]["fc1"]["kernel"]).all()
+    np.testing.assert_allclose([rates["learning_rate/.*"](s) for s in (0, 1, 2, 3, 10)], [0, 0, 0.05, 0.1, 0])
+
+
+def test_turns_that_begin_later():
+    turns = Turns(every=3, offset=1, from_step=5)
+    learning = [step for step in range(20) if turns.learns(step)]
+    assert learning == [7, 10, 13, 16, 19] and turns.first == 7
+    assert [turns.counted(step) for step in range(20)] == [sum(t < step for t in learning) for step in range(20)]
+    whole = Turns()
+    check_turns([Turns(2), Turns(2, 1, from_step=1)], 10)
+    for wrong, step in (([Turns(from_step=2)], 0), ([Turns(2), Turns(2, 1, from_step=4)], 1)):
+        with pytest.raises(UserError, match=f"learns in step {step}"):
+            check_turns(wrong, 10)
+    check_turns([whole, Turns(from_step=9)], 10)
+    with pytest.raises(UserError, match="first learn in step 10, .* of a run of 10. Lower its from_step"):
+        optim.build(in_turns({}, {"from_step": 10}), 10, PARAMS)
 
 
 def test_a_waiting_groups_schedule_counts_updates_or_steps():

@@ -79,7 +79,7 @@ def sections_in_steps(section: Mapping[str, Any], where: str, examples: int, bat
 
 def optim_in_steps(section: Mapping[str, Any], where: str, examples: int, batch_size: int) -> dict[str, Any]:
     """The same of the optimizer's section, where a group that learns in one of k steps counts its own updates: one of
-    them is k batches on."""
+    them is k batches on. From which step it learns is a duration of the run."""
     groups = section.get("groups")
     if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
         return sections_in_steps(section, where, examples, batch_size)
@@ -87,5 +87,8 @@ def optim_in_steps(section: Mapping[str, Any], where: str, examples: int, batch_
     for i, group in enumerate(groups):
         check_value(every := group.get("every", 1), Count, f"{where}.groups[{i}].every")
         apart = 1 if group.get("schedule_counts") == "steps" else every
-        counted.append(sections_in_steps(group, f"{where}.groups[{i}]", examples, batch_size * apart))
+        own = sections_in_steps(group, f"{where}.groups[{i}]", examples, batch_size * apart)
+        if isinstance(group.get("from_step"), Mapping):
+            own["from_step"] = in_steps(group["from_step"], f"{where}.groups[{i}].from_step", examples, batch_size)
+        counted.append(own)
     return {**sections_in_steps(section, where, examples, batch_size), "groups": counted}

@@ -46,10 +46,10 @@ def build(
     Or it has `groups`, a list of such sections each with a `match`: a regular expression over the whole parameter path
     ('encoder/.*'); the first match counts. Of several groups the rates are named 'learning_rate/<match>'.
 
-    A group with `every` and `offset` learns in some steps only, see `vit_jax.training.turns`: several steps of a
-    discriminator for each of its generator. In the others its parameters, moments and counts stay what they are, and
-    its schedules too: these are laid out over the group's own updates, and what they count is updates
-    (`schedule_counts='steps'` lays them out over the run instead).
+    A group with `every` and `offset`, or with `from_step`, learns in some steps only, see `vit_jax.training.turns`:
+    several steps of a discriminator for each of its generator, or layers that are unfrozen later. In the others its
+    parameters, moments and counts stay what they are, and its schedules too: these are laid out over the group's own
+    updates, and what they count is updates (`schedule_counts='steps'` lays them out over the run instead).
 
     A `weight_decay` may be a section too, see `schedules.weight_decay`; its value is then one of the rates.
 
