@@ -20,16 +20,15 @@ from vit_jax.nn.flops import forward_flops
 from vit_jax.nn.resize import resize_maps
 from vit_jax.ranges import Count
 from vit_jax.tasks import Batch, DataInfo, Metrics, Variables, chosen, in_training
+from vit_jax.tasks._teacher import TEACHER, apart, with_teacher
 from vit_jax.tasks.sam import SegmentAnything
-
-_TEACHER = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)
 class DistilEncoder(SegmentAnything):
     """The student's `encoder`, `neck`, `prompts` and `decoder`, and below `teacher` the teacher's encoder and neck.
 
-    A config freezes `teacher/.*`, and loads it with `init_from={"teacher": "PATH::"}`.
+    How a config freezes and loads the teacher says `vit_jax.tasks._teacher`.
 
     Args:
         teacher: a model of prompts, of which the embedding is taken.
@@ -40,7 +39,7 @@ class DistilEncoder(SegmentAnything):
     teacher: nn.Module = dataclasses.field(kw_only=True)
     student_size: tuple[int, int] | None = None
     takes: ClassVar[tuple[str, ...]] = ("teacher_embedding",)
-    locked_when_loaded: ClassVar[tuple[str, ...]] = (_TEACHER,)
+    locked_when_loaded: ClassVar[tuple[str, ...]] = (TEACHER,)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:
         student = super().init(rng, self._seen(batch))
@@ -53,14 +52,7 @@ class DistilEncoder(SegmentAnything):
                 f"The teacher's embedding has {of_teacher} numbers, the student's {own}",
                 "Give config.model another width or embedding_size",
             )
-        # Collections of the teacher, its parameters among them, below those of the student.
-        below = {kind: {_TEACHER: tree} for kind, tree in teacher.items()}
-        params = student["params"] | below.pop("params")
-        state = student["model_state"]
-        return {
-            "params": params,
-            "model_state": {kind: {**state.get(kind, {}), **below.get(kind, {})} for kind in {*state, *below}},
-        }
+        return with_teacher(student, teacher)
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""]
@@ -68,18 +60,16 @@ class DistilEncoder(SegmentAnything):
         del step
         taught = batch.get("teacher_embedding")
         taught = jax.lax.stop_gradient(self._taught(variables, batch) if taught is None else taught)
-        own, teacher = _apart(variables["model_state"])
-        params = {name: tree for name, tree in variables["params"].items() if name != _TEACHER}
-        image = self._seen(batch)["image"]
-        found, own = in_training(self.model, params, own, jax.random.split(rng), image, method="embed")
+        own, teacher = apart(variables)
+        keys, image = jax.random.split(rng), self._seen(batch)["image"]
+        found, state = in_training(self.model, own["params"], own["model_state"], keys, image, method="embed")
         taught = taught.astype(jnp.float32)
         error = jnp.square(found.astype(jnp.float32) - taught).mean((1, 2, 3))
         spread = taught.var((1, 2, 3))
         size = jnp.float32(error.size)
         # Of the variance within the teacher's embedding of an image, the share that the student misses.
         metrics = {"loss": (error.sum(), size), "missed": ((error / jnp.maximum(spread, 1e-12)).sum(), size)}
-        state = {kind: {**own.get(kind, {}), **teacher.get(kind, {})} for kind in {*own, *teacher}}
-        return error.mean(), (metrics, state)
+        return error.mean(), (metrics, with_teacher({**own, "model_state": state}, teacher)["model_state"])
 
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         """See `SegmentAnything`, of what the student makes of images; and `teacher_embedding [B, h, w, C]`."""
@@ -106,16 +96,7 @@ class DistilEncoder(SegmentAnything):
 
     def _taught(self, variables: Variables, batch: Batch) -> Float[Array, "B h w C"]:
         """The teacher's embedding."""
-        _, state = _apart(variables["model_state"])
-        state = {kind: tree[_TEACHER] for kind, tree in state.items()}
-        return self.teacher.apply({"params": variables["params"][_TEACHER], **state}, batch["image"], method="embed")
-
-
-def _apart(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state of the student and that of the teacher, each with its collections."""
-    own = {kind: {name: x for name, x in tree.items() if name != _TEACHER} for kind, tree in state.items()}
-    teacher = {kind: {_TEACHER: tree[_TEACHER]} for kind, tree in state.items() if _TEACHER in tree}
-    return {kind: tree for kind, tree in own.items() if tree}, teacher
+        return self.teacher.apply(apart(variables)[1], batch["image"], method="embed")
 
 
 def build(
