@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -44,6 +45,13 @@ def checkpoint(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pretrained")
     towers = pairs_config(workdir, {**CLIP, "text": {**CLIP["text"], "max_length": 40}})
     untrained(workdir / "towers", towers)
+    for i in range(4):
+        (workdir / f"photos/train/class {i}").mkdir(parents=True)
+        png = cv2.imencode(".png", np.full((8, 8, 3), 99, np.uint8))[1]
+        (workdir / f"photos/train/class {i}/a.png").write_bytes(png.tobytes())
+    photos = {"name": "folder", "root": str(workdir / "photos"), "split": "train"}
+    teacher = tiny_config()
+    untrained(workdir / "teacher", {**teacher, "data": {**teacher["data"], "train": photos, "eval": photos}})
     (workdir / "emoji").mkdir()
     (workdir / "emoji/categories.json").write_text('{"class 0": ["cat", "dog"], "class 1": ["rose"]}')
     swin = {"name": "swin", "variant": "T", "width": 16, "depths": [1, 1], "num_heads": [1, 2], "patch_size": 2}
@@ -56,6 +64,7 @@ FROM_CHECKPOINT = (
     "sparsevit_i1k", "vit_paper_finetune",
 )  # fmt: skip
 FROM_SWIN = ("swin_finetune384",)
+FROM_TEACHER = {"digits_distil": "image", "distil": "teacher"}
 FROM_TOWERS = ("cocoop", "coop")
 ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
@@ -66,7 +75,9 @@ ARGUMENTS = {
     "maskgit_vqgan": ["", "smoke"],
     "var_tokenizer": ["images=photos", "smoke"],
     "vqgan_imagenet": ["codes=16384", "smoke"],
+    "digits_distil": ["", "form=token", "form=match,smoke"],
     "digits_finetune": ["", "smoke"],
+    "distil": ["data=photos,res=32", "data=photos,res=16,temperature=2,smoke"],
     "own_images": ["root=photos", "dataset=cifar10"],
     "linear_probe": ["", "method=moco_v3,pooling=mean", "method=simclr,data=photos"],
     "mae_finetune": ["", "variant=H/14,data=photos"],
@@ -158,6 +169,7 @@ PROGRAMS = [
     ("composites_sam", ""),
     ("composites_seg", "head=linear"),
     ("digits", ""),
+    ("digits_distil", ""),
     ("efficientvit_i1k", "variant=L1"),
     ("finetune", "data=photos,res=16,microbatch=64"),
     ("linear_probe", ""),
@@ -221,6 +233,8 @@ def load(name, argument, checkpoint):
         argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
     if Path(name).stem in FROM_SWIN:
         argument = ",".join(filter(None, [argument, f"init={checkpoint.parent / 'swin'}"]))
+    if teacher := FROM_TEACHER.get(Path(name).stem):
+        argument = ",".join(filter(None, [argument, f"teacher={checkpoint.parent / teacher}"]))
     if Path(name).stem in FROM_TOWERS:
         argument = f"{argument},init={checkpoint.parent / 'towers'}"
     if Path(name).stem in ON_EMOJI:
@@ -309,6 +323,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "segment": "head",
         "mae": "decoder",
         "sam": "decoder",
+        "distil": "teacher",
         "distil_encoder": "teacher",
         "clip": "text",
         "siglip": "text",

@@ -139,6 +139,7 @@ DIFFERS = {
     "dalle": {"vocabulary", "learning rate", "precision"},
     "maskgit_imagenet": {"classes", "loss", "masks", "crops", "precision"},
     "vqgan_transformer": {"classes", "steps", "dropout", "precision"},
+    "distil": {"mixup", "warmup", "student"},
     "dvae": {"rate", "data", "crops", "precision"},
     "efficientvit_i1k": {"sizes", "mixing", "stochastic depth", "evaluation", "precision"},
     "efficientvit_sam": {"distillation", "loss", "answers", "precision"},

@@ -23,6 +23,7 @@ from tests.tasks import test_coop as prompting
 from tests.tasks import test_dalle as painting
 from tests.tasks import test_ddpm as denoising
 from tests.tasks import test_detect as detecting
+from tests.tasks import test_distil as taught
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_dvae as relaxing
 from tests.tasks import test_efficientvit as efficient
@@ -79,6 +80,7 @@ SYSTEMS = {
     "classify": tiny_config(model__depth=1, ema_decay=0.5),
     "dalle": painting.config(TEXTS),
     "detect": detecting.config(),
+    "distil": taught.config(),
     "distil_encoder": distilling.config(),
     "efficientvit": efficient.config(),
     "hart": hybrid.config(),

@@ -112,7 +112,8 @@ def reference(model, params, images):
             tokens[:, i] @ params[name]["kernel"] + params[name]["bias"]
             for i, name in enumerate(("head", "distillation_head"))
         ]
-        return {"tokens": tokens, "features": tokens[:, :2].mean(1), "logits": sum(heads_of) / 2}
+        each = np.stack(heads_of, axis=1)
+        return {"tokens": tokens, "features": tokens[:, :2].mean(1), "logits": each.mean(1), "head_logits": each}
     if model.pooling == "token":
         x = tokens[:, 0]
     elif model.pooling == "mean":

@@ -169,6 +169,28 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
     return model, {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
 
 
+def teacher_sections(source: str) -> dict[str, Any]:
+    """Of a config's `task` section what says who teaches: `teacher`, `teacher_sees` and `teacher_classes`, see
+    `vit_jax.tasks.distil.build`. Its parameters come with `init_from={"teacher": "SOURCE::"}`.
+
+    Args:
+        source: any image classifier that `load` reads.
+
+    Raises:
+        UserError: it names no image model.
+    """
+    opened = open_source(source)
+    metadata = opened.metadata
+    if metadata["model"] is None or metadata["preprocess"] is None:
+        raise UserError(f"{opened.path} names no image model", "Give a classifier of images as the teacher")
+    pixels = Preprocess.from_json(metadata["preprocess"])
+    return {
+        "teacher": {"name": metadata["model"]["name"], **metadata["model"]["kwargs"]},
+        "teacher_sees": {key: list(getattr(pixels, key)) for key in ("image_size", "mean", "std")},
+        "teacher_classes": list(metadata["labels"]) or None,
+    }
+
+
 def starting_towers(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The `model` and `data` sections of a config that goes on from images and texts in one space, and the section of
     its tokenizer.

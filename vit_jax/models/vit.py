@@ -258,7 +258,7 @@ class ViT(Classifier):
         pooling: "token" is the class token, "mean" the mean of the patch tokens, "map" an attention pooling of class
             token and patches, "token_mean" class token and mean one after the other (DINOv2's linear probe).
             "distilled" is DeiT with its distillation token: each of the two tokens has a head, the logits are the mean
-            of theirs and the features the mean of the tokens.
+            of theirs and the features the mean of the tokens; "head_logits" [B, 2, K] are the logits of each head.
         fc_norm: a layer norm after the pooling, for an encoder without its last one (MAE's fine-tuning, appendix A).
         representation_size: width of a dense layer with tanh before the head (ViT pre-training), None for none.
 
@@ -297,7 +297,8 @@ class ViT(Classifier):
         if self.pooling != "distilled":
             return {"features": x, **head(x)}
         both = head(x[:, 0]), head(x[:, 1], name="distillation_head")
-        return {"features": x.mean(axis=1), **jax.tree.map(lambda *of: sum(of) / 2, *both)}
+        each = {"head_logits": jnp.stack([of["logits"] for of in both], axis=1)} if self.num_classes else {}
+        return {"features": x.mean(axis=1), **each, **jax.tree.map(lambda *of: sum(of) / 2, *both)}
 
     def _pool(self, tokens: Float[Array, "b t width"]) -> Float[Array, "b f"] | Float[Array, "b 2 width"]:
         before = self.encoder.tokens
