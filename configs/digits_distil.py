@@ -5,7 +5,7 @@
 
 Paper: none; the forms of "Distilling the knowledge in a neural network" (arXiv:1503.02531), of DeiT (arXiv:2012.12877,
 section 4) and of "Knowledge distillation: a good teacher is patient and consistent" (arXiv:2106.05237) in small.
-Expected: see the table of docs/distil.md. Hardware: 2 CPU cores. Time: about a minute.
+Expected: not measured yet. Hardware: 2 CPU cores. Time: not measured; one more step takes a teacher's pass forward.
 
 Arguments: `teacher=PATH`, a classifier of all ten digits (must be given); `form`: soft, hard, token (hard, with DeiT's
 distillation token), match (only the teacher's answers, on mixed images) or none (the same student without a teacher);
