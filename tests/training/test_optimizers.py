@@ -1,4 +1,4 @@
-"""LAMB and Lion: where decay, layers, groups and the mesh meet them. tests/parity has what they compute."""
+"""LAMB, Lion and schedule-free AdamW: where decay, layers, groups and the mesh meet them. tests/parity has what they compute."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from vit_jax.training import optim
 from vit_jax.training.parameters import leaf_names
 
 
-@pytest.mark.parametrize("name", ["lamb", "lion"])
+@pytest.mark.parametrize("name", ["lamb", "lion", "schedule_free_adamw"])
 def test_a_decay_of_the_paper_is_on_kernels_and_can_be_elsewhere(name):
     plain = {"name": name, "learning_rate": 0.1}
     without, some, all_ = (
@@ -23,7 +23,7 @@ def test_a_decay_of_the_paper_is_on_kernels_and_can_be_elsewhere(name):
     assert_same(scheduled, some)
 
 
-@pytest.mark.parametrize("name", ["lamb", "lion"])
+@pytest.mark.parametrize("name", ["lamb", "lion", "schedule_free_adamw"])
 def test_a_group_is_trained_as_if_it_were_alone(name):
     section = {"name": name, "learning_rate": 0.1, "weight_decay": 0.3}
     groups = [{"match": "head/.*", "name": "sgd", "learning_rate": 0.0}, {"match": ".*", **section}]
@@ -46,8 +46,10 @@ def test_lambs_step_has_the_length_of_its_parameter():
     [
         ({"name": "lamb"}, "0/count 0/mu/head 0/nu/head 3/count"),
         ({"name": "lion"}, "0/count 0/mu/head 2/count"),
+        ({"name": "schedule_free_adamw"},
+         "b1 weight_sum largest_rate inner/0/count inner/0/nu/head inner/2/0/count z/head"),
     ],
-)
+)  # fmt: skip
 def test_slots_end_in_their_parameters_names(section, expected):
     """Which is how the mesh knows where to put them."""
     params = {"head": np.ones((2, 3), np.float32)}

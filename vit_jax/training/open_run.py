@@ -36,6 +36,7 @@ from vit_jax.training.program import Program, build_program
 from vit_jax.training.remarks import opening
 from vit_jax.training.resume import extensions, resume
 from vit_jax.training.scalars import Scalars
+from vit_jax.training.schedule_free import begun_at
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, variables_of
@@ -200,6 +201,7 @@ def _throughput(
     task, config = experiment.task, experiment.config
     # What is computed once is no work of a step.
     flops = None if experiment.precompute else task.flops(batch)
+    flops = 2 * flops if flops and config.optim.get("sam") else flops  # two gradients
     execution = getattr(trunk_of(task.model), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None
@@ -224,6 +226,7 @@ def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) 
     model_state = jax.tree.map_with_path(replace, fresh, shardings)
     params = model_state.pop("params")
     state = {**state, "params": params, "model_state": model_state}
+    state["opt_state"] = begun_at(params, state["opt_state"])
     return state | program.fresh_average(state) if "ema" in state else state
 
 

@@ -14,7 +14,7 @@ from vit_jax.naming import construct, nearest
 from vit_jax.nn.trunk import Layers
 from vit_jax.ranges import NonNegative, Positive, check_arguments, check_value
 from vit_jax.training import schedules
-from vit_jax.training.optimizers import OPTIMIZERS
+from vit_jax.training.optimizers import AVERAGING, OPTIMIZERS, RATE
 from vit_jax.training.parameters import (
     DECAY_RATE,
     by_name,
@@ -27,8 +27,6 @@ from vit_jax.training.parameters import (
 )
 from vit_jax.training.schedules import Extensions, Schedule
 from vit_jax.training.turns import TURNS, check_turns, turns_of
-
-_RATE = "learning_rate"
 
 
 def build(
@@ -146,7 +144,7 @@ def _scaled_by_rate() -> optax.GradientTransformationExtraArgs:
         rates: Mapping[str, Float[jax.Array, ""] | float], **_: Any,
     ) -> tuple[PyTree, optax.ScaleByScheduleState]:  # fmt: skip
         del params
-        updates = jax.tree.map(lambda u: jnp.asarray(-rates[_RATE], u.dtype) * u, updates)
+        updates = jax.tree.map(lambda u: jnp.asarray(-rates[RATE], u.dtype) * u, updates)
         return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(
@@ -161,7 +159,7 @@ def _with_own_rates(tx: optax.GradientTransformationExtraArgs, suffix: str) -> o
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, *, rates: Mapping[str, Any], **extra: Any
     ) -> tuple[PyTree, Any]:
-        own = {name: rates[name + suffix] for name in (_RATE, DECAY_RATE) if name + suffix in rates}
+        own = {name: rates[name + suffix] for name in (RATE, DECAY_RATE) if name + suffix in rates}
         return tx.update(updates, state, params, rates=own, **extra)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
@@ -200,17 +198,19 @@ def _optimizer(
     if "learning_rate" not in values:
         raise UserError(f"The key '{where}.learning_rate' is missing", f"Set it with --{where}.learning_rate=VALUE")
     schedule = schedules.build(schedule, values.pop("learning_rate"), steps, f"{where}.schedule", extensions)
-    rates = {_RATE + suffix: schedule}
+    rates = {RATE + suffix: schedule}
     if isinstance(decay := values.get("weight_decay"), Mapping):
         check_arguments(OPTIMIZERS[name], values, where)
         rates[DECAY_RATE + suffix] = schedules.weight_decay(decay, steps, extensions, f"{where}.weight_decay")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if clip_value is not None:
         parts.append(optax.clip(clip_value))
-    parts.append(construct(OPTIMIZERS[name], values, where, own, learning_rate=_scaled_by_rate(), names=names))
-    if multipliers:
-        parts.append(scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers")))
+    factors = [scaled(by_name(multipliers, names, f"{where}.learning_rate_multipliers"))] if multipliers else []
     if layer_decay is not None:
-        parts.append(scaled(layerwise(layer_decay, layers, names, f"{where}.layer_decay")))
+        factors.append(scaled(layerwise(layer_decay, layers, names, f"{where}.layer_decay")))
+    rate = _scaled_by_rate()
+    if name in AVERAGING:
+        rate, factors = optax.chain(rate, *factors), []
+    parts += [construct(OPTIMIZERS[name], values, where, own, learning_rate=rate, names=names), *factors]
     tx = optax.chain(*parts) if len(parts) > 1 else parts[0]
     return _with_own_rates(tx, suffix) if suffix else tx, rates

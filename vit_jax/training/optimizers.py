@@ -13,6 +13,10 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.ranges import Count, Decay, NonNegative, Positive
 from vit_jax.training.parameters import by_name, decayed, kernels_only, path_name
+from vit_jax.training.schedule_free import schedule_free
+
+# What the rate is called among the numbers that come with each update.
+RATE = "learning_rate"
 
 
 def adamw(
@@ -188,6 +192,34 @@ def lion(
     )
 
 
+def schedule_free_adamw(
+    *,
+    learning_rate: optax.GradientTransformation,
+    names: Sequence[str],
+    weight_decay: NonNegative | Mapping[str, Any] = 0.0,
+    weight_decay_multipliers: Sequence[tuple[str, NonNegative]] = (),
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+) -> optax.GradientTransformation:
+    """Schedule-free AdamW (Defazio et al., arXiv:2405.15682): an average in place of the momentum and of the decay of
+    the rate, with AdamW's memory.
+
+    The parameters of the run are the average, so that this is what is evaluated, saved and exported, see
+    `vit_jax.training.schedule_free`. The rate wants a warmup and no decay: `schedule=dict(name="constant",
+    warmup_steps=...)`. Running statistics of batch normalisation are those of where the gradients are taken:
+    `config.recalibrate` estimates them for the average, as the authors advise.
+
+    Args:
+        weight_decay: as in `adamw`, like `names` and `weight_decay_multipliers`; of where the gradient is taken.
+        b1: how near to the average that is.
+    """
+    factor = by_name(weight_decay_multipliers, names, "config.optim.weight_decay_multipliers", kernels_only)
+    # Adam without its first moment, which would be a slot of zeros.
+    adam = optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    return schedule_free(optax.chain(adam, decayed(weight_decay, factor), learning_rate), b1, RATE)
+
+
 def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key: str) -> optax.GradientTransformation:
     """`tx` with one field of its state stored in another dtype, but computed in that of the updates.
 
@@ -210,4 +242,14 @@ def _stored(tx: optax.GradientTransformation, field: str, dtype: str | None, key
     return optax.GradientTransformation(lambda params: cast(tx.init(params)), update)
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "adafactor": adafactor, "lamb": lamb, "lion": lion}
+OPTIMIZERS = {
+    "adamw": adamw,
+    "sgd": sgd,
+    "lars": lars,
+    "adafactor": adafactor,
+    "lamb": lamb,
+    "lion": lion,
+    "schedule_free_adamw": schedule_free_adamw,
+}
+# Those that make more of a step than the step itself: what scales it has to come before.
+AVERAGING = ("schedule_free_adamw",)

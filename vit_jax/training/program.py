@@ -22,6 +22,7 @@ from vit_jax.training.precompute import Planned
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
 from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, place, replicated, state_sharding, tensor_axes
+from vit_jax.training.sharpness import sharpness_aware
 from vit_jax.training.state import INIT, ON_DEVICE, State, fresh_average, init_state, random_key
 from vit_jax.training.step import Metrics, Monitor, OnDevice, make_update, noted
 
@@ -114,6 +115,7 @@ def build_program(
         initial = variables.eval_shape(jax.ShapeDtypeStruct((), jnp.uint32))
     params = initial["params"]
     section = dict(config.optim)
+    sharpness = sharpness_aware(section.pop("sam", None), section)
     frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
     optim.check_locked(frozen, task.locked_when_loaded, config.init_from)
     planned = None
@@ -141,6 +143,7 @@ def build_program(
     plain_update = make_update(
         task, tx, on_device=on_device, frozen=frozen, microbatch=config.microbatch,
         gradient_norms=config.gradient_norms,
+        sharpness=sharpness,
         read=read,
     )  # fmt: skip
 

@@ -17,7 +17,9 @@ from vit_jax.nn.constants import changing, constants_of
 from vit_jax.tasks import Batch, Task
 from vit_jax.training.parameters import norms_by_layer
 from vit_jax.training.scalars import Scalars
+from vit_jax.training.schedule_free import gradient_point
 from vit_jax.training.sharding import place
+from vit_jax.training.sharpness import SharpnessAware
 from vit_jax.training.state import LOSS, ON_DEVICE, State, averaged, random_key
 
 # Turns a batch as the host sends it (uint8 images) into what the loss gets; runs on the whole batch, on the device.
@@ -38,6 +40,7 @@ def make_update(
     frozen: PyTree,
     microbatch: int | None = None,
     gradient_norms: bool = False,
+    sharpness: SharpnessAware | None = None,
     read: set[str] | None = None,
 ) -> Callable[[State, Batch, Scalars, Hashable], tuple[State, Metrics, Bool[Array, ""]]]:
     """Builds (state, batch, scalars, static) -> (next state, metrics, whether all is finite); traceable.
@@ -46,6 +49,7 @@ def make_update(
         frozen: mask over the parameters; its leaves get neither gradient nor optimizer slot nor EMA.
         microbatch: examples at a time; None for the whole batch. The loss accumulates by mean, metrics by sum.
         read: receives the names of the arrays of a batch that the loss reads, while the update is traced.
+        sharpness: takes the gradient that the optimizer gets, and whose norm is logged, elsewhere.
         gradient_norms: also log the norm of each layer's gradient.
     """
     if microbatch and task.whole_batch:
@@ -65,6 +69,7 @@ def make_update(
         # microbatch draws its own masks, from the key of its first example.
         keys = jax.random.split(random_key(seed, count, LOSS), size)
         trained, fixed = split(state["params"], frozen)
+        point = gradient_point(trained, state["opt_state"])
         # Whatever has no average stands in it as it is, but outside of what is differentiated.
         average = {}
         if "ema" in state:
@@ -88,7 +93,9 @@ def make_update(
                 )
             mean, total = AccumulationType.MEAN, AccumulationType.SUM
             gradient = optax.microbatch(gradient, 1, microbatch, ((mean, (total, mean)), mean))
-        (value, (metrics, model_state)), gradients = gradient(trained, (batch, keys))
+        (value, (metrics, model_state)), gradients = gradient(point, (batch, keys))
+        if sharpness is not None:
+            _, gradients = gradient(sharpness.climbed(point, gradients), (batch, keys))
         model_state = {**model_state, **constants_of(state["model_state"])}
 
         updates, opt_state = tx.update(gradients, state["opt_state"], trained, rates=scalars["rates"])
