@@ -110,6 +110,9 @@ def test_how_many_each_class_has():
     assert class_counts(one) == (90, 9, 0, 1)
     several = ManifestSource(list("wxyz"), [[0], [0], [0, 1], []], ["e", "a"], multi_label=True)
     assert class_counts(several) == (3, 1)
+    several.labels = [0, 1, 1, 0]  # as pairs of images and texts have them
+    assert class_counts(several) == (2, 2)
+    several.labels = [(0,), (0,), (0, 1), ()]
     assert class_counts(Mixture([one, several], (0.9, 0.1))) == (91, 9, 0, 1, 3)
 
 

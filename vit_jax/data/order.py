@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vit_jax.data.classes import relabelled
+from vit_jax.data.known_labels import known_labels
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
@@ -173,15 +174,11 @@ def _members(source: Source) -> list[Int[np.ndarray, " n"]]:
 
 
 def _known(source: Source, what: str, what_to_do: str) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """The labels of a source and the index of the example that has each, -1 for one without any."""
-    labels = getattr(source, "labels", None)
-    if labels is None:
+    """Its labels, and whose they are, see `known_labels`."""
+    known = known_labels(source)
+    if known is None:
         raise UserError(f"{what}, which this source would have to read for", what_to_do)
-    if isinstance(labels, np.ndarray):
-        return labels, np.arange(len(labels))
-    pairs = [(label, index) for index, several in enumerate(labels) for label in several or (-1,)]
-    labels, indices = np.array(pairs, np.int64).reshape(-1, 2).T
-    return labels, indices
+    return known
 
 
 def _whole_shares(weights: Sequence[float]) -> list[int]:

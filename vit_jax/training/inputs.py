@@ -1,6 +1,7 @@
 """From the `data` section of a config to pipelines: where train and evaluate get their batches."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from vit_jax.data.field import Context
 from vit_jax.data.fields import Fields, build_fields
+from vit_jax.data.fold import Fold
 from vit_jax.data.mix import Mix
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline, Transform
 from vit_jax.data.preprocess import Preprocess
@@ -44,6 +46,8 @@ class Inputs:
         repeats: rows in a row that show the same training example, each augmented anew.
         balance: train on every class equally often, however many examples it has. An epoch is still as many examples
             as the source has.
+        fold: k-fold cross-validation: 'i/k' leaves the i-th of k parts of `train` out, and evaluation takes that part
+            where it would take `eval`, see `vit_jax.data.fold`. None for all of `train`.
     """
 
     train: Mapping[str, Any]
@@ -59,6 +63,20 @@ class Inputs:
     on_corrupt: str = "replace"
     repeats: Count = 1
     balance: bool = False
+    fold: str | None = None
+
+    def __post_init__(self):
+        if self.left_out and self.eval is not None:
+            raise UserError(
+                f"config.data.fold={self.fold} evaluates on what it leaves out of config.data.train, and"
+                " config.data.eval names another set",
+                "Set config.data.eval=none; or config.data.fold=none, to train or evaluate without folds",
+            )
+
+    @functools.cached_property
+    def left_out(self) -> Fold | None:
+        """What training leaves out for evaluation."""
+        return None if self.fold is None else Fold.parse(self.fold)
 
     @property
     def preprocessing(self) -> Preprocess | None:
@@ -97,7 +115,8 @@ class Inputs:
 
     def train_source(self) -> Source:
         """The training source, arranged as the fields read it."""
-        return self.kinds().arranged(build_named("source", self.train, "config.data.train"))
+        source = build_named("source", self.train, "config.data.train")
+        return self.kinds().arranged(self.left_out.training(source) if self.left_out else source)
 
     def augmentation(self, kinds: Fields) -> Transform | None:
         """Training's transform, which moves all fields that lie in the image's plane; None without images."""
@@ -147,6 +166,7 @@ class Inputs:
                 "Remove config.precompute or config.data.mix",
             )
         described = [self.train, self.transform, preprocess and preprocess.to_json(), len(source), kinds.to_json()]
+        described += [f"all but fold {self.fold}"] if self.fold else []
         return EvalPipeline(
             source, transform, batch_size=self.eval_batch_size or batch_size, num_threads=self.num_threads,
             description=json.dumps(described, sort_keys=True, default=str), fields=kinds,
@@ -164,13 +184,17 @@ class Inputs:
 
         Args:
             where: the section that asks for it, for errors.
-            source: another source than `data.eval`.
+            source: another source than `data.eval`, or than the part that `data.fold` leaves out.
             transform: an augmentation instead of plain preprocessing, drawn from `seed` and the example's index.
         """
-        if source is None and self.eval is None:
+        if source is None and self.left_out:
+            section = {"fold": self.fold, "of": self.train}
+            source = self.left_out.left_out(build_named("source", self.train, "config.data.train"))
+        elif source is None and self.eval is None:
             raise UserError("There is no evaluation data", f"Set config.data.eval, or {where}.source")
-        section = source or self.eval
-        source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
+        else:
+            section = source or self.eval
+            source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
         if not source.label_names:  # a text of a class is an example by itself, as probes and k-NN take it
             source = self.kinds().arranged(source)
         # What the examples depend on, so that results for them can be kept.

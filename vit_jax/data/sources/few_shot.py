@@ -8,32 +8,10 @@ from jaxtyping import Int
 
 from vit_jax.data.classes import base_classes
 from vit_jax.data.source import Source
+from vit_jax.data.subset import Subset
 from vit_jax.errors import UserError
 from vit_jax.naming import build_named
 from vit_jax.ranges import Count, Natural
-
-
-class FewShot:
-    """Some of a source's examples, with all of its class names.
-
-    Args:
-        indices: which.
-        labels: theirs.
-    """
-
-    def __init__(self, source: Source, indices: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]):
-        self.source = source
-        self.label_names = tuple(source.label_names)
-        self.labels = labels
-        self.in_memory = getattr(source, "in_memory", False)
-        self.remarks = tuple(getattr(source, "remarks", ()))
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(self.source[int(self._indices[index])])
 
 
 def build(
@@ -42,7 +20,7 @@ def build(
     shots: Count,
     seed: Natural = 0,
     classes: Literal["all", "base", "new"] = "all",
-) -> FewShot:
+) -> Subset:
     """So many examples of each class, drawn by a seeded permutation of each as the evaluator `fewshot` draws them.
 
     Args:
@@ -70,7 +48,7 @@ def build(
                 "Lower shots, or leave the class out",
             )
     indices = np.concatenate([drawn[label][:shots] for label in wanted])
-    return FewShot(whole, indices, labels[indices].astype(np.int32))
+    return Subset(whole, indices, labels[indices].astype(np.int32))
 
 
 def _labels(source: Source) -> Int[np.ndarray, " N"]:
