@@ -65,6 +65,32 @@ def test_differences_are_compared_with_what_seeds_make(tmp_path, capsys):
     assert "difference from" in capsys.readouterr().out and "Welch" in (tmp_path / "out.html").read_text()
 
 
+def test_folds_share_a_row_and_are_compared_pair_by_pair(tmp_path):
+    """The paired test with Nadeau and Bengio's variance, against its formula written out."""
+    a, b = [0.5, 0.7, 0.62, 0.4, 0.55], [0.54, 0.71, 0.69, 0.41, 0.6]
+    for name, values in (("a", a), ("b", b)):
+        for fold, value in enumerate(values, 1):
+            write_run(tmp_path / f"{name}{fold}", [value], optim={"name": name}, data={"fold": f"{fold}/5"})
+    groups = groups_of(tmp_path)
+    header, rows = report.result_table(groups, ["val/accuracy"])
+    assert header[1] == "folds" and [row[:2] for row in rows] == [["1: a1 and 4 more", "5"], ["2: b1 and 4 more", "5"]]
+    assert rows[0][3] == f"{np.mean(a):.4g} ± {np.std(a, ddof=1):.2g}"
+    assert [row[0] for row in report.difference_table(groups)[1]] == ["optim.name"]
+    d = np.subtract(b, a)
+    t = d.mean() / np.sqrt((1 / 5 + 0.2 / 0.8) * d.var(ddof=1))
+    [found] = report.significance_table(groups, ["val/accuracy"])[1]
+    assert found[2] == f"{d.mean():+.4g}" and found[4] == f"{2 * stats.t.sf(t, 4):.2g}"
+    low, high = map(float, found[3].split(" to "))
+    assert (low + high) / 2 == pytest.approx(d.mean(), abs=1e-3) and high > low
+    page = report.build_page(groups, ["val/accuracy"])
+    assert "Nadeau and Bengio" in page and "deviation over folds" in page and ">2/5<" in page
+    write_run(tmp_path / "c", [0.9], seed=1, optim={"name": "a"}, data={"fold": "1/5"})
+    write_run(tmp_path / "d", [0.9], optim={"name": "a"}, data={"fold": "1/4"})
+    counts = [row[1] for row in report.result_table(groups_of(tmp_path), ["val/accuracy"])[1]]
+    assert sorted(counts) == ["1", "5", "6"], "another number of parts is another experiment"
+    assert report.repeated(groups_of(tmp_path)) == "seeds and folds"
+
+
 def test_curves_are_means_with_their_range(sweep):
     first, second = groups_of(sweep).values()
     assert report.curve(first, "val/accuracy") == [

@@ -5,8 +5,9 @@ examples:
   vit_jax report runs/sweep --metrics val/accuracy train/loss --images
 
 A directory stands for itself if it is a workdir, and else for the workdirs in it. Runs whose configs differ in nothing
-but the seed share a row and a curve: their mean, with the standard deviation in the table and the range in the curves.
-Where there are two seeds or more, each is compared with the runs given first by Welch's t-test.
+but the seed, or in which of k folds they leave out (config.data.fold), share a row and a curve: their mean, with the
+standard deviation in the table and the range in the curves. Where there are two seeds or more, each is compared with
+the runs given first by Welch's t-test; over folds by the corrected paired test of Nadeau and Bengio.
 Pictures that an evaluator kept while a run trained, such as the sheets of 'samples', stand side by side.
 Only the workdirs are read. --images also draws training images as each run sees them, which opens the data that the
 runs' configs name: for runs whose configs you know, since the page will show what they point to.
@@ -15,6 +16,7 @@ runs' configs name: for runs whose configs you know, since the page will show wh
 import argparse
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 from etils import epath
 
 from vit_jax.commands.output import output_file
+from vit_jax.commands.significance import PAIRED, WELCH, compared
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 
@@ -30,6 +33,7 @@ _PANELS = 8  # curves by default; --metrics asks for others
 _IMAGES = 4  # a row and a column of the contact sheet
 _STEPS, _WIDEST = 5, 400  # pictures of a run side by side, and pixels of each
 _LAST = 5  # lines of the log whose mean stands for the end of training
+_FOLD = "data.fold"
 _SILENT = ("/examples", "_std", "_low", "_high")  # endings of metrics that no one compares
 
 
@@ -54,6 +58,12 @@ class RunLog:
         return next((row[metric] for row in reversed(self.rows) if metric in row), None)
 
     @property
+    def fold(self) -> str | None:
+        """The part of its data that it leaves out, as '2/5'."""
+        fold = self.settings.get(_FOLD)
+        return fold if isinstance(fold, str) and re.fullmatch(r"[1-9]\d{0,3}/[1-9]\d{0,3}", fold, re.ASCII) else None
+
+    @property
     def step(self) -> int:
         return max((row["step"] for row in self.rows), default=0)
 
@@ -76,8 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.commands.table import table
 
     header, rows = result_table(groups, metrics)
-    compared, differences = significance_table(groups, metrics)
-    more = f"{table(compared, differences)}\n\n" if differences else ""
+    significance, differences = significance_table(groups, metrics)
+    more = f"{table(significance, differences)}\n\n" if differences else ""
     print(f"{table(header, rows)}\n\n{more}Report: {output}")
 
 
@@ -131,10 +141,11 @@ def choose_metrics(runs: Sequence[RunLog], wanted: Sequence[str] | None) -> list
 
 
 def group_runs(runs: Sequence[RunLog]) -> dict[str, list[RunLog]]:
-    """Runs by label; those that differ in nothing but the seed are together."""
+    """Runs by label; those that differ in nothing but the seed, or in which of k folds they leave out, share one."""
     by_config: dict[str, list[RunLog]] = {}
     for log in runs:
         settings = {key: value for key, value in log.settings.items() if key != "seed"}
+        settings |= {_FOLD: log.fold.partition("/")[2]} if log.fold else {}
         by_config.setdefault(json.dumps(settings, sort_keys=True), []).append(log)
     groups = {}
     for i, group in enumerate(by_config.values(), 1):
@@ -158,13 +169,23 @@ def result_table(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str])
             spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.4g}{spread}")
         rows.append(cells)
-    return ["run", "seeds", "step", *metrics], rows
+    return ["run", repeated(groups), "step", *metrics], rows
+
+
+def repeated(groups: Mapping[str, Sequence[RunLog]]) -> str:
+    """In what the runs of a group differ."""
+    logs = [log for group in groups.values() for log in group]
+    if not any(log.fold for log in logs):
+        return "seeds"
+    again = any(len({log.settings.get("seed") for log in group}) > 1 for group in groups.values())
+    return "seeds and folds" if again else "folds"
 
 
 def difference_table(groups: Mapping[str, Sequence[RunLog]]) -> tuple[list[str], list[list[str]]]:
     """The settings that are not the same for all groups, a row a setting."""
     configs = [group[0].settings for group in groups.values()]
-    keys = sorted({key for config in configs for key in config} - {"seed"})
+    folds = {_FOLD} if all(group[0].fold for group in groups.values()) else set()
+    keys = sorted({key for config in configs for key in config} - {"seed"} - folds)
     rows = []
     for key in keys:
         cells = [json.dumps(config[key], ensure_ascii=False) if key in config else "" for config in configs]
@@ -176,27 +197,23 @@ def difference_table(groups: Mapping[str, Sequence[RunLog]]) -> tuple[list[str],
 def significance_table(
     groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """How far each group's mean is from the first one's, and whether seeds alone would do that: a row for each metric
-    and group, where both have two seeds or more.
-
-    Welch's t-test, which lets the groups differ in spread (Welch, "The generalization of Student's problem", Biometrika
-    34, 1947): the 95% interval of the difference, and the probability of one as large if there were none.
-    """
-    from scipy import stats
-
+    """How far each group's mean is from the first one's, and whether seeds or folds alone would do that: a row for each
+    metric and group, where both have two runs or more. See `vit_jax.commands.significance`."""
     first, *others = groups
     rows = []
     for metric in metrics:
         for label in others:
-            a, b = ([v for log in groups[of] if (v := log.final(metric)) is not None] for of in (label, first))
-            if min(len(a), len(b)) < 2:
-                continue
-            cells = [metric, label, f"{statistics.mean(a) - statistics.mean(b):+.4g}", "", ""]
-            if statistics.stdev(a) + statistics.stdev(b) > 0:  # else there is no spread to compare with
-                test = stats.ttest_ind(a, b, equal_var=False)
-                low, high = test.confidence_interval(0.95)
-                cells[3:] = [f"{low:+.2g} to {high:+.2g}", f"{test.pvalue:.2g}"]
-            rows.append(cells)
+            cells = compared(
+                *(
+                    [
+                        ((str(log.settings.get("seed")), log.fold), v)
+                        for log in groups[of]
+                        if (v := log.final(metric)) is not None
+                    ]
+                    for of in (label, first)
+                )
+            )
+            rows += [[metric, label, *cells]] if cells else []
     return ["metric", "run", f"difference from {first}", "95% interval", "p"], rows
 
 
@@ -218,36 +235,38 @@ def build_page(groups: Mapping[str, Sequence[RunLog]], metrics: Sequence[str], i
     """
     from vit_jax.commands import figures, page
 
-    seeds = any(len(group) > 1 for group in groups.values())
+    several, what = any(len(group) > 1 for group in groups.values()), repeated(groups)
     panels = {
         metric: {label: points for label, group in groups.items() if (points := curve(group, metric))}
         for metric in metrics
     }
     parts = [page.wide(page.html_table(*result_table(groups, metrics)))]
     parts.append(page.paragraph(
-        "The last value that each run logged." + (" Mean and standard deviation over seeds." if seeds else "")
+        "The last value that each run logged." + (f" Mean and standard deviation over {what}." if several else "")
     ))  # fmt: skip
-    compared, rows = significance_table(groups, metrics)
+    header, rows = significance_table(groups, metrics)
     if rows:
-        parts.append(page.heading("More than the seeds make?"))
-        parts.append(page.wide(page.html_table(compared, rows)))
-        parts.append(page.paragraph(
-            "Welch's t-test over seeds: p is the chance of a difference as large if there were none. It is not"
-            " corrected for how many rows there are."
-        ))  # fmt: skip
-    caption = "Shaded: from the lowest to the highest seed." if seeds else ""
+        parts.append(page.heading(f"More than the {what} make?"))
+        parts.append(page.wide(page.html_table(header, rows)))
+        parts.append(page.paragraph(WELCH if what == "seeds" else PAIRED))
+    caption = "Shaded: from the lowest to the highest run." if several else ""
     parts += [page.heading("Curves"), page.figure(figures.run_curves(panels), caption)]
     header, rows = difference_table(groups)
     parts.append(page.heading("What differs"))
-    parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph("Nothing but the seed."))
+    parts.append(page.wide(page.html_table(header, rows)) if rows else page.paragraph(f"Nothing but the {what}."))
     parts += _by_tenths(groups)
     if sheets := _sheets(groups):
         parts += [page.heading("What they draw"), *sheets]
     if images:
         parts += [page.heading("What they see"), *_views(groups)]
     parts.append(page.heading("Runs"))
-    names = [[label, str(log.settings.get("seed", "")), log.name] for label, group in groups.items() for log in group]
-    parts.append(page.wide(page.html_table(["run", "seed", "workdir"], names)))
+    folds = what != "seeds"
+    names = [
+        [label, str(log.settings.get("seed", "")), *([log.fold or ""] if folds else []), log.name]
+        for label, group in groups.items()
+        for log in group
+    ]
+    parts.append(page.wide(page.html_table(["run", "seed", *(["fold"] if folds else []), "workdir"], names)))
     return page.page("vit_jax report", parts)
 
 
