@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from vit_jax.commands.main import _parser, _with_overrides
 from vit_jax.training.config import load_config
 from vit_jax.training.config_file import config_path, parse_arg, read_header
 from vit_jax.training.experiment import build_experiment
+from vit_jax.training.parameters import first_match, leaf_names
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "launch" / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -109,8 +111,8 @@ def test_the_site_has_every_page():
     assert nav == {page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/")}
 
 
-def block_after(mark: str) -> str:
-    return re.search(re.escape(mark) + r"\n```python\n(.*?)^```$", TEXTS["docs/add_a_paper.md"], re.M | re.S)[1]
+def block_after(mark: str, page: str = "docs/add_a_paper.md") -> str:
+    return re.search(re.escape(mark) + r"\n```python\n(.*?)^```$", TEXTS[page], re.M | re.S)[1]
 
 
 def test_the_worked_example_is_the_toy_that_the_tests_train():
@@ -130,3 +132,17 @@ def test_the_worked_example_s_config_builds(tmp_path, monkeypatch):
     experiment = build_experiment(load_config(spec))
     assert set(experiment.evaluators) == {"images", "texts"}
     assert set(experiment.pipeline.batch(0)) >= {"image", "label", "tokens"}
+
+
+def test_layers_are_unfrozen_one_after_the_other(tmp_path):
+    """The config of docs/small_data.md: which parameters learn in which epoch."""
+    (tmp_path / "unfreeze.py").write_text(block_after("<!-- config -->", "docs/small_data.md"))
+    experiment = build_experiment(load_config(f"{tmp_path}/unfreeze.py"))
+    row = experiment.pipeline.batch(0, slices=32)
+    params = jax.eval_shape(lambda: experiment.task.init(jax.random.key(0), experiment.on_device_eval(row)))["params"]
+    groups = experiment.config.optim["groups"]
+    assert [group.get("from_step", 0) for group in groups] == [0, 11, 23, 34]
+    patterns, names = [group["match"] for group in groups], leaf_names(params)
+    found = [{"/".join(name.split("/")[:2]) for name in names if first_match(patterns, name) == i} for i in range(4)]
+    assert found[0] == {"head/bias", "head/kernel"} and found[1] == {"encoder/block_02", "encoder/norm"}
+    assert found[2] == {"encoder/block_01"} and "encoder/block_00" in found[3]
