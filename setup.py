@@ -39,6 +39,8 @@ INSTALL_REQUIRES = [
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
 TRANSLATION = "sacrebleu>=2.6,<2.7"  # the evaluator 'translation'
 DATASETS = "datasets>=5.2,<6"  # the source 'hf'
+WANDB = "wandb>=0.31,<0.32"  # the tracker 'wandb'
+MLFLOW = "mlflow-skinny>=3.17,<4"  # the tracker 'mlflow', on servers; the whole mlflow opens databases too
 DENSE = "pycocotools>=2.0.11,<3"  # masks as COCO's polygons and run lengths, and its evaluation
 TEST_REQUIRES = [
     TRANSLATION,
@@ -112,12 +114,15 @@ setup(
         "translation": [TRANSLATION],
         "dense": [DENSE],
         "datasets": [DATASETS],
+        "wandb": [WANDB],
+        "mlflow": [MLFLOW],
         "test": TEST_REQUIRES,
         # What `make test-oracle` compares with. Named in one command, so that torch and torchvision fit each other.
         "oracle": [
             *TEST_REQUIRES,
             HUB,
             DATASETS,
+            WANDB,
             "torch==2.13.0",
             "torchvision==0.28.0",
             "timm==1.0.31",

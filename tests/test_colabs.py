@@ -154,7 +154,7 @@ def test_committed_outputs(name):
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     text = "".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
-    assert not re.search(r"(?m)(^|[\s'\"(=])(/\w+/|[A-Z]:\\)|^step \d+/|Traceback|Warning", text)
+    assert not re.search(r"(?m)(^|[\s'\"(=])(/\w+/|[A-Z]:\\)|^step +\d+/|Traceback|Warning", text)
 
 
 def test_an_error_in_a_cell_is_raised(tmp_path):

@@ -24,6 +24,7 @@ _ROOMS = {
     "field": "vit_jax.data.fields",
     "tokenizer": "vit_jax.data.tokenizers",
     "evaluator": "vit_jax.evaluators",
+    "tracker": "vit_jax.training.trackers",
 }
 
 

@@ -26,6 +26,7 @@ _MAY_DIFFER = (
     "steps",
     "stop_at",
     "log_every",
+    "trackers",
     "gradient_norms",
     "eval_every",
     "checkpoint",
@@ -78,6 +79,7 @@ class RunConfig:
         evals: evaluators by the name under which their metrics are logged; one that is None is left out.
         eval_every: steps between evaluations; None: only at the end. An evaluator's own `every` takes precedence.
         log_every: steps between lines of metrics.
+        trackers: services that get the lines too: names, or sections by name, see `vit_jax.training.trackers`.
         gradient_norms: log the norm of each layer's gradient too, to see which layer a spike starts in; like all
             metrics it is a mean since the last line, so `log_every=1` shows single spikes.
         checkpoint: `every` (steps, None: at the end), `keep` (newest), `best` (a metric), `best_mode` ('max', 'min'),
@@ -106,6 +108,7 @@ class RunConfig:
     evals: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     eval_every: int | dict[str, float] | None = None
     log_every: int | dict[str, float] = 50
+    trackers: str | Sequence[str] | dict[str, Any] | None = None
     gradient_norms: bool = False
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None

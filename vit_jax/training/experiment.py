@@ -19,6 +19,7 @@ from vit_jax.training.inputs import build_inputs
 from vit_jax.training.precompute import Planned, Precompute, planned
 from vit_jax.training.recalibrate import Recalibration, recalibration
 from vit_jax.training.step import OnDevice
+from vit_jax.training.trackers import Tracker, build_trackers
 
 
 class Pipeline(Protocol):
@@ -47,6 +48,7 @@ class Experiment:
         precompute: plans what is computed once, from the arguments of `vit_jax.training.precompute.planned` that are
             known later; None where nothing is.
         recalibration: estimates the product's running statistics after the last step; None for those of training.
+        trackers: services that get the lines of the log, by name.
     """
 
     config: RunConfig
@@ -62,6 +64,7 @@ class Experiment:
     fields: Fields = dataclasses.field(default_factory=lambda: Fields({}))
     precompute: Callable[..., Planned] | None = None
     recalibration: Recalibration | None = None
+    trackers: Mapping[str, Tracker] = dataclasses.field(default_factory=dict)
 
 
 def build_experiment(values: Mapping[str, Any]) -> Experiment:
@@ -107,6 +110,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         fields=data.fields,
         precompute=precompute,
         recalibration=recalibrate,
+        trackers=build_trackers(config.trackers),
         metadata={
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),

@@ -56,7 +56,8 @@ def train(
     failed: dict[str, UserError] = {}  # what ended an evaluator, the last time that it ran
     run.state = None  # the step donates its buffers
     lead = is_lead()
-    writer, progress = Writer(workdir, run.start, lead), Progress(run.start, run.last, lead)
+    writer = Writer(workdir, run.start, lead, experiment.trackers, experiment.values)
+    progress = Progress(run.start, run.last, lead)
     throughput, remarks = run.throughput, RunningRemarks(experiment.task, lead)
     batches = run.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
@@ -95,7 +96,9 @@ def train(
             progress.line(step, measured)
 
     with contextlib.ExitStack() as closing:
-        for part in (run, writer, progress, batches):
+        closing.callback(run.close)
+        closing.push(writer)
+        for part in (progress, batches):
             closing.callback(part.close)
         if run.owed and run.start < run.last:
             write_measured(run.start, measure(run.start, run.owed, state))

@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, TensorBoard events and the terminal."""
+"""Where numbers go: metrics.jsonl, TensorBoard events, other trackers and the terminal."""
 
 import contextlib
 import json
@@ -7,7 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 from etils import epath
@@ -15,25 +16,41 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from vit_jax.data.files import is_remote
+from vit_jax.errors import Preempted
 from vit_jax.training.lines import Lines
 from vit_jax.training.run_files import read_metrics
+from vit_jax.training.trackers import Ending, Tracker
+from vit_jax.training.tracking import Tracking
 from vit_jax.training.units import IMAGES, Units
 from vit_jax.training.workdir import Upkeep
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
+_NARROWEST = 6  # characters of a column of numbers, such as 0.1234 has
+
 
 class Writer:
-    """Appends one JSON object a line to `metrics.jsonl` and mirrors it to TensorBoard.
+    """Appends one JSON object a line to `metrics.jsonl` and mirrors it to TensorBoard and other trackers.
+
+    As a context manager it tells them how the run ended.
 
     Args:
         workdir: where `metrics.jsonl` and `tensorboard/` are.
         step: the step that the run starts from; lines after it, left by an interrupted run, are dropped.
         active: False on all processes but one.
+        trackers: services beside TensorBoard, by name.
+        config: of the run, for them.
     """
 
-    def __init__(self, workdir: epath.Path, step: int, active: bool = True):
+    def __init__(
+        self,
+        workdir: epath.Path,
+        step: int,
+        active: bool = True,
+        trackers: Mapping[str, Tracker] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
         self._active = active
         if not active:
             return
@@ -44,6 +61,14 @@ class Writer:
         # TensorBoard's files are written here and copied there where its writer cannot append.
         self._scratch = tempfile.TemporaryDirectory(prefix="vit_jax-") if is_remote(workdir) else None
         self._board = self._new_board(step + 1)
+        self._tracking = Tracking(trackers or {}, workdir, config or {}, kept)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        told = kind is not None and issubclass(kind, (Preempted, KeyboardInterrupt))
+        self.close("finished" if kind is None else "stopped" if told else "failed")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
@@ -51,6 +76,7 @@ class Writer:
         self._mend()
         self._lines.write(json.dumps({"step": step, **{k: round_off(v) for k, v in scalars.items()}}))
         self._show(step, scalars)
+        self._tracking.write(step, scalars)
 
     def flush(self) -> None:
         """Before a checkpoint is saved: the lines up to its step must be there when a run goes on from it."""
@@ -62,9 +88,15 @@ class Writer:
             self._board.flush()
             self._copy_board()
 
-    def close(self) -> None:
+    def close(self, ending: Ending = "finished") -> None:
         if not self._active:
             return
+        # Last: it may wait, and files that cannot be written are no reason to leave it out.
+        with contextlib.ExitStack() as held:
+            held.callback(self._tracking.close, ending)
+            self._close_files()
+
+    def _close_files(self) -> None:
         with contextlib.closing(self._upkeep), contextlib.closing(self._lines):
             self._mend()
             self._close_board()
@@ -135,6 +167,7 @@ class Progress:
     def __init__(self, start: int, total: int, active: bool = True):
         self._start, self._total, self._began = start, total, time.perf_counter()
         self._active, self._bar = active, None
+        self._widths: dict[str, int] = {}
         if active and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, leave=True)
 
@@ -145,15 +178,26 @@ class Progress:
     def line(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._active:
             return
-        silent = ("_std", "gradient_norm/")  # a deviation, or one of many layers
-        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not any(part in k for part in silent)}
-        text = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
+        text = f"step {step:{len(str(self._total))}}/{self._total}  {self._columns(scalars)}"
         if self._bar is not None:
-            self._bar.write(f"step {step}/{self._total}  {text}", file=sys.stderr)
+            self._bar.write(text.rstrip(), file=sys.stderr)
             return
         done = max(step - self._start, 1)
         left = (time.perf_counter() - self._began) / done * (self._total - step)
-        print(f"step {step}/{self._total}  {text}  left {left:.0f}s", file=sys.stderr, flush=True)
+        print(f"{text}  left {tqdm.format_interval(left)}", file=sys.stderr, flush=True)
+
+    def _columns(self, scalars: Mapping[str, float]) -> str:
+        """Names and numbers, each number as wide as the widest that its column has had."""
+        silent = ("_std", "gradient_norm/")  # a deviation, or one of many layers
+        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if not any(part in k for part in silent)}
+        # On one device the speed of a chip is the speed.
+        alone = {k for k in shown if k.endswith("_per_chip") and shown[k] == shown.get(k.removesuffix("_per_chip"))}
+        columns = []
+        for name in (name for name in shown if name not in alone):
+            number = f"{shown[name]:.4g}"
+            self._widths[name] = max(self._widths.get(name, _NARROWEST), len(number))
+            columns.append(f"{name} {number:<{self._widths[name]}}")
+        return "  ".join(columns)
 
     def close(self) -> None:
         if self._bar is not None:

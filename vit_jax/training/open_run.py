@@ -41,6 +41,7 @@ from vit_jax.training.schedules import Extensions
 from vit_jax.training.sharding import batch_sharding, check_batch, make_mesh, place, replicated
 from vit_jax.training.state import State, variables_of
 from vit_jax.training.step import Monitor, fresh_monitor, with_sums
+from vit_jax.training.tracking import check_trackers
 from vit_jax.training.units import units_of
 from vit_jax.training.workdir import start_step, taken, write_config
 
@@ -112,6 +113,9 @@ def open_run(
     last = min(config.steps, config.stop_at or config.steps)
     if not agreed(lambda: start_step(workdir, experiment.values, last)) and config.init_from:
         agreed(lambda: check_sources(config.init_from, experiment.metadata.get("fields")))
+
+    if experiment.trackers:
+        agreed(lambda: check_trackers(experiment.trackers, workdir) if lead else None)
 
     # One row of the first batch tells what the data looks like.
     row = experiment.pipeline.batch(0, config.batch_size, 0)

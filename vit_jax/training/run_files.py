@@ -12,7 +12,7 @@ from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
 
 # What a workdir holds, where it is there at all; everything else in it is not ours.
-FILES = ("config.json", "metrics.jsonl", "summary.json", "lock")
+FILES = ("config.json", "metrics.jsonl", "summary.json", "trackers.json", "lock")
 FOLDERS = ("checkpoints", "tensorboard", "pictures")
 _DEEPEST = 40  # sections in sections, many times what a config has
 
