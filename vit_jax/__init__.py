@@ -8,11 +8,12 @@ from vit_jax.errors import UserError
 if TYPE_CHECKING:
     from vit_jax.checkpoints.create import create_model
     from vit_jax.checkpoints.load import Loaded, load
+    from vit_jax.checkpoints.serving.exported import load_exported
     from vit_jax.models.names import list_models
     from vit_jax.models.vit import ViT
 
 __version__ = "0.1.0"
-__all__ = ["Loaded", "UserError", "ViT", "create_model", "list_models", "load"]
+__all__ = ["Loaded", "UserError", "ViT", "create_model", "list_models", "load", "load_exported"]
 
 # Where a name is, which is resolved on first use, so that `import vit_jax` (and every data worker) starts without jax.
 _LATER = {
@@ -21,6 +22,7 @@ _LATER = {
     "create_model": "vit_jax.checkpoints.create",
     "list_models": "vit_jax.models.names",
     "load": "vit_jax.checkpoints.load",
+    "load_exported": "vit_jax.checkpoints.serving.exported",
 }
 
 

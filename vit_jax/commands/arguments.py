@@ -30,10 +30,11 @@ def add_config(parser: argparse.ArgumentParser, required: bool, help_text: str) 
     )
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True, positional: bool = False) -> None:
+    """`--checkpoint PATH`, or PATH alone, and what goes with it; see `open_loaded`."""
     parser.add_argument(
-        "--checkpoint",
-        required=required,
+        "checkpoint" if positional else "--checkpoint",
+        **({} if positional else {"required": required}),
         metavar="PATH",
         help="a workdir (its newest step), a directory checkpoints/<step>, a .safetensors or .npz file, or hf://owner/name",
     )

@@ -178,20 +178,20 @@ class Preprocess:
         missing = [max(made[axis] - image.shape[axis], 0) for axis in (0, 1)]
         height, width = (image.shape[axis] + missing[axis] for axis in (0, 1))
         canvas = np.empty((height, width, 3), np.uint8)
-        canvas[:] = self._filler
+        canvas[:] = self.filler
         top, left = map(self._before, missing)
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
         return canvas
 
     @cached_property
-    def _filler(self) -> UInt8[np.ndarray, "3"]:
+    def filler(self) -> UInt8[np.ndarray, "3"]:
         """The mean as bytes."""
         return np.uint8(np.clip([round(value) for value in self.mean], 0, 255))
 
     def _shown(self, pixels: UInt8[Any, "*b h w 3"]) -> Bool[Any, "*b h w 1"]:
         """Where an image is not what `_pad` put below it or at its right, whose bytes are the mean only nearly: a model
         feels a third of a level in half of its input."""
-        filled = (pixels == self._filler).all(-1)
+        filled = (pixels == self.filler).all(-1)
         rows, columns = (_until_last(~filled.all(axis)) for axis in (-1, -2))
         return (rows[..., :, None] & columns[..., None, :])[..., None]
 

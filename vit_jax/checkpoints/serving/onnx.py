@@ -1,0 +1,103 @@
+"""ONNX: the program and its parameters in one file, by the converter jax2onnx; it runs with onnxruntime.
+
+What is converted is the same function as elsewhere, so that inputs and outputs keep names, order (NHWC) and shapes. The
+converter knows many operations of JAX and not all: a model with another one is refused by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Shaped
+
+from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vit_jax.checkpoints.serving.program import Program
+
+MODEL = "model.onnx"
+OPSET = 23
+_MOST = 2**31 - 1  # bytes of one protobuf, which an ONNX file is
+
+
+def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
+    """Writes the model into a folder that is there.
+
+    Returns:
+        What export.json is to say beside what all formats say.
+
+    Raises:
+        UserError: jax2onnx is not installed, or cannot convert the model.
+    """
+    del platforms  # onnxruntime has its own
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise UserError("ONNX needs the package jax2onnx", "pip install 'vit_jax[export-onnx]'") from error
+    size = sum(x.nbytes for x in program.parameters.values())
+    if size > _MOST:
+        raise UserError(f"The parameters have {size:,} bytes, and an ONNX file {_MOST:,} at most", "Use stablehlo")
+    parameters = jax.tree.map(np.asarray, program.parameters)
+    names = list(jax.eval_shape(program.__call__, program.parameters, program.example(1)))
+
+    def function(images: Any) -> tuple[Any, ...]:
+        return tuple(program(parameters, images).values())
+
+    with _quiet():
+        try:
+            model = to_onnx(
+                function,
+                [program.symbolic()],
+                model_name="vit_jax",
+                opset=OPSET,
+                input_names=["image"],
+                output_names=names,
+            )
+        except Exception as error:  # what the converter raises for what it does not know is not documented
+            first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise UserError(f"jax2onnx cannot convert this model: {first[:300]}", "Use stablehlo") from error
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    return {"opset": OPSET}
+
+
+def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str, np.ndarray]]:
+    """The model in onnxruntime, on the CPU.
+
+    Raises:
+        UserError: onnxruntime is not installed, or the file is missing or damaged.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            "An ONNX file is run by the package onnxruntime", "pip install 'vit_jax[export-onnx]'"
+        ) from error
+    path = folder / MODEL
+    if not path.is_file():
+        raise UserError(f"{path} is missing", "Export the model again")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors are of a module that has no public name
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(f"onnxruntime cannot read {path}: {first[:300]}", "Export the model again") from error
+    names = [output.name for output in session.get_outputs()]
+    (given,) = session.get_inputs()
+    return lambda images: dict(zip(names, session.run(names, {given.name: images}), strict=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the converter's remarks on shapes that it leaves open."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,171 @@
+"""Exporting a model: what is written is read back and compared before it counts as written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+import vit_jax
+from vit_jax.checkpoints.serving.exported import ABOUT, FORMATS, VERSION, load_exported
+from vit_jax.checkpoints.serving.program import Program, named
+from vit_jax.checkpoints.serving.stablehlo import HERE, PLATFORMS
+from vit_jax.data import traced_resize
+from vit_jax.errors import UserError
+from vit_jax.spelling import nearest
+
+TOLERANCE = 1e-4  # of an output's largest value
+IMAGES = 10
+# Of what a program resizes itself: levels of 255, and which share of the values may be off by one.
+LEVELS, SHARE = 1, 0.02
+
+
+def export_program(
+    program: Program, folder: Path, to: str, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
+) -> dict[str, Any]:
+    """Writes a program in a format, if what is read back gives the model's outputs on ten images that are made up.
+
+    Args:
+        folder: which is made; nothing that exists is overwritten, and nothing half written is left.
+        to: one of `FORMATS`.
+        platforms: that the program is to run on, of `PLATFORMS`; onnxruntime has its own.
+
+    Returns:
+        What export.json says.
+
+    Raises:
+        UserError: the folder holds something, the format has no place for the program, or the outputs differ.
+    """
+    check_export(folder, to, platforms)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        about = {"version": VERSION, "format": to, **_described(program)}
+        about |= FORMATS[to].write(program, partial, platforms)
+        _write(partial, about)
+        about["checked"] = compare(program, partial)
+        _write(partial, about)
+        partial.chmod(0o755)  # mkdtemp's are for their owner alone
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return about
+
+
+def check_export(folder: Path, to: str, platforms: Sequence[str]) -> None:
+    """Refuses what `export_program` cannot write, before anything is loaded, with a UserError."""
+    if to not in FORMATS:
+        raise UserError(f"There is no format {to!r}", nearest(to, FORMATS))
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(f"There is no platform {platform!r}", nearest(platform, PLATFORMS))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already", "Remove it, or choose another place")
+    backend = jax.default_backend()
+    if to != "onnx" and not set(HERE.get(backend, (backend,))) & set(platforms):
+        raise UserError(
+            f"A program for {', '.join(platforms) or 'nothing'} cannot be compared here, on {backend}",
+            f"Add {HERE.get(backend, (backend,))[0]} to --platforms",
+        )
+
+
+def compare(program: Program, folder: Path) -> dict[str, Any]:
+    """How far what is in `folder` is from the model on `IMAGES` images.
+
+    Where the program resizes images, the pixels that it makes are compared with `Preprocess`, and its outputs with the
+    model's on these pixels.
+
+    Returns:
+        "images", "differences" (by output, of its largest value), and "pixels" where the program resizes: which share
+        of the values is one level off.
+
+    Raises:
+        UserError: they differ by more than `TOLERANCE`.
+    """
+    exported, rng, loaded = load_exported(folder), np.random.default_rng(0), program.loaded
+    preprocess, size = loaded.preprocess, program.batch_size or IMAGES // 2
+    differences: dict[str, float] = {}
+    off = seen = 0
+    for start in range(0, IMAGES, size):
+        if program.channels != 3:
+            given = prepared = rng.standard_normal(program.example(size).shape, np.float32)
+        elif program.preprocessing == "resize":
+            given = pictures(rng, size, _raw_size(preprocess.image_size, start > 0))
+            prepared = np.asarray(jax.jit(lambda x: traced_resize.to_uint8(preprocess, x))(given))
+            levels = np.abs(prepared.astype(int) - np.stack([preprocess.to_uint8(image) for image in given]))
+            off, seen = off + int((levels > 0).sum()), seen + levels.size
+            if levels.max() > LEVELS or off > SHARE * seen:
+                raise UserError(
+                    f"The program's images differ from ours by up to {levels.max()} of 255, in {off / seen:.1%}",
+                    "Nothing is written; prepare images before it",
+                )
+        else:
+            prepared = pictures(rng, size, preprocess.image_size)
+            given = prepared if program.preprocessing == "normalize" else preprocess.normalize(prepared)
+        ours = named(loaded.outputs({"image": prepared}, program.names), program.names)
+        theirs = exported(given)
+        for name, value in ours.items():
+            found = difference(np.asarray(value), theirs[name])
+            differences[name] = max(differences.get(name, 0.0), found)
+    for name, found in differences.items():
+        if not found <= TOLERANCE:
+            raise UserError(
+                f"What was exported gives other {name} than the model, by {found:.2g} of the largest value where"
+                f" {TOLERANCE:g} is allowed",
+                "Nothing is written; try another format",
+            )
+    return {"images": IMAGES, "differences": differences, **({"pixels": off / seen} if seen else {})}
+
+
+def difference(ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> float:
+    """The largest difference over the largest value of ours; infinite where shapes, or where values are finite,
+    differ."""
+    if ours.shape != theirs.shape or not (np.isfinite(ours) == np.isfinite(theirs)).all():
+        return float("inf")
+    a, b = (np.where(np.isfinite(x), x, 0).astype(np.float64) for x in (ours, theirs))
+    return float(np.abs(a - b).max(initial=0) / (np.abs(a).max(initial=0) or 1.0))
+
+
+def pictures(rng: np.random.Generator, count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "B H W 3"]:
+    """Made-up images with large shapes and small ones: coarse and fine noise, each from 0 to 255."""
+    height, width = size
+    coarse = rng.integers(0, 256, (count, 4, 4, 3))
+    rows, columns = (np.arange(side) * 4 // side for side in size)
+    fine = rng.integers(0, 256, (count, height, width, 3))
+    return ((3 * coarse[:, rows[:, None], columns] + fine) // 4).astype(np.uint8)
+
+
+def _raw_size(size: tuple[int, int], tall: bool) -> tuple[int, int]:
+    """Of images that are to be resized: larger than the model's, wide and then tall, and in no simple ratio."""
+    height, width = size
+    return (height * 9 // 4 + 3, width * 5 // 3 + 1) if tall else (height * 3 // 2 + 1, width * 2 + 5)
+
+
+def _described(program: Program) -> dict[str, Any]:
+    loaded = program.loaded
+    outputs = jax.eval_shape(program.__call__, program.parameters, program.example(1))
+    return {
+        "vit_jax": vit_jax.__version__,
+        "checkpoint": str(loaded.path),
+        "input": {"name": "image", "shape": list(program.shape), "dtype": program.dtype.name},
+        "outputs": {
+            name: {"shape": [program.shape[0], *x.shape[1:]], "dtype": x.dtype.name} for name, x in outputs.items()
+        },
+        "labels": list(loaded.labels),
+        "objective": loaded.task.objective,
+        "preprocessing": program.preprocessing,
+        "preprocess": loaded.preprocess.to_json(),
+    }
+
+
+def _write(folder: Path, about: dict[str, Any]) -> None:
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
