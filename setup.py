@@ -42,6 +42,8 @@ DATASETS = "datasets>=5.2,<6"  # the source 'hf'
 WANDB = "wandb>=0.31,<0.32"  # the tracker 'wandb'
 MLFLOW = "mlflow-skinny>=3.17,<4"  # the tracker 'mlflow', on servers; the whole mlflow opens databases too
 DENSE = "pycocotools>=2.0.11,<3"  # masks as COCO's polygons and run lengths, and its evaluation
+# `vit_jax export --format onnx`, and what compares the files.
+ONNX = ["jax2onnx>=0.13,<0.14", "onnx>=1.23.2,<2", "onnxruntime>=1.32,<2"]
 TEST_REQUIRES = [
     TRANSLATION,
     DENSE,
@@ -111,6 +113,8 @@ setup(
         # Only `vit_jax prepare` of TFDS's own data sets imports it; training never does.
         "prepare": ["tensorflow-cpu>=2.21,<2.22"],
         "hub": [HUB],
+        "export-onnx": ONNX,
+        "export-savedmodel": ["tensorflow-cpu>=2.21,<2.22"],
         "translation": [TRANSLATION],
         "dense": [DENSE],
         "datasets": [DATASETS],
@@ -127,6 +131,7 @@ setup(
             "torchvision==0.28.0",
             "timm==1.0.31",
             "transformers==5.23.0",
+            "jax2onnx==0.13.0",
             "onnx==1.23.2",
             "onnxruntime==1.32.0",
             "open-clip-torch==3.3.0",

@@ -37,7 +37,8 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
     """
     del platforms  # onnxruntime has its own
     try:
-        from jax2onnx import to_onnx
+        with _quiet():
+            from jax2onnx import to_onnx
     except ImportError as error:
         raise UserError("ONNX needs the package jax2onnx", "pip install 'vit_jax[export-onnx]'") from error
     size = sum(x.nbytes for x in program.parameters.values())
@@ -93,11 +94,13 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converter's remarks on shapes that it leaves open."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the converter's remarks on shapes that it leaves open, and on libraries that it could also convert."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "jax2onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
