@@ -2,8 +2,9 @@
 
 Traceable with symbolic height and width, so that a program that is exported once prepares images of any size. Positions
 are whole numbers, exact for images of up to 20,000 pixels a side; weights are float32. Pillow's filters are rounded
-where Pillow rounds; what differs from the host is a rounding of some pixels to the other side, by one level of 255.
-Where OpenCV shrinks one side by area and enlarges the other, it rounds in between, and this does not.
+where Pillow rounds; what differs from the host is a rounding of some pixels to the other side, by one level of 255. Of
+those that are enlarged by "area" it is an eighth: OpenCV does that in whole numbers of few bits, and where it shrinks
+one side and enlarges the other it rounds in between, which is not done here.
 """
 
 from collections.abc import Callable
