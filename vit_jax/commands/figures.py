@@ -84,6 +84,43 @@ def power_laws(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
     return png(drawing)
 
 
+def sweep_chart(
+    metric: str, across: str, lines: Mapping[str, Sequence[tuple[float | str, float, float, float]]]
+) -> bytes:
+    """What a metric was at the values of a sweep: line label -> (value, mean, lowest, highest) over seeds.
+
+    Values that are numbers over a decade or more have a logarithmic axis.
+    """
+    drawing = Figure(figsize=(5.2, 3.6), layout="constrained", dpi=110)
+    axes = drawing.subplots()
+    styles = itertools.cycle(itertools.product(("-", "--", ":"), _COLOURS))
+    for (style, colour), (label, points) in zip(styles, lines.items(), strict=False):
+        xs, means, lows, highs = zip(*points, strict=True)
+        errors = np.abs(np.array([lows, highs]) - means)
+        axes.errorbar(
+            xs,
+            means,
+            errors,
+            fmt=style,
+            color=colour,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label=label.replace("$", r"\$"),
+        )
+    values = sorted({x for points in lines.values() for x, *_ in points}, key=str)
+    if values and all(isinstance(x, (int, float)) and x > 0 for x in values) and max(values) >= 9 * min(values):
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(values), [f"{x:g}" for x in sorted(values)])
+        axes.minorticks_off()
+    axes.set(xlabel=across, ylabel=metric.replace("$", r"\$"))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return png(drawing)
+
+
 def shots_chart(rows: Mapping[str, Mapping[int, tuple[float, float]]]) -> bytes:
     """Few-shot accuracy: label -> shots -> (mean, standard deviation)."""
     drawing = Figure(figsize=(5, 3.2), layout="constrained", dpi=110)

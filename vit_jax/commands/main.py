@@ -38,6 +38,7 @@ from vit_jax.commands import (
     sample,
     search_sparsity,
     segment,
+    sweep,
     train,
     upscale,
     visualize,
@@ -47,6 +48,7 @@ from vit_jax.spelling import nearest
 
 _COMMANDS = {
     "train": train,
+    "sweep": sweep,
     "evaluate": evaluate,
     "predict": predict,
     "features": features,
