@@ -18,6 +18,7 @@ from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
 from vit_jax.training.precompute import Planned, Precompute, planned
 from vit_jax.training.recalibrate import Recalibration, recalibration
+from vit_jax.training.revision import revision
 from vit_jax.training.step import OnDevice
 from vit_jax.training.trackers import Tracker, build_trackers
 
@@ -112,6 +113,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
         recalibration=recalibrate,
         trackers=build_trackers(config.trackers),
         metadata={
+            "commit": revision(),
             "preprocess": inputs.preprocessing and inputs.preprocessing.to_json(),
             "labels": list(data.label_names),
             "image_size": data.image_size and list(data.image_size),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import vit_jax
 from vit_jax.checkpoints.serving.exported import ABOUT, FORMATS, VERSION, load_exported
 from vit_jax.checkpoints.serving.program import Program, named
 from vit_jax.checkpoints.serving.stablehlo import HERE, PLATFORMS
+from vit_jax.checkpoints.whole_folder import check_free, whole_folder
 from vit_jax.data import traced_resize
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
@@ -44,20 +43,12 @@ def export_program(
         UserError: the folder holds something, the format has no place for the program, or the outputs differ.
     """
     check_export(folder, to, platforms)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as partial:
         about = {"version": VERSION, "format": to, **_described(program)}
         about |= FORMATS[to].write(program, partial, platforms)
         _write(partial, about)
         about["checked"] = compare(program, partial)
         _write(partial, about)
-        partial.chmod(0o755)  # mkdtemp's are for their owner alone
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return about
 
 
@@ -68,8 +59,7 @@ def check_export(folder: Path, to: str, platforms: Sequence[str]) -> None:
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(f"There is no platform {platform!r}", nearest(platform, PLATFORMS))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already", "Remove it, or choose another place")
+    check_free(folder)
     backend = jax.default_backend()
     if to != "onnx" and not set(HERE.get(backend, (backend,))) & set(platforms):
         raise UserError(
