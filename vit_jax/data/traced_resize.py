@@ -8,7 +8,6 @@ one side and enlarges the other it rounds in between, which is not done here.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +55,11 @@ def to_uint8(preprocess: Preprocess, images: UInt8[Array, "B H W 3"]) -> UInt8[A
     """
     check_traceable(preprocess)
     made = tuple(side + cut for side, cut in zip(preprocess.image_size, preprocess.trim, strict=True))
-    old = images.shape[1:3]
+    lines = images[0, :, 0, 0], images[0, 0, :, 0]
+    old = tuple(jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
     axes = [
-        _Axis(preprocess, old[axis], size, made[axis], preprocess.image_size[axis])
-        for axis, size in enumerate(_size(preprocess, made, tuple(jnp.asarray(side, jnp.int32) for side in old)))
+        _Axis(preprocess, _numbered(line), size, made[axis], preprocess.image_size[axis])
+        for axis, (line, size) in enumerate(zip(lines, _size(preprocess, made, old), strict=True))
     ]
     x = images.astype(jnp.float32)
     if preprocess.interpolation == "area":
@@ -105,25 +105,30 @@ class _Axis:
     """Which samples of a resized axis are kept, and of which old ones they are made.
 
     Args:
-        old: samples of the image, maybe symbolic.
+        at: numbers of the image's samples.
         size: of the resized image, traced.
         made: what is left after crop and padding.
         kept: of which so many are kept.
     """
 
-    def __init__(self, preprocess: Preprocess, old: Any, size: _Integer, made: int, kept: int):
+    def __init__(self, preprocess: Preprocess, at: Int[Array, " old"], size: _Integer, made: int, kept: int):
         missing = jnp.maximum(made - size, 0) if preprocess.resize == "pad" else jnp.int32(0)
         before = missing * 0 if preprocess.anchor == "corner" else missing // 2
         left_over = size + missing - made
         rounded = preprocess.crop == "round" and preprocess.interpolation != "area"
         start = _quotient(left_over, 2) if rounded else left_over // 2
-        self.old, self.size = old, size
+        self.at, self.size = at, size
         self.sample = jnp.arange(kept, dtype=jnp.int32) + start - before
         self.inside = (self.sample >= 0) & (self.sample < size)
 
     def weights(self, rule: Callable[..., Float[Array, "new old"]]) -> Float[Array, "new old"]:
-        old = jnp.asarray(self.old, jnp.int32)
-        return rule(self.sample[:, None], jnp.arange(self.old, dtype=jnp.int32), old, self.size)
+        return rule(self.sample[:, None], self.at, self.at[-1] + 1, self.size)
+
+
+def _numbered(line: UInt8[Array, " n"]) -> Int[Array, " n"]:
+    """0, 1, ... for each of `line`. From `jnp.arange` of a symbolic size a converter would not know that it is that of
+    the image."""
+    return jnp.cumsum(jnp.ones_like(line, jnp.int32)) - 1
 
 
 def _of_filter(kernel: Callable[[Array], Array]) -> Callable[..., Float[Array, "new old"]]:

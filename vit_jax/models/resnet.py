@@ -16,6 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.naming import nearest
 from vit_jax.nn.batch_norm import BatchNorm
 from vit_jax.nn.bottleneck import PostActivationUnit
+from vit_jax.nn.conv import max_of_windows
 from vit_jax.nn.dtype import compute_dtype
 from vit_jax.nn.residual import ResidualTrunk
 from vit_jax.nn.trunk import Classifier
@@ -84,7 +85,7 @@ class ResNetEncoder(ResidualTrunk):
         style = BatchStyle(self.dtype)
         x = style.conv(self.width, kernel, stride, name="conv1")(images.astype(self.dtype))
         x = nn.relu(style.norm(name="norm1", train=train)(x))
-        return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        return x if self.stem == "cifar" else max_of_windows(x, 3, 2, [(1, 1), (1, 1)])
 
     def unit(self, x: Float[Array, "b h w c"], width: int, stride: int, train: bool, name: str) -> Array:
         style = BatchStyle(self.dtype)

@@ -163,7 +163,19 @@ def max_pool(x: Float[Array, "b h w c"], padding: Padding, pad_with: PoolPadding
     around = pads(x.shape[1:3], 3, 2, padding)
     if pad_with == "zeros":
         x, around = jnp.pad(x, [(0, 0), *around, (0, 0)]), [(0, 0), (0, 0)]
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
+    return max_of_windows(x, 3, 2, around)
+
+
+def max_of_windows(
+    x: Float[Array, "b h w c"], window: int, stride: int, padding: Sequence[tuple[int, int]]
+) -> Float[Array, "b oh ow c"]:
+    """The largest of each square window; what is around the map is less than everything.
+
+    What `nn.max_pool` computes, by the same operation: converters to other formats replace that function by one of
+    their own, which knows fewer paddings.
+    """
+    sides = [(0, 0), *padding, (0, 0)]
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1), sides)
 
 
 def check_conv_implementation(implementation: str) -> None:
