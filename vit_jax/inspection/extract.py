@@ -24,6 +24,8 @@ def has_attention(loaded: Loaded) -> bool:
 def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "L B H T T"]:
     """The attention weights of every layer and head, exactly those of the forward pass, float32.
 
+    Tokens behind the patches, such as prompts, stand between the prefix and the patches here.
+
     The model is built again with its switch `sow_attention` on; nobody else pays for it. They take 4 L B H T^2 bytes:
     22 MB an image for B/16 at 224 pixels, 0.5 GB for L/16 at 384.
 
@@ -51,7 +53,12 @@ def attention_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree["encoder"])
         if any(getattr(key, "key", None) == "attention_weights" for key in path)
     )
-    return np.stack([np.asarray(leaf) for _, leaf in leaves])
+    weights = np.stack([np.asarray(leaf) for _, leaf in leaves])
+    if behind := getattr(model, "behind", 0):
+        before, tokens = encoder.tokens.count, np.arange(weights.shape[-1])
+        order = np.concatenate([tokens[:before], tokens[-behind:], tokens[before:-behind]])
+        weights = weights[..., order, :][..., order]
+    return weights
 
 
 def pooling_weights(loaded: Loaded, images: Float[Array, "B H W 3"]) -> Float[np.ndarray, "B H T"] | None:

@@ -140,6 +140,7 @@ class ViTEncoder(Trunk):
         last: int = 1,
         behind: Float[Array, "#b n width"] | None = None,
         between: Float[Array, "before_last #b t width"] | None = None,
+        renewed: Float[Array, "depth n width"] | None = None,
     ) -> tuple[Float[Array, "b t width"], Maps]:
         """See `Trunk`. The order of the tokens is class token, distillation token, registers, patches, `behind`.
 
@@ -150,7 +151,7 @@ class ViTEncoder(Trunk):
             last: the map holds what so many of the last blocks give, each normalised by the last norm, side by side in
                 its channels (`get_intermediate_layers` of DINO and DINOv2).
             behind: further tokens, positions included, of a model around this trunk (YOLOS).
-            between: see `vit_jax.nn.stack.BlockStack`.
+            between: see `vit_jax.nn.stack.BlockStack`, like `renewed`.
 
         Raises:
             UserError: when the patches do not tile the image, the parameters hold positions of another grid, or there
@@ -197,11 +198,11 @@ class ViTEncoder(Trunk):
         x = nn.Dropout(self.style.dropout_rate)(x, deterministic=not train)
 
         if last == 1:
-            x, _ = self.blocks(x, train=train, between=between)
+            x, _ = self.blocks(x, train=train, between=between, renewed=renewed)
             x = norm(name="norm")(x) if final_norm else x
             layers = [x]
         else:
-            layers = self.blocks(x, train=train, last=last, between=between)[2]
+            layers = self.blocks(x, train=train, last=last, between=between, renewed=renewed)[2]
             layers = norm(name="norm")(layers) if final_norm else layers
             x = layers[-1]
         if keep is None:

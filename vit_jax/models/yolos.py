@@ -94,6 +94,11 @@ class Yolos(nn.Module):
         }
         return outputs | ({"maps": found} if maps else {})
 
+    @property
+    def behind(self) -> int:
+        """Tokens behind the patches."""
+        return self.num_detections
+
     def layers(self) -> Layers:
         """See `vit_jax.nn.trunk.Trunk.layers`; what is added to the tokens belongs to the first."""
         first, *others = below("encoder", self.encoder.layers())

@@ -45,6 +45,12 @@ def _placed(x: Float[Array, "b t width"]) -> Float[Array, "b t width"]:
     return row_major(split_by_example(x))
 
 
+def _with_last(x: Float[Array, "b t width"], tokens: Float[Array, "n width"]) -> Float[Array, "b t width"]:
+    """With these as the last tokens of every example."""
+    tokens = jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape))
+    return jnp.concatenate([x[:, : -tokens.shape[1]], tokens], axis=1)
+
+
 class BlockStack(nn.Module):
     """`depth` blocks of one class, whose styles repeat.
 
@@ -99,6 +105,7 @@ class BlockStack(nn.Module):
         train: bool = False,
         last: int = 0,
         between: Float[Array, "before_last #b t width"] | None = None,
+        renewed: Float[Array, "depth n width"] | None = None,
         **shared: Any,
     ) -> tuple[Any, ...]:
         """Applies the blocks.
@@ -107,6 +114,7 @@ class BlockStack(nn.Module):
             cache: of all blocks, layers first.
             last: so many of the last blocks are asked what each of them gives.
             between: added to what each block but the last gives, for the next one.
+            renewed: tokens that each block finds in the place of its last ones, whatever the block before gave there.
             shared: further arguments of the blocks, the same for all of them.
 
         Returns:
@@ -120,11 +128,18 @@ class BlockStack(nn.Module):
             raise UserError(f"There are no {last} last blocks among {self.depth}", f"Ask for at most {self.depth}")
         # Parameters are made by the loop, one block after the other, however they are run later.
         scans = self.execution.scan and self.depth > 0 and not self.is_initializing()
-        x, cache, hidden = (self._scan if scans else self._loop)(x, cache, train, last, between, shared)
+        x, cache, hidden = (self._scan if scans else self._loop)(x, cache, train, last, between, renewed, shared)
         return (x, cache, hidden[-last:]) if last else (x, cache)
 
     def _loop(
-        self, x: Array, cache: PyTree | None, train: bool, last: int, between: Array | None, shared: dict[str, Any]
+        self,
+        x: Array,
+        cache: PyTree | None,
+        train: bool,
+        last: int,
+        between: Array | None,
+        renewed: Array | None,
+        shared: dict[str, Any],
     ) -> tuple[Array, PyTree | None, Array | None]:
         caches, hidden, shown = [], [], self._shows_hidden()
         for i, rate in enumerate(self._rates()):
@@ -135,6 +150,7 @@ class BlockStack(nn.Module):
             if self.execution.remat != "none":
                 run = nn.remat(run, policy=_REMAT_POLICIES[self.execution.remat])
             number = self.first + i
+            x = x if renewed is None else _with_last(x, renewed[i])
             block = self.block(self.styles[number % len(self.styles)], self.execution, name=block_name(number))
             x, kept = run(block, _placed(x), jax.tree.map(operator.itemgetter(i), cache))
             caches.append(kept)
@@ -147,7 +163,14 @@ class BlockStack(nn.Module):
         return _placed(x), cache, jnp.stack(hidden) if last else None
 
     def _scan(
-        self, x: Array, cache: PyTree | None, train: bool, last: int, between: Array | None, shared: dict[str, Any]
+        self,
+        x: Array,
+        cache: PyTree | None,
+        train: bool,
+        last: int,
+        between: Array | None,
+        renewed: Array | None,
+        shared: dict[str, Any],
     ) -> tuple[Array, PyTree | None, Array | None]:
         """One step of the scan runs one block of each style."""
         period = len(self.styles)
@@ -166,12 +189,16 @@ class BlockStack(nn.Module):
         if between is not None:  # nothing behind the last
             layers["between"] = groups(jnp.pad(between, [(0, 1), *[(0, 0)] * (between.ndim - 1)]).astype(x.dtype))
 
+        if renewed is not None:
+            layers["renewed"] = groups(renewed)
+
         shown = self._shows_hidden()
         collects = shown or last > 0
 
         def body(x: Array, layer: dict[str, Any]) -> tuple[Array, tuple[list[PyTree], list[Array]]]:
             caches, hidden = [], []
             for j, block in enumerate(blocks):
+                x = _with_last(x, layer["renewed"][j]) if "renewed" in layer else x
                 rate = layer["drop_path_rate"][j] if "drop_path_rate" in layer else 0.0
                 x, kept = block.apply(
                     {"params": layer["params"][j]}, _placed(x), layer["cache"][j],
