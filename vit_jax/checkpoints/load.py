@@ -357,6 +357,7 @@ def load(
     checksums: bool = True,
     average: int | None = None,
     part: str | None = None,
+    base: str | None = None,
 ) -> Loaded:
     """Loads a checkpoint, whoever wrote it: the README lists the families and formats.
 
@@ -377,14 +378,17 @@ def load(
         average: of a workdir's last checkpoints so many are averaged, parameter by parameter; None for the newest.
         part: "encoder" or "text" for one tower of a model of images and texts, without what compares it with the other;
             of any other image model the first is the model without its head. None for all.
+        base: where the checkpoint lies now beside which adapters were trained, where their checkpoint names another
+            place.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor
             missing or left over, with another hash, or without the part.
     """
     source = open_source(
-        path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums, average=average
-    )
+        path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums, average=average,
+        base=base,
+    )  # fmt: skip
     source = source if part is None else part_of(source, part)
     metadata = dict(source.metadata)
     if image_size is not None:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vit_jax.checkpoints.base import problem_with_bases
+
 _NAMES = {"name": lambda x: isinstance(x, str), "kwargs": lambda x: isinstance(x, Mapping)}
 
 
@@ -60,4 +62,8 @@ def problem_with(metadata: Mapping[str, Any]) -> str:
             return f"{key!r} of its metadata is not {wanted}"
     if not _is_folder(metadata.get("frozen_in")):
         return "'frozen_in' of its metadata is not the name of a folder"
+    if problem_with_bases(metadata.get("bases", [])):
+        return "'bases' of its metadata does not say where its frozen parameters are"
+    if not _is_section(metadata.get("lora", {})):
+        return "'lora' of its metadata is not a section"
     return ""

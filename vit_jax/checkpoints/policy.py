@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vit_jax.errors import UserError
 from vit_jax.ranges import Count
@@ -17,6 +17,9 @@ class Policy:
         keep: the newest so many stay.
         best: the name of an evaluation metric ('val/accuracy') whose best checkpoint stays too.
         best_mode: 'max' or 'min'.
+        frozen: where frozen parameters are: "saved" once, beside the steps; or in the "base" that they were loaded from
+            by `config.init_from`, of which the metadata hold the path and checksums. Those that were not loaded as they
+            are (interpolated positions) are saved all the same.
         checksums: write a checksum of every array with it, by which damage is noticed when it is loaded.
     """
 
@@ -24,6 +27,7 @@ class Policy:
     keep: Count = 2
     best: str | None = None
     best_mode: str = "max"
+    frozen: Literal["saved", "base"] = "saved"
     checksums: bool = True
 
     def __post_init__(self):

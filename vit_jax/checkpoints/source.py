@@ -17,6 +17,7 @@ from etils import epath
 
 from vit_jax.checkpoints import families, remote, store
 from vit_jax.checkpoints.average import last_steps, read_averaged
+from vit_jax.checkpoints.base import Base, read_bases
 from vit_jax.checkpoints.description import overridden, task_of_model, task_with_model
 from vit_jax.checkpoints.http import is_http
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
@@ -25,12 +26,14 @@ from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, keeps_parts, named_parts
 from vit_jax.checkpoints.published import VOCABULARIES, Sidecar, described
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.checkpoints.subtrees import merge
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct, named_module
 from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
+from vit_jax.nn.lora import LoRA, merged
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors | PipelineFolder
 
@@ -63,6 +66,7 @@ def open_source(
     allow_nonfinite: bool = False,
     checksums: bool = True,
     average: int | None = None,
+    base: str | None = None,
 ) -> StoredModel:
     """Finds out what lies at `path`.
 
@@ -75,6 +79,7 @@ def open_source(
         allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
         checksums: compare what is read from a checkpoint of this project with the checksums saved in it.
         average: take the mean of the parameters of a workdir's last checkpoints, of so many; None for the newest.
+        base: where the checkpoint lies whose frozen parameters one of this project lacks; None for where it did.
 
     Raises:
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
@@ -95,12 +100,21 @@ def open_source(
         metadata = store.read_metadata(step)
         if overrides:
             metadata = overridden(metadata, overrides, path)
+        # What is read is whole: nobody needs to know that it was not when it was saved.
+        bases, lora = (metadata.pop(key, None) for key in ("bases", "lora"))
+        if base is not None and not bases:
+            raise UserError(f"{step} has all of its parameters", "Leave the base out")
 
         def read() -> tuple[dict, dict]:
             if average is None:
                 params, model_state = store.read_params(step, metadata["product"], checksums)
             else:
                 params, model_state = read_averaged(steps, metadata["product"], checksums)
+            if bases:
+                found = based_params(bases, step, base)
+                params = merge(params, nested(found))
+            if lora is not None:
+                params = merged(params, construct(LoRA, lora, "metadata.lora").scale)
             if not allow_nonfinite:
                 for key, leaf in jax.tree_util.tree_leaves_with_path((params, model_state)):
                     name = jax.tree_util.keystr(key[1:], simple=True, separator="/")
@@ -108,6 +122,8 @@ def open_source(
             return params, model_state
 
         return StoredModel(step, metadata, read)
+    if base is not None:
+        raise UserError(f"{file} is no run, and has no base", "Leave the base out")
     if average is not None:
         raise UserError(f"{file} is one file of weights, not several to average", "Leave the average out")
     if sha256:
@@ -115,6 +131,20 @@ def open_source(
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
         remote.check_sha256(file, sha256)
     return _published(file, overrides or {}, allow_nonfinite)
+
+
+def based_params(bases: Sequence[Mapping[str, Any]], step: epath.Path, moved: str | None = None) -> dict[str, Any]:
+    """Flat name -> value of the parameters that a step lacks, see `vit_jax.checkpoints.base.read_bases`.
+
+    Args:
+        bases: as metadata have them.
+    """
+
+    def reading(path: str) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(open_source(path).read()[0])
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+    return read_bases([Base(**base) for base in bases], step, reading, moved)
 
 
 def families_of(library: str | None = None) -> list[ModuleType]:

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from vit_jax.checkpoints.base import Base
 from vit_jax.checkpoints.description import upgraded
 from vit_jax.checkpoints.digests import differing, digests_of, named_leaves, text_digest
 from vit_jax.checkpoints.metadata import problem_with
@@ -36,9 +37,12 @@ from vit_jax.errors import UserError
 # label), "preprocess", "labels", "image_size", "product" ('params' or 'ema'), "versions", "frozen_in" (the folder
 # beside the step that has its frozen parameters, null where they are in the step), "checksums" (see
 # `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest).
+# Format 3 is format 2 of what adapters learned: "bases" (see `vit_jax.checkpoints.base`: a list of where those frozen
+# parameters are that are neither in the step nor in "frozen_in") and "lora" (see `vit_jax.nn.lora.LoRA`: what is to be
+# added to the kernels). Steps without either are written as format 2.
 # Format 1 has no "task" and no "frozen_in", and "fields" only where the config names them: see
 # `vit_jax.checkpoints.description`.
-FORMAT = 2
+FORMAT = 3
 _STATE = "state"
 _MEASURED = "measured.json"  # in a step's directory: the metric that `Policy.best` names, once it is known
 _DAMAGED = ".damaged"
@@ -56,13 +60,21 @@ class Store:
     Args:
         frozen: mask over `state["params"]`; its leaves never change and are written once. None: all are in every step.
         frozen_in: the folder that has them already, as the metadata of the step say that the run goes on from.
+        bases: of the run, which have some of them.
 
     Raises:
         UserError: the directory of the checkpoints cannot be written.
     """
 
-    def __init__(self, workdir: epath.Path, policy: Policy, frozen: PyTree | None = None, frozen_in: str | None = None):
-        self._frozen, self._frozen_in = frozen, frozen_in
+    def __init__(
+        self,
+        workdir: epath.Path,
+        policy: Policy,
+        frozen: PyTree | None = None,
+        frozen_in: str | None = None,
+        bases: Sequence[Base] = (),
+    ):
+        self._frozen, self._frozen_in, self._bases = frozen, frozen_in, bases
         self.directory = absolute(workdir) / "checkpoints"
         self._policy = policy
         self._steps = set(steps_in(workdir))
@@ -80,10 +92,17 @@ class Store:
     def save(self, step: int, state: PyTree, metadata: Mapping[str, Any]) -> None:
         """Starts to write a step; returns while the writing goes on. Errors of the previous one surface here."""
         self.wait()
-        complete = {"format": FORMAT, **metadata, "step": step, "frozen_in": None}
+        complete = {"format": 2, **metadata, "step": step, "frozen_in": None}
+        if self._bases:
+            complete["bases"] = [base.to_json() for base in self._bases]
+        if "bases" in complete or "lora" in complete:
+            complete["format"] = FORMAT
         if self._frozen is not None and any(jax.tree.leaves(self._frozen)):
             trained, fixed = split(state["params"], self._frozen)
-            complete["frozen_in"], state = self._keep_frozen(fixed), {**state, "params": trained}
+            state = {**state, "params": trained}
+            elsewhere = {name for base in self._bases for name in base.names}
+            fixed, _ = split(fixed, jax.tree.map_with_path(lambda path, _: _name(path) in elsewhere, fixed))
+            complete["frozen_in"] = self._keep_frozen(fixed) if fixed else None
         complete["checksums"] = digests_of(state) if self._policy.checksums else None
         complete["digest"] = text_digest(complete)
         if self._checkpointer is None:
@@ -406,6 +425,10 @@ def _damaged_frozen(folder: epath.Path) -> UserError:
         f"The frozen parameters in {folder} are damaged, and all steps of the run need them",
         "Copy the folder from where it is whole, or start again in a new workdir",
     )
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxtyping import PyTree
 from vit_jax.checkpoints.description import image_section, rebuilt
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
+from vit_jax.data.files import is_remote
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import build_named, nearest
@@ -40,6 +42,8 @@ class Report:
         resized: positions interpolated to another grid or window, as 'name (4, 4) -> (8, 8)'.
         missing: in the model but not in the source: they keep their fresh values.
         unused: in the source but not in the model.
+        path: of the source as it was found: a step directory or a file, or its address.
+        names: from the name of each parameter that was loaded to its name in the source.
     """
 
     source: str
@@ -48,6 +52,13 @@ class Report:
     resized: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    path: str = ""
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def found_in(self, path: str, names: Mapping[str, str]) -> Self:
+        """The same with where it was found, from names of the model and of the source with their collections."""
+        own = {name: _shown(names[_PARAMS + name]) for name in self.loaded if _PARAMS + name in names}
+        return dataclasses.replace(self, path=path, names=own)
 
     def __str__(self) -> str:
         state = "".join(f", {c} arrays of {g}" for g, c in Counter(n.split("/")[0] for n in self.state).items())
@@ -101,8 +112,9 @@ def init_from(
     target = flat_shapes(variables)
     if isinstance(sources, str):
         wanted = {n: s for n, s in target.items() if not _is_in(n, *_HEADS)}
-        found, report = _match(target, wanted, *_read(sources), sources)
-        return found, [report]
+        path, *both, method = _read(sources)
+        found, report = _match(target, wanted, *both, method, sources)
+        return found, [report.found_in(path, {n: n for n in both[0]})]
     found, reports = {}, []
     # A source is read once for all subtrees in a row that come from it; only the last one stays in memory.
     reading = functools.lru_cache(maxsize=1)(_read)
@@ -117,7 +129,7 @@ def init_from(
             )
         path, whole, inner = source.partition("::")
         inner = inner if whole else subtree
-        *both, method = reading(path)
+        lies, *both, method = reading(path)
         if not whole and subtree == _TOKENIZER and not any(_is_in(n, subtree) for n in both[0]):
             inner = ""
         advice = _elsewhere(wanted, subtree, both[0], path)
@@ -127,7 +139,7 @@ def init_from(
         )
         part, report = _match(wanted, wanted, flat, computed, method, source, advice)
         found |= part
-        reports.append(report)
+        reports.append(report.found_in(lies, {n.replace(before, after, 1): n for n in both[0]}))
     return found, reports
 
 
@@ -256,13 +268,14 @@ def flat_arrays(params: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(source: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
-    """Flat parameters and state, positions that the model computes instead of holding them, and how positions have to
-    be interpolated."""
+def _read(source: str) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """Where it lies, flat parameters and state, positions that the model computes instead of holding them, and how
+    positions have to be interpolated."""
     opened = open_source(source)
     params, model_state = opened.read()
     flat = {name: np.asarray(leaf) for name, leaf in flat_arrays({"params": params, **model_state}).items()}
-    return flat, _computed(opened.metadata), resize_method(opened.metadata["model"])
+    lies = source if is_remote(source) else os.path.abspath(opened.path)
+    return lies, flat, _computed(opened.metadata), resize_method(opened.metadata["model"])
 
 
 def _computed(metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -51,7 +51,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True, posit
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`--part`, `--allow-nonfinite`, and for published files `--model.key=value` and `--sha256`."""
+    """`--part`, `--base`, `--allow-nonfinite`, and for published files `--model.key=value` and `--sha256`."""
     parser.add_argument("--sha256", metavar="HASH", help="what the published weight file must hash to")
     parser.add_argument(
         "--allow-nonfinite", action="store_true", help="read parameters that are NaN or infinite, as they are"
@@ -59,6 +59,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", metavar="encoder|text", help="one tower of a model of images and texts, as if it lay there alone"
     )
+    parser.add_argument("--base", metavar="PATH", help="where the checkpoint is now that adapters were trained beside")
     parser.add_argument("--model-override", action="append", default=[], help=argparse.SUPPRESS)
     # Only for --help: main rewrites these into --model-override before parsing.
     parser.add_argument(
@@ -75,6 +76,7 @@ def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "overrides": override({}, dict(pair.split("=", 1) for pair in arguments.model_override)),
         "sha256": arguments.sha256,
         "allow_nonfinite": arguments.allow_nonfinite,
+        "base": arguments.base,
     }
 
 

@@ -16,8 +16,9 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, UInt32
 
+from vit_jax.checkpoints.base import Base, bases_of
 from vit_jax.checkpoints.store import Policy, Store, absolute
-from vit_jax.checkpoints.transfer import check_sources, init_from
+from vit_jax.checkpoints.transfer import Report, check_sources, init_from
 from vit_jax.checkpoints.vocabulary import check_vocabulary
 from vit_jax.errors import UserError, printable
 from vit_jax.naming import construct
@@ -141,23 +142,27 @@ def open_run(
         start = from_lead(agreed(lambda: start_step(workdir, experiment.values, last)))
         length: Extensions = ()
         monitor, frozen_in = program.fresh_monitor(), None
+        bases: Sequence[Base] = ()
         if start:
             abstract = jax.tree.map(_placed, program.state, program.shardings)
             resumed = resume(workdir, start, abstract, program.fresh_average, policy.checksums)
             start, state = resumed.step, resumed.state
             agreed(lambda: check_vocabulary(workdir, resumed.metadata.get("fields"), experiment.metadata.get("fields")))
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
+            bases = [Base(**base) for base in resumed.metadata.get("bases", ())]
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
                 program = build_program(config, task, experiment.on_device, raw, mesh, length, experiment.precompute)
         else:
-            state = program.fresh_state()
+            state, transferred = program.fresh_state(), None
             if config.init_from:
-                state = _transfer(state, program, config.init_from)
+                state, transferred = _transfer(state, program, config.init_from)
+            if policy.frozen == "base":
+                bases = agreed(lambda: _bases(transferred, program, workdir))
         encoded = getattr(getattr(experiment.pipeline, "source", None), "header", None)
         agreed(lambda: check_tokenizer(encoded, task, variables_of(state), mesh))
         agreed(lambda: write_config(workdir, experiment.values) if lead else None)
-        store = agreed(lambda: Store(workdir, policy, program.frozen, frozen_in))
+        store = agreed(lambda: Store(workdir, policy, program.frozen, frozen_in, bases))
         held.callback(store.close)
         everywhere = replicated(mesh)
         if lead:
@@ -216,8 +221,11 @@ def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) -> State:
-    """The state with parameters and model state from other checkpoints; a moving average starts from them too."""
+def _transfer(
+    state: State, program: Program, sources: str | Mapping[str, str]
+) -> tuple[State, tuple[Mapping[str, Any], Sequence[Report]]]:
+    """The state with parameters and model state from other checkpoints, and these with what became of them; a moving
+    average starts from them too."""
     fresh, shardings = ({"params": s["params"], **s["model_state"]} for s in (state, program.shardings))
     found, reports = agreed(lambda: init_from(fresh, sources))
     if is_lead():
@@ -231,7 +239,17 @@ def _transfer(state: State, program: Program, sources: str | Mapping[str, str]) 
     params = model_state.pop("params")
     state = {**state, "params": params, "model_state": model_state}
     state["opt_state"] = begun_at(params, state["opt_state"])
-    return state | program.fresh_average(state) if "ema" in state else state
+    return state | program.fresh_average(state) if "ema" in state else state, (found, reports)
+
+
+def _bases(
+    transferred: tuple[Mapping[str, Any], Sequence[Report]] | None, program: Program, workdir: epath.Path
+) -> tuple[Base, ...]:
+    """Where the frozen parameters are that steps need not hold."""
+    found, reports = transferred or ({}, ())
+    names = {path_name(p) for p, frozen in jax.tree_util.tree_leaves_with_path(program.frozen) if frozen}
+    values = {name: value for name in names if (value := found.get(f"params/{name}")) is not None}
+    return bases_of([(report.path, report.names) for report in reports], values, workdir)
 
 
 def _owed(workdir: epath.Path, step: int, due: Sequence[str]) -> list[str]:
@@ -253,4 +271,5 @@ def metadata_of(experiment: Experiment, product: str, length: Extensions) -> dic
         "length": {"steps": experiment.config.steps, "extensions": [list(e) for e in length]},
         "versions": {p: importlib.metadata.version(p) for p in packages},
         **experiment.metadata,
+        **({} if experiment.config.lora is None else {"lora": plain(experiment.config.lora)}),
     }

@@ -5,14 +5,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from jaxtyping import PyTree
 
-from vit_jax.checkpoints.store import DamagedCheckpoint, restore, set_aside, steps_in
+from vit_jax.checkpoints.source import based_params, nested
+from vit_jax.checkpoints.store import DamagedCheckpoint, read_metadata, restore, set_aside, steps_in
+from vit_jax.checkpoints.subtrees import mask_of, merge, split
 from vit_jax.errors import UserError
 from vit_jax.training.config import RunConfig
 from vit_jax.training.distributed import agreed, in_any, is_lead
 from vit_jax.training.schedules import Extensions, follows_length
+from vit_jax.training.sharding import place
 from vit_jax.training.state import State
 
 # What a checkpoint that was saved by an older version may lack.
@@ -88,7 +92,14 @@ def _attempt(
     path: epath.Path, abstract: PyTree, checksums: bool
 ) -> tuple[tuple[State, dict[str, Any]] | None, DamagedCheckpoint | None]:
     try:
-        return restore(path, abstract, _OPTIONAL, checksums), None
+        bases = read_metadata(path).get("bases")
+        if not bases:
+            return restore(path, abstract, _OPTIONAL, checksums), None
+        based = nested(based_params(bases, path))
+        params, elsewhere = split(abstract["params"], mask_of(abstract["params"], based))
+        state, metadata = restore(path, {**abstract, "params": params}, _OPTIONAL, checksums)
+        placed = jax.tree.map(lambda leaf, value: place(value, leaf.sharding), elsewhere, based)
+        return ({**state, "params": merge(state["params"], placed)}, metadata), None
     except DamagedCheckpoint as error:
         return None, error
 
