@@ -266,6 +266,15 @@ class Task:
         forward = self.forward_flops(batch)
         return forward and 3 * forward
 
+    def locked(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """Subtrees of the parameters that learn nothing, whatever the config freezes, and that a run has to load.
+
+        Args:
+            params: as `init` makes them, arrays or shapes.
+        """
+        del params
+        return ()
+
     def layers(self) -> Layers:
         """The order of the parameters for layer-wise learning rates, see `vit_jax.nn.trunk.Trunk.layers`, by default
         that of `model`; () where it says none."""

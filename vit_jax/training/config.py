@@ -86,6 +86,7 @@ class RunConfig:
             `checksums` (false writes and compares none).
         init_from: a checkpoint path, or `{subtree: path}`, from which parameters, and running statistics with them,
             are taken before the first step.
+        lora: adapters through which networks learn that stay as they were loaded, see `vit_jax.nn.lora.LoRA`.
         recalibrate: training images on which the running statistics of batch normalisation are estimated anew after the
             last step, for what is evaluated and loaded then, see `vit_jax.training.recalibrate`. None: those of
             training stay.
@@ -112,6 +113,7 @@ class RunConfig:
     gradient_norms: bool = False
     checkpoint: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | dict[str, str] | None = None
+    lora: dict[str, Any] | None = None
     recalibrate: Count | None = None
     precompute: dict[str, Any] | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Optimizers as the papers use them, built on optax from the `optim` section of a config."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,30 +105,35 @@ def build(
     return optax.partition(built, labels), rates
 
 
-def frozen_mask(params: PyTree, patterns: Sequence[str]) -> PyTree:
-    """True for leaves that match one of `patterns` ('encoder/.*'); a pattern that matches nothing is an error."""
+def frozen_mask(params: PyTree, patterns: Sequence[str], subtrees: Sequence[str] = ()) -> PyTree:
+    """True for leaves that match one of `patterns` ('encoder/.*'), where one that matches nothing is an error, and for
+    those of `subtrees`."""
     patterns = (patterns,) if isinstance(patterns, str) else patterns
     check_value(patterns, Sequence[str], "config.optim.frozen")
     check_patterns(patterns, leaf_names(params), "config.optim.frozen")
+    patterns = (*patterns, *(f"{re.escape(name)}/.*" for name in subtrees))
     mask = jax.tree.map_with_path(lambda path, _: first_match(patterns, path_name(path)) >= 0, params)
     if patterns and all(jax.tree.leaves(mask)):
         raise UserError("config.optim.frozen leaves nothing to train", "Freeze less, for example 'encoder/.*'")
     return mask
 
 
-def check_locked(frozen: PyTree, subtrees: Sequence[str], sources: str | Mapping[str, str] | None) -> None:
+def check_locked(
+    frozen: PyTree, subtrees: Sequence[str], sources: str | Mapping[str, str] | None, by: str = "config.optim.frozen"
+) -> None:
     """Refuses a run that would freeze one of `subtrees` as a whole at the random values that it starts with.
 
     Args:
         frozen: see `frozen_mask`.
         sources: `config.init_from`.
+        by: what locks them, for the error.
     """
     whole = "" in sources if isinstance(sources, Mapping) else bool(sources)
     loaded = subtrees if whole else sources or ()
     for name in subtrees:
         if name not in loaded and all(jax.tree.leaves(frozen.get(name, False))):
             raise UserError(
-                f"config.optim.frozen locks '{name}', and no weights are given for it: the rest would learn from noise",
+                f"{by} locks '{name}', and no weights are given for it: the rest would learn from noise",
                 f"Set config.init_from.{name} to a checkpoint or a published file, or train it too",
             )
 

@@ -116,8 +116,10 @@ def build_program(
     params = initial["params"]
     section = dict(config.optim)
     sharpness = sharpness_aware(section.pop("sam", None), section)
-    frozen = optim.frozen_mask(params, section.pop("frozen", None) or ())
+    locked = task.locked(params)
+    frozen = optim.frozen_mask(params, section.pop("frozen", None) or (), locked)
     optim.check_locked(frozen, task.locked_when_loaded, config.init_from)
+    optim.check_locked(frozen, locked, config.init_from, by="The task or config.lora")
     planned = None
     if precompute is not None:
         planned = precompute(initial, frozen, batch)
