@@ -60,7 +60,7 @@ def checkpoint(tmp_path_factory):
 
 
 FROM_CHECKPOINT = (
-    "bert_finetune", "composites_distil", "efficientvit_sam", "finetune", "linear_probe", "lit", "mae_finetune",
+    "adapt", "bert_finetune", "composites_distil", "efficientvit_sam", "finetune", "linear_probe", "lit", "mae_finetune",
     "sparsevit_i1k", "vit_paper_finetune",
 )  # fmt: skip
 FROM_SWIN = ("swin_finetune384",)
@@ -69,6 +69,7 @@ FROM_TOWERS = ("cocoop", "coop")
 ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
+    "adapt": ["data=photos", "data=photos,by=deep_prompts,prompts=4"],
     "bench_b16": ["", "remat=full,scan"],
     "digits": ["", "smoke"],
     "kl_autoencoder": ["images=photos", "f=16,smoke"],
@@ -164,6 +165,8 @@ CASES = [(name, argument) for name in sorted(shipped_configs()) for argument in 
 # One of each kind of program: a task on a model with an optimizer. What else tells configs apart are numbers, which the
 # goldens hold.
 PROGRAMS = [
+    ("adapt", "data=photos"),
+    ("adapt", "data=photos,by=deep_prompts,prompts=4"),
     ("composites_distil", ""),
     ("composites_distil", "stage=train"),
     ("composites_sam", ""),

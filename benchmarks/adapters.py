@@ -1,0 +1,121 @@
+"""What adapters are worth beside full fine-tuning, on scikit-learn's digits, and what their checkpoints take.
+
+The demo's small ViT is trained on the digits 0 to 6 at 16 pixels (config `digits`), and then learns all ten at 32
+(config `digits_finetune`): in full, by a linear head alone, by LoRA on queries and values (arXiv:2106.09685), or by
+prompts (arXiv:2203.12119). Steps, batches and augmentation are the same for all. Full fine-tuning has the config's
+learning rate and weight decay; the other ways have one five times as high and no decay. Nothing is tuned.
+
+    python benchmarks/adapters.py --workdir runs/adapters
+
+Every run is a folder of its own; what is done is skipped and what was interrupted goes on, so the command can be
+stopped and started again at will. After every seed it writes its table to `table.md` in the workdir, with all figures
+in `results.json`.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.runs import as_command, fit, once, spread, summary, write_tables
+from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.checkpoints.transfer import flat_arrays
+from vit_jax.training.config import load_config
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+
+# What each way changes of the config; a frozen trunk stays in the base.
+_OPTIM = {"learning_rate": 1e-2, "weight_decay": 0.0}
+ADAPTED = {"optim": _OPTIM, "checkpoint": {"frozen": "base"}}
+FROZEN = {**ADAPTED, "optim": {**_OPTIM, "frozen": ["encoder/.*"]}}
+WAYS: dict[str, dict[str, Any]] = {
+    "full fine-tuning": {},
+    "LoRA, rank 4": {**ADAPTED, "lora": {"rank": 4}},
+    "linear head": FROZEN,
+    "20 prompts": {**FROZEN, "prompts": {"num_prompts": 20}},
+    "20 prompts a block": {**FROZEN, "prompts": {"num_prompts": 20, "deep": True}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=Path, help="where the runs are")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each way (default 3)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps each")
+    arguments = parser.parse_args()
+    workdir, smoke = arguments.workdir, arguments.smoke
+    workdir.mkdir(parents=True, exist_ok=True)
+    fit(workdir / "base", "digits:smoke" if smoke else "digits")
+    everything: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for seed in range(arguments.seeds):
+        for number, way in enumerate(WAYS):
+            run = workdir / f"{number}-{seed}"
+            fine_tune(run, way, seed, workdir / "base", smoke)
+            measured = functools.partial(measure, run)
+            everything[way].append(once(workdir / f"{number}-{seed}.json", measured))
+        report(workdir, everything)
+
+
+def fine_tune(run: Path, way: str, seed: int, base: Path, smoke: bool) -> None:
+    """Trains one way where that has not been done."""
+    if not (run / "summary.json").exists():
+        print(f"\n{way}, seed {seed}", flush=True)
+        values = load_config(f"digits_finetune:init={base}" + (",smoke" if smoke else ""))
+        train(build_experiment(changed(values, WAYS[way], seed)), run)
+
+
+def changed(values: Mapping[str, Any], way: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The config of one way; of `way` sections are added to those of the config."""
+    values = json.loads(json.dumps(values)) | {"seed": seed}
+    values["optim"] |= way.get("optim", {})
+    values["checkpoint"] |= way.get("checkpoint", {})
+    if "lora" in way:
+        values["lora"] = way["lora"]
+    if "prompts" in way:
+        values["model"] = {"name": "vpt", "trunk": values["model"], **way["prompts"]}
+    return values
+
+
+def measure(run: Path) -> dict[str, float]:
+    """What the table says of a run."""
+    step = find(run)
+    saved = flat_arrays(read_params(step, "params")[0])
+    config = read_metadata(step)["config"]
+    own = config.get("lora") or config["optim"].get("frozen")  # the encoder is not among what is trained
+    trained = sum(np.size(x) for name, x in saved.items() if not (own and name.startswith("encoder/")))
+    size = sum(file.stat().st_size for file in step.rglob("*") if file.is_file())
+    found = summary(run)
+    return {
+        "accuracy": found["val/accuracy"],
+        "loss": found["val/loss"],
+        "trained": float(trained),
+        "bytes": float(size),
+        "seconds": found["seconds"],
+    }
+
+
+def report(workdir: Path, everything: Mapping[str, list[dict[str, float]]]) -> None:
+    whole = everything["full fine-tuning"][0]["trained"]
+    rows = [
+        [
+            way,
+            spread([run["accuracy"] for run in runs]),
+            f"{runs[0]['trained']:,.0f}",
+            f"{100 * runs[0]['trained'] / whole:.2f}%",
+            f"{runs[0]['bytes'] / 1e3:,.0f} kB",
+        ]
+        for way, runs in everything.items()
+    ]
+    header = ("way", "test accuracy", "parameters trained", "share", "a step on disk")
+    write_tables(workdir, [(header, rows)], everything)
+
+
+if __name__ == "__main__":
+    as_command(main)
