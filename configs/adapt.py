@@ -7,7 +7,7 @@ Papers: LoRA (arXiv:2106.09685), by default on the queries and values of all blo
 prompt tuning (arXiv:2203.12119) with prompts before every block ("deep_prompts") or before the first ("prompts"). The
 checkpoint's network stays as it is; adapters and a fresh zero-initialised head learn, and these alone are saved: the
 run names its base by path and digest. AdamW, cosine and 500 steps with 100 of warmup are those of no paper.
-Expected, hardware, time: whatever your images are; docs/adapters.md has a table for small ones.
+Expected, hardware, time: whatever your images are.
 
 The model, its dropout and pooling, and the preprocessing are those of the checkpoint; head and tanh layer are new.
 
