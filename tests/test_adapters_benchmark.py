@@ -14,7 +14,7 @@ def test_the_ways_train_what_their_rows_say():
     for way, changes in WAYS.items():
         values = changed(load_config("digits_finetune:init=base"), changes, 1)
         experiment = build_experiment(values)
-        image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+        image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
         params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
         frozen = [*values["optim"].get("frozen", ()), *(f"{name}/.*" for name in experiment.task.locked(params))]
         sizes = dict(zip(leaf_names(params), map(np.size, jax.tree.leaves(params)), strict=True))
