@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,8 @@ def train(
     extend: bool = False,
 ) -> dict[str, Any]:
     """Trains to the end, resuming what `workdir` holds, and returns what it writes to `summary.json`.
+
+    The end is the last step, or where evaluations have not become better for as long as `checkpoint.stop_after` says.
 
     Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/<step>`, `pictures/` (where an evaluator keeps
     some) and `summary.json`.
@@ -79,16 +81,21 @@ def train(
         progress.line(step, scalars)
         remarks.say(step, averages)
 
-    def measure(step: int, names: Sequence[str], state: State) -> dict[str, float]:
+    def measure(step: int, names: Sequence[str], state: State, known: Mapping[str, float]) -> dict[str, float]:
+        """Runs evaluators; `known` is what others have measured after the same step."""
         for name in names:
             failed.pop(name, None)
         pictures = keep_in(workdir, step) if lead else None
-        measured = run.evaluation.run(variables_of(state, run.product), names, failed, pictures)
+        measured = {**known, **run.evaluation.run(variables_of(state, run.product), names, failed, pictures)}
         run.store.record(step, measured, failed)
         if lead:
             for name in failed.keys() & set(names):
                 print(f"vit_jax: after step {step}: {failed[name]}", file=sys.stderr)
         return measured
+
+    def save_state(step: int, state: State, monitor: Monitor) -> None:
+        writer.flush()
+        run.store.save(step, state, {**run.metadata, "log": sums_of(monitor)})
 
     def write_measured(step: int, measured: dict[str, float]) -> None:
         if measured:
@@ -100,11 +107,17 @@ def train(
         closing.push(writer)
         for part in (progress, batches):
             closing.callback(part.close)
+        # Where the run ends, and of what is measured then the evaluators that have their line of the log.
+        end, logged = run.last, set(run.evaluation.due(run.start, last=True)) - set(run.owed)
         if run.owed and run.start < run.last:
-            write_measured(run.start, measure(run.start, run.owed, state))
+            measured = measure(run.start, run.owed, state, {})
+            write_measured(run.start, measured)
+            run.patience.saw(run.start, measured)
+            if run.patience.ends():
+                end, logged = run.start, run.evaluation.due(run.start, last=False)
         with Interrupt() as interrupt:
-            batch, scalars = arguments(run.start) if run.start < run.last else (None, None)
-            for step in range(run.start + 1, run.last + 1):
+            batch, scalars = arguments(run.start) if run.start < end else (None, None)
+            for step in range(run.start + 1, end + 1):
                 previous = monitor
                 state, monitor = run.step(state, monitor, batch, scalars, static_argument(experiment.task, step - 1))
                 # The device works on this step; meanwhile the host waits for the last one, writes its line of the
@@ -142,23 +155,34 @@ def train(
                     if last:
                         state = run.finished(state)
                     if save:  # before anything is measured: what was trained is not to be lost by that
-                        writer.flush()
-                        run.store.save(step, state, {**run.metadata, "log": sums_of(monitor)})
+                        save_state(step, state, monitor)
                     if evaluate:
-                        measured = measure(step, evaluate, state)
+                        measured = measure(step, evaluate, state, {})
                         write_measured(step, measured)
+                        run.patience.saw(step, measured)
+                        if not last and run.patience.ends():
+                            end, logged = step, evaluate
+                            if not save:
+                                save_state(step, state, monitor)
                 if told and not last:
                     run.store.wait()
                     progress.close()
                     if lead:
                         print(f"Stopped and saved at step {step}; the same command goes on from there", file=sys.stderr)
                     raise interrupt.reason(step)
-        if run.start == run.last:
-            measured = measure(run.start, run.evaluation.due(run.start, last=True), state)
-            write_measured(run.start, {k: v for k, v in measured.items() if k.partition("/")[0] in run.owed})
+                if step == end:
+                    break
+        if end == run.start or end < run.last:  # no step knew that it was the last one
+            known = measured if end > run.start else {}
+            rest = [name for name in run.evaluation.due(end, last=True) if not known or name not in logged]
+            measured = measure(end, rest, state, known)
+            write_measured(end, {k: v for k, v in measured.items() if k.partition("/")[0] not in logged})
         run.store.wait()
+        if lead and run.patience.over and end < config.steps:
+            progress.close()
+            print(run.patience.said(end), file=sys.stderr)
 
-    summary = {"step": run.last, **{k: round_off(v) for k, v in measured.items()}}
+    summary = {"step": end, **{k: round_off(v) for k, v in measured.items()}}
     summary["seconds"] = round(time.perf_counter() - began, 1)
     if lead:
         write_json(workdir / "summary.json", summary)

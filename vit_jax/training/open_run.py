@@ -33,6 +33,7 @@ from vit_jax.training.evaluation import Evaluation, intervals
 from vit_jax.training.experiment import Experiment, Pipeline
 from vit_jax.training.metrics import Throughput, read_metrics
 from vit_jax.training.parameters import path_name
+from vit_jax.training.patience import Patience
 from vit_jax.training.program import Program, build_program
 from vit_jax.training.remarks import opening
 from vit_jax.training.resume import extensions, resume
@@ -53,7 +54,7 @@ class Run:
 
     Args:
         pipeline: its batches.
-        start, last: it does the steps start + 1 ... last.
+        start, last: it does the steps start + 1 ... last, or fewer where its evaluations say so.
         state, monitor: on the mesh.
         step: compiled (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated.
         put_scalars, scalars: what a step takes beside its batch, see `vit_jax.training.program.Program`.
@@ -61,6 +62,7 @@ class Run:
         product: which tree evaluation uses.
         finished: turns the state after the last step into the one that is saved and evaluated.
         owed: evaluators that were to run after step `start` and of which the log has nothing.
+        patience: what the evaluations until step `start` say about going on.
         metadata: what every checkpoint carries.
         throughput: counts examples and seconds, from the beginning of `open_run` on.
         close: ends the saving and lets other runs into the workdir.
@@ -82,6 +84,7 @@ class Run:
     finished: Callable[[State], State]
     owed: Sequence[str]
     policy: Policy
+    patience: Patience
     store: Store
     metadata: Mapping[str, Any]
     throughput: Throughput
@@ -110,6 +113,12 @@ def open_run(
         raise UserError(
             "config.checkpoint.best needs an evaluation at every save",
             "Set config.checkpoint.every to a multiple of config.eval_every",
+        )
+    if policy.stop_after and config.recalibrate:
+        raise UserError(
+            "config.recalibrate changes what the last step has made, and config.checkpoint.stop_after compares what was"
+            " evaluated before",
+            "Set config.recalibrate=none; 'vit_jax evaluate --recalibrate' does it for any checkpoint",
         )
     last = min(config.steps, config.stop_at or config.steps)
     if not agreed(lambda: start_step(workdir, experiment.values, last)) and config.init_from:
@@ -141,6 +150,7 @@ def open_run(
         # Only now: a run that was in the workdir until now may have saved.
         start = from_lead(agreed(lambda: start_step(workdir, experiment.values, last)))
         length: Extensions = ()
+        patience = Patience(policy)
         monitor, frozen_in = program.fresh_monitor(), None
         bases: Sequence[Base] = ()
         if start:
@@ -150,6 +160,10 @@ def open_run(
             agreed(lambda: check_vocabulary(workdir, resumed.metadata.get("fields"), experiment.metadata.get("fields")))
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             bases = [Base(**base) for base in resumed.metadata.get("bases", ())]
+            for row in agreed(lambda: _logged(workdir, start)):
+                patience.saw(row["step"], row)
+            if patience.ends():
+                last = start
             length = agreed(lambda: extensions(resumed, config, experiment.values, extend))
             if length:
                 program = build_program(config, task, experiment.on_device, raw, mesh, length, experiment.precompute)
@@ -197,6 +211,7 @@ def open_run(
             else lambda state: state,
             owed=_owed(workdir, start, evaluation.due(start, start == last)) if start else (),
             policy=policy,
+            patience=patience,
             store=store,
             metadata=metadata_of(experiment, product, length),
             throughput=_throughput(experiment, raw, mesh, began),
@@ -254,9 +269,14 @@ def _bases(
 
 def _owed(workdir: epath.Path, step: int, due: Sequence[str]) -> list[str]:
     """Evaluators that were to run after `step`, of which the log has nothing: the state is saved before they run."""
-    rows = read_metrics(workdir) if is_lead() and (workdir / "metrics.jsonl").exists() else []
-    known = {key.partition("/")[0] for row in rows if row["step"] == step for key in row}
+    known = {key.partition("/")[0] for row in _logged(workdir, step) if row["step"] == step for key in row}
     return [name for name in due if from_lead(int(name not in known))]
+
+
+def _logged(workdir: epath.Path, step: int) -> list[dict[str, Any]]:
+    """The lines of the log until a step, in the process that writes it."""
+    rows = read_metrics(workdir) if is_lead() and (workdir / "metrics.jsonl").exists() else []
+    return [row for row in rows if row["step"] <= step]
 
 
 def metadata_of(experiment: Experiment, product: str, length: Extensions) -> dict[str, Any]:
