@@ -1,11 +1,15 @@
 """`vit_jax bench sample` and `vit_jax plan --sample`: what a toy generator costs, counted by hand."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests import toy_generator
 from vit_jax.commands.main import main
+from vit_jax.nn.platform import platform
+from vit_jax.planning import sampler
 
 STEP = 2 * 8 * 8 * 8 * 3  # operations of the toy's one product
 
@@ -60,6 +64,18 @@ def test_planned_without_weights(config, capsys):
     assert found["fits"] and found["images_per_second"] > 0 and found["settings"]["steps"] == 4
     assert main(argv) == 0
     assert "It fits." in capsys.readouterr().out
+
+
+def test_a_sampler_is_traced_for_the_planned_device(monkeypatch):
+    """Whatever runs here: what attention is computed by depends on it."""
+    traced = []
+    program = SimpleNamespace(lower=lambda *_: traced.append(platform()) or program, compile=lambda **_: program)
+    monkeypatch.setattr(sampler, "drawing", lambda *_: program)
+    monkeypatch.setattr(sampler, "shapes_of", lambda *_: ({}, np.zeros(3)))
+    for name in ("tpu", "cpu"):
+        rows = SimpleNamespace(mesh=SimpleNamespace(devices=np.array([SimpleNamespace(platform=name)])))
+        assert sampler.compiled_sampler(None, {}, None, 3, rows)[:2] == (program, 3)
+    assert traced == ["tpu", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vit_jax.nn.attention import attention, chosen
 from vit_jax.nn.batch_axis import batch_split_like
 from vit_jax.nn.cudnn_attention import _direct_works, cudnn_works
 from vit_jax.nn.mask import Band, dense
-from vit_jax.nn.multi_head import MultiHeadAttention
+from vit_jax.nn.multi_head import Filled, MultiHeadAttention
 from vit_jax.nn.platform import computing_on, row_major
 from vit_jax.nn.recomputed_attention import OUTPUT, STATISTICS
 from vit_jax.nn.style import BlockStyle, Execution
@@ -364,6 +364,24 @@ def test_recomputing_gives_the_same_outputs_and_gradients(dtype, cross, qkv_bias
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0]))
     tolerance = (2e-2 if dtype == jnp.bfloat16 else 3e-4) * largest
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), results[1], results[0])
+
+
+def test_what_a_filled_cache_holds_is_attended_to_on_a_tpu_too():
+    """There it was taken for tokens that attend to each other, and what they attend to was left out."""
+    rng = np.random.default_rng(0)
+    x, memory = (jnp.asarray(rng.normal(size=(2, t, 24)), jnp.float32) for t in (5, 7))
+    layer, empty = make(), jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, memory, train=False))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+    @jax.jit
+    def both(variables):
+        wanted, filled = layer.apply(variables, x, memory, Filled(empty, empty), train=False)
+        with computing_on("tpu"):
+            return wanted, layer.apply(variables, x, None, filled, train=False)[0]
+
+    wanted, found = both(variables)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_recomputing_saves_no_weights():

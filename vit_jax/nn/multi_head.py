@@ -161,7 +161,8 @@ class MultiHeadAttention(nn.Module):
             itself=None if memory is not None or cache is not None else (x.shape[1], heads[0]),
         )  # fmt: skip
         alike = len({style.has_bias(name) for name in ("query", "key", "value")}) == 1
-        plain = style.qk_norm == "none" and style.rotary == "none" and memory is None and values is None and alike
+        itself = memory is None and cache is None and values is None
+        plain = itself and style.qk_norm == "none" and style.rotary == "none" and alike
         plain_scale = heads[1] ** -0.5 if style.logit_scale is None else style.logit_scale
         if implementation == "fused" and plain:
             qkv, bias = self._grouped_projections(x, heads)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from vit_jax.checkpoints.sampling import drawing, settings_of, shapes_of
+from vit_jax.nn.platform import computing_on
 from vit_jax.planning.plan import costs_of
 from vit_jax.planning.rehearsal import rehearse_task
 from vit_jax.planning.topology import Topology
@@ -86,7 +87,8 @@ def compiled_sampler(
     """
     began = time.perf_counter()
     shapes = shapes_of(task, settings, batch_size, rows, prompts)
-    lowered = drawing(task, settings, rows).lower(variables, *shapes)
+    with computing_on(rows.mesh.devices.flat[0].platform):
+        lowered = drawing(task, settings, rows).lower(variables, *shapes)
     compiled = lowered.compile(compiler_options=dict(options) if options else None)
     return compiled, shapes[1].shape[0], time.perf_counter() - began
 
