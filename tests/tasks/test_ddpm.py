@@ -148,5 +148,13 @@ def test_what_does_not_fit_is_refused():
         made(tokenizer={"name": "color_palette", "colors": 8})
     with pytest.raises(UserError, match="cannot halve 5x4"):
         ddpm.build(model=MODEL, data=DataInfo((4, 5), ()))
+    reading = MODEL | {"name": "conditional_unet", "attention_levels": [], "context_width": 4, "heads": 1}
+    with pytest.raises(
+        UserError, match="'conditional_unet' attends to classes, and is told none. Set config.task.cond"
+    ):
+        ddpm.build(model=reading, data=DataInfo((4, 4), ("a", "b")))
+    with pytest.raises(UserError, match="none, since the data names none. Use data with classes"):
+        ddpm.build(model=reading, data=DataInfo((4, 4), ()), conditional=True)
+    assert ddpm.build(model=reading, data=DataInfo((4, 4), ("a", "b")), conditional=True).model.num_classes == 2
     with pytest.raises(UserError, match="no size"):
         ddpm.build(model=MODEL, data=DataInfo(None, ()))

@@ -348,6 +348,14 @@ def parts_of(
     told = len(data.label_names) + (label_drop > 0) if conditional else 0
     module, spec = build_model(model, inputs=channels + beside, outputs=outputs, num_classes=told)
     module.check_size(size if made is None else made.grids(size)[0])
+    if hasattr(module, "context_keys_values") and not told:
+        raise UserError(
+            f"The model {spec['name']!r} attends to classes, and is told none"
+            + (", since the data names none" if conditional else ""),
+            "Use data with classes, or the model unet"
+            if conditional
+            else "Set config.task.conditional, or use the model unet",
+        )
     leading = None
     if classifier is not None:
         if not data.label_names:
