@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.runs import as_command
 from vit_jax.commands.table import table
 from vit_jax.data.tokenizers.bytes import Bytes
 from vit_jax.models.gpt import build
@@ -80,4 +81,4 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

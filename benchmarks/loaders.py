@@ -243,4 +243,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.runs import as_command  # not in processes that this one starts
+
+    as_command(main)

@@ -17,10 +17,14 @@ learning rate.
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.runs import as_command
 from vit_jax.commands.table import table
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
@@ -170,4 +174,4 @@ def figure(workdirs: dict[str, list[Path]], path: Path, title: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

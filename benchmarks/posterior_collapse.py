@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
+from benchmarks.runs import as_command
 from vit_jax.commands.table import table
 from vit_jax.models.pixelcnn import GatedPixelCNN
 from vit_jax.nn import variational
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -12,8 +12,12 @@ started again at will. It ends with a table, which it also writes to `table.md` 
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.runs import as_command
 from vit_jax.commands.table import table
 from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
@@ -79,4 +83,4 @@ def _row(found: list[dict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -25,12 +25,17 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import jax
 import jax.numpy as jnp
+
+from benchmarks.runs import as_command
 
 _DEPTH, _PER_CHIP, _CLASSES = 2, 64, 1000
 _TENSOR = 4
@@ -169,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

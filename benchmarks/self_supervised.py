@@ -17,10 +17,14 @@ import argparse
 import functools
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.runs import as_command
 from vit_jax.checkpoints.load import load
 from vit_jax.commands.table import table
 from vit_jax.training.config import load_config, override
@@ -169,4 +173,4 @@ def spread(column: str, values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

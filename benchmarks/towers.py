@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.runs import as_command
 from vit_jax.checkpoints.safetensors import write_safetensors
 from vit_jax.errors import UserError
 
@@ -128,4 +129,4 @@ def dinov2_tensors(graph: Any) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -1,7 +1,10 @@
 """benchmarks/runs.py: what scripts of experiments share."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks import runs
 from benchmarks.runs import as_command, once, spread, spread_of
 from vit_jax import UserError
 
@@ -29,6 +32,15 @@ def test_what_stops_a_script_is_a_line(main, status, line, capsys):
     assert said.endswith(line) and said.count("\n") == line.count("\n")
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         as_command(stopped_by(ZeroDivisionError()))
+
+
+SCRIPTS = [file for file in Path(runs.__file__).parent.glob("*.py") if "\ndef main(" in file.read_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.stem)
+def test_all_scripts_end_so(script):
+    assert len(SCRIPTS) > 20
+    assert script.read_text().endswith("    as_command(main)\n")
 
 
 def test_what_is_known_is_not_made_again(tmp_path):
