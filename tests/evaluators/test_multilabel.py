@@ -18,7 +18,7 @@ from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.evaluators import Answers
+from vit_jax.evaluators import Answers, multilabel
 from vit_jax.evaluators.multilabel import MultiLabel, average_precision
 from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.experiment import build_experiment
@@ -88,10 +88,13 @@ def test_intervals_against_scipy():
     assert (found["val/map_low"], found["val/map_high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
-def test_classes_in_another_order_and_a_table():
-    files = {}
+def test_classes_in_another_order_and_a_table(monkeypatch):
+    files, calls = {}, []
+    counted = lambda *args: calls.append(1) or average_precision(*args)  # noqa: E731
+    monkeypatch.setattr(multilabel, "average_precision", counted)
     shuffled = Source(("eel", "cat", "dog"), LABELS[:, [2, 0, 1]])
     assert measure(shuffled, keep=lambda name, make: files.update({name: make()})) == measure()
+    assert len(calls) == 2 * 4  # once for each class, though the table has them too
     table = list(csv.DictReader(io.StringIO(files["val_per_class.csv"].decode())))
     assert [row["class"] for row in table] == list(NAMES) and table[3]["average precision"] == ""
     theirs = sk.average_precision_score(LABELS[:, :3], LOGITS[:, :3], average=None)

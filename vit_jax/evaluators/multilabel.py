@@ -88,17 +88,18 @@ class MultiLabel:
         positives, answered, right = (found.sum(axis=0) for found in (labels, answers, labels & answers))
         if not positives.any():
             raise UserError("No image of the evaluation data has a label", "Check its manifest and label_names")
-        precisions = _average_precisions(labels, scores)
-        run.keep("per_class.csv", functools.partial(self._table, positives, answered, right, precisions))
+        every, precisions = np.arange(len(labels)), functools.cache(lambda: _average_precisions(labels, scores))
+        run.keep("per_class.csv", lambda: self._table(positives, answered, right, precisions()))
         ranked = np.take_along_axis(labels, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
 
         def figures(some: Int[np.ndarray, " N"]) -> dict[str, float]:
             label, answer = labels[some], answers[some]
             positives, answered, right = (found.sum(axis=0) for found in (label, answer, label & answer))
             there = positives > 0
+            of_classes = precisions() if np.array_equal(some, every) else _average_precisions(label, scores[some])
             f1 = 2 * right / np.maximum(positives + answered, 1)
             return {
-                "map": _average_precisions(label, scores[some])[there].mean(),
+                "map": of_classes[there].mean(),
                 "f1": f1[there].mean(),
                 "f1_micro": 2 * right.sum() / (positives.sum() + answered.sum()),
                 "precision": right.sum() / max(answered.sum(), 1),
