@@ -246,7 +246,7 @@ def test_a_contact_sheet_draws_what_lies_on_the_image_and_writes_texts(tmp_path)
     texts = changed(two_towers(tmp_path), **texts, transform=None, image_size=None)
     with pytest.raises(UserError, match="this data has none. Write its texts: --output sheet.txt"):
         contact_sheet.sheet(texts, 2, 2)
-    lines = contact_sheet.texts(texts, 3).splitlines()
+    lines = contact_sheet.texts(texts, 3)[0].splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{k} {name}" for k in range(3) for name in ("tokens", "label")]
     assert all(re.fullmatch(r"\d tokens: a (red|green|blue) thing, number \d+", line) for line in lines[::2])
     with pytest.raises(UserError, match="This data has images"):

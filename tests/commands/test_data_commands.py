@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_config
+from vit_jax.commands import contact_sheet, figures
 from vit_jax.commands.main import main
 from vit_jax.data.decode import decode
 from vit_jax.data.sources import tfds
@@ -73,13 +75,19 @@ def test_stock_data_sets_need_tensorflow(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_contact_sheet(tmp_path, capsys):
+def test_contact_sheet(tmp_path, capsys, monkeypatch):
     output = tmp_path / "sheet.png"
     command = ["contact-sheet", "--config", "digits:smoke", "--output", str(output)]
     assert main([*command, "--images", "3", "--views", "2"]) == 0
     assert "3 images" in capsys.readouterr().out
     sheet = decode(output)
     assert sheet.shape[0] > 200 and sheet.shape[1] > 300 and sheet.std() > 20
+    # Each image has one row, however many are asked for.
+    monkeypatch.setattr(figures, "contact_sheet", lambda rows, *_: b"%d" % len(rows))
+    np.savez(tmp_path / "few.npz", images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.zeros(6, int))
+    few = {"name": "arrays", "path": str(tmp_path / "few.npz")}
+    found, count, _ = contact_sheet.sheet(tiny_config() | {"data": tiny_config()["data"] | {"train": few}}, 10, 2)
+    assert (found, count) == (b"6", 6)
     assert main([*command, "--images", "0"]) == 2
     assert main([*command[:-1], str(tmp_path / "no" / "sheet.png")]) == 2
     assert "no directory" in capsys.readouterr().err

@@ -42,22 +42,23 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {getattr(arguments, name)}", "Give 1 to 100")
     path = output_file(arguments.output, suffixes=(".png", ".txt"))
     if path.suffix.lower() == ".txt":
-        path.write_text(texts(read_config(arguments), arguments.images), encoding="utf-8")
-        print(f"{printable(path)}: {arguments.images} examples as in training")
+        said, count = texts(read_config(arguments), arguments.images)
+        path.write_text(said, encoding="utf-8")
+        print(f"{printable(path)}: {_counted(count, 'example')} as in training")
         return
-    data, together = sheet(read_config(arguments), arguments.images, arguments.views)
+    data, count, together = sheet(read_config(arguments), arguments.images, arguments.views)
     path.write_bytes(data)
     kind = "views" if together == 1 else f"times the {together} views"
     seen = f"{arguments.views} {kind} of each as in training"
-    print(f"{printable(path)}: {arguments.images} images, left as in evaluation, then {seen}")
+    print(f"{printable(path)}: {_counted(count, 'image')}, left as in evaluation, then {seen}")
 
 
-def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, int]:
-    """The picture as PNG, and how many views of an image the loss compares.
+def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, int, int]:
+    """The picture as PNG, how many images are on it, and how many views of an image the loss compares.
 
     Args:
         values: the plain config.
-        images: rows.
+        images: rows, at most: each image has one.
         views: random views, or groups of views that are compared, of each.
 
     Raises:
@@ -71,6 +72,7 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
     # The views of one image are the rows that repeated augmentation makes of it.
     inputs = dataclasses.replace(build_inputs(config.data), repeats=views)
     source = inputs.train_source()
+    images = min(images, len(source))
     pipeline = inputs.train_pipeline(source, images * views, config.seed)
     kinds = inputs.kinds(source.label_names)
     if "image" not in kinds:
@@ -94,15 +96,16 @@ def sheet(values: Mapping[str, Any], images: int, views: int) -> tuple[bytes, in
                 seen.reshape(-1, *seen.shape[-3:]),
             )
         )
-    return figures.contact_sheet(rows, together, legend), together
+    return figures.contact_sheet(rows, together, legend), images, together
 
 
-def texts(values: Mapping[str, Any], count: int) -> str:
-    """What the first examples of training say, back from their tokens: for each a line of every field in words.
+def texts(values: Mapping[str, Any], count: int) -> tuple[str, int]:
+    """What the first examples of training say, back from their tokens, for each a line of every field in words; and how
+    many examples these are.
 
     Args:
         values: the plain config.
-        count: examples.
+        count: of them at most.
 
     Raises:
         UserError: when the config is wrong, or its data has images or is not here.
@@ -116,6 +119,7 @@ def texts(values: Mapping[str, Any], count: int) -> str:
     kinds = inputs.kinds(source.label_names)
     if "image" in kinds:
         raise UserError("This data has images, to which a text does not do justice", "Draw them: --output sheet.png")
+    count = min(count, len(source))
     batch, lines = inputs.train_pipeline(source, count, config.seed).batch(0), []
     for k in range(count):
         row = {key: value[k] for key, value in batch.items()}
@@ -123,7 +127,11 @@ def texts(values: Mapping[str, Any], count: int) -> str:
         if "label" in row:
             said["label"] = _label(row["label"], source.label_names)
         lines += [f"{k} {name}: {printable(' '.join(text.split()))}" for name, text in said.items() if text]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", count
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _drawn(kinds: "Fields", row: Mapping[str, Any]) -> "Image":

@@ -347,7 +347,7 @@ def _views(groups: Mapping[str, Sequence[RunLog]]) -> list[str]:
     for labels in sharing.values():
         who = ", ".join(labels)
         try:
-            data, together = sheet(groups[labels[0]][0].config, _IMAGES, _IMAGES)
+            data, _, together = sheet(groups[labels[0]][0].config, _IMAGES, _IMAGES)
         except UserError as error:
             parts.append(page.paragraph(f"{who}: the training images cannot be drawn here. {error}"))
             continue
