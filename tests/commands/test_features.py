@@ -137,6 +137,17 @@ def test_parquet_holds_the_same(run, folder, tmp_path):
     assert about_in(tmp_path / "x.npz") == about_in(tmp_path / "x.parquet") is not None
 
 
+def test_the_trunk_is_computed_once(loaded):
+    """By the operations of the compiled programs, of outputs alone and with layers beside them."""
+    batch = {"image": np.zeros((2, 8, 12, 3), np.float32)}
+
+    def flops(*asked):
+        computed = features.program(loaded, *asked)
+        return computed.func.lower(*computed.args, batch).compile().cost_analysis()["flops"]
+
+    assert flops(("features",), ("0", "-1")) < 1.1 * flops(("features",), ())
+
+
 def test_what_cannot_be_had(run, folder, tmp_path, capsys):
     (tmp_path / "mine.npz").write_bytes(b"something else")
     np.savez(tmp_path / "theirs.npz", about="{}", paths=np.array(["a"]))

@@ -17,10 +17,12 @@ exit status 2.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     if file.done:
         print(printable(f"vit_jax: goes on behind image {file.done} of {len(paths)}"), file=sys.stderr)
     bar = tqdm(total=len(paths), initial=file.done, unit="image", leave=False, disable=not sys.stderr.isatty())
-    batches = in_batches(
-        loaded, paths[file.done :], arguments.batch_size, lambda batch: rows_of(loaded, batch, what, layers), file.done
-    )
+    computed = program(loaded, what, layers)
+    batches = in_batches(loaded, paths[file.done :], arguments.batch_size, computed, file.done)
     with bar, closing(file), closing(batches):
         for batch, rows in batches:
             reasons = [(x.what, x.what_to_do) if isinstance(x, UserError) else None for _, x in batch]
@@ -100,6 +101,19 @@ def run(arguments: argparse.Namespace) -> None:
     print(printable(f"{path}: {count:,} images"))
     if refused:
         raise left_out([UserError(*reason) for reason in refused], len(paths))
+
+
+def program(
+    loaded: Loaded, what: Sequence[str], layers: Sequence[str]
+) -> Callable[[Mapping[str, Any]], dict[str, jax.Array]]:
+    """`rows_of` of batches as one program: what outputs and layers have in common, the trunk, is computed once."""
+    import jax
+
+    @jax.jit
+    def computed(variables: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        return rows_of(dataclasses.replace(loaded, variables=variables), batch, what, layers)
+
+    return functools.partial(computed, loaded.variables)
 
 
 def rows_of(loaded: Loaded, batch: Mapping[str, Any], what: Sequence[str], layers: Sequence[str]) -> dict[str, Any]:
