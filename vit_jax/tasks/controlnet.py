@@ -72,8 +72,8 @@ class ControlledDiffusion(LatentDiffusionTask):
 
             def trained(x: Array, times: Array, context: Array) -> Array:
                 added = [
-                    in_training(net, of, {}, keys, x, times, context, image)[0]
-                    for net, of, image in zip(nets, params, images, strict=True)
+                    in_training(net, of, {}, _of_control(i, keys), x, times, context, image)[0]
+                    for i, (net, of, image) in enumerate(zip(nets, params, images, strict=True))
                 ]
                 return self.model.unet.apply(unet, x, times, context, residuals=together(added))
 
@@ -125,6 +125,11 @@ class ControlledDiffusion(LatentDiffusionTask):
                 f"control_{name} has {len(values)} numbers, and there are {count} controls", "Give one each"
             )
         return values
+
+
+def _of_control(number: int, keys: Sequence[PRNGKeyArray]) -> Sequence[PRNGKeyArray]:
+    """What a control drops is its own; the first has the keys of one that is alone."""
+    return [jax.random.fold_in(key, number) for key in keys] if number else keys
 
 
 def build(
