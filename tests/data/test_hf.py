@@ -69,6 +69,12 @@ def test_mistakes(saved):
         hf.build("nobody/nothing", "train", cache=str(saved / "cache"))
     with pytest.raises(UserError, match="has no images in 'fine'"):
         hf.build(str(saved / "set"), "test", image_key="fine")
+    whole = datasets.load_from_disk(saved / "set")["test"]
+    whole.save_to_disk(saved / "nameless")
+    datasets.Dataset(whole.data, split=datasets.Split("test")).save_to_disk(saved / "one")
+    assert len(hf.build(str(saved / "one"), "test")) == len(hf.build(str(saved / "nameless"), "any")) == 6
+    with pytest.raises(UserError, match="holds the split 'test' alone, and not 'train'. Give 'test'"):
+        hf.build(str(saved / "one"), "train")
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(saved / "texts")
     with pytest.raises(UserError, match="has no column of images among text, label"):
         hf.build(str(saved / "texts"), "train")

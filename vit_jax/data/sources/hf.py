@@ -58,7 +58,8 @@ def build(
 
     Args:
         dataset: a folder, or a name such as "ylecun/mnist".
-        split: "train", "test", ... or a part such as "train[:90%]" of a name.
+        split: "train", "test", ... or a part such as "train[:90%]" of a name. A folder of one set has the split that
+            it was saved as, where it says one.
         config: of a data set that has several.
         image_key, label_key: the columns, where several would do.
         label_names: the classes in order, or "imagenet1k" for ImageNet's; by default those of the feature, the
@@ -103,6 +104,9 @@ def _opened(datasets: Any, dataset: str, split: str, config: str | None, cache: 
         # What the hub and files raise: a name, a config or a split that is not there, no connection, damage.
         raise UserError(f"datasets cannot open {dataset!r}: {shortened(str(error), 300)}", "Check the name") from error
     if not isinstance(found, dict):
+        own = None if found.split is None else str(found.split)
+        if own not in (None, split):
+            raise UserError(f"{from_here(folder)} holds the split {own!r} alone, and not {split!r}", f"Give {own!r}")
         return found
     if split not in found:
         raise UserError(f"{from_here(folder)} has no split {split!r}", nearest(split, list(found)))
