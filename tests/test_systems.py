@@ -27,6 +27,7 @@ from tests.tasks import test_distil as taught
 from tests.tasks import test_distil_encoder as distilling
 from tests.tasks import test_dvae as relaxing
 from tests.tasks import test_efficientvit as efficient
+from tests.tasks import test_flexivit as flexible
 from tests.tasks import test_hart as hybrid
 from tests.tasks import test_mar as filling
 from tests.tasks import test_maskgit as masked
@@ -83,6 +84,7 @@ SYSTEMS = {
     "distil": taught.config(),
     "distil_encoder": distilling.config(),
     "efficientvit": efficient.config(),
+    "flexivit": flexible.config(),
     "hart": hybrid.config(),
     "mae": mae_config(model__depth=1),
     "mar": filling.config(),

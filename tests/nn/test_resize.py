@@ -15,6 +15,7 @@ from vit_jax.nn.resize import (
     cubic_weights,
     linear_weights,
     nearest_weights,
+    resample_kernel,
     resize_bilinear,
     resize_maps,
 )
@@ -186,3 +187,34 @@ def test_sincos2d_dialects():
 def test_sincos2d_refuses_widths_that_it_cannot_split(width):
     with pytest.raises(UserError, match=str(width)):
         sincos2d((2, 2), width)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_half_pixel_with_antialiasing_is_the_linear_of_jax_image(old, new):
+    """With which FlexiViT resizes its positions; that of torch too, see `tests/parity/test_resize.py`."""
+    grid = grid_of(old)
+    expected = jax.jit(lambda x: jax.image.resize(x, (*new, 3), "linear"))(grid)
+    np.testing.assert_allclose(interpolate_posemb(grid, new, "half_pixel_antialias"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["half_pixel", "bicubic_antialias"])
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (8, 8)), ((3, 4), (5, 9)), ((8, 8), (6, 5))])
+def test_tokens_of_enlarged_patches_are_what_they_were(old, new, method):
+    """FlexiViT, section 3.4: exactly where patches grow; where they shrink, closer than those of a resized kernel."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(*old, 3, 2)).astype(np.float32)
+    patches = rng.normal(size=(50, *old, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(kernel, patches):
+        return resample_kernel(kernel, new, method), resize_maps(patches, new, method)
+
+    found, resized = both(kernel, patches)
+    assert found.shape == (*new, 3, 2) and resample_kernel(kernel, old) is kernel
+    np.testing.assert_allclose(found, resample_kernel(kernel, new, method), atol=1e-5)
+    tokens, before = (np.einsum("bhwc,hwcd->bd", x, k) for x, k in ((resized, found), (patches, kernel)))
+    if new > old:
+        np.testing.assert_allclose(tokens, before, atol=1e-4)
+    else:
+        plain = np.einsum("bhwc,hwcd->bd", resized, resize_maps(kernel.transpose(3, 0, 1, 2), new, method).transpose(1, 2, 3, 0))  # fmt: skip
+        assert np.square(tokens - before).mean() < np.square(plain - before).mean()

@@ -25,6 +25,7 @@ GRIDS = [
     [
         ("align_corners", {"mode": "bilinear", "align_corners": True}),
         ("half_pixel", {"mode": "bilinear", "align_corners": False}),
+        ("half_pixel_antialias", {"mode": "bilinear", "align_corners": False, "antialias": True}),
         ("bicubic", {"mode": "bicubic", "align_corners": False}),
         ("bicubic_antialias", {"mode": "bicubic", "align_corners": False, "antialias": True}),
     ],

@@ -2,13 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import resample_patch_embed
 from timm.models import save_for_hf
 
+import vit_jax
 from tests.parity.oracle import TOLERANCE, error, images, randomise_vit, read, read_folder, to_torch, write
 from vit_jax.checkpoints.families import timm_vit
+from vit_jax.nn.resize import resample_kernel
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
 
@@ -104,3 +108,29 @@ def test_a_wrong_flag_shows(name, wrong, tmp_path):
     x = images(*size)
     with torch.no_grad():
         assert error(ours.outputs(x)["logits"], theirs(to_torch(x))) > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize(("method", "mode", "antialias"), [("half_pixel", "bilinear", False), ("bicubic_antialias", "bicubic", True)])  # fmt: skip
+@pytest.mark.parametrize(("old", "new"), [((16, 16), (8, 8)), ((8, 8), (15, 15)), ((16, 16), (30, 12))])
+def test_the_kernel_of_other_patches(old, new, method, mode, antialias):
+    kernel = torch.randn(6, 3, *old, generator=torch.Generator().manual_seed(0))
+    theirs = resample_patch_embed(kernel, list(new), interpolation=mode, antialias=antialias)
+    ours = resample_kernel(kernel.permute(2, 3, 1, 0).numpy(), new, method)
+    found = np.abs(ours - theirs.permute(2, 3, 1, 0).numpy()).max()
+    print(f"\nPARITY timm | resample_patch_embed {method} | {old} {new} | {found:.1e}")
+    assert found < 1e-5 * max(1, np.abs(ours).max())
+
+
+def test_flexivit_at_another_patch_size(tmp_path):
+    """Patches and images of other sizes at once, as timm's `set_input_size` makes them."""
+    theirs = randomise_vit(timm.create_model("flexivit_small", img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=2, num_classes=5))  # fmt: skip
+    save(theirs, tmp_path)
+    for patch_size, side in ((8, 32), (4, 32), (12, 36)):
+        ours = vit_jax.load(tmp_path, patch_size=patch_size, image_size=side)
+        other = copy.deepcopy(theirs)
+        other.set_input_size((side, side), patch_size)
+        x = images(side, side)
+        with torch.no_grad():
+            found = error(np.asarray(ours.logits(x)), other(to_torch(x)))
+        print(f"\nPARITY timm | FlexiViT, patches of {patch_size} | {side} | {found:.1e}")
+        assert found < TOLERANCE

@@ -68,6 +68,11 @@ def export(source: StoredModel, target: Path, to: str) -> list[Path]:
         )
     if to == "orbax":
         return [_export_orbax(source, target)]
+    if spec["kwargs"].get("underlying_patch"):
+        raise UserError(
+            "This FlexiViT has parameters for no patch size in particular, which other libraries do not resample",
+            "Write it at one of them, such as --model.patch_size=16",
+        )
     params, state = source.read()
     state = flat_arrays(state)
     if settled := getattr(named_module("model", spec["name"]), "settled", None):

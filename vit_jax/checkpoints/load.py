@@ -20,6 +20,7 @@ from vit_jax.checkpoints.generation import generate
 from vit_jax.checkpoints.given_pictures import read_pictures
 from vit_jax.checkpoints.intermediate import intermediate, layer_names
 from vit_jax.checkpoints.part import part_of
+from vit_jax.checkpoints.patch_size import described_at
 from vit_jax.checkpoints.prompted import Prompted
 from vit_jax.checkpoints.sampling import BATCH_SIZE, Samples, sample, settings_of
 from vit_jax.checkpoints.source import open_source
@@ -350,6 +351,7 @@ def load(
     *,
     model: Callable[..., nn.Module] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
     in_channels: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     sha256: str | None = None,
@@ -368,6 +370,8 @@ def load(
             gives the outputs of that model.
         image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
             width). Learned positions are interpolated, the way that goes with the weights; `Loaded.resized` names them.
+        patch_size: pixels of a side of a patch, of a ViT: the kernel of the patches is resampled and positions are
+            interpolated, see `vit_jax.checkpoints.patch_size`. What was not trained as a FlexiViT is best at its own.
         in_channels: channels of the images that the model is to take, which the caller prepares; the first kernel is
             summed for one and repeated for more, see `fit_channels`.
         overrides: arguments of a published model that its file does not say and vit_jax would guess, such as
@@ -385,6 +389,8 @@ def load(
         UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor
             missing or left over, with another hash, or without the part.
     """
+    overrides = dict(overrides or {})
+    patch_size = overrides.pop("patch_size", patch_size)
     source = open_source(
         path, overrides=overrides, sha256=sha256, allow_nonfinite=allow_nonfinite, checksums=checksums, average=average,
         base=base,
@@ -393,17 +399,21 @@ def load(
     metadata = dict(source.metadata)
     if image_size is not None:
         metadata |= _resized(metadata, image_size, source.path)
+    method, unneeded = resize_method(metadata["model"]), ()
+    if patch_size is not None:
+        metadata, method, unneeded = described_at(metadata, patch_size, source.path)
     if model is None:
         task, fields = rebuilt(metadata, source.path)
     else:
         task, fields = _outside(model, metadata, source.path), described_data(metadata).fields
     params, model_state = source.read()
+    params = {name: tree for name, tree in params.items() if name not in unneeded}
     resized: tuple[str, ...] = ()
-    if image_size is not None:
+    if image_size is not None or patch_size is not None:
         if task.model is None:
             raise UserError(f"{source.path} has several models, which are not resized", "Leave image_size out")
         size = tuple(metadata["image_size"])
-        params, resized = fit_positions(params, task.model, size, resize_method(metadata["model"]))
+        params, resized = fit_positions(params, task.model, size, method)
     if in_channels is not None:
         params = fit_channels(params, in_channels)
     return Loaded(source.path, task, {"params": params, "model_state": model_state}, fields, metadata, resized)

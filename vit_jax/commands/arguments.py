@@ -66,7 +66,8 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--model.KEY",
         dest="_",
         metavar="VALUE",
-        help="what a file cannot say about its model, as --model.num_heads=12, or what may change after training",
+        help="what a file cannot say about its model, as --model.num_heads=12, or what may change after training, as "
+        "--model.patch_size=8 of a ViT",
     )
 
 

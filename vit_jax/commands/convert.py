@@ -6,6 +6,7 @@ examples:
   vit_jax convert runs/mine exported/mine.npz                        # names of google-research/vision_transformer
   vit_jax convert hf://timm/vit_base_patch16_224.augreg_in21k runs/base
   vit_jax convert clip.safetensors exported/tower --part encoder --to transformers
+  vit_jax convert runs/flexi exported/flexi-8 --model.patch_size=8 --to timm  # a FlexiViT at one patch size
 
 Parameters are only renamed, split and transposed: there and back gives the same bits. A format that could not say
 something about the model, so that it would be read as another one, is refused.
@@ -34,11 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.export import default_format, export, notes
     from vit_jax.checkpoints.part import part_of
+    from vit_jax.checkpoints.patch_size import at_patch_size
     from vit_jax.checkpoints.source import open_source
 
     check_makeable(str(arguments.target), "DST")
-    source = open_source(arguments.source, **read_overrides(arguments))
+    options = read_overrides(arguments)
+    patch_size = options["overrides"].pop("patch_size", None)
+    source = open_source(arguments.source, **options)
     source = source if arguments.part is None else part_of(source, arguments.part)
+    source = source if patch_size is None else at_patch_size(source, patch_size)
     spec = source.metadata["model"] or {}
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)

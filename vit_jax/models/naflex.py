@@ -179,5 +179,6 @@ def build(
 
 _FLAX = ("parent", "name")
 _LEFT_OUT = ("class_token", "class_token_posemb", "distillation_token", "num_registers", "posemb", "fc_norm",
-             "representation_size", "embedding_norm", "variant", "num_classes", "pooling")  # fmt: skip
+             "representation_size", "embedding_norm", "variant", "num_classes", "pooling", "underlying_patch",
+             "underlying_grid")  # fmt: skip
 KEYS = ("num_classes", "variant", "grid", "pooling", *(key for key in vit.KEYS if key not in _LEFT_OUT))

@@ -17,10 +17,11 @@ from vit_jax.naming import check_keys, construct
 from vit_jax.nn.flops import block_flops, product_flops
 from vit_jax.nn.images import check_images
 from vit_jax.nn.norm import NORMS
-from vit_jax.nn.patch import PatchEmbed
+from vit_jax.nn.patch import UNDERLYING_RESIZE, PatchEmbed, Underlying
 from vit_jax.nn.pool import MAPHead, pool_tokens
 from vit_jax.nn.posemb import RESIZES, SINCOS2D, PosembResize, check_grid, sincos2d
 from vit_jax.nn.residual import ResidualTrunk
+from vit_jax.nn.resize import resize_maps
 from vit_jax.nn.stack import BlockStack, block_layers
 from vit_jax.nn.style import (
     EXECUTION_KEYS,
@@ -97,6 +98,7 @@ class ViTEncoder(Trunk):
         stem: what the images go through before they are cut into patches (hybrids); parameters `stem`.
         patch_bias: whether the embedding of the patches has a bias; CLIP's has none.
         embedding_norm: a norm before the first block (CLIP).
+        underlying: sizes of the parameters of a FlexiViT.
 
     Raises:
         UserError: when the attributes contradict each other.
@@ -113,6 +115,7 @@ class ViTEncoder(Trunk):
     stem: ResidualTrunk | None = None
     patch_bias: bool = True
     embedding_norm: bool = False
+    underlying: Underlying = Underlying()
 
     def __post_init__(self):
         check_rate("drop_path_rate", self.drop_path_rate)
@@ -164,13 +167,16 @@ class ViTEncoder(Trunk):
             images = maps[stride]
         grid = [side // patch for side, patch in zip(images.shape[1:3], self.patch_size, strict=True)]
         dtype, batch, width = self.execution.dtype, images.shape[0], self.width
-        x = PatchEmbed(width, self.patch_size, dtype, self.patch_bias, name="embedding")(images, keep)
+        side, held = self.underlying.underlying_patch, self.underlying.underlying_grid
+        x = PatchEmbed(width, self.patch_size, dtype, self.patch_bias, side, name="embedding")(images, keep)
         position = nn.initializers.normal(self.positions.posemb_stddev)
         cls = self.param("cls", nn.initializers.zeros, (1, 1, width)) if self.tokens.class_token else None
         if self.positions.posemb == "learn":
+            held = tuple(grid) if held is None else (held, held)
             if self.has_variable("params", "pos_embedding"):
-                check_grid(tuple(grid), self.get_variable("params", "pos_embedding").shape[:2])
-            positions = self.param("pos_embedding", position, (*grid, width))
+                check_grid(held, self.get_variable("params", "pos_embedding").shape[:2])
+            positions = self.param("pos_embedding", position, (*held, width))
+            positions = resize_maps(positions, tuple(grid), UNDERLYING_RESIZE)
         else:
             positions = jnp.asarray(sincos2d(tuple(grid), width, **SINCOS2D[self.positions.posemb]))
         positions = positions.reshape(-1, width) if keep is None else positions.reshape(-1, width)[keep]
@@ -241,10 +247,11 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 # What `build` hands on, by whose arguments they are; what it names itself has defaults that depend on one another.
+_UNDERLYING_KEYS = _names(Underlying)
 _TOKEN_KEYS = tuple(name for name in _names(Tokens) if name != "class_token")
 _POSITION_KEYS = tuple(name for name in _names(Positions) if name != "class_token_posemb")
 _STYLE_KEYS = tuple(name for name in STYLE_KEYS if name not in ("num_heads", "mlp_dim"))
-_BLOCK_KEYS = (*_STYLE_KEYS, *EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS)
+_BLOCK_KEYS = (*_STYLE_KEYS, *EXECUTION_KEYS, *_TOKEN_KEYS, *_POSITION_KEYS, *_UNDERLYING_KEYS)
 
 
 class ViT(Classifier):
@@ -346,8 +353,8 @@ class ViT(Classifier):
             posemb_resize: how learned positions are to be interpolated to another grid, see
                 `vit_jax.nn.posemb.interpolate_posemb`. No module needs it: it is for whoever carries parameters over,
                 who finds it among these arguments in the checkpoint's metadata.
-            block: other arguments of `Tokens`, `Positions`, `Execution` and `BlockStyle`; of the last also by the
-                older names, see `block_style`.
+            block: other arguments of `Tokens`, `Positions`, `Underlying`, `Execution` and `BlockStyle`; of the last
+                also by the older names, see `block_style`.
 
         Raises:
             UserError: for an unknown variant, value or argument.
@@ -376,6 +383,7 @@ class ViT(Classifier):
             drop_path_rate=drop_path_rate,
             patch_bias=patch_bias,
             embedding_norm=embedding_norm,
+            underlying=part(Underlying, _UNDERLYING_KEYS),
             # Unowned, so that ViT adopts it as `encoder` even when it is made inside another module's setup.
             parent=None,
         )

@@ -1,5 +1,7 @@
 """Cutting an image into patches, embedding each of them, and putting patches together again."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -7,6 +9,8 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from vit_jax.errors import UserError
 from vit_jax.nn.norm import LayerNorm
 from vit_jax.nn.products import product
+from vit_jax.nn.resize import Resize, resample_kernel
+from vit_jax.ranges import Count
 
 
 def patchify(images: Float[Array, "b h w c"], patch_size: tuple[int, int]) -> Float[Array, "b gh gw pixels"]:
@@ -68,22 +72,43 @@ class PatchMerging(nn.Module):
         return norm(dense(x)) if self.norm_last else dense(norm(x))
 
 
+UNDERLYING_RESIZE: Resize = "half_pixel_antialias"  # of learned positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Underlying:
+    """Parameters that each call resamples, so that the model takes any patch size (FlexiViT, arXiv:2212.08013, section
+    3.4). None for those of the model's own patches.
+
+    Args:
+        underlying_patch: side of the patches that the embedding's kernel is for; 32 in the paper.
+        underlying_grid: side of the grid that learned positions are for; 7 in the paper.
+    """
+
+    underlying_patch: Count | None = None
+    underlying_grid: Count | None = None
+
+
 class PatchEmbed(nn.Module):
     """A linear embedding of non-overlapping patches (ViT, equation 1), a convolution with a stride of one patch.
 
-    Parameters, float32: `kernel` [ph, pw, C, width] and with a bias `bias` [width].
+    Parameters, float32: `kernel` [ph, pw, C, width], or [p, p, C, width] with p `underlying_patch`, and with a bias
+    `bias` [width].
 
     Attributes:
         width: embedding width.
         patch_size: height and width of a patch in pixels.
         dtype: dtype of the computation and of the result.
         use_bias: CLIP's has none.
+        underlying_patch: side of the patches that the parameters are for; each call resamples them, see
+            `vit_jax.nn.resize.resample_kernel` (FlexiViT). None for `patch_size`.
     """
 
     width: int
     patch_size: tuple[int, int]
     dtype: DTypeLike = jnp.float32
     use_bias: bool = True
+    underlying_patch: int | None = None
 
     @nn.compact
     def __call__(
@@ -98,7 +123,10 @@ class PatchEmbed(nn.Module):
             UserError: when the patches do not tile the image; a convolution would silently crop it.
         """
         patches = patchify(images.astype(self.dtype), self.patch_size)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.patch_size, images.shape[-1], self.width))
+        side = self.underlying_patch
+        held = self.patch_size if side is None else (side, side)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*held, images.shape[-1], self.width))
+        kernel = resample_kernel(kernel, self.patch_size)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)) if self.use_bias else None
         if keep is not None:
             # Of the pixels, which have no gradient: that of rows that are picked is a slow scatter.

@@ -9,10 +9,17 @@ from jaxtyping import Float
 
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
-from vit_jax.nn.resize import linear_weights, resize_bicubic, resize_bilinear
+from vit_jax.nn.resize import (
+    linear_weights,
+    resample_kernel,
+    resize_bicubic,
+    resize_bilinear,
+    resize_grid,
+    triangle_weights,
+)
 
 # Those of `vit_jax.nn.resize.Resize` that positions are resized with.
-PosembResize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias"]
+PosembResize = Literal["align_corners", "half_pixel", "half_pixel_antialias", "bicubic", "bicubic_antialias"]
 
 RESIZES = get_args(PosembResize)
 
@@ -86,7 +93,8 @@ def interpolate_posemb(
         posemb: positions of the patches only; a class token has no place in a grid.
         new_hw: rows and columns of the new grid; neither grid needs to be square.
         method: "align_corners" is what the original ViT code and big_vision do (`scipy.ndimage.zoom`, order 1);
-            "half_pixel" is bilinear in the convention of image resizing (FlexiViT, timm for the original files);
+            "half_pixel" is bilinear in the convention of image resizing (timm for the original files), and
+            "half_pixel_antialias" the same over all positions when shrinking (FlexiViT);
             "bicubic" is what transformers does, "bicubic_antialias" timm, and transformers for DINOv2 with registers.
             They differ visibly: use the one with which the checkpoint is meant to be read, its `posemb_resize`.
 
@@ -99,6 +107,8 @@ def interpolate_posemb(
         return posemb
     if method in ("bicubic", "bicubic_antialias"):
         return resize_bicubic(posemb, new_hw, antialias=method == "bicubic_antialias")
+    if method == "half_pixel_antialias":
+        return resize_grid(posemb, *map(triangle_weights, posemb.shape[:2], new_hw))
     return resize_bilinear(posemb, new_hw, align_corners=method == "align_corners")
 
 
@@ -131,29 +141,40 @@ def _fitted_axis(value: np.ndarray, shape: tuple[int, ...], method: PosembResize
     return (weights @ value.astype(np.float64)).astype(np.float32)
 
 
-# How learned positions follow another resolution or another window, by what modules call them. Positions under other
-# names belong to one size alone; those that are computed (sine-cosine tables, Swin v2's biases) follow by themselves.
+def _fitted_patches(value: np.ndarray, shape: tuple[int, ...], method: PosembResize) -> np.ndarray | None:
+    """The kernel of patches [ph, pw, C, D], as if these were resized: as timm does it where positions are resized as in
+    timm too, else as in the paper of FlexiViT."""
+    if not (value.ndim == len(shape) == 4 and value.shape[2:] == shape[2:]):
+        return None
+    return resample_kernel(value, shape[:2], method if method == "bicubic_antialias" else "half_pixel")
+
+
+# How learned positions follow another resolution or another window, and the kernel of patches another size of them, by
+# what modules call them. Positions under other names belong to one size alone; those that are computed (sine-cosine
+# tables, Swin v2's biases) follow by themselves.
 FOLLOWS: Mapping[str, Callable[[np.ndarray, tuple[int, ...], PosembResize], np.ndarray | None]] = {
     "pos_embedding": _fitted_grid,
     "relative_position_bias_table": _fitted_table,
     "rel_pos_rows": _fitted_axis,
     "rel_pos_columns": _fitted_axis,
+    "embedding/kernel": _fitted_patches,
 }
 
 
 def fitted_positions(
     name: str, value: Float[np.ndarray, "..."], shape: tuple[int, ...], method: PosembResize = "align_corners"
 ) -> Float[np.ndarray, "..."] | None:
-    """A parameter of positions as a model of another resolution or window has it.
+    """A parameter of positions as a model of another resolution or window has it, or the kernel of patches as one of
+    other patches has it.
 
     Args:
-        name: of the parameter, 'encoder/pos_embedding'; what is after its last slash says how it follows.
+        name: of the parameter, 'encoder/pos_embedding'; its end says how it follows.
         value: what there is.
         shape: what the model has.
         method: see `interpolate_posemb`.
 
     Returns:
-        The same for the other size; None for a parameter that holds no positions, or none that could follow.
+        The same for the other size; None for a parameter that is neither, or that could not follow.
     """
-    follow = FOLLOWS.get(name.rpartition("/")[2])
+    follow = next((follow for end, follow in FOLLOWS.items() if f"/{name}".endswith(f"/{end}")), None)
     return None if follow is None else follow(value, tuple(shape), method)

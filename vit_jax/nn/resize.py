@@ -14,8 +14,11 @@ from jaxtyping import Array, Float
 
 # "align_corners" is bilinear with the corners of both grids on top of each other; the others have half-pixel centres,
 # and are PyTorch's: "half_pixel" its bilinear, "bicubic" and "bicubic_antialias" its two dialects of that, "area" its
-# adaptive average, "nearest" its plain nearest, whose samples begin at the corner.
-Resize = Literal["align_corners", "half_pixel", "bicubic", "bicubic_antialias", "area", "nearest"]
+# adaptive average, "nearest" its plain nearest, whose samples begin at the corner. "half_pixel_antialias" is its
+# bilinear with antialiasing, and the "linear" of `jax.image.resize`.
+Resize = Literal[
+    "align_corners", "half_pixel", "half_pixel_antialias", "bicubic", "bicubic_antialias", "area", "nearest"
+]
 
 
 def linear_weights(old: int, new: int, align_corners: bool) -> Float[np.ndarray, "new old"]:
@@ -38,6 +41,18 @@ def linear_weights(old: int, new: int, align_corners: bool) -> Float[np.ndarray,
     else:
         position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0.0, old - 1.0)
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(old)))
+
+
+def triangle_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """The matrix that resizes an axis linearly with half-pixel centres, and when shrinking looks at all inputs: its
+    triangle is as much wider, and samples beyond the edge have no weight.
+
+    Returns:
+        float64 weights; each row sums to 1.
+    """
+    centre = (np.arange(new)[:, None] + 0.5) * old / new - 0.5
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(old) - centre) / max(old / new, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:
@@ -122,6 +137,7 @@ def resize_bicubic(
 _WEIGHTS: Mapping[Resize, Callable[[int, int], Float[np.ndarray, "new old"]]] = {
     "align_corners": lambda old, new: linear_weights(old, new, align_corners=True),
     "half_pixel": lambda old, new: linear_weights(old, new, align_corners=False),
+    "half_pixel_antialias": triangle_weights,
     "bicubic": lambda old, new: cubic_weights(old, new, antialias=False),
     "bicubic_antialias": lambda old, new: cubic_weights(old, new, antialias=True),
     "area": area_weights,
@@ -138,16 +154,45 @@ def resize_maps(
     the dtype, which is kept.
 
     Args:
-        method: see `Resize`. "area" and "bicubic_antialias" look at every input; the others skip some when they
+        method: see `Resize`. "area" and those with "antialias" look at every input; the others skip some when they
             shrink by more than 2.
     """
     hw = maps.shape[-3:-1]
     if hw == tuple(new_hw):
         return maps
-    rows, columns = (jnp.float32(_WEIGHTS[method](old, new)) for old, new in zip(hw, new_hw, strict=True))
+    return _applied(maps, *(_WEIGHTS[method](old, new) for old, new in zip(hw, new_hw, strict=True)))
+
+
+def resample_kernel(
+    kernel: Float[Array | np.ndarray, "h w c d"], new_hw: tuple[int, int], method: Resize = "half_pixel"
+) -> Float[Array | np.ndarray, "new_h new_w c d"]:
+    """The kernel of patches of another size: PI-resize of FlexiViT (arXiv:2212.08013, section 3.4).
+
+    With the pseudo-inverse of the matrix that resizes a patch, tokens of patches that were enlarged by `method` are
+    what they were before; of patches that were shrunk they are as close as they can be on average.
+
+    Args:
+        kernel: of NumPy for the host, in float64; of JAX for the device, in float32, traceable.
+        method: how patches are resized; "half_pixel" is the paper's, "bicubic_antialias" timm's.
+    """
+    hw = kernel.shape[:2]
+    if hw == tuple(new_hw):
+        return kernel
+    rows, columns = (np.linalg.pinv(_WEIGHTS[method](old, new)).T for old, new in zip(hw, new_hw, strict=True))
+    pixels = kernel.reshape(*hw, -1)
+    resized = resize_grid(pixels, rows, columns) if isinstance(kernel, np.ndarray) else _applied(pixels, rows, columns)
+    return resized.reshape(*new_hw, *kernel.shape[2:])
+
+
+def _applied(
+    maps: Float[Array, "*b h w c"], rows: Float[np.ndarray, "new_h h"], columns: Float[np.ndarray, "new_w w"]
+) -> Float[Array, "*b new_h new_w c"]:
+    """One matrix on each axis, on the device."""
+    (new_height, height), (new_width, width) = rows.shape, columns.shape
+    rows, columns = jnp.float32(rows), jnp.float32(columns)
     x, precise = maps.astype(jnp.float32), jax.lax.Precision.HIGHEST  # a TPU would round to bfloat16
     # The axis that shrinks more, or grows less, comes first: less is left to do for the other.
-    if new_hw[0] * hw[1] <= new_hw[1] * hw[0]:
+    if new_height * width <= new_width * height:
         x = jnp.einsum("...hwc,yh->...ywc", x, rows, precision=precise)
         x = jnp.einsum("...ywc,xw->...yxc", x, columns, precision=precise)
     else:
