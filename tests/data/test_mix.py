@@ -173,3 +173,14 @@ def test_prepare_mixes_training_batches_only():
     raw = jax.tree.map(jnp.asarray, experiment.pipeline.batch(0))
     assert jax.eval_shape(experiment.on_device, raw, jax.random.key(0))["label"].shape == (16, 10)
     assert experiment.on_device_eval(raw)["label"].shape == (16,)
+
+
+def test_views_of_one_image_are_not_mixed_with_each_other():
+    """Of `data.repeats` rows in a row."""
+    rows = {"image": np.zeros((12, 1, 1, 3), np.float32), "label": np.repeat(np.arange(4, dtype=np.int32), 3)}
+    labels = mixed(Mix(mixup=1.0, per="example", apart=3), rows=rows)["label"]
+    partner = np.roll(rows["label"], 3)
+    np.testing.assert_allclose(labels[np.arange(12), rows["label"]] + labels[np.arange(12), partner], 1, atol=1e-6)
+    assert (labels[np.arange(12), partner] > 0).all()
+    with pytest.raises(UserError, match="apart is 0"):
+        Mix(mixup=1.0, apart=0)

@@ -1,8 +1,8 @@
 """Mixup, cutmix and random erasing, on the device and on whole batches of normalised images.
 
-Row i is mixed with row i - 1 of the *global* batch (the first with the last), and every random number is drawn for the
-global batch, so the result is the same on any number of devices and hosts. big_vision pairs rows within each device's
-shard instead.
+Row i is mixed with row i - 1 of the *global* batch (the first with the last), or with another where `apart` says so,
+and every random number is drawn for the global batch, so the result is the same on any number of devices and hosts.
+big_vision pairs rows within each device's shard instead.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from vit_jax.data import geometry
 from vit_jax.errors import UserError
 from vit_jax.naming import nearest
+from vit_jax.ranges import Count, check_value
 
 _PER = ("batch", "example")
 _FILLS = ("noise", "mean")
@@ -35,6 +36,8 @@ class Mix:
         cutmix: the same for boxes of area 1 - a (Yun et al., arXiv:1905.04899); the label's weight is that of the
             pixels that are left.
         per: one weight (and box) per "batch", as in big_vision, or per "example".
+        apart: rows from a row to the one that it is mixed with: with `data.repeats` at least so many, or an image is
+            mixed with itself.
         erase: share of the images in which a rectangle is erased (Zhong et al., arXiv:1708.04896).
         erase_area: bounds on the rectangle's share of the pixels, uniform; the defaults are those of DeiT.
         erase_aspect: bounds on its height / width, uniform in the logarithm.
@@ -47,6 +50,7 @@ class Mix:
     mixup: float = 0.0
     cutmix: float = 0.0
     per: str = "batch"
+    apart: int = 1
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 1 / 3)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
@@ -61,6 +65,7 @@ class Mix:
         for name, known in (("per", _PER), ("erase_fill", _FILLS)):
             if getattr(self, name) not in known:
                 raise UserError(f"There is no {name} {getattr(self, name)!r}", nearest(getattr(self, name), known))
+        check_value(self.apart, Count, "apart")
         if not _is_number(self.erase) or not 0 <= self.erase <= 1:
             raise UserError(f"erase={self.erase!r} is not a share", "Give a number from 0 to 1")
         geometry.bounds("erase_area", self.erase_area, 1)
@@ -93,7 +98,11 @@ class Mix:
         labels = batch["label"]
         labels = labels.astype(jnp.float32) if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
         share = weights.mean(axis=(1, 2, 3))[:, None]
-        return {**batch, "image": _with_neighbour(images, weights), "label": _with_neighbour(labels, share)}
+        return {**batch, "image": self._with_neighbour(images, weights), "label": self._with_neighbour(labels, share)}
+
+    def _with_neighbour(self, rows: Float[Array, "b *rest"], share: Float[Array, "n *rest"]) -> Float[Array, "b *rest"]:
+        """Each row with `share` of itself and the rest of the row `apart` before it."""
+        return share * rows + (1 - share) * jnp.roll(rows, self.apart, axis=0)
 
     def _weights(self, shape: tuple[int, ...], rng: PRNGKeyArray) -> Float[Array, "n h w 1"]:
         """The row's own share in each pixel; n is 1 or B, and h = w = 1 where all pixels have the same."""
@@ -129,11 +138,6 @@ class Mix:
         mask = _rectangle(low, low + sides.astype(int), images.shape) & erased[:, None, None]
         fill = jax.random.normal(fill_key, images.shape) if self.erase_fill == "noise" else 0.0
         return jnp.where(mask[..., None], fill, images)
-
-
-def _with_neighbour(rows: Float[Array, "b *rest"], share: Float[Array, "n *rest"]) -> Float[Array, "b *rest"]:
-    """Each row with `share` of itself and the rest of the row before it."""
-    return share * rows + (1 - share) * jnp.roll(rows, 1, axis=0)
 
 
 def _rectangle(low: Int[Array, "n 2"], high: Int[Array, "n 2"], shape: tuple[int, ...]) -> Bool[Array, "n h w"]:

@@ -94,7 +94,8 @@ class TrainPipeline:
             as there are classes. An image with several labels is an example of each.
         fields: what an example has; by default an image, a label, and whatever else the source gives.
         repeats: rows in a row that show the same example, each with an augmentation of its own (repeated
-            augmentation: Hoffer et al., arXiv:1901.09335). A batch then holds batch_size / repeats examples.
+            augmentation: Hoffer et al., arXiv:1901.09335). A batch then holds batch_size / repeats examples; what does
+            not fit in goes on in the next one.
 
     Raises:
         UserError: for an empty source or a value out of its range. While reading: for an unreadable image with "fail",
@@ -118,8 +119,6 @@ class TrainPipeline:
             raise UserError(f"There is no on_corrupt named {on_corrupt!r}", nearest(on_corrupt, ("replace", "fail")))
         _check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
         _check_whole(num_threads=(num_threads, 0), num_workers=(num_workers, 0), repeats=(repeats, 1))
-        if batch_size % repeats:
-            raise UserError(f"A batch of {batch_size} does not divide by repeats={repeats}", "Change one of them")
         _check_not_empty(source)
         self.source = source
         self.batch_size = batch_size
