@@ -64,13 +64,15 @@ FROM_CHECKPOINT = (
     "sparsevit_i1k", "vit_paper_finetune",
 )  # fmt: skip
 FROM_SWIN = ("swin_finetune384",)
-FROM_TEACHER = {"digits_distil": "image", "distil": "teacher"}
+FROM_TEACHER = {"deit_i1k": "teacher", "digits_distil": "image", "distil": "teacher", "flexivit_i1k": "teacher"}
 FROM_TOWERS = ("cocoop", "coop")
 ON_EMOJI = ("emoji_clip", "emoji_lit")
 # Arguments with which a config is checked; one that is not listed is checked without.
 ARGUMENTS = {
     "adapt": ["data=photos", "data=photos,by=deep_prompts,prompts=4"],
     "bench_b16": ["", "remat=full,scan"],
+    "deit_i1k": ["", "variant=Ti/16,data=photos"],
+    "deit3_i1k": ["", "variant=H/14"],
     "digits": ["", "smoke"],
     "kl_autoencoder": ["images=photos", "f=16,smoke"],
     "maskgit_vqgan": ["", "smoke"],
@@ -85,6 +87,7 @@ ARGUMENTS = {
     "efficientvit_i1k": ["", "variant=B3", "variant=L1"],
     "efficientvit_sam": ["", "variant=XL1,stage=train"],
     "efficientvit_sr": ["data=photos", "data=photos,variant=w0.75,scale=3"],
+    "flexivit_i1k": ["data=photos"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SETS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],
@@ -171,10 +174,12 @@ PROGRAMS = [
     ("composites_distil", "stage=train"),
     ("composites_sam", ""),
     ("composites_seg", "head=linear"),
+    ("deit3_i1k", ""),
     ("digits", ""),
     ("digits_distil", ""),
     ("efficientvit_i1k", "variant=L1"),
     ("finetune", "data=photos,res=16,microbatch=64"),
+    ("flexivit_i1k", "data=photos"),
     ("linear_probe", ""),
     ("linear_probe", "method=simclr,data=photos"),
     ("mae_finetune", ""),
@@ -236,7 +241,8 @@ def load(name, argument, checkpoint):
         argument = ",".join(filter(None, [argument, f"init={checkpoint}"]))
     if Path(name).stem in FROM_SWIN:
         argument = ",".join(filter(None, [argument, f"init={checkpoint.parent / 'swin'}"]))
-    if teacher := FROM_TEACHER.get(Path(name).stem):
+    teacher = FROM_TEACHER.get(Path(name).stem)
+    if teacher and (Path(name).stem != "deit_i1k" or "data=" in argument):
         argument = ",".join(filter(None, [argument, f"teacher={checkpoint.parent / teacher}"]))
     if Path(name).stem in FROM_TOWERS:
         argument = f"{argument},init={checkpoint.parent / 'towers'}"
@@ -327,6 +333,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
         "mae": "decoder",
         "sam": "decoder",
         "distil": "teacher",
+        "flexivit": "teacher",
         "distil_encoder": "teacher",
         "clip": "text",
         "siglip": "text",

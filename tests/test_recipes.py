@@ -64,6 +64,16 @@ RECIPES = [
           ("optim", {"learning_rate": 8 * (1.5e-4 if mesa else 2.5e-4), "weight_decay": 0.1, "clip_value": 2.0,
                      "clip_norm": None, "schedule": {"name": "cosine", "warmup_steps": {"epochs": 20}}}),
           ("ema.decay", {"name": "ramp", "end": 0.9998, "timescale": 2000}))),
+    ("deit_i1k", "variant=Ti/16", "optim", {
+        "name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": None,
+        "schedule": {"name": "cosine", "warmup_steps": {"epochs": 5}, "end": 1e-5}}),
+    ("deit_i1k", "", "data.mix", {"mixup": 0.8, "cutmix": 1.0, "erase": 0.25}),
+    *(("deit3_i1k", f"variant={variant}", section, expected)
+      for variant, rate, depth, size in (("S/16", 4e-3, 0.05, 224), ("B/16", 3e-3, 0.2, 192), ("L/16", 3e-3, 0.45, 192))
+      for section, expected in (
+          ("optim", {"name": "lamb", "learning_rate": rate, "weight_decay": 0.05, "clip_norm": 1.0}),
+          ("model", {"layer_scale_init": 1e-4, "drop_path_rate": depth, "class_token_posemb": False}),
+          ("data", {"image_size": [size, size], "repeats": 3}))),
     ("swin_i1k", "variant=B", "optim", {
         "learning_rate": 1e-3, "weight_decay": 0.05, "b2": 0.999, "clip_norm": 5.0, "weight_decay_multipliers": None,
         "schedule": {"name": "cosine", "warmup_steps": {"epochs": 20}, "end": 1e-5}}),
@@ -126,6 +136,8 @@ DIFFERS = {
     "clip": {"factor", "precision", "data"},
     "cocoop": {"weight decay", "rate", "splits", "words"},
     "coop": {"weight decay", "rate", "splits", "words"},
+    "deit_i1k": {"teacher", "warmup", "initial values", "mixing", "precision"},
+    "deit3_i1k": {"labels", "loss", "warmup", "initial values", "mixing", "colours", "precision"},
     "ddpm_256": {"initial values", "steps"},
     "ddpm_cifar10": {"initial values"},
     "controlnet_edges": {"data", "steps", "thresholds", "precision"},
@@ -144,6 +156,7 @@ DIFFERS = {
     "efficientvit_i1k": {"sizes", "mixing", "stochastic depth", "evaluation", "precision"},
     "efficientvit_sam": {"distillation", "loss", "answers", "precision"},
     "efficientvit_sr": {"network", "rate"},
+    "flexivit_i1k": {"pixels", "teacher's images", "layer scale", "start", "mixup", "precision"},
     "gpt2": {"precision"},
     "igpt_imagenet": {"learning rate", "crops", "validation", "precision"},
     "hart_c2i": {"recipe", "losses", "shares"},
