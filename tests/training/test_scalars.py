@@ -7,6 +7,7 @@ import pytest
 from tests.tiny import tiny_config
 from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training.scalars import as_uint32, put_scalars, scalars_at, unpacked
+from vit_jax.training.schedules import Constant
 from vit_jax.training.sharding import make_mesh
 
 RATES = {"learning_rate/head/.*": lambda step: 0.1 * step, "learning_rate/.*": lambda step: 1 / 3}
@@ -20,9 +21,9 @@ def text(**changes):
 def test_seed_rates_steps_and_decay_share_a_program():
     one = text()
     another = {"seed": 4, "steps": 60, "optim__learning_rate": 3e-4, "optim__schedule__name": "rsqrt",
-               "optim__schedule__warmup_steps": 7, "ema_decay": '{"name": "cosine", "start": 0.5, "end": 1.0}'}  # fmt: skip
+               "optim__schedule__warmup_steps": 7, "optim__weight_decay": 0.2, "ema_decay": '{"name": "cosine", "start": 0.5, "end": 1.0}'}  # fmt: skip
     assert text(**another) == one
-    assert text(optim__weight_decay=0.2) != one
+    assert text(optim__b1=0.8) != one
 
 
 def test_what_arrives_is_what_was_computed_rounded_once():
@@ -33,7 +34,9 @@ def test_what_arrives_is_what_was_computed_rounded_once():
     assert got["seed"] == 5
     assert got["rates"] == {"learning_rate/head/.*": np.float32(0.7), "learning_rate/.*": np.float32(1 / 3)}
     assert got["ema"] == {"old": np.float32(0.9999), "new": np.float32(1 - 0.9999)}
-    assert "ema" not in scalars_at(7, 0, RATES, None)
+    assert not {"ema", "fixed"} & set(scalars_at(7, 0, RATES, None))
+    fixed = scalars_at(7, 0, RATES | {"weight_decay": Constant(0.3)}, None)
+    assert fixed["fixed"] == {"weight_decay": np.float32(0.3)} and set(fixed["rates"]) == set(RATES)
 
 
 @pytest.mark.parametrize("seed", [0, 3, 2**31 + 1, 2**32 + 5])

@@ -11,8 +11,8 @@ Each run has a workdir of its own below --workdir, named by its values: 'learnin
 skips runs that are done and goes on with those that were interrupted; further values are further runs. A run that
 fails, because its loss is not finite, say, is named and does not stop the others; it is tried again the next time.
 
-Runs that differ only in seed, learning rate, schedule or decay of a moving average share one compiled program, others
-compile their own; programs are kept as 'vit_jax train --help' says.
+Runs that differ only in seed, learning rate, schedule, weight decay or decay of a moving average share one compiled
+program, others compile their own; programs are kept as 'vit_jax train --help' says.
 
 At the end: a table with the best values first (seeds of the same values share a row: mean and standard deviation),
 sweep.csv with a row for each run, and sweep.png. 'vit_jax report DIR' shows the curves.

@@ -15,7 +15,7 @@ from vit_jax.naming import construct, nearest
 from vit_jax.nn.trunk import Layers
 from vit_jax.ranges import NonNegative, Positive, check_arguments, check_value
 from vit_jax.training import schedules
-from vit_jax.training.optimizers import AVERAGING, OPTIMIZERS, RATE
+from vit_jax.training.optimizers import AVERAGING, DECAYED, OPTIMIZERS, RATE
 from vit_jax.training.parameters import (
     DECAY_RATE,
     by_name,
@@ -26,7 +26,7 @@ from vit_jax.training.parameters import (
     path_name,
     scaled,
 )
-from vit_jax.training.schedules import Extensions, Schedule
+from vit_jax.training.schedules import Constant, Extensions, Schedule
 from vit_jax.training.turns import TURNS, check_turns, turns_of
 
 
@@ -50,7 +50,8 @@ def build(
     parameters, moments and counts stay what they are, and its schedules too: these are laid out over the group's own
     updates, and what they count is updates (`schedule_counts='steps'` lays them out over the run instead).
 
-    A `weight_decay` may be a section too, see `schedules.weight_decay`; its value is then one of the rates.
+    A `weight_decay` may be a section too, see `schedules.weight_decay`; its value is then one of the rates. So is a
+    number, as a `Constant`.
 
     Args:
         section: `config.optim` without `frozen`.
@@ -98,7 +99,7 @@ def build(
         turn, group = turns_of(group, steps, where)
         tx, own_rates = _optimizer(group, turn.counted(steps), own, where, turn.extensions(extensions), layers, suffix)
         built[i] = turn.taken_by(tx)
-        rates |= {name: turn.schedule(schedule) for name, schedule in own_rates.items()}
+        rates |= {name: rate if isinstance(rate, Constant) else turn.schedule(rate) for name, rate in own_rates.items()}
         turns.append(turn)
     check_turns(turns, steps)
     labels = jax.tree.map_with_path(lambda path, _: found[path_name(path)], params)
@@ -208,6 +209,10 @@ def _optimizer(
     if isinstance(decay := values.get("weight_decay"), Mapping):
         check_arguments(OPTIMIZERS[name], values, where)
         rates[DECAY_RATE + suffix] = schedules.weight_decay(decay, steps, extensions, f"{where}.weight_decay")
+    elif name in DECAYED and decay and not values.get("weight_decay_multipliers"):
+        # With multipliers it would be rounded before it is multiplied, and a run would not be what it was.
+        check_arguments(OPTIMIZERS[name], values, where)
+        rates[DECAY_RATE + suffix] = Constant(decay)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if clip_value is not None:
         parts.append(optax.clip(clip_value))

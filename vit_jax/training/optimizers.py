@@ -253,3 +253,5 @@ OPTIMIZERS = {
 }
 # Those that make more of a step than the step itself: what scales it has to come before.
 AVERAGING = ("schedule_free_adamw",)
+# Those that take a weight decay with each update, as they take the learning rate.
+DECAYED = ("adamw", "adafactor", "lamb", "lion", "schedule_free_adamw")

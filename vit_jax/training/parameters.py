@@ -117,8 +117,8 @@ def decayed(weight_decay: float | Mapping[str, Any], factor: Factor) -> optax.Gr
     """Adds `weight_decay` times the factor times the parameter to each update.
 
     Args:
-        weight_decay: a number, or the section of a schedule, whose value comes with each update then, as
-            `update(..., rates={"weight_decay": x})`.
+        weight_decay: a number, or the section of a schedule. The value comes with each update, as
+            `update(..., rates={"weight_decay": x})`; without it a number is part of the program.
     """
 
     def update(
@@ -130,7 +130,7 @@ def decayed(weight_decay: float | Mapping[str, Any], factor: Factor) -> optax.Gr
             times = factor(path_name(path))
             if not times or not (scheduled or weight_decay):
                 return update
-            return update + (rates[DECAY_RATE] if scheduled else weight_decay) * times * param
+            return update + (rates[DECAY_RATE] if scheduled else rates.get(DECAY_RATE, weight_decay)) * times * param
 
         return jax.tree.map_with_path(add, updates, params), state
 

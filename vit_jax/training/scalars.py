@@ -8,18 +8,22 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.schedules import Constant, Schedule
 from vit_jax.training.sharding import place, replicated
 
 # {"seed": uint32, "rates": {"learning_rate": float32}} and, where there is a moving average, "ema": the weights of its
 # "old" value and of the "new" one. Of several groups of parameters the rates are "learning_rate/<the group's pattern>".
-# A weight decay that has a schedule is one of the rates.
+# A weight decay that has a schedule is one of the rates; "fixed" has those that are numbers, which no log repeats.
 Scalars = dict[str, Any]
 
 
 def scalars_at(step: int, seed: int, rates: Mapping[str, Schedule], ema_decay: Schedule | None) -> Scalars:
     """What the update after `step` of them takes, computed on the host in float64 and rounded to float32 once."""
-    scalars = {"seed": as_uint32(seed), "rates": {name: np.float32(rate(step)) for name, rate in rates.items()}}
+    values = {name: np.float32(rate(step)) for name, rate in rates.items()}
+    fixed = {name for name, rate in rates.items() if isinstance(rate, Constant)}
+    scalars = {"seed": as_uint32(seed), "rates": {name: value for name, value in values.items() if name not in fixed}}
+    if fixed:
+        scalars["fixed"] = {name: values[name] for name in fixed}
     if ema_decay is not None:
         decay = ema_decay(step + 1)
         # Both, since 1 - float32(0.9999) is 0.02 % off.

@@ -5,6 +5,7 @@ A schedule is a function of the number of updates done so far, so the first upda
 the host, in float64, and given to the step as an argument (see `vit_jax.training.scalars`).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,17 @@ from vit_jax.ranges import Decay, Natural, NonNegative, Positive, Share, check_v
 from vit_jax.spelling import nearest, unknown_key
 
 Schedule = Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A schedule that is a number in the config: given to the step like the others, and not logged."""
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
 
 # How a run came to its length: ((at, before), ...), oldest first; at step `at` a run of `before` steps was made longer.
 Extensions = tuple[tuple[int, int], ...]

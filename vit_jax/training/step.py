@@ -98,7 +98,9 @@ def make_update(
             _, gradients = gradient(sharpness.climbed(point, gradients), (batch, keys))
         model_state = {**model_state, **constants_of(state["model_state"])}
 
-        updates, opt_state = tx.update(gradients, state["opt_state"], trained, rates=scalars["rates"])
+        updates, opt_state = tx.update(
+            gradients, state["opt_state"], trained, rates=scalars["rates"] | scalars.get("fixed", {})
+        )
         trained = optax.apply_updates(trained, updates)
         new_state = {
             "step": count + 1,
