@@ -4,16 +4,19 @@ Paper: the fine-tuning recipe of the ViT paper (arXiv:2010.11929, sections 3.2 a
 head, position embeddings interpolated from 4x4 to 8x8, higher resolution.
 Expected: see the README's table of the demo. Hardware: 2 CPU cores. Time: about a minute.
 
-Arguments: `init=PATH` of a pretrained checkpoint (none trains from scratch with the same budget), `smoke`.
+Arguments: `init=PATH` of a pretrained checkpoint (none trains from scratch with the same budget), `rare` for a training
+set in which each digit is rarer than the one before it, `smoke`.
 """
 
 from ml_collections import ConfigDict
 
 from vit_jax.training.config import parse_arg
 
+RARE = (140, 100, 70, 50, 35, 25, 18, 12, 9, 6)
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = parse_arg(arg, init="", smoke=False)
+    arg = parse_arg(arg, init="", rare=False, smoke=False)
     config = ConfigDict()
     config.seed = 0
     config.steps = 10 if arg.smoke else 240
@@ -23,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = dict(name="vit", variant="mu/4", width=64, depth=3, mlp_dim=256, num_heads=4, pooling="mean")
     config.data = dict(
         image_size=(32, 32),
-        train=dict(name="digits", split="train"),
+        train=dict(name="digits", split="train", **(dict(per_class=RARE) if arg.rare else {})),
         eval=dict(name="digits", split="test"),
         transform=dict(name="supervised", crop="none", rotate=12.0, shift=0.06, flip=False, border="constant"),
     )

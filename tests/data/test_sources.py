@@ -35,6 +35,15 @@ def test_digits_classes_are_renumbered_in_their_order():
     np.testing.assert_array_equal(some.images[some.labels == 1], full.images[full.labels == 2])
 
 
+def test_digits_some_of_which_are_rare():
+    rare = digits.build("train", classes=[7, 2, 0], per_class=(9, 2, 1))
+    assert np.bincount(rare.labels).tolist() == [9, 2, 1]
+    np.testing.assert_array_equal(rare.images[:9], digits.build("train", classes=[7], per_class=9).images)
+    for wrong, message in (((9, 2), "2 numbers for 3 classes"), ((9, 2, 0), "leaves no images")):
+        with pytest.raises(UserError, match=message):
+            digits.build("train", classes=[7, 2, 0], per_class=wrong)
+
+
 def test_digits_per_class():
     few = digits.build("train", per_class=3)
     np.testing.assert_array_equal(np.bincount(few.labels), [3] * 10)
