@@ -2,7 +2,7 @@
 
 examples:
   vit_jax sweep --config digits:smoke --grid optim.learning_rate=1e-3,3e-3 seed=0,1 --workdir runs/rates
-  vit_jax sweep --config my/config.py --grid optim.name=adamw,lion --metric val/loss --workdir runs/optimizers
+  vit_jax sweep --config my/config.py --grid model.variant=ti/16,s/16 --metric val/loss --workdir runs/sizes
   vit_jax sweep --config my/config.py --grid optim.learning_rate=1e-3,3e-3,1e-2 seed=0,1 --develop 0.1 --workdir runs/ft
   vit_jax sweep --config my/config.py --grid seed=0,1,2,3 --workdir runs/seeds --devices-per-run 1
   vit_jax sweep --config my/config.py --grid seed=0,1,2,3 --workdir runs/seeds --slurm sweep.sbatch
