@@ -7,6 +7,8 @@ import optax
 from optax.contrib import schedule_free_adamw, schedule_free_eval_params
 
 from tests.three_steps import PARAMS, assert_same
+from tests.tiny import tiny_config
+from vit_jax.planning.rehearsal import rehearse
 from vit_jax.training import optim
 from vit_jax.training.schedule_free import begun_at, gradient_point
 
@@ -54,3 +56,14 @@ def test_only_its_group_has_its_gradient_elsewhere_and_begins_at_what_is_loaded(
 def test_another_optimizer_pays_nothing():
     state = optim.build({"name": "adamw", "learning_rate": 0.1}, 10, PARAMS)[0].init(PARAMS)
     assert gradient_point(PARAMS, state) is PARAMS and begun_at(PARAMS, state) is state
+
+
+def test_what_is_not_averaged_lies_on_the_mesh_as_its_parameter():
+    """Beside a frozen part, decay by layers and a climb to where the loss is higher."""
+    values = tiny_config(optim__name="schedule_free_adamw", optim__learning_rate=0.1, optim__layer_decay=0.5,
+                         optim__sam__rho=0.1, optim__frozen=["encoder/embedding/.*"],
+                         mesh__data=2, mesh__fsdp=2, mesh__tensor=2)  # fmt: skip
+    program = rehearse(values, 10, jax.devices()).program
+    z, params = program.shardings["opt_state"].z["encoder"], program.shardings["params"]["encoder"]
+    assert "embedding" in params and "embedding" not in z
+    assert z["block_00"] == params["block_00"] and "tensor" in z["block_00"]["mlp"]["fc1"]["kernel"].spec
