@@ -162,6 +162,24 @@ def test_what_is_learned_of_a_control():
     assert task.locked_when_loaded == ("autoencoder", "text", "unet")
 
 
+def test_each_control_drops_what_is_its_own(monkeypatch):
+    """Two alike dropped the same; a single one has the keys that it always had."""
+    task, variables = made(controlnet, controls=2)
+    keys, seen = list(jax.random.split(jax.random.key(0))), []
+    monkeypatch.setattr(controlnet, "in_training", lambda *given: seen.append(given[3]) or (None, None))
+    monkeypatch.setattr(controlnet, "together", lambda added: None)
+    network = task._denoiser(variables, {"control": MASK.repeat(6, -1)}, keys)
+
+    @jax.jit
+    def of_each():
+        network(jnp.zeros((len(MASK), 4, 2, 2)), jnp.zeros(len(MASK)), jnp.zeros((len(MASK), L, 8)))
+        return [jax.random.key_data(jnp.stack(each)) for each in seen]
+
+    first, second = of_each()
+    np.testing.assert_array_equal(first, jax.random.key_data(jnp.stack(keys)))
+    assert len({tuple(row) for row in np.concatenate([first, second]).tolist()}) == 4
+
+
 def test_steps_that_are_controlled():
     task, _ = made(controlnet, controls=2)
     settings = task.sampling(steps=4, control_scale=[1.5, 0.5], control_start=(0, 0.25), control_end=(0.5, 1.0))
@@ -191,6 +209,9 @@ def test_evaluators_that_do_not_give_what_is_needed_are_refused_before_training(
         check_sample(task, variables, {"steps": 2}, pictures=evaluator)
         with pytest.raises(UserError, match=refused):
             check_sample(task, variables, {"steps": 2})
+    task, variables = made(controlnet, controls=2)
+    with pytest.raises(UserError, match="There are 1 controls, and the model has 2"):
+        check_sample(task, variables, {"steps": 2}, pictures=EdgeAgreement.gives)
     task, variables = made(text_to_image)
     check_sample(task, variables, {"steps": 2}, pictures=KeptPixels.gives)
     with pytest.raises(UserError, match="'text_to_image' takes no control"):

@@ -156,7 +156,11 @@ def check_sample(
     """
     chosen = settings_of(task, settings, "a generator of images")
     known = task.pictures(chosen)
-    check_pictures(task, chosen, {name: _made_up(known[name]) if name in known else None for name in pictures})
+    # Who gives one gives it once, of however many controls there are.
+    made_up = {
+        name: _made_up(dataclasses.replace(known[name], count=1)) if name in known else None for name in pictures
+    }
+    check_pictures(task, chosen, made_up)
     found = drawing(task, chosen, rows).eval_shape(variables, *shapes_of(task, chosen, 1, rows, pictures=pictures))
     if found.ndim != 4 or found.shape[-1] != 3 or not jnp.issubdtype(found.dtype, jnp.floating):
         raise _no_images(task)
