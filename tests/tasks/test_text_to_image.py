@@ -12,6 +12,8 @@ import pytest
 import vit_jax
 from tests.tiny_pairs import pairs_config
 from vit_jax import UserError
+from vit_jax.checkpoints.sampling import asked
+from vit_jax.checkpoints.source import say_once
 from vit_jax.commands import sample
 from vit_jax.commands.main import main
 from vit_jax.data.field import Context
@@ -130,6 +132,7 @@ def test_samples_depend_on_their_keys_texts_and_guidance_alone():
     settings = task.sampling(steps=4, guidance=3.0, negative="no")
     keys, asked = jax.random.split(jax.random.key(0), 3), task.conditions(["ab", "longer than that", "no"], settings)
     assert asked["text_cut"].tolist() == [0, 1, 0] and asked["text"][1, -1] == 2  # the end is kept
+    assert asked["negative_cut"].tolist() == [0, 0, 0]
     samples = np.asarray(sample(asked, keys, settings))
     assert samples.shape == (3, 8, 4, 3) and 0 <= samples.min() < samples.max() <= 1
     order = jnp.array([2, 0, 1])
@@ -199,6 +202,15 @@ def test_a_run(tmp_path):
     assert len(logged) > 1 and 0 < logged[-1] < logged[0]
     loaded = vit_jax.load(tmp_path / "run")
     assert loaded.params.keys() == {"unet", "autoencoder", "text"}
+
+
+def test_what_is_cut_is_said_of_prompts_and_of_the_negative_one(capsys):
+    task, settings = made()[0], made()[0].sampling(negative="longer than that")
+    say_once.cache_clear()
+    asked(task, np.arange(3), settings, ["ab", "also much longer", "and another one"])
+    said = capsys.readouterr().err
+    assert "2 of 3 prompts are longer than the model reads: their ends are cut\n" in said
+    assert "The negative prompt is longer than the model reads: its end is cut\n" in said
 
 
 def test_a_class_is_no_text(tmp_path, capsys, monkeypatch):

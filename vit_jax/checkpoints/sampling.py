@@ -82,7 +82,9 @@ def asked(
     """
     conditions = task.conditions(prompts, settings) if prompts else {}
     for name, cut in conditions.items():
-        if name.endswith("_cut") and (count := int(cut.sum())):
+        if name == "negative_cut" and cut.any():
+            say_once("The negative prompt is longer than the model reads: its end is cut")
+        elif name.endswith("_cut") and (count := int(cut.sum())):
             say_once(f"{count} of {len(prompts)} prompts are longer than the model reads: their ends are cut")
     taken = [(name, values, len(prompts)) for name, values in conditions.items()]
     taken += [(name, values, len(values)) for name, values in (pictures or {}).items()]

@@ -152,12 +152,14 @@ class LatentDiffusionTask(Diffuses, Task):
         return chosen(names, given)
 
     def conditions(self, prompts: Sequence[str], settings: LatentSampling) -> dict[str, Shaped[np.ndarray, "N ..."]]:
-        """`text` and `negative` int32 [N, L]; and `text_cut` [N], 1 where a prompt is longer than the model reads: its
-        end token is kept."""
+        """`text` and `negative` int32 [N, L]; and `text_cut` and `negative_cut` [N], 1 where one is longer than the
+        model reads: its end token is kept."""
         rows = [self._row(prompt, f"prompt {i}") for i, prompt in enumerate(prompts, 1)]
         negative = self._row(settings.negative, "the negative prompt")
         found = {name: np.stack([row[name] for row in rows]) for name in ("text", "text_cut")}
-        return found | {"negative": np.broadcast_to(negative["text"], found["text"].shape)}
+        return found | {
+            name.replace("text", "negative"): np.broadcast_to(negative[name], x.shape) for name, x in found.items()
+        }
 
     def unprompted(self, indices: Int[np.ndarray, " N"]) -> dict[str, Int[np.ndarray, "N L"]]:
         """The empty text."""
