@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from vit_jax.checkpoints import families, remote
 from vit_jax.checkpoints.description import overridden
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.formats import FORMATS
+from vit_jax.checkpoints.name_map import NameMap, linear, same
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
-from vit_jax.checkpoints.source import families_of, open_source
+from vit_jax.checkpoints.source import _to_device, families_of, open_source
 from vit_jax.commands.main import main
 from vit_jax.errors import UserError
 from vit_jax.models import vit
@@ -331,3 +333,22 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
     refused(tmp_path, "is not a regular file")
     refused(tmp_path / "model.safetensors", "is not a regular file")
+
+
+def test_a_file_and_its_parameters_are_not_in_memory_together(tmp_path):
+    """Tensors come one by one from the file's pages: beside the parameters there are copies of two of them at most."""
+    count, side = 40, 128
+    rng, path = np.random.default_rng(0), tmp_path / "many.safetensors"
+    write_safetensors(path, {f"{i}.weight": rng.normal(size=(side, side)).astype(np.float32) for i in range(count)})
+    file = SafetensorsFile(path)
+    kept = [same if i % 2 else linear for i in range(count)]
+    names = NameMap([kind(f"{i}/kernel", f"{i}.weight") for i, kind in enumerate(kept)])
+    shapes = {f"{i}/kernel": (side, side) for i in range(count)}
+    tracemalloc.start()
+    try:
+        found = dict(_to_device(names.read(file.__getitem__, shapes, path), path, False))
+        now, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # What the device took over from NumPy as it lay is in both.
+    assert len(found) == count and most - now < 3 * 4 * side**2
