@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.commands.picture import Picture
-from vit_jax.inspection import diffusion, diffusion_figures
+from vit_jax.inspection import diffusion, diffusion_figures, prompt_maps
 from vit_jax.inspection.interpolation import spaces_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _STRIPS, _FRAMES = 3, 9
 _COUNTS = (1, 2, 5, 10, 25, 50)  # of steps
 _SHOWN = 8
+_WORDS = 10  # side by side
 
 
 def diffusion_sections(
@@ -32,6 +33,14 @@ def diffusion_sections(
         prompts: what samples are asked to be.
     """
     yield "From noise to images", "", [_strip(loaded, prompts), _against_one(loaded, prompts)]
+    if prompts and prompt_maps.reads_words(loaded):
+        note = (
+            "Cross-attention of each place of the image to the words of the prompt: a mean over heads, layers and "
+            "steps (DAAM)."
+        )
+        yield "Where each word is looked for", note, [
+            picture for number, prompt in enumerate(prompts, 1) for picture in _words(loaded, prompt, number)
+        ]  # fmt: skip
     own = diffusion.own_noising(loaded).alphas_cumprod
     yield "The noise", "", [
         Picture(
@@ -75,6 +84,27 @@ def _against_one(loaded: Loaded, prompts: Sequence[str]) -> Picture:
         "the image; of a network that predicts the noise it is its error, magnified. It cannot be done at once; a few "
         "steps do most of it.",
     )
+
+
+def _words(loaded: Loaded, prompt: str, number: int) -> Iterator[Picture]:
+    """As many words as can be read side by side in each picture; none of a prompt without words."""
+    found = prompt_maps.prompt_maps(loaded, prompt)
+    rows = {"together": found.together, **{f"{w}x{h}": maps for (h, w), maps in found.maps.items()}}
+    places = np.flatnonzero(~found.special)
+    for part in range(0, len(places), _WORDS):
+        some = places[part : part + _WORDS]
+        words = [found.words[i] for i in some]
+        shares = ", ".join(f"{found.words[i]} {found.together[i].mean():.1%}" for i in some)
+        rest = 1 - found.together[places].mean((1, 2)).sum()
+        yield Picture(
+            f"words_{number:02d}" + (f"_{1 + part // _WORDS}" if part else ""),
+            diffusion_figures.words_figure(found.image, words, {name: x[some] for name, x in rows.items()}),
+            f"{prompt!r}. A column for each word, over the image that came of it; above all resolutions together, "
+            "below the layers of each. A tile goes from its least to its most: compare places, not brightness, between "
+            f"tiles. Mean shares of the attention: {shares}; start, end and padding have {rest:.1%}. Coarse layers "
+            "tell what is where, fine ones edges and texture; a word that lies on the wrong thing is how prompts get "
+            "confused.",
+        )
 
 
 def _worth(loaded: Loaded, images: np.ndarray, prompts: Sequence[str]) -> Picture:

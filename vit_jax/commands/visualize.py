@@ -8,6 +8,7 @@ examples:
   vit_jax visualize --checkpoint runs/coop --output prompt
   vit_jax visualize --checkpoint runs/bert --text "The animal was tired because it had run" --word it
   vit_jax visualize --checkpoint runs/diffusion digits/ --output steps
+  vit_jax visualize --checkpoint stable-diffusion-v1-5 --prompt "a cat on a red chair" --output words
 
 The directory receives report.html, which needs nothing but a browser and says how to read each picture, and the same
 pictures as PNG files. What a model does not have is left out: an MLP-Mixer has no attention, a ResNet neither that nor
@@ -15,12 +16,12 @@ patches. The pictures are those of the ViT paper (figures 6 and 7), attention ro
 reconstructs; of a Swin the windows and what is attended to in them, of a SparseViT which of them it computes, of an
 EfficientViT the attention that it never writes out; of a SAM what a click into the middle may mean, and where its
 tokens look for that; of a diffusion the way from noise to its samples (of each --text that it can follow), its
-schedule, and what each step is worth for images, where there are some; of a text it is which words a word attends to,
-in every layer and head (of a translation's encoder); of images and texts together it is how similar a model of both
-finds them. Of a learned prompt, without images and texts, the tokens nearest to its vectors are printed, and the
-directory receives the vectors (prompt.safetensors) and what they mean (prompt.json). As arrays and figures they are in
-vit_jax.inspection: arrays, layers, linear, reconstruction, texts, clicks, diffusion; figures, window_figures,
-text_figures, pair_figures and diffusion_figures.
+schedule, where in a sample each word of its prompt is looked for, and what each step is worth for images, where there
+are some; of a text it is which words a word attends to, in every layer and head (of a translation's encoder); of images
+and texts together it is how similar a model of both finds them. Of a learned prompt, without images and texts, the
+tokens nearest to its vectors are printed, and the directory receives the vectors (prompt.safetensors) and what they
+mean (prompt.json). As arrays and figures they are in vit_jax.inspection: arrays, layers, linear, reconstruction, texts,
+clicks, diffusion, prompt_maps; figures, window_figures, text_figures, pair_figures and diffusion_figures.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ _MOST = 50  # images; a report with more cannot be read, nor opened by every bro
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files or directories")
-    parser.add_argument("--text", action="append", metavar="TEXT", help="a text instead, or to compare; repeatable")
+    parser.add_argument(
+        "--text", "--prompt", action="append", metavar="TEXT",
+        help="a text instead, or to compare; what a diffusion is to draw; repeatable",
+    )  # fmt: skip
     parser.add_argument("--word", metavar="WORD", help="whose attention is drawn (default: the last of each text)")
     parser.add_argument("--output", default="inside", metavar="DIR", help="made if need be (default inside)")
 

@@ -56,7 +56,7 @@ def film_strip(
     Raises:
         UserError: for a checkpoint of no diffusion, or see `Loaded.sample`.
     """
-    chosen, conditions, keys = _asked(loaded, count, prompts, seed, settings)
+    chosen, conditions, keys = asked_samples(loaded, count, prompts, seed, settings)
     timesteps, noisy, expected, samples = _trail(loaded.task, chosen, frames)(loaded.variables, conditions, keys)
     return FilmStrip(np.asarray(timesteps), as_bytes(noisy), as_bytes(expected), as_bytes(samples))
 
@@ -79,7 +79,7 @@ def by_steps(
     found, noise = {}, None
     for number in sorted(steps, reverse=True):
         given = {"sampler": "ddim", "spacing": "trailing", **settings, "steps": number}
-        chosen, conditions, keys = _asked(loaded, count, prompts, seed, _known(loaded, given))
+        chosen, conditions, keys = asked_samples(loaded, count, prompts, seed, _known(loaded, given))
         if noise is None:
             noise = _start(loaded.task, chosen)(loaded.variables, conditions, keys)
         found[number] = as_bytes(_sampled(loaded.task, chosen)(loaded.variables, conditions, keys, noise))
@@ -117,7 +117,7 @@ def worth(loaded: Loaded, images: UInt8[np.ndarray, "N H W 3"], *, prompts: Sequ
     """
     prompts = prompts or _nothing(loaded)
     plain = _known(loaded, {"guidance": 1.0})
-    chosen, conditions, keys = _asked(loaded, len(images), prompts, seed, plain)
+    chosen, conditions, keys = asked_samples(loaded, len(images), prompts, seed, plain)
     x = loaded.preprocess.normalize(images)
     found: StepLosses = jax.tree.map(np.asarray, _worth(loaded.task, chosen)(loaded.variables, x, conditions, keys))
     behind = np.cumsum(found.bits[::-1].astype(np.float64))[::-1]
@@ -135,6 +135,21 @@ def own_noising(loaded: Loaded) -> Noising:
     return loaded.task.chain()
 
 
+def asked_samples(
+    loaded: Loaded, count: int, prompts: Sequence[str], seed: int, settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, Array], PRNGKeyArray]:
+    """The settings, conditions and keys of the first samples, as `Loaded.sample` has them.
+
+    Raises:
+        UserError: see `film_strip`.
+    """
+    _check(loaded)
+    chosen, numbers = settings_of(loaded.task, settings, "a diffusion"), np.arange(count)
+    check_pictures(loaded.task, chosen, {})
+    conditions = {name: jnp.asarray(x) for name, x in asked(loaded.task, numbers, chosen, prompts)(numbers).items()}
+    return chosen, conditions, example_keys(seed, {"index": numbers.astype(np.int32)})
+
+
 def schedules(steps: int) -> dict[str, Float[np.ndarray, " T"]]:
     """alpha-bar of so many steps: linear, with as much noise in all as DDPM's 1,000 steps add; the cosine of iDDPM; and
     the cosine without the square, as it is often printed, which nothing uses."""
@@ -146,17 +161,6 @@ def schedules(steps: int) -> dict[str, Float[np.ndarray, " T"]]:
         "cosine": Noising.of(betas("cosine", steps)).alphas_cumprod,
         "cosine without the square": np.cumprod(np.maximum(remaining[1:] / remaining[:-1], 1e-3)),
     }
-
-
-def _asked(
-    loaded: Loaded, count: int, prompts: Sequence[str], seed: int, settings: Mapping[str, Any]
-) -> tuple[Any, dict[str, Array], PRNGKeyArray]:
-    """The settings, conditions and keys of the first samples, as `Loaded.sample` has them."""
-    _check(loaded)
-    chosen, numbers = settings_of(loaded.task, settings, "a diffusion"), np.arange(count)
-    check_pictures(loaded.task, chosen, {})
-    conditions = {name: jnp.asarray(x) for name, x in asked(loaded.task, numbers, chosen, prompts)(numbers).items()}
-    return chosen, conditions, example_keys(seed, {"index": numbers.astype(np.int32)})
 
 
 def _check(loaded: Loaded) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit_jax.inspection.figures import enlarge
+from vit_jax.inspection.figures import enlarge, overlay
 
 _DPI = 110
 # Okabe and Ito's hues, which stay apart for colour-blind readers.
@@ -44,7 +44,7 @@ def rows_figure(
             axes.imshow(enlarge(image), interpolation="antialiased")
             axes.set_axis_off()
             if titles and top == whole - above and i < len(titles):
-                axes.set_title(titles[i], fontsize=8, pad=3)
+                axes.set_title(titles[i], fontsize=8, pad=3).set_parse_math(False)
         figure.text(
             (label - 0.08) / across, (top - tall / 2) / whole, name, ha="right", va="center", fontsize=8.5,
             parse_math=False,
@@ -54,6 +54,22 @@ def rows_figure(
             figure.text(0.08 / across, (top - tall - 0.02) / whole, "\n".join(written[name]), **style)
         top -= tall + below[name]
     return figure
+
+
+def words_figure(
+    image: UInt8[np.ndarray, "H W 3"], words: Sequence[str], maps: Mapping[str, Float[np.ndarray, "n h w"]]
+) -> Figure:
+    """What places attend to, over the grey image: a column a word, a row a resolution, each tile from its least to its
+    most.
+
+    Args:
+        maps: of all words, by the label of their row.
+    """
+    rows = {
+        label: np.stack([_as_bytes(enlarge(image)), *(_as_bytes(overlay(image, x)) for x in of_words)])
+        for label, of_words in maps.items()
+    }
+    return rows_figure(rows, ["sample", *(word if len(word) < 13 else f"{word[:11]}..." for word in words)])
 
 
 def schedules_figure(
@@ -120,6 +136,10 @@ def tenths_figure(lines: Mapping[str, Sequence[float]]) -> Figure:
     axes.set_xticks(range(max(map(len, lines.values())) + 1))
     axes.legend(frameon=False, fontsize=8)
     return _plain(figure)
+
+
+def _as_bytes(image: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    return (255 * image).clip(0, 255).round().astype(np.uint8)
 
 
 def _plain(figure: Figure) -> Figure:

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int32, PyTree
+from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
 from vit_jax.checkpoints.load import Loaded
 from vit_jax.data.fields.token_pair import TokenPair, joined
@@ -74,15 +74,23 @@ def text_attention(loaded: Loaded, text: str) -> TextAttention:
     row = _row(loaded, text)
     ids = row["ids"]
     weights = _weights(loaded, row)
-    starts, special = _starts(tokenizer, ids)
-    first = np.flatnonzero(starts)
-    words = tuple(_shown(tokenizer, part, bool(special[part_at]))
-                  for part, part_at in zip(np.split(ids, first[1:]), first, strict=True))  # fmt: skip
+    words, special, first = split_words(tokenizer, ids)
     if len(words) > _MOST:
         raise UserError(f"The text has {len(words)} words as the model sees it", f"At most {_MOST} can be drawn")
     sizes = np.diff(np.append(first, len(ids)))
     got = np.add.reduceat(weights, first, axis=3)
-    return TextAttention(words, special[first], np.add.reduceat(got, first, axis=2) / sizes[:, None])
+    return TextAttention(words, special, np.add.reduceat(got, first, axis=2) / sizes[:, None])
+
+
+def split_words(
+    tokenizer: Tokenizer, ids: Int32[np.ndarray, " T"]
+) -> tuple[tuple[str, ...], Bool[np.ndarray, " W"], Int[np.ndarray, " W"]]:
+    """The words that tokens are, for people; which of them are special; and where each begins."""
+    starts, special = _starts(tokenizer, ids)
+    first = np.flatnonzero(starts)
+    words = tuple(_shown(tokenizer, part, bool(special[part_at]))
+                  for part, part_at in zip(np.split(ids, first[1:]), first, strict=True))  # fmt: skip
+    return words, special[first], first
 
 
 def _field_of(loaded: Loaded) -> str | None:
@@ -147,10 +155,13 @@ def _starts(
     kinds = ("pad_id", "bos_id", "eos_id", "cls_id", "sep_id", "mask_id")
     names = {getattr(tokenizer, kind, None) for kind in kinds} - {None}
     special = np.isin(ids, sorted(names)) if names else np.zeros(len(ids), bool)
-    continues = getattr(tokenizer, "continues", None)
-    if continues is None:
+    continues, ends = (getattr(tokenizer, name, None) for name in ("continues", "ends"))
+    if continues is not None:
+        starts = ~np.asarray(continues, bool)[ids] | special
+    elif ends is not None:
+        starts = np.append(True, np.asarray(ends, bool)[ids[:-1]]) | special
+    else:
         return np.ones(len(ids), bool), special
-    starts = ~np.asarray(continues, bool)[ids] | special
     starts[1:] |= special[:-1]
     starts[0] = True
     return starts, special

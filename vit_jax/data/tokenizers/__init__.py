@@ -15,7 +15,8 @@ class Tokenizer(Protocol):
 
     One whose tokens are bytes of the text, one after the other, also has `byte_counts() -> int32 [V]`: how many each
     stands for, 0 for special ones. Losses can then be given in bits per byte. One that cuts words into pieces has
-    `continues`, bool [V]: whether each token goes on the word of the token before it, for masking whole words.
+    `continues`, bool [V]: whether each token goes on the word of the token before it, for masking whole words; or, of
+    tokens that say where a word ends (CLIP's), `ends`, bool [V].
 
     One of several that cut texts differently and number the same pieces alike has `numbering`, which is equal for all
     of them: one matrix can embed what they give.

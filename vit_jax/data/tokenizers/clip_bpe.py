@@ -8,7 +8,9 @@ from itertools import chain
 from typing import Any
 
 import ftfy
+import numpy as np
 import regex
+from jaxtyping import Bool
 
 from vit_jax.data.byte_pairs import BYTE_OF, BYTE_ORDER, BytePairs, read_pairs
 from vit_jax.data.vocabularies import File, Vocabulary, damaged, read_vocabulary, shipped
@@ -47,6 +49,10 @@ class CLIP(Derived):
     def decode(self, ids: Sequence[int]) -> str:
         """The text as it was cleaned, with a space after every word."""
         return joined(self._pieces, ids).decode("utf-8", "replace").rstrip(" ")
+
+    @functools.cached_property
+    def ends(self) -> Bool[np.ndarray, " V"]:
+        return np.array([piece.endswith(b" ") for piece in self._pieces])
 
     @functools.cached_property
     def pairs(self) -> list[tuple[str, str]]:
