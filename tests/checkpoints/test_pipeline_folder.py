@@ -13,7 +13,7 @@ import vit_jax
 from tests.tasks.test_pictured_diffusion import CONTROL, DEPTH, reading
 from tests.tasks.test_text_to_image import MODEL
 from vit_jax import UserError
-from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.export import export, notes
 from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.parts.diffusers_scheduler import read
 from vit_jax.checkpoints.source import StoredModel, flat_shapes, model_shapes, nested, open_source
@@ -256,6 +256,71 @@ def test_the_noise_of_a_unet_comes_back(model, noise, tmp_path):
     assert (task.variance, task.steps) == (noise.get("variance", "large"), noise.get("steps", 1000))
     # Its pipeline knows no classes.
     assert ("model_index.json" in written) == ("num_classes" not in model)
+
+
+DIT = {"variant": "S/2", "width": 8, "depth": 1, "num_heads": 2, "mlp_dim": 32, "grid_side": 2, "time_shift": 1}
+DIT |= {"num_classes": 3, "norm2_epsilon": 1e-5}
+
+
+def written_dit(folder, model=(), params=(), **how):
+    """A DiT, trained with this noise, as diffusers would have it."""
+    kwargs = {**DIT, **dict(model)}
+    shapes = model_shapes("dit", kwargs, (4, 4))[0]
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()} | dict(params)
+    metadata = {
+        "format": FORMAT, "model": {"name": "dit", "kwargs": kwargs}, "labels": ["a", "b"], "image_size": [8, 8],
+        "task": {"name": "ddpm", "kwargs": {"model": {"name": "dit", **kwargs}, **how}}, "fields": None,
+        "preprocess": {"image_size": [8, 8], "mean": [127.5] * 3, "std": [127.5] * 3},
+    }  # fmt: skip
+    return export(StoredModel(epath.Path("x"), metadata, lambda: (nested(params), {})), folder, "diffusers")
+
+
+def test_what_becomes_of_the_null_class_is_said():
+    for name, more, labels, said in (
+        ("unet", {}, 2, ["class 2, the last one, and read back as that, without guidance"]),
+        ("unet", {"label_drop": 0.0}, 2, []),
+        ("dit", {}, 2, []),
+        ("dit", {"tokenizer": {"name": "kl_autoencoder"}}, 2, ["takes class 1000 for the null class, which is 2 here"]),
+        ("dit", {"tokenizer": {"name": "kl_autoencoder"}}, 1000, []),
+    ):
+        task = {"name": "ddpm", "kwargs": {"conditional": True, "label_drop": 0.1, **more}}
+        metadata = {"model": {"name": name, "kwargs": {}}, "task": task, "labels": ["x"] * labels, "preprocess": None}
+        found = notes(StoredModel(epath.Path("x"), metadata, dict), "diffusers")
+        assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))
+
+
+def test_the_noise_of_a_dit_comes_back(tmp_path):
+    """In pixels it lies beside the model; with its autoencoder it is a pipeline."""
+    noise = {"schedule": "cosine", "prediction": "v", "steps": 100}
+    known = {"conditional": True, "label_drop": 0.1, **noise}
+    written_dit(tmp_path / "pixels", {"inputs": 3, "outputs": 3}, **known)
+    said = open_source(tmp_path / "pixels").metadata["task"]["kwargs"]
+    assert {key: said[key] for key in noise} == noise
+    section = {key: value for key, value in MODEL["autoencoder"].items() if key != "name"}
+    shapes = model_shapes("kl_autoencoder", section, (8, 8))[0]
+    rng = np.random.default_rng(0)
+    own = {f"tokenizer/{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    kwargs = {"inputs": 2, "outputs": 4}
+    files = written_dit(
+        tmp_path / "latents", kwargs, own, tokenizer=MODEL["autoencoder"], variance="learned_range", **known
+    )
+    names = {str(file.relative_to(tmp_path / "latents")) for file in files}
+    assert names == {
+        "model_index.json", "scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json",
+        *(f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "vae")),
+    }  # fmt: skip
+    opened = open_source(tmp_path / "latents")
+    said = opened.metadata["task"]["kwargs"]
+    assert {key: said[key] for key in (*noise, "variance")} == noise | {"variance": "learned_range"}
+    assert opened.metadata["labels"] == ["a", "b"] and opened.metadata["image_size"] == [8, 8]
+    read = flat_arrays(opened.read()[0])
+    for name, x in own.items():
+        np.testing.assert_array_equal(read[name], x)
+    with pytest.raises(UserError, match="diffusers has no place for this dit"):
+        written_dit(tmp_path / "untold", kwargs, own, tokenizer=MODEL["autoencoder"])
+    change(tmp_path / "latents" / "model_index.json", vae="left out")
+    with pytest.raises(UserError, match="is missing: there is nothing that draws an image"):
+        open_source(tmp_path / "latents")
 
 
 def test_a_pipeline_of_one_model_beside_its_index(tmp_path):

@@ -19,6 +19,7 @@ WITHOUT = {
     "compvis_unet": "its address could not be looked up",
     "compvis_vqgan": "pickles inside archives",
     "dall_e": "a pickle, whose address could not be looked up",
+    "diffusers_dit_pipeline": "whether it is there as safetensors could not be looked up",
     "diffusers_dit": "whether it is there as safetensors could not be looked up",
     "diffusers_vq": "pickles",
     "hart_authors": "its address could not be looked up",

@@ -6,12 +6,16 @@ import pytest
 import torch
 
 import tests.torchvision_ops  # noqa: F401  before diffusers
+import vit_jax
 from tests.parity.oracle import assert_close, build, error, images, nested_params, read, shapes_of, to_torch
-from tests.parity.test_autoencoders import channels_last, config_of, read_again, tensors_of
+from tests.parity.test_autoencoders import channels_last, config_of, read_again, redrawn, tensors_of
+from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.families import diffusers_dit, dit_authors
 from vit_jax.checkpoints.name_map import NameMap
 from vit_jax.checkpoints.published import Sidecar
+from vit_jax.checkpoints.source import open_source
 from vit_jax.errors import UserError
+from vit_jax.nn.diffusion import denoise
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -113,3 +117,51 @@ def test_names_of_the_published_ones():
     diffusers_dit.name_map(said.kwargs, {}).check(shapes, "FILE")
     [table] = [entry.write()[0] for entry in authors.entries if not entry.ours]
     assert table.size == 294_912
+
+
+# Their pipeline takes 1000 for the null class.
+LATENT = SMALL | {"in_channels": 4, "out_channels": 8, "sample_size": 4, "num_embeds_ada_norm": 1000}
+VAE = {
+    "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "sample_size": 8,
+}  # fmt: skip
+
+
+def drawn(pipeline, monkeypatch, latents, **how):
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(diffusers.pipelines.dit.pipeline_dit, "randn_tensor", lambda *_, **__: to_torch(latents))
+    return pipeline([3, 999], num_inference_steps=4, guidance_scale=2.5, output_type="np", **how).images
+
+
+def test_a_whole_pipeline(tmp_path, monkeypatch):
+    """Read, drawn from as theirs, written, and opened by them again."""
+    torch.manual_seed(0)
+    transformer = redrawn(diffusers.DiTTransformer2DModel(**LATENT))
+    first = transformer.transformer_blocks[0].norm1.emb.state_dict()
+    for block in transformer.transformer_blocks[1:]:
+        block.norm1.emb.load_state_dict(first)
+    scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, num_train_timesteps=100)
+    theirs = diffusers.DiTPipeline(
+        transformer, redrawn(diffusers.AutoencoderKL(**VAE)), scheduler, {str(i): f"no. {i}" for i in range(1000)}
+    )
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = vit_jax.load(tmp_path / "theirs")
+    task = ours.task
+    assert (task.steps, task.schedule, task.variance, task.image_size) == (100, "linear", "learned_range", (8, 8))
+    latents = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+    settings = task.sampling("ddim", 4, guidance=2.5)
+
+    @jax.jit
+    def sample(variables, start):
+        process = task.reverse_process(variables, {"label": np.array([3, 999])}, settings)
+        return process.decode(denoise(process.predict, process.noising, start, lambda _: 0 * start, process.how))
+
+    wanted = drawn(theirs, monkeypatch, latents)
+    assert wanted.std() > 0.05
+    assert np.abs(np.asarray(sample(ours.variables, latents)) - wanted).max() < 1 / 255
+    export(open_source(tmp_path / "theirs"), tmp_path / "ours", "diffusers")
+    again = diffusers.DiTPipeline.from_pretrained(tmp_path / "ours", local_files_only=True)
+    assert type(again.scheduler) is diffusers.DDIMScheduler
+    np.testing.assert_array_equal(drawn(again, monkeypatch, latents), wanted)
+    back = open_source(tmp_path / "ours").metadata
+    assert (back["task"], back["labels"]) == (ours.metadata["task"], ours.metadata["labels"])

@@ -184,7 +184,7 @@ def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dic
 
 def notes(source: StoredModel, to: str) -> list[str]:
     """Sentences on what the other library would do otherwise with this model."""
-    metadata, said = source.metadata, []
+    metadata, said = source.metadata, _of_null_class(source.metadata, to)
     kwargs = image_section(metadata["model"])
     kwargs = kwargs.get("trunk", kwargs)
     ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
@@ -210,6 +210,22 @@ def notes(source: StoredModel, to: str) -> list[str]:
     if to == "timm" and resize != "pad" and pixels.get("crop") == "floor":
         said.append("timm cuts off an odd pixel at the other side than this model does")
     return said
+
+
+def _of_null_class(metadata: Mapping[str, Any], to: str) -> list[str]:
+    """What becomes of the class that stands for none, by which guidance goes."""
+    name, task = metadata["model"]["name"], metadata.get("task") or {"kwargs": {}}
+    if to != "diffusers" or name not in ("unet", "dit") or not task["kwargs"].get("label_drop"):
+        return []
+    last = len(metadata["labels"])
+    if name == "unet":
+        return [
+            f"{to} knows no null class of this model: it is written as class {last}, the last one, and read back as "
+            "that, without guidance"
+        ]
+    return [f"its pipeline takes class 1000 for the null class, which is {last} here: guide with 1 there"] * (
+        "tokenizer" in task["kwargs"] and last != 1000
+    )
 
 
 def _preprocess_for(preprocess: Mapping[str, Any], to: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from vit_jax.checkpoints.config_keys import DIFFUSERS_DIT
 from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NameMap, Shapes, convolution, dense, repeated, same, shape_of
+from vit_jax.checkpoints.parts import diffusers_scheduler
 from vit_jax.checkpoints.parts import dit as parts
 from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.parts.vit import attention_out, depth_of, projection
@@ -21,7 +22,7 @@ COMPARED = "predictions of diffusers' own model; files of ours read by diffusers
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in published files
 _BLOCK = "transformer_blocks.{}."
 _TIME, _LABELS = "norm1.emb.timestep_embedder.linear_", "norm1.emb.class_embedder.embedding_table.weight"
-_SIDE, _EPSILON = 32, 1e-5  # where nothing is said
+SIDE, _EPSILON = 32, 1e-5  # where nothing is said
 
 
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
@@ -38,7 +39,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         tensors, "pos_embed.proj.weight", depth_of(tensors, _BLOCK), f"{first}ff.net.0.proj.weight",
         "proj_out_2.weight", config.integer("num_attention_heads", 16, at_least=1),
     )  # fmt: skip
-    side = config.integer("sample_size", _SIDE, at_least=1)
+    side = config.integer("sample_size", SIDE, at_least=1)
     patch = shape_of(tensors, "pos_embed.proj.weight", 4)[2]
     kwargs |= {
         "num_classes": shape_of(tensors, first + _LABELS, 2)[0],
@@ -53,7 +54,7 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
         "the time is embedded as diffusers does it, with a shift of 1; DiT's authors, who trained the published "
         "weights, have none: overrides={'time_shift': 0}",
     )
-    return parts.published(kwargs, side, {}, *remarks)
+    return parts.published(kwargs, side, {}, *remarks, scheduler=sidecar.scheduler)
 
 
 def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
@@ -89,7 +90,8 @@ def name_map(kwargs: Mapping[str, Any], layout: Mapping[str, Any]) -> NameMap:
 
 def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """See `vit_jax.checkpoints.published.Family`."""
-    if not is_of(metadata, "dit"):
+    task = metadata.get("task") or {"kwargs": {}}
+    if not is_of(metadata, "dit") or task["kwargs"].get("tokenizer"):  # with its autoencoder it is a pipeline
         return None
     model = build(**complete(build, metadata["model"]["kwargs"]))
     style, heads = model.style, model.style.num_heads
@@ -118,4 +120,4 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         "attention_bias": True,
         "upcast_attention": False,
     }
-    return {"config.json": config}
+    return {"config.json": config, **diffusers_scheduler.files_of_pixels(metadata.get("task"))}

@@ -61,7 +61,7 @@ _ONE = "Only pipelines of Stable Diffusion are read whole: name the folder of on
 def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     """See `vit_jax.checkpoints.published.Family`."""
     index = sidecar.pipeline
-    if not index or not sidecar.parts:
+    if not index or not sidecar.parts or index.text("_class_name") == "DiTPipeline":
         return None
     if "text_encoder" not in sidecar.parts:
         raise index.error("_class_name", f"is {shown(index.get('_class_name'))}, and nothing in it reads texts", _ONE)

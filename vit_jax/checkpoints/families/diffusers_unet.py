@@ -12,7 +12,6 @@ from vit_jax.checkpoints.parts.sidecars import complete, is_of
 from vit_jax.checkpoints.pipeline_folder import INDEX
 from vit_jax.checkpoints.published import Published, Sidecar
 from vit_jax.models.unet import build
-from vit_jax.naming import named_module
 
 LIBRARY = "diffusers"
 MODELS = "UNet2DModel"
@@ -69,14 +68,8 @@ def describe(tensors: Shapes, sidecar: Sidecar) -> Published | None:
     if inputs != 3 or kwargs["outputs"] not in (3, 6):  # latents, whose autoencoder is elsewhere
         return Published("unet", kwargs, None, layout, (), remarks, task={"name": "features", "kwargs": {}})
     labels = tuple(f"class {i}" for i in range(kwargs["num_classes"]))
-    said = {"conditional": bool(labels), "variance": "large" if kwargs["outputs"] == 3 else "learned_range"}
-    if sidecar.scheduler:
-        scheduler = diffusers_scheduler.read(sidecar.scheduler)
-        noise, remarks = dict(scheduler.noise), (*remarks, *scheduler.remarks)
-        # A sampler of DDIM does not say it, and what is learned is seen from the channels.
-        if scheduler.sampler != "ddpm" or (noise["variance"] == "learned_range") != (kwargs["outputs"] == 6):
-            del noise["variance"]
-        said |= noise
+    noise, more = diffusers_scheduler.said_of_pixels(sidecar.scheduler, kwargs["outputs"] == 6)
+    said, remarks = {"conditional": bool(labels), **noise}, (*remarks, *more)
     task = {"name": "ddpm", "kwargs": said, "given": ["inputs", "outputs", "num_classes"]}
     return Published("unet", kwargs, diffusers.pixels(config), layout, labels, remarks, task=task)
 
@@ -138,11 +131,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 def _sampler(task: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What says the noise that the U-Net was trained with, which its own config has no place for; and of one that draws
     images unasked the pipeline that draws them. Nothing of a U-Net whose task has no noise, or is not known."""
-    how = {} if task is None else complete(named_module("task", task["name"]).build, task["kwargs"])
-    if "schedule" not in how:
-        return {}
-    files = {diffusers_scheduler.FILE: diffusers_scheduler.of_pixels(how)}
-    if kwargs["inputs"] == 3 and not kwargs["num_classes"]:
+    files = diffusers_scheduler.files_of_pixels(task)
+    if files and kwargs["inputs"] == 3 and not kwargs["num_classes"]:
         files[INDEX] = {
             "_class_name": "DDPMPipeline",
             "unet": ["diffusers", "UNet2DModel"],

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from vit_jax.checkpoints.json_file import JsonObject, shown
+from vit_jax.checkpoints.parts.sidecars import complete
+from vit_jax.naming import named_module
 
 FILE = "scheduler_config.json"
 _OURS = ("DDIMScheduler", "DDPMScheduler")
@@ -81,6 +83,27 @@ def read(config: JsonObject) -> Scheduler:
     )
 
 
+def said_of_pixels(config: JsonObject, learned: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the file beside a network of pixels says of the noise, as the task `ddpm` takes it, and remarks.
+
+    Args:
+        config: of the file; empty where there is none.
+        learned: whether the network has channels for the variance.
+
+    Raises:
+        UserError: see `read`.
+    """
+    said: dict[str, Any] = {"variance": "learned_range" if learned else "large"}
+    if not config:
+        return said, ()
+    found = read(config)
+    noise = dict(found.noise)
+    # A sampler of DDIM does not say it, and what is learned is seen from the channels.
+    if found.sampler != "ddpm" or (noise["variance"] == "learned_range") != learned:
+        del noise["variance"]
+    return said | noise, found.remarks
+
+
 def of_latents(how: Mapping[str, Any]) -> dict[str, Any]:
     """The file of DDIM's sampler in latents, which are not cut.
 
@@ -110,6 +133,13 @@ def of_pixels(how: Mapping[str, Any]) -> dict[str, Any]:
         "timestep_spacing": "leading",
         "clip_sample": True,
     }
+
+
+def files_of_pixels(task: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """What says the noise that a network was trained with, which its own config has no place for. Nothing of one whose
+    task has no noise, or is not known."""
+    how = {} if task is None else complete(named_module("task", task["name"]).build, task["kwargs"])
+    return {FILE: of_pixels(how)} if "schedule" in how else {}
 
 
 def _noise(how: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.name_map import Entry, Shapes, linear, same, shape_of
-from vit_jax.checkpoints.parts import autoencoder, vit
+from vit_jax.checkpoints.parts import autoencoder, diffusers_scheduler, vit
 from vit_jax.checkpoints.published import Published
 from vit_jax.models.dit import VARIANTS
 from vit_jax.models.vit_variants import Variant
@@ -36,17 +37,24 @@ def modulation(ours: str, theirs: str, width: int, parts: int) -> list[Entry]:
     ]
 
 
-def published(kwargs: Mapping[str, Any], side: int, layout: Mapping[str, Any], *remarks: str) -> Published:
+def published(
+    kwargs: Mapping[str, Any],
+    side: int,
+    layout: Mapping[str, Any],
+    *remarks: str,
+    scheduler: JsonObject | None = None,
+) -> Published:
     """A model of pixels is one of the task `ddpm`; one of latents stands by itself, its autoencoder is elsewhere.
 
     Args:
         side: of what it was trained on.
+        scheduler: the file of diffusers that says the noise.
     """
     if kwargs["inputs"] != 3:
         return Published("dit", kwargs, None, layout, (), remarks, task={"name": "features", "kwargs": {}})
     labels = tuple(f"class {i}" for i in range(kwargs["num_classes"] - 1))
-    said = {"conditional": bool(labels), "label_drop": LABEL_DROP}
-    said |= {"variance": "learned_range"} if kwargs["outputs"] == 6 else {}
+    noise, more = diffusers_scheduler.said_of_pixels(scheduler or JsonObject(), kwargs["outputs"] == 6)
+    said, remarks = {"conditional": bool(labels), "label_drop": LABEL_DROP, **noise}, (*remarks, *more)
     task = {"name": "ddpm", "kwargs": said, "given": ["inputs", "outputs", "num_classes"]}
     preprocess = autoencoder.pixels() | {"image_size": [side, side]}
     return Published("dit", kwargs, preprocess, layout, labels, remarks, task=task)
