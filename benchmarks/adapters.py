@@ -2,9 +2,9 @@
 
 The demo's small ViT is trained on the digits 0 to 6 at 16 pixels (config `digits`), and then learns all ten as in
 config `digits_finetune`, but at its own 16 pixels and 64 images a step: in full, by a linear head alone, by LoRA on
-queries and values (arXiv:2106.09685), or by prompts (arXiv:2203.12119). Steps, batches and augmentation are the same
-for all. Full fine-tuning has the config's learning rate and weight decay; the other ways have a rate five times as high
-and no decay. Nothing is tuned.
+queries and values or on all kernels (arXiv:2106.09685), or by prompts (arXiv:2203.12119). Steps, batches and
+augmentation are the same for all. Full fine-tuning has the config's learning rate and weight decay; the other ways have
+a rate five times as high and no decay. Nothing is tuned.
 
     python benchmarks/adapters.py --workdir runs/adapters
 
@@ -40,6 +40,7 @@ FROZEN = {**ADAPTED, "optim": {**_OPTIM, "frozen": ["encoder/.*"]}}
 WAYS: dict[str, dict[str, Any]] = {
     "full fine-tuning": {},
     "LoRA, rank 4": {**ADAPTED, "lora": {"rank": 4}},
+    "LoRA on all kernels, rank 1": {**ADAPTED, "lora": {"rank": 1, "match": "encoder/.*/kernel"}},
     "linear head": FROZEN,
     "20 prompts": {**FROZEN, "prompts": {"num_prompts": 20}},
     "20 prompts a block": {**FROZEN, "prompts": {"num_prompts": 20, "deep": True}},

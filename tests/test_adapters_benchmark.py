@@ -19,7 +19,9 @@ def test_the_ways_train_what_their_rows_say():
         frozen = [*values["optim"].get("frozen", ()), *(f"{name}/.*" for name in experiment.task.locked(params))]
         sizes = dict(zip(leaf_names(params), map(np.size, jax.tree.leaves(params)), strict=True))
         trained[way] = sum(size for name, size in sizes.items() if first_match(frozen, name) < 0)
-    whole, lora, head, shallow, deep = trained.values()
+    whole, lora, everywhere, head, shallow, deep = trained.values()
     assert lora - head == 3 * 2 * 4 * 2 * 64  # three blocks, queries and values, rank 4, from 64 to 64
-    assert lora < 0.03 * whole
+    # Of each block four kernels from 64 to 64 and two between 64 and 256; and the patches' one.
+    assert everywhere - head == 3 * (4 * 128 + 2 * 320) + 4 * 4 * 3 + 64
+    assert lora < everywhere < 0.03 * whole
     assert (shallow - head, deep - head) == (20 * 64, 3 * 20 * 64)
