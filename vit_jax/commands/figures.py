@@ -97,6 +97,7 @@ def sweep_chart(
     for (style, colour), (label, points) in zip(styles, lines.items(), strict=False):
         xs, means, lows, highs = zip(*points, strict=True)
         errors = np.abs(np.array([lows, highs]) - means)
+        style = "none" if isinstance(xs[0], str) else style  # between names there is nothing
         axes.errorbar(
             xs,
             means,

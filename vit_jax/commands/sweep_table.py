@@ -104,7 +104,9 @@ def _lines(best: Ranked) -> tuple[str, dict[str, list[tuple[float | str, float, 
     varied = [key for key in points[0].values if key != SEED and len({str(p.values[key]) for p in points}) > 1]
 
     def numeric(key: str) -> bool:
-        return all(isinstance(p.values[key], (int, float)) and not isinstance(p.values[key], bool) for p in points)
+        return key != SEED and all(
+            isinstance(p.values[key], (int, float)) and not isinstance(p.values[key], bool) for p in points
+        )
 
     across = next((key for key in varied if numeric(key)), varied[0] if varied else SEED)
     values: dict[str, dict[float | str, list[float]]] = {}
