@@ -102,7 +102,7 @@ def sweep_chart(
             xs,
             means,
             errors,
-            fmt=style,
+            linestyle=style,
             color=colour,
             marker="o",
             markersize=4,
