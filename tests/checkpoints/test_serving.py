@@ -149,6 +149,20 @@ def test_what_cannot_be_exported(loaded, tmp_path, monkeypatch, capsys, argv, se
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
+@pytest.mark.parametrize(
+    ("to", "package", "sentence"),
+    [
+        ("onnx", "jax2onnx", r"ONNX needs the package jax2onnx\. pip install 'vit_jax\[export-onnx\]'"),
+        ("savedmodel", "tensorflow", r"written and read by TensorFlow\. pip install 'vit_jax\[export-savedmodel\]'"),
+    ],
+)
+def test_libraries_that_are_missing(loaded, tmp_path, monkeypatch, to, package, sentence):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=sentence):
+        export_program(Program(loaded), tmp_path / "x", to)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_read(folder, tmp_path):
     def refused(sentence, **changed):
         (tmp_path / "export.json").write_text(json.dumps({**about, **changed}))

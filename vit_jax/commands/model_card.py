@@ -105,6 +105,8 @@ def _use(name: str, to: str) -> list[str]:
     lines += ['m.outputs({"image": m.preprocess.to_uint8("photo.jpg")[None]})']
     if to in _LOADS:
         head, call = _LOADS[to]
+        # Of a folder here timm and open_clip want to be told.
+        call = call if "/" in name else call.replace("hf-hub:", "local-dir:")
         lines += ["", head, "", call.replace("{name}", name)]
     return ["## Use it", "", "```python", *lines, "```", ""]
 

@@ -55,11 +55,10 @@ def to_uint8(preprocess: Preprocess, images: UInt8[Array, "B H W 3"]) -> UInt8[A
     """
     check_traceable(preprocess)
     made = tuple(side + cut for side, cut in zip(preprocess.image_size, preprocess.trim, strict=True))
-    lines = images[0, :, 0, 0], images[0, 0, :, 0]
     old = tuple(jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
     axes = [
-        _Axis(preprocess, _numbered(line), size, made[axis], preprocess.image_size[axis])
-        for axis, (line, size) in enumerate(zip(lines, _size(preprocess, made, old), strict=True))
+        _Axis(preprocess, jnp.arange(images.shape[1 + axis]), size, made[axis], preprocess.image_size[axis])
+        for axis, size in enumerate(_size(preprocess, made, old))
     ]
     x = images.astype(jnp.float32)
     if preprocess.interpolation == "area":
@@ -122,13 +121,7 @@ class _Axis:
         self.inside = (self.sample >= 0) & (self.sample < size)
 
     def weights(self, rule: Callable[..., Float[Array, "new old"]]) -> Float[Array, "new old"]:
-        return rule(self.sample[:, None], self.at, self.at[-1] + 1, self.size)
-
-
-def _numbered(line: UInt8[Array, " n"]) -> Int[Array, " n"]:
-    """0, 1, ... for each of `line`. From `jnp.arange` of a symbolic size a converter would not know that it is that of
-    the image."""
-    return jnp.cumsum(jnp.ones_like(line, jnp.int32)) - 1
+        return rule(self.sample[:, None], self.at, jnp.asarray(self.at.shape[0], jnp.int32), self.size)
 
 
 def _of_filter(kernel: Callable[[Array], Array]) -> Callable[..., Float[Array, "new old"]]:

@@ -171,11 +171,12 @@ def max_of_windows(
 ) -> Float[Array, "b oh ow c"]:
     """The largest of each square window; what is around the map is less than everything.
 
-    What `nn.max_pool` computes, by the same operation: converters to other formats replace that function by one of
-    their own, which knows fewer paddings.
+    Padded by hand, which XLA makes one operation of: converters to other formats replace `nn.max_pool` by a function of
+    their own, which takes arguments by name and does not pad.
     """
-    sides = [(0, 0), *padding, (0, 0)]
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1), sides)
+    if any(map(any, padding)):
+        x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride), padding="VALID")
 
 
 def check_conv_implementation(implementation: str) -> None:

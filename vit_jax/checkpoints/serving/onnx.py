@@ -41,6 +41,11 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
             from jax2onnx import to_onnx
     except ImportError as error:
         raise UserError("ONNX needs the package jax2onnx", "pip install 'vit_jax[export-onnx]'") from error
+    if program.preprocessing == "resize":
+        raise UserError(
+            "An ONNX file resizes no images: jax2onnx knows no sums over sizes that are open",
+            "Prepare them before it, and use preprocessing 'normalize'",
+        )
     size = sum(x.nbytes for x in program.parameters.values())
     if size > _MOST:
         raise UserError(f"The parameters have {size:,} bytes, and an ONNX file {_MOST:,} at most", "Use stablehlo")
@@ -62,7 +67,8 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
             )
         except Exception as error:  # what the converter raises for what it does not know is not documented
             first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-            raise UserError(f"jax2onnx cannot convert this model: {first[:300]}", "Use stablehlo") from error
+            advice = "Give a batch size, or use stablehlo" if program.batch_size is None else "Use stablehlo"
+            raise UserError(f"jax2onnx cannot convert this model: {first[:300]}", advice) from error
     (folder / MODEL).write_bytes(model.SerializeToString())
     return {"opset": OPSET}
 
@@ -89,7 +95,15 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
         raise UserError(f"onnxruntime cannot read {path}: {first[:300]}", "Export the model again") from error
     names = [output.name for output in session.get_outputs()]
     (given,) = session.get_inputs()
-    return lambda images: dict(zip(names, session.run(names, {given.name: images}), strict=True))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            return dict(zip(names, session.run(names, {given.name: images}), strict=True))
+        except Exception as error:  # such as an operation that its CPU kernels lack
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise UserError(f"onnxruntime cannot run {path.name}: {first[:300]}", "Use stablehlo") from error
+
+    return run
 
 
 @contextlib.contextmanager
