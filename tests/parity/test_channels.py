@@ -12,6 +12,7 @@ from timm.models import adapt_input_conv
 import vit_jax
 from tests.parity.oracle import TOLERANCE, error, randomise_vit, to_torch
 from vit_jax import UserError
+from vit_jax.checkpoints.transfer import init_from
 
 TINY_VIT = {"img_size": 32, "embed_dim": 64, "depth": 1, "num_heads": 2}
 MODELS = {
@@ -40,3 +41,24 @@ def test_logits_are_timm_s(name, wanted, tmp_path):
             assert error(np.asarray(ours.logits(x)), theirs(to_torch(x))) < TOLERANCE
         with pytest.raises(UserError, match=f"{channels} channels, not 3"):
             ours.logits(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def test_a_run_starts_from_timm_s_kernel(tmp_path):
+    """init_from, which says so."""
+    theirs = randomise_vit(timm.create_model("vit_base_patch16_224", **TINY_VIT, num_classes=3))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "vit_base_patch16_224",
+        "model_args": TINY_VIT,
+        "pretrained_cfg": {"input_size": [3, 32, 32]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours = vit_jax.load(tmp_path)
+    kernel = theirs.state_dict()["patch_embed.proj.weight"]
+    for channels in (1, 4, 12):
+        shape = (16, 16, channels, 64)
+        params = {"encoder": {**ours.params["encoder"], "embedding": {"kernel": np.zeros(shape, np.float32)}}}
+        found, (report,) = init_from({"params": params}, str(tmp_path))
+        expected = adapt_input_conv(channels, kernel).numpy().transpose(2, 3, 1, 0)
+        assert error(found["params/encoder/embedding/kernel"], expected) < 1e-6
+        assert report.resized == (f"encoder/embedding/kernel (16, 16, 3) -> (16, 16, {channels})",)

@@ -144,10 +144,10 @@ def test_lines_for_people_stand_in_columns(capsys):
     """On one device without the speed of a chip, which is the speed."""
     progress = Progress(0, 2000)
     speed = {"images_per_second": 123.456, "images_per_second_per_chip": 123.456}
-    for step, loss in ((50, 2.30259), (1500, 0.0123456)):
+    for step, loss in ((50, 2.30259), (1500, 0.0000123456)):
         progress.line(step, {"train/loss": loss, "train/loss_std": 1.0, **speed})
     progress.line(2000, {"images_per_second": 200.0, "images_per_second_per_chip": 25.0})
     first, second, third = capsys.readouterr().err.splitlines()
-    assert first.startswith("step   50/2000  loss 2.303   images_per_second 123.5   left ")
-    assert second.startswith("step 1500/2000  loss 0.01235  images_per_second 123.5   left ")
-    assert third == "step 2000/2000  images_per_second 200     images_per_second_per_chip 25      left 00:00"
+    assert first.startswith("step   50/2000  loss 2.303      images_per_second 123.5      left ")
+    assert second.startswith("step 1500/2000  loss 1.235e-05  images_per_second 123.5      left ")
+    assert third == "step 2000/2000  images_per_second 200        images_per_second_per_chip 25         left 00:00"

@@ -4,6 +4,8 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
 
 from vit_jax.errors import UserError
 
@@ -38,13 +40,38 @@ def fit_channels(params: dict[str, Any], channels: int) -> dict[str, Any]:
     old = kernel.shape[2]
     if channels == old:
         return params
-    if channels == 1:
-        fitted = kernel.sum(axis=2, keepdims=True)
-    elif old == 3:
-        fitted = jnp.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels] * (3 / channels)
-    else:
+    fitted = _fitted(kernel, channels)
+    if fitted is None:
         raise UserError(f"The model was trained on {old} channels, not on three", "Leave in_channels out")
     return _replace(params, name.split("/"), fitted)
+
+
+def fitted_kernel(
+    name: str, kernel: Float32[np.ndarray, "h w c D"], shape: tuple[int, ...]
+) -> Float32[np.ndarray, "h w k D"] | None:
+    """The first kernel of an image trunk in another shape, of which only the channels differ, as `fit_channels` does.
+
+    Args:
+        name: of the parameter, with its collection: 'params/encoder/embedding/kernel'.
+
+    Returns:
+        None for another parameter, and for shapes that differ in more.
+    """
+    if name.removeprefix("params/") not in _FIRST or kernel.ndim != 4 or len(shape) != 4:
+        return None
+    if (*kernel.shape[:2], kernel.shape[3]) != (*shape[:2], shape[3]):
+        return None
+    fitted = _fitted(kernel, shape[2])
+    return None if fitted is None else np.asarray(fitted)
+
+
+def _fitted(kernel: Any, channels: int) -> Any:
+    """None where nobody says what to do: from another number than three to several."""
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    if kernel.shape[2] != 3:
+        return None
+    return jnp.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels] * (3 / channels)
 
 
 def _first(params: dict[str, Any]) -> str | None:

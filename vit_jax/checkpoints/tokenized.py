@@ -1,15 +1,12 @@
 """Texts and images as a model takes them: rows of a batch as evaluation makes them."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from vit_jax.data.decode import decode
 from vit_jax.data.fields import Fields
-from vit_jax.data.pixels import as_rgb
 from vit_jax.errors import UserError
 
 
@@ -37,15 +34,14 @@ def image_rows(fields: Fields, images: Sequence[Any]) -> dict[str, Shaped[np.nda
     """The arrays of the field "image", and what it has beside them.
 
     Args:
-        images: paths, bytes, or what `vit_jax.data.pixels.as_rgb` takes.
+        images: paths, bytes, or what `vit_jax.data.pixels.as_rgb` takes; of bands, paths, bytes or arrays [H, W, C].
 
     Raises:
         UserError: an image that cannot be read.
     """
 
     def row(image: Any) -> dict[str, Any]:
-        pixels = decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
-        return fields.batched(fields.evaluated({"image": pixels}))
+        return fields.batched(fields.evaluated({"image": fields["image"].given(image)}))
 
     rows = [row(image) for image in images]
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

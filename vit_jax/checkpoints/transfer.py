@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 
+from vit_jax.checkpoints.channels import channels_of, fitted_kernel
 from vit_jax.checkpoints.description import image_section, rebuilt
 from vit_jax.checkpoints.source import flat_shapes, nested, open_source
 from vit_jax.checkpoints.vocabulary import Sections, check_vocabulary
@@ -39,7 +40,8 @@ class Report:
     Args:
         loaded: parameters that were taken over as they are.
         state: the same for the model's state.
-        resized: positions interpolated to another grid or window, as 'name (4, 4) -> (8, 8)'.
+        resized: positions interpolated to another grid or window, as 'name (4, 4) -> (8, 8)', and the first kernel for
+            images of other channels.
         missing: in the model but not in the source: they keep their fresh values.
         unused: in the source but not in the model.
         path: of the source as it was found: a step directory or a file, or its address.
@@ -99,6 +101,7 @@ def init_from(
             a teacher does). A subtree is one of every collection: the running statistics of an encoder come with its
             parameters. The subtree "" is all that no other one names, heads too.
 
+    The first kernel is fitted to another number of channels, see `vit_jax.checkpoints.channels.fit_channels`.
     Positions of another grid or window are interpolated, see `vit_jax.nn.posemb.fitted_positions`; grids as the source
     says (the model's `posemb_resize`). A model that learns its positions starts from those that its source computes.
 
@@ -239,7 +242,7 @@ def fit_positions(
     Raises:
         UserError: when anything but positions would have to change.
     """
-    inputs = jax.eval_shape(lambda: example_inputs(model, size))
+    inputs = jax.eval_shape(lambda: example_inputs(model, size, channels_of(params) or 3))
     variables = init_shapes(lambda key, x: model.init(key, *x, train=False), jax.random.key(0), inputs)
     flat, resized = flat_arrays(params), []
     for name, shape in flat_shapes(variables["params"]).items():
@@ -317,6 +320,8 @@ def _match(
         if value is None:
             continue
         fitted = None if value.shape == shape else fitted_positions(key, value, shape, method)
+        if fitted is None and value.shape != shape:
+            fitted = fitted_kernel(key, value, shape)
         if fitted is not None:
             resized[key] = _change(_shown(key), value.shape, shape)
             value = fitted

@@ -194,13 +194,13 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
             raise ValueError("is cut short") from error
     # What is left are mostly oddities that every viewer accepts, and so does OpenCV: stray bytes before a marker, rare
     # chroma samplings. Its libjpeg mentions them on stderr.
-    return _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarray, "h w c"]:
     """Three channels, or with opacity four."""
     # UNCHANGED keeps alpha and 16 bits, and leaves the orientation alone.
-    pixels = _opencv(_without_animation(data) if b"acTL" in data else data, cv2.IMREAD_UNCHANGED)
+    pixels = opencv(without_animation(data) if b"acTL" in data else data, cv2.IMREAD_UNCHANGED)
     if transparent is not None and pixels.ndim == 2:
         pixels[pixels == transparent] = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint16:
@@ -212,7 +212,7 @@ def _decode_png_or_webp(data: bytes, transparent: int | None) -> UInt8[np.ndarra
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
 
 
-def _without_animation(data: bytes) -> bytes:
+def without_animation(data: bytes) -> bytes:
     """An animated PNG as its first frame alone: OpenCV 5.0 crashes on damaged ones (segmentation fault)."""
     if data[1:4] != b"PNG":
         return data
@@ -225,7 +225,12 @@ def _without_animation(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _opencv(data: bytes, flags: int) -> np.ndarray:
+def opencv(data: bytes, flags: int) -> np.ndarray:
+    """What OpenCV decodes.
+
+    Raises:
+        ValueError: with a reason that completes "the file ...".
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # for example a WebP whose header says that it is wider than WebP can be

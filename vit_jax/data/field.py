@@ -57,6 +57,9 @@ class Field:
     is_text: ClassVar[bool] = False
     """Whether the array of the field's own name holds tokens, which are counted as a run's speed."""
 
+    is_rgb: ClassVar[bool] = True
+    """Of an image: whether it is uint8 RGB, which transforms that change colours need."""
+
     def spec(self, name: str) -> dict[str, Spec]:
         """What it gives to a batch under its name."""
         raise NotImplementedError

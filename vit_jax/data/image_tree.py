@@ -7,7 +7,7 @@ back to itself would count images twice or under two classes, and is refused by 
 import collections
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,10 +25,11 @@ class ImageTree:
 
     Args:
         root: the folder that paths are relative to.
+        suffixes: of what counts as an image, in lower case.
     """
 
-    def __init__(self, root: str):
-        self.root = root
+    def __init__(self, root: str, suffixes: Sequence[str] = SUFFIXES):
+        self.root, self.suffixes = root, tuple(suffixes)
         self._real = os.path.realpath(root)
         self._entered: dict[tuple[int, int], str] = {}
         self._other_images: collections.Counter[str] = collections.Counter()
@@ -51,7 +52,7 @@ class ImageTree:
         return sorted(self._walk(folder), key=normalised)
 
     def passed_over(self) -> str:
-        """What was found so far and is no JPEG, PNG or WebP, as '3 .gif, 2 .tif and 9 other files'; '' for nothing."""
+        """What was found so far and is no image, as '3 .gif, 2 .tif and 9 other files'; '' for nothing."""
         counts = sorted(self._other_images.items(), key=lambda item: (-item[1], item[0]))
         parts = [f"{count} {suffix}" for suffix, count in counts]
         parts += [f"{self._others} other file{'s' * (self._others > 1)}"] if self._others else []
@@ -84,7 +85,7 @@ class ImageTree:
                 # What the listing says, for millions of files; a link is asked for, by functions that bear a circle.
                 if os.path.isdir(entry.path) if is_link else entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif is_image(entry):
+                elif is_image(entry, self.suffixes):
                     yield path
                     if is_link:
                         self._link(entry.path, path)
@@ -168,9 +169,9 @@ def identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_image(entry: os.DirEntry) -> bool:
+def is_image(entry: os.DirEntry, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether it is a file with an image's name, or a link of such a name that leads nowhere."""
-    if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+    if entry.name.startswith(".") or not entry.name.lower().endswith(suffixes):
         return False
     if not entry.is_symlink():
         return entry.is_file(follow_symlinks=False)

@@ -60,11 +60,28 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
     if info.file_size > _MOST_RATIO * info.compress_size + 1024:
         raise UserError(f"{name} claims {info.file_size} bytes, more than {info.compress_size} packed ones hold", _HOW)
     with archive.open(info) as file:
-        dtype, shape, fortran = _header(file, name)
-        wanted = math.prod(shape) * dtype.itemsize
-        if wanted > info.file_size:
-            raise UserError(f"{name} has the shape {shortened(str(shape), 100)}, but only {info.file_size} bytes", _HOW)
-        content = file.read(wanted + 1)
+        return _content(file, info.file_size, name)
+
+
+def read_npy(data: bytes, name: str) -> np.ndarray:
+    """The array of an .npy file.
+
+    Args:
+        name: what to call it in errors.
+
+    Raises:
+        UserError: it is damaged, or not a plain array of numbers or text.
+    """
+    return _content(io.BytesIO(data), len(data), name)
+
+
+def _content(file: Any, size: int, name: str) -> np.ndarray:
+    """The array of an open .npy file of so many bytes."""
+    dtype, shape, fortran = _header(file, name)
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted > size:
+        raise UserError(f"{name} has the shape {shortened(str(shape), 100)}, but only {size} bytes", _HOW)
+    content = file.read(wanted + 1)
     if len(content) != wanted:
         raise UserError(f"{name} has {len(content)} bytes or more for {wanted}", _HOW)
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from vit_jax.data import geometry
 from vit_jax.data.decode import decode
@@ -121,7 +121,10 @@ class Preprocess:
         Raises:
             UserError: when the image cannot be read, or is an array of another type or rank.
         """
-        image = decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
+        return self.fitted(decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image))
+
+    def fitted(self, image: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "H W *c"]:
+        """The array resized to `image_size`; other than uint8 RGB only by "area" and without "pad"."""
         made = self._made
         resized = self._resize(image)
         if self.resize == "pad":

@@ -27,7 +27,7 @@ from vit_jax.training.workdir import Upkeep
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-_NARROWEST = 6  # characters of a column of numbers, such as 0.1234 has
+_NARROWEST = 9  # characters of a column of numbers, as many as 1.234e-05 has
 
 
 class Writer:

@@ -175,6 +175,11 @@ class Fields(Mapping[str, Field]):
                 f"The transform of {where} does not make the field {lacking[0]!r}",
                 f"Use one that does, or remove config.data.fields.{lacking[0]}",
             )
+        if "image" in self.kinds and not self.kinds["image"].is_rgb and getattr(transform, "needs_rgb", True):
+            raise UserError(
+                f"The transform of {where} changes the colours of RGB bytes, and the image is of the kind 'bands'",
+                "Use 'supervised' without randaugment, or 'view' with jitter, gray, blur and solarize 0",
+            )
         if self.lie_on_image and not getattr(transform, "places", False):
             raise UserError(
                 f"The transform of {where} does not move {self.lie_on_image[0]!r} with the image: the two would"

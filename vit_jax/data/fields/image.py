@@ -1,13 +1,15 @@
 """A picture: encoded bytes or an array to uint8 [H, W, 3] on the host, and normalised floats on the device."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vit_jax.data.decode import EncodedImage
+from vit_jax.data.decode import EncodedImage, decode
 from vit_jax.data.field import Context, Field, Plane, Spec
+from vit_jax.data.pixels import as_rgb
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
@@ -33,8 +35,17 @@ class Image(Field):
     def read(self, raw: Any, where: str, plane: Plane | None) -> UInt8[np.ndarray, "H W 3"]:
         return self.open(raw, where, plane)[:, :]
 
+    def given(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
+        """An image that a person hands over: a path, encoded bytes, or what `vit_jax.data.pixels.as_rgb` takes."""
+        return decode(image) if isinstance(image, (bytes, str, os.PathLike)) else as_rgb(image)
+
     def open(self, raw: Any, where: str, plane: Plane | None) -> UInt8[np.ndarray, "H W 3"] | EncodedImage:
         image = raw if isinstance(raw, np.ndarray) else EncodedImage(raw, where)
+        if image is raw and (raw.dtype != np.uint8 or raw.ndim != 3 or raw.shape[-1] != 3):
+            raise UserError(
+                f"{where} is {raw.dtype} {list(raw.shape)}, and an image is uint8 [H, W, 3]",
+                "Set config.data.fields.image to dict(name='bands', channels=C, dtype=...), or convert it",
+            )
         if plane is not None and image.shape[:2] != plane:
             raise UserError(
                 f"{where} is {image.shape[1]}x{image.shape[0]} on an image of {plane[1]}x{plane[0]}",

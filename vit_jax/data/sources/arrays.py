@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, Shaped
 
 from vit_jax.data.npz import read_npz
 from vit_jax.data.source import check_class_count
@@ -16,7 +16,7 @@ class ArraySource:
     """Examples out of arrays in memory.
 
     Args:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3]; for the field "bands" also uint16 or floats, of any number of channels C.
         labels: class indices [N], each below `len(label_names)`.
         label_names: names of the classes.
         fields: further arrays of N rows, by the names that examples have them under. With them, images and labels may
@@ -30,7 +30,7 @@ class ArraySource:
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "n h w 3"] | None,
+        images: Shaped[np.ndarray, "n h w c"] | None,
         labels: Int[np.ndarray, " n"] | None,
         label_names: Sequence[str],
         fields: Mapping[str, Shaped[np.ndarray, "n *rest"]] = MappingProxyType({}),
@@ -58,10 +58,10 @@ class ArraySource:
         self.label_names = tuple(str(name) for name in label_names)
 
     def _check_images(self, images: np.ndarray) -> None:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
+        if images.dtype.kind not in "uif" or images.ndim != 4 or 0 in images.shape[1:]:
             raise UserError(
-                f"Images must be uint8 [N, H, W, 3], these are {images.dtype} {list(images.shape)}",
-                "Scale grey or float images to 0..255 and repeat one channel three times",
+                f"Images are numbers [N, H, W, C], these are {images.dtype} {list(images.shape)}",
+                "Stack them along a first axis, and put channels last, a single one too: images[..., None]",
             )
 
     def _check_labels(self, labels: np.ndarray, length: int, label_names: Sequence[str]) -> None:
@@ -89,7 +89,9 @@ class ArraySource:
 
 
 def build(path: str, fields: Sequence[str] = ()) -> ArraySource:
-    """Reads an .npz file with `images` uint8 [N, H, W, 3], `labels` [N] and optionally `label_names` [K].
+    """Reads an .npz file with `images` [N, H, W, C], `labels` [N] and optionally `label_names` [K].
+
+    Images are uint8 RGB, for the field "bands" numbers of any number of channels.
 
     Args:
         path: the file.

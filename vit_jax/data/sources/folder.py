@@ -64,7 +64,12 @@ class FolderSource:
 
 
 def build(
-    root: str, split: str, holdout: Decay = 0.1, seed: Natural = 0, beside: Mapping[str, str] | None = None
+    root: str,
+    split: str,
+    holdout: Decay = 0.1,
+    seed: Natural = 0,
+    beside: Mapping[str, str] | None = None,
+    suffixes: Sequence[str] = SUFFIXES,
 ) -> FolderSource:
     """Finds the images of one split; the classes are the folder names in alphabetical order.
 
@@ -83,13 +88,16 @@ def build(
         seed: varies which images are held out.
         beside: further fields, each with a folder that holds a file for every image, under the image's path whatever
             the suffix: with {"segmentation": "masks"} that of root/train/cat/1.jpg is masks/train/cat/1.png.
+        suffixes: of the images, in lower case; the field "bands" also reads ".tif", ".tiff" and ".npy".
 
     Raises:
         UserError: when the root, the split, the classes or the images of a class are missing or cannot be listed, when
             the splits disagree about the classes, when a link leads to another class, to the root or above it, and
             when an image has no file, or several, in a folder of `beside`.
     """
-    source = _of_classes(root, split, holdout, seed)
+    if isinstance(suffixes, str) or not all(isinstance(s, str) and s.startswith(".") and s.islower() for s in suffixes):
+        raise UserError(f"suffixes={suffixes!r} are no endings of files", "Give a list such as ['.tif', '.tiff']")
+    source = _of_classes(root, split, holdout, seed, tuple(suffixes))
     for name in beside or {}:
         if name in source.field_names:
             raise UserError(f"beside has {name!r}, which the folder itself gives", "Give it another name")
@@ -135,7 +143,7 @@ def files_beside(paths: Sequence[str], name: str, other: str) -> list[str]:
     return found
 
 
-def _of_classes(root: str, split: str, holdout: float, seed: int) -> FolderSource:
+def _of_classes(root: str, split: str, holdout: float, seed: int, suffixes: tuple[str, ...]) -> FolderSource:
     if not 0 < holdout < 1:
         raise UserError(f"holdout={holdout} is not a share", "Give a number between 0 and 1, such as 0.1")
     root = os.path.expanduser(root)
@@ -150,11 +158,11 @@ def _of_classes(root: str, split: str, holdout: float, seed: int) -> FolderSourc
         )
     folders = visible_folders(root)
     usual = {name for names in _SPLIT_NAMES.values() for name in names}
-    splits = [name for name in folders if (name in usual or name == split) and _is_split(f"{root}/{name}")]
+    splits = [name for name in folders if (name in usual or name == split) and _is_split(f"{root}/{name}", suffixes)]
     chosen = _chosen(split, splits)
     if chosen is not None:
         remarks = () if chosen == split else (f"{root} has no {split!r}: its {chosen!r} is taken",)
-        return of_split(root, chosen, splits, remarks)
+        return of_split(root, chosen, splits, remarks, suffixes)
     if splits:
         raise UserError(
             f"{root} has no split {split!r}: its splits are {', '.join(splits)}",
@@ -164,7 +172,7 @@ def _of_classes(root: str, split: str, holdout: float, seed: int) -> FolderSourc
         raise UserError(f"{root} has no class folders", "Put the images of each class into a folder of its own")
     if split not in ("train", "test"):
         raise UserError(f"{root} has class folders but no folder {split!r}", "Use 'train' or 'test', split by a hash")
-    return _held_out(root, split, folders, holdout, seed)
+    return _held_out(root, split, folders, holdout, seed, suffixes)
 
 
 def _chosen(split: str, splits: list[str]) -> str | None:
@@ -180,12 +188,19 @@ def _chosen(split: str, splits: list[str]) -> str | None:
     return None
 
 
-def of_split(root: str, split: str, splits: Sequence[str] = (), remarks: tuple[str, ...] = ()) -> FolderSource:
+def of_split(
+    root: str,
+    split: str,
+    splits: Sequence[str] = (),
+    remarks: tuple[str, ...] = (),
+    suffixes: tuple[str, ...] = SUFFIXES,
+) -> FolderSource:
     """The images of the class folders in root/split.
 
     Args:
         splits: folders under the root that must have the same classes.
         remarks: to begin the source's with.
+        suffixes: of the images.
 
     Raises:
         UserError: see `build`.
@@ -204,7 +219,7 @@ def of_split(root: str, split: str, splits: Sequence[str] = (), remarks: tuple[s
                     "Give both splits the same class folders",
                 )
         _refuse_shared(root, split, folders, other)
-    tree = ImageTree(root)
+    tree = ImageTree(root, suffixes)
     found = [_images(tree, f"{split}/{folder}") for folder in folders]
     paths = [path for images in found for path in images]
     labels = [label for label, images in enumerate(found) for _ in images]
@@ -224,9 +239,11 @@ def _refuse_shared(root: str, split: str, folders: list[str], other: str) -> Non
             )
 
 
-def _held_out(root: str, split: str, folders: list[str], holdout: float, seed: int) -> FolderSource:
+def _held_out(
+    root: str, split: str, folders: list[str], holdout: float, seed: int, suffixes: tuple[str, ...]
+) -> FolderSource:
     names = _class_names(root, folders)
-    tree, paths, labels = ImageTree(root), [], []
+    tree, paths, labels = ImageTree(root, suffixes), [], []
     found = [_images(tree, folder) for folder in folders]
     # A file that is there several times by links goes to one side, wherever it is.
     one = {path: group[0] for group in tree.twins() for path in group}
@@ -269,11 +286,11 @@ def _class_names(path: str, folders: list[str]) -> tuple[str, ...]:
     return names
 
 
-def _is_split(path: str) -> bool:
+def _is_split(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether a folder holds class folders rather than images, as opposed to a class that is called 'train'."""
     try:
         with os.scandir(path) as entries:
-            has_images = any(map(is_image, entries))
+            has_images = any(is_image(entry, suffixes) for entry in entries)
     except OSError as error:
         raise cannot_list(path, error) from error
     return not has_images and bool(visible_folders(path))
@@ -288,14 +305,14 @@ def _images(tree: ImageTree, folder: str) -> list[str]:
         but = f" but {others}" if others != before and not before else ""
         raise UserError(
             f"The class folder {tree.root}/{folder} has no images{but}",
-            f"Add or convert some ({', '.join(SUFFIXES)}), or remove the folder",
+            f"Add or convert some ({', '.join(tree.suffixes)}), or remove the folder",
         )
     return images
 
 
 def _remarks(tree: ImageTree, found: list[list[str]]) -> Iterator[str]:
     if others := tree.passed_over():
-        yield f"{others} in {tree.root} passed over: {', '.join(SUFFIXES)} are read"
+        yield f"{others} in {tree.root} passed over: {', '.join(tree.suffixes)} are read"
     twins = tree.twins()
     labels = {path: label for label, images in enumerate(found) for path in images} if twins else {}
     several: list[tuple[str, str]] = []

@@ -41,6 +41,11 @@ class Supervised:
         return self.randaugment is None
 
     @property
+    def needs_rgb(self) -> bool:
+        """Whether it changes colours, see `vit_jax.data.field.Field.is_rgb`."""
+        return self.randaugment is not None
+
+    @property
     def random(self) -> bool:
         """Whether it may show another view of the same image."""
         drawn = self.sampling is not None or self.randaugment is not None

@@ -54,6 +54,11 @@ class View:
         return True
 
     @property
+    def needs_rgb(self) -> bool:
+        """Whether it changes colours, see `vit_jax.data.field.Field.is_rgb`."""
+        return any((self.jitter, self.gray, self.blur, self.solarize))
+
+    @property
     def takes_parts(self) -> bool:
         """Whether it asks for no more of an image than it shows, see `vit_jax.data.field.Field.open`."""
         return True
