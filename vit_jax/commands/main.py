@@ -44,6 +44,7 @@ from vit_jax.commands import (
     train,
     upscale,
     visualize,
+    vtab,
 )
 from vit_jax.errors import REQUEUE, Preempted, UserError, printable
 from vit_jax.spelling import nearest
@@ -70,6 +71,7 @@ _COMMANDS = {
     "export": export,
     "push": push,
     "report": report,
+    "vtab": vtab,
     "search-sparsity": search_sparsity,
     "prepare": prepare,
     "prepare pairs": prepare_pairs,

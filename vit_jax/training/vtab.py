@@ -1,0 +1,87 @@
+"""VTAB-1k as one run of runs: each task's settings are chosen on 800 and 200 images, then trained on 1,000 and tested."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from vit_jax.data.vtab import TASKS, group_means, task_of
+from vit_jax.errors import UserError
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
+from vit_jax.training.workdir import start_step, write_json
+
+FILE = "vtab.json"
+# A config's plain values, from its arguments `task`, `lr` and `final`.
+Values = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def run_vtab(
+    values: Values,
+    workdir: epath.PathLike,
+    tasks: Sequence[str] = tuple(TASKS),
+    rates: Sequence[float] = (0.01,),
+    said: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Runs what is not yet done and returns what is written to `vtab.json`, anew after each task.
+
+    The learning rate of a task is the one with the highest accuracy on its 200 images after training on its 800; of
+    equal ones the smallest. With a single rate nothing is to be chosen, and only the 1,000 are trained on.
+
+    Args:
+        values: of the config of a run.
+        workdir: of all: `TASK/lr_RATE` and `TASK/final` are those of runs, which go on where they were stopped.
+        tasks: names out of `vit_jax.data.vtab.TASKS`.
+        rates: learning rates to choose from.
+        said: takes a line before each run.
+
+    Returns:
+        `tasks`: of each its group, the accuracy on the test split, the rate, and accuracies on the 200 images by rate;
+        `groups`: means over the tasks, see `vit_jax.data.vtab.group_means`.
+
+    Raises:
+        UserError: for an unknown task, no rates, a workdir of other runs, and whatever a run raises.
+    """
+    for task in tasks:
+        task_of(task)
+    if not tasks or not rates or not all(rate > 0 for rate in rates):
+        raise UserError("There are no tasks or no learning rates", "Give some, such as --rates 0.003 0.01 0.03")
+    workdir, found = epath.Path(workdir), {}
+    # All of a task's data is opened before the first is trained on: it would be missed after hours.
+    for task in tasks:
+        for final in (False, True) if len(rates) > 1 else (True,):
+            build_experiment(values({"task": task, "lr": rates[0], "final": final}))
+    for number, task in enumerate(tasks, 1):
+        tried = {}
+        for rate in sorted(set(rates)) if len(rates) > 1 else ():
+            said(f"{task} ({number} of {len(tasks)}): learning rate {rate:g} on 800 images")
+            wanted = values({"task": task, "lr": rate, "final": False})
+            tried[rate] = _finished(wanted, workdir / task / f"lr_{rate:g}")["val/accuracy"]
+        best = max(tried, key=tried.get) if tried else rates[0]
+        said(f"{task} ({number} of {len(tasks)}): learning rate {best:g} on 1,000 images")
+        summary = _finished(values({"task": task, "lr": best, "final": True}), workdir / task / "final")
+        found[task] = {
+            "group": task_of(task).group,
+            "accuracy": summary["test/accuracy"],
+            "rate": best,
+            "tried": {f"{rate:g}": accuracy for rate, accuracy in tried.items()},
+        }
+        groups = group_means({name: each["accuracy"] for name, each in found.items()})
+        results = {"tasks": found, "groups": groups}
+        write_json(workdir / FILE, results)
+    return results
+
+
+def _finished(values: Mapping[str, Any], workdir: epath.Path) -> dict[str, Any]:
+    """The summary of a run: what it has written when it was finished before, or else it is run to its end."""
+    experiment = build_experiment(values)
+    last, path = experiment.config.steps, workdir / "summary.json"
+    if path.exists() and start_step(workdir, experiment.values, last) == last:
+        try:
+            summary = json.loads(path.read_text())
+        except ValueError:
+            summary = {}
+        if isinstance(summary, dict) and summary.get("step") == last:
+            return summary
+    return train(experiment, workdir)
