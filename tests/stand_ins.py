@@ -6,6 +6,7 @@ import numpy as np
 
 from vit_jax.data.sources.idx import FASHION_MNIST
 from vit_jax.data.tokenizers.bytes import Bytes
+from vit_jax.data.vtab import TASKS
 from vit_jax.naming import build_named
 
 # Classes, and images of the split that training takes its images from.
@@ -109,6 +110,8 @@ def build_stand_in(kind, section, where, **given):
         return Scenes(81, 117_266)
     if kind == "source" and section["name"] in ("tfds", "folder", "idx"):
         return Schema(*SETS[section.get("dataset") or section["root"]])
+    if kind == "source" and section["name"] == "vtab":
+        return Schema(TASKS[section["task"]].classes, 1000)
     if kind == "source" and section["name"] in SEGMENTED:
         return Segmented(*SEGMENTED[section["name"]])
     if kind == "source" and section["name"] == "composites" and "classes" in section:

@@ -61,7 +61,7 @@ def checkpoint(tmp_path_factory):
 
 FROM_CHECKPOINT = (
     "adapt", "bert_finetune", "composites_distil", "efficientvit_sam", "finetune", "linear_probe", "lit", "mae_finetune",
-    "sparsevit_i1k", "vit_paper_finetune",
+    "sparsevit_i1k", "vit_paper_finetune", "vtab",
 )  # fmt: skip
 FROM_SWIN = ("swin_finetune384",)
 FROM_TEACHER = {"deit_i1k": "teacher", "digits_distil": "image", "distil": "teacher", "flexivit_i1k": "teacher"}
@@ -88,6 +88,7 @@ ARGUMENTS = {
     "efficientvit_sam": ["", "variant=XL1,stage=train"],
     "efficientvit_sr": ["data=photos", "data=photos,variant=w0.75,scale=3"],
     "flexivit_i1k": ["data=photos"],
+    "vtab": ["task=dtd,data=vtab-1k", "task=kitti,final,smoke"],
     "finetune": ["data=photos", "data=photos,res=16,microbatch=64"],
     "vit_paper_finetune": [f"res=16,dataset={d}" for d in SETS if d not in ("imagenet21k", "photos", FASHION_MNIST)]
     + ["final"],

@@ -1,13 +1,19 @@
 """Images of any number of channels in their own numbers: what a file holds arrives on the device, and nothing else."""
 
+from types import SimpleNamespace
+
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.checkpoints.channels import fitted_kernel
 from vit_jax.checkpoints.tokenized import image_rows
+from vit_jax.commands.image_files import in_batches
+from vit_jax.commands.main import main
 from vit_jax.data import geometry
 from vit_jax.data.band_files import read_bands
 from vit_jax.data.decode import UnreadableImage
@@ -17,6 +23,8 @@ from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import arrays, folder
 from vit_jax.data.transforms import supervised, two_views, view
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 
 SIZE = (6, 8)
 DTYPES = [(1, "uint8"), (1, "uint16"), (4, "uint16"), (12, "float32")]
@@ -144,6 +152,16 @@ def test_other_files_are_refused(raw, sentence):
         fields_of(4, "uint16")["image"].read(raw, "x", None)
 
 
+def test_a_command_reads_files_as_evaluation_does(tmp_path):
+    images, fields = pictures(4, "uint16", 3), fields_of(4, "uint16")
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        np.save(path, image)
+    loaded = SimpleNamespace(path="x", fields=fields, preprocess=fields["image"].preprocess)
+    batches = list(in_batches(loaded, paths, 2, lambda batch: batch["image"]))
+    assert np.array_equal(batches[0][1], image_rows(fields, list(images[:2]))["image"]) and len(batches) == 2
+
+
 def test_what_does_not_go_together():
     fields = fields_of(4, "uint16")
     for transform in (
@@ -181,3 +199,23 @@ def test_the_first_kernel_is_fitted_and_no_other():
 
 def test_resizing_knows_one_channel():
     assert geometry.resize(np.zeros((4, 4, 1), np.uint16), (2, 2)).shape == (2, 2)  # OpenCV's; the field adds it again
+
+
+@pytest.mark.long
+def test_a_run_on_bands_and_its_prediction(tmp_path):
+    """From a file of four channels to the answers of a command, whose images are files."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    images = (rng.random((24, 10, 10, 4)) * 20000 + labels[:, None, None, None] * 30000).astype(np.uint16)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, label_names=["dark", "bright"])
+    values = tiny_config(steps=20, optim__learning_rate=3e-3)
+    source = {"name": "arrays", "path": str(tmp_path / "x.npz")}
+    fields = {"image": {"name": "bands", "channels": 4, "dtype": "uint16"}, "label": {"name": "classes"}}
+    values["data"] |= {"train": source, "eval": source, "fields": fields}
+    summary = train(build_experiment(values), tmp_path / "run", jax.devices()[:1])
+    assert summary["val/accuracy"] > 0.9
+    np.save(tmp_path / "bright.npy", images[1])
+    output = tmp_path / "answers.jsonl"
+    given = ["--checkpoint", str(tmp_path / "run"), str(tmp_path / "bright.npy"), "--output", str(output)]
+    assert main(["predict", *given]) == 0
+    assert "bright" in output.read_text().split("dark")[0].replace("bright.npy", "")

@@ -94,8 +94,8 @@ def in_batches(
     is decoded and whoever asks deals with the one before; memory holds about three of them.
 
     Args:
-        start: is given a batch, "image" uint8 [B, h, w, 3] as evaluation prepares it and "index" int32 [B], the places
-            in the list; what it returns need not be computed yet.
+        start: is given a batch, "image" [B, h, w, C] as evaluation prepares it, uint8 for RGB, and "index" int32 [B],
+            the places in the list; what it returns need not be computed yet.
         first: the place of the first of `paths` in a longer list.
 
     Yields:
@@ -117,7 +117,9 @@ def in_batches(
         index = np.array([place for place, _ in filled], np.int32)
         return start({"image": np.stack([image for _, image in filled]), "index": index})
 
-    with closing(read_ahead(loaded.preprocess.to_uint8, paths, 2 * batch_size)) as images:
+    kind = loaded.fields["image"]
+    read = loaded.preprocess.to_uint8 if kind.is_rgb else kind.prepared
+    with closing(read_ahead(read, paths, 2 * batch_size)) as images:
         before: tuple | None = None
         batch: list = []
         for i, pair in enumerate(images, 1):

@@ -1,10 +1,11 @@
 """The 19 tasks of VTAB (arXiv:1910.04867): their data sets, splits and labels, as its code has them.
 
-Source: github.com/google-research/task_adaptation at commit d7630d3, `task_adaptation/data/`. The names of the tasks and
-the classes of each are those of the folders of lists in which VTAB-1k is passed around.
+Source: github.com/google-research/task_adaptation at commit d7630d3, `task_adaptation/data/`. The tasks are called as
+the folders of lists in which VTAB-1k is passed around.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class VtabTask(NamedTuple):
     classes: int
     validation: str | int
     test: str | tuple[int, int]
-    labels: Mapping[str, str] = {"label": "label"}
+    labels: Mapping[str, str] = MappingProxyType({"label": "label"})
     label: Callable[..., int] | None = None
     pixels: int = 1
 

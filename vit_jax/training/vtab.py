@@ -1,4 +1,4 @@
-"""VTAB-1k as one run of runs: each task's settings are chosen on 800 and 200 images, then trained on 1,000 and tested."""
+"""VTAB-1k as one run of runs: of each task settings are chosen on 800 and 200 images, then all 1,000 are trained on."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

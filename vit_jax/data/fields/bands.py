@@ -61,6 +61,10 @@ class Bands(Field):
         path = "The image" if isinstance(image, bytes) or hasattr(image, "shape") else image
         return self.read(image if path == "The image" else read_file(path), str(path), None)
 
+    def prepared(self, image: Any) -> Shaped[np.ndarray, "h w C"]:
+        """The same as evaluation prepares it."""
+        return self._each(self.given(image), self.preprocess.fitted)
+
     def move(self, value: Shaped[np.ndarray, "H W C"], placement: Placement) -> Shaped[np.ndarray, "h w C"]:
         if placement.interpolation != "area":
             raise UserError(
