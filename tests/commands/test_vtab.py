@@ -32,7 +32,7 @@ def run(tmp_path, *more):
     if not checkpoint.exists():
         untrained(checkpoint, tiny_config(), signed=True)
     given = ["--checkpoint", str(checkpoint), "--data", str(tmp_path / "data"), "--workdir", str(tmp_path / "runs")]
-    return main(["vtab", *given, "--config.steps=2", "--config.batch_size=4", "--config.log_every=1", *more])
+    return main(["vtab", *given, "--config", "vtab:steps=2,batch=4", *more])
 
 
 def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
@@ -81,4 +81,4 @@ def test_nineteen_tasks(tmp_path, capsys):
         "natural", "specialised", "structured", "mean",
     }  # fmt: skip
     assert found["groups"]["mean"] == pytest.approx(np.mean([each["accuracy"] for each in found["tasks"].values()]))
-    assert f"VTAB-1k {'':40}"[:7] in out and out.count("on 1,000 images") == 19
+    assert "VTAB-1k" in out and out.count("on 1,000 images") == 19
