@@ -72,7 +72,8 @@ def _strip(loaded: Loaded, prompts: Sequence[str]) -> Picture:
 
 
 def _against_one(loaded: Loaded, prompts: Sequence[str]) -> Picture:
-    count = len(diffusion.own_noising(loaded).timesteps)
+    # As many as its samples take; with an offset a sampler cannot take all of them.
+    count = loaded.task.sampling().steps or len(diffusion.own_noising(loaded).timesteps)
     steps = [n for n in _COUNTS if n < count] + [count]
     found = diffusion.by_steps(loaded, steps, _SHOWN, prompts=prompts)
     rows = {f"{n} step{'s' * (n > 1)}": images for n, images in found.items()}
