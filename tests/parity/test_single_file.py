@@ -11,10 +11,11 @@ import tests.torchvision_ops  # noqa: F401  before diffusers
 from tests.parity.oracle import shapes_of
 from tests.parity.test_autoencoders import redrawn, tensors_of
 from tests.parity.test_stable_diffusion import PNDM, TEXT, UNET, VAE
-from vit_jax.checkpoints.families import compvis_stable_diffusion, diffusers_pipeline
+from vit_jax.checkpoints.families import compvis_stable_diffusion, compvis_unet, diffusers_pipeline
 from vit_jax.checkpoints.published import Sidecar
 from vit_jax.checkpoints.source import open_source
 from vit_jax.models.latent_diffusion import build
+from vit_jax.naming import build_named
 
 diffusers = pytest.importorskip("diffusers")
 single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
@@ -91,6 +92,75 @@ def test_such_a_file_is_read(ours, file, tmp_path):
     assert flat.keys() == params.keys()
     for name, x in params.items():
         np.testing.assert_array_equal(flat[name], x, err_msg=name)
+
+
+# Of version 2: products at both ends, heads of 64, CLIP's tower in the names of open_clip, of which one layer is unread.
+SECOND = {
+    "unet": UNET | {"use_linear_projection": True, "cross_attention_dim": 64, "block_out_channels": (64, 128),
+                    "attention_head_dim": (1, 2), "norm_num_groups": 32},
+    "text": {"width": 64, "heads": 1, "layers": 3, "vocab_size": 300, "context_length": 77},
+}  # fmt: skip
+
+
+def open_clip_tensors():
+    text, rng = SECOND["text"], np.random.default_rng(0)
+    width, shapes = text["width"], {}
+    for i in range(text["layers"]):
+        block = f"transformer.resblocks.{i}."
+        shapes |= {f"{block}{norm}.{kind}": (width,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}attn.in_proj_weight": (3 * width, width), f"{block}attn.in_proj_bias": (3 * width,)}
+        shapes |= {f"{block}attn.out_proj.weight": (width, width), f"{block}attn.out_proj.bias": (width,)}
+        shapes |= {f"{block}mlp.c_fc.weight": (4 * width, width), f"{block}mlp.c_fc.bias": (4 * width,)}
+        shapes |= {f"{block}mlp.c_proj.weight": (width, 4 * width), f"{block}mlp.c_proj.bias": (width,)}
+    shapes |= {"token_embedding.weight": (text["vocab_size"], width), "positional_embedding": (77, width)}
+    shapes |= {"ln_final.weight": (width,), "ln_final.bias": (width,), "text_projection": (width, width)}
+    found = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {f"cond_stage_model.model.{name}": x for name, x in found.items()} | {
+        "cond_stage_model.model.logit_scale": np.zeros((), np.float32)
+    }
+
+
+def test_the_second_version_in_one_file(models, ours, tmp_path):
+    """What diffusers makes of the text tower, without its last layer; v unless a scheduler beside it says otherwise."""
+    kwargs = {**ours[0].kwargs["unet"], "channels": 64, "multipliers": [1, 2], "linear": True, "context_width": 64}
+    kwargs |= {"heads": [1, 2], "norm_groups": 32, "name": "conditional_unet"}
+    shapes = shapes_of(build_named("model", kwargs, "model"), (8, 12))
+    rng = np.random.default_rng(1)
+    unet = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    section = {key: value for key, value in kwargs.items() if key != "name"}
+    names = compvis_unet.name_map(section, {"prefix": compvis_unet.PREFIX})
+    file = {name: np.ascontiguousarray(x) for name, x in names.write(unet).items()}
+    first = compvis_stable_diffusion.name_map(ours[0].kwargs, {}).write(ours[1])
+    file |= {name: np.ascontiguousarray(x) for name, x in first.items() if name.startswith("first_stage_model.")}
+    texts = open_clip_tensors()
+    save_file({**file, **texts}, tmp_path / "sd2.safetensors")
+    opened = open_source(tmp_path / "sd2.safetensors", overrides={"autoencoder": ours[0].kwargs["autoencoder"]})
+    metadata = opened.metadata
+    assert metadata["model"]["kwargs"]["unet"]["heads"] == [1, 2] and metadata["image_size"] == [768, 768]
+    assert metadata["task"]["kwargs"] == {"prediction": "v"} and metadata["fields"]["text"].get("pad") != "end"
+    assert any("Stable Diffusion 2's is taken" in line for line in metadata["source"]["remarks"])
+    read = opened.read()[0]
+    config = TEXT | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 256}
+    config |= {"vocab_size": 300, "hidden_act": "gelu", "bos_token_id": 298, "eos_token_id": 299}
+    theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)).eval()
+    converted = single_file.convert_open_clip_checkpoint(theirs, {n: torch.from_numpy(x) for n, x in texts.items()})
+    known = theirs.state_dict()
+    prefix = "" if next(iter(known)).startswith("embeddings") else "text_model."
+    converted = {prefix + name.removeprefix("text_model."): x for name, x in converted.items()}
+    theirs.load_state_dict({name: converted.get(name, x) for name, x in known.items()})
+    assert known.keys() <= {*converted, f"{prefix}embeddings.position_ids"}
+    ids = np.array([[298, 5, 7, 299, 0, 0]])
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(ids)).last_hidden_state.numpy()
+    model = build(**metadata["model"]["kwargs"])
+    found = model.apply({"params": read}, ids, method="context")
+    assert np.abs(np.asarray(found) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    (tmp_path / "scheduler_config.json").write_text('{"prediction_type": "epsilon", "beta_end": 0.012}')
+    metadata = open_source(
+        tmp_path / "sd2.safetensors", overrides={"autoencoder": ours[0].kwargs["autoencoder"]}
+    ).metadata
+    said = metadata["task"]["kwargs"]
+    assert (said["prediction"], said["last"], metadata["image_size"]) == ("epsilon", 0.012, [512, 512])
 
 
 def test_full_size_names():

@@ -286,6 +286,7 @@ def assumed_scale(kwargs: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
 
 FIRST_STAGE = "first_stage_model."
 TEXT_STAGE = "cond_stage_model.transformer."
+OPEN_TEXT_STAGE = "cond_stage_model.model."  # of Stable Diffusion 2
 SCALE = "scale_factor"  # beside it in a whole model
 # What only training needs: the perceptual network and the discriminator, and averages.
 _TRAINING = ("loss.*", "model_ema.*", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
@@ -293,8 +294,9 @@ _TRAINING = ("loss.*", "model_ema.*", "quantize.embedding.cluster_size", "quanti
 
 def is_whole_pipeline(tensors: Shapes) -> bool:
     """Whether a file of CompVis has all that draws an image of a text: U-Net, autoencoder and CLIP's text tower."""
+    texts = {f"{TEXT_STAGE}text_model.final_layer_norm.weight", f"{OPEN_TEXT_STAGE}ln_final.weight"}
     return (
-        f"{TEXT_STAGE}text_model.final_layer_norm.weight" in tensors
+        not texts.isdisjoint(tensors)
         and "model.diffusion_model.out.2.weight" in tensors
         and any(name.startswith(FIRST_STAGE) for name in tensors)
     )

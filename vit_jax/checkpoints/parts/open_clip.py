@@ -19,7 +19,7 @@ IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size", "*.n
 ASSUMED = "no open_clip_config.json: QuickGELU, as OpenAI's models have it, and heads of 64 are assumed"
 
 _BLOCK = "resblocks.{}."
-_EPSILON = 1e-5
+EPSILON = 1e-5
 _RESIZES = {"shortest": "short_side", "squash": "squash"}
 
 
@@ -45,7 +45,7 @@ def configs(sidecar: Sidecar) -> tuple[JsonObject, JsonObject, JsonObject]:
 def style(config: JsonObject) -> dict[str, Any]:
     """What both towers compute with."""
     quick = config.boolean("quick_gelu", not config)
-    return {"activation": "quick_gelu" if quick else "gelu_exact", "norm_epsilon": _EPSILON}
+    return {"activation": "quick_gelu" if quick else "gelu_exact", "norm_epsilon": EPSILON}
 
 
 def text(tensors: Shapes, config: JsonObject) -> tuple[dict[str, Any], int]:
