@@ -142,6 +142,7 @@ setup(
             "vector-quantize-pytorch==1.32.0",
             "dall-e==0.1",
             "pytorch-fid==0.3.0",
+            "schedulefree==1.4.1",
         ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
         # What `make docs` builds the manual with.

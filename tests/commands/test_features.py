@@ -74,16 +74,21 @@ def test_arrays_are_the_model_s_and_names_are_kept(run, loaded, folder, tmp_path
 def test_it_goes_on_where_it_was_interrupted(run, folder, tmp_path, capsys, monkeypatch):
     whole, path = tmp_path / "whole.npz", tmp_path / "x.npz"
     assert run(folder, *ALL, "--output", whole) == 0
-    computed = features.rows_of
+    program = features.program
     calls = itertools.count()
 
     def interrupted(*args):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return computed(*args)
+        computed = program(*args)
+
+        def until_the_third(batch):
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            return computed(batch)
+
+        return until_the_third
 
     with monkeypatch.context() as patched:
-        patched.setattr(features, "rows_of", interrupted)
+        patched.setattr(features, "program", interrupted)
         assert run(folder, *ALL, "--output", path) == 130
     assert not path.exists()
     assert run(folder, "--layer", "9", "--output", path) == 2  # nor is anything lost by a slip of the pen
@@ -97,11 +102,11 @@ def test_it_goes_on_where_it_was_interrupted(run, folder, tmp_path, capsys, monk
     for name, array in read(whole).items():
         np.testing.assert_array_equal(read(path)[name], array, err_msg=name)
     with monkeypatch.context() as patched:  # what is complete is not computed again
-        patched.setattr(features, "rows_of", lambda *_: pytest.fail("computed again"))
+        patched.setattr(features, "program", lambda *_: lambda _: pytest.fail("computed again"))
         assert run(folder, *ALL, "--output", path) == 0
     assert run(folder, "--layer", "9", "--output", path) == 2  # which leaves what is there as complete as it was
     with monkeypatch.context() as patched:
-        patched.setattr(features, "rows_of", lambda *_: pytest.fail("computed again"))
+        patched.setattr(features, "program", lambda *_: lambda _: pytest.fail("computed again"))
         assert run(folder, *ALL, "--output", path) == 0
     (folder / "00.png").write_bytes((folder / "01.png").read_bytes())  # other images: other rows
     assert run(folder, "--output", path) == 0
