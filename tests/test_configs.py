@@ -283,6 +283,7 @@ def parameters(experiment):
     return {name: "; ".join(sorted(set(said))) for name, said in found.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_every_config_is_what_it_was(name, argument, checkpoint, request):
     """Every value of it, and every parameter that it makes."""
@@ -349,6 +350,7 @@ def test_a_step_of_every_kind_is_lowered(name, argument, checkpoint):
     assert set(program.params) >= ({trunk, beside} if trunk == "encoder" else {trunk})
 
 
+@pytest.mark.long
 def test_every_kind_of_program_is_among_those_lowered(checkpoint):
     """A new config needs no line in `PROGRAMS` unless it brings a new kind."""
 

@@ -11,6 +11,7 @@ from tests.fuzz import harness
 KINDS = [pytest.param(kind, marks=pytest.mark.long if kind == "workdirs" else ()) for kind in harness.kinds()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused(kind):
     # The limit is for cases that never end; a busy machine may be slow, and `make fuzz` is stricter.

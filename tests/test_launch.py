@@ -117,6 +117,7 @@ esac
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("statuses", "returned", "created", "deleted"),
     [

@@ -97,6 +97,7 @@ def test_every_folder_is_a_room():
     assert folders == set(ROOMS)
 
 
+@pytest.mark.long
 def test_no_import_runs_upward(graph):
     assert upward(graph) == []
 
@@ -152,6 +153,7 @@ def test_the_picture_of_the_rooms(page):
     assert tuple(rows) == ROOMS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", ["vit_jax", "benchmarks", "colabs", "configs"])
 def test_what_is_taken_from_a_module_is_there(folder):
     """A function that moved while one caller still names its old place would be found by whoever runs that line."""

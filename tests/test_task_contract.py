@@ -138,6 +138,7 @@ class TwoViewTeacher(Task):
         return chosen(names, {"features": self.model.apply({"params": variables["params"]["encoder"]}, batch["x"])})
 
 
+@pytest.mark.long
 def test_teacher_is_the_moving_average_after_the_optimizer(tmp_path):
     history = []
     for steps in range(1, 4):
@@ -148,6 +149,7 @@ def test_teacher_is_the_moving_average_after_the_optimizer(tmp_path):
     assert not np.allclose(ema, params)
 
 
+@pytest.mark.long
 def test_the_teachers_decay_may_follow_a_schedule(tmp_path):
     """Cosine from 0.5 to 1 over four steps: the average after update t keeps 0.5 + 0.25 (1 - cos(pi t / 4))."""
     history = []
@@ -248,6 +250,7 @@ class Penalised(Task):
         return total, ({"loss": (total, one), "weight": (weight, one), "r1": (r1, one)}, {})
 
 
+@pytest.mark.long
 def test_several_discriminator_steps_for_each_of_the_generator(tmp_path):
     """Both parties as a loop by hand moves them, the generator in steps 2 and 5, in a run that stops in between."""
     adam = {"name": "adamw", "b1": 0.5, "learning_rate": 0.1}

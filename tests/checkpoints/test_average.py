@@ -18,6 +18,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_last_checkpoints_are_averaged(workdir):
     ours = vit_jax.load(workdir, average=2)
     four, six = (vit_jax.load(workdir / "checkpoints" / step) for step in ("4", "6"))

@@ -20,6 +20,7 @@ def created():
     return vit_jax.create_model("mu/16", num_classes=10, image_size=32, seed=3, dropout_rate=0.1)
 
 
+@pytest.mark.long
 def test_a_model_in_five_lines(created):
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
     applied = created.model.apply({"params": created.params}, images)

@@ -57,6 +57,7 @@ def test_there_and_back(kwargs, to, tmp_path, capsys):
     assert back.metadata["labels"] == source.metadata["labels"]
 
 
+@pytest.mark.long
 def test_efficientvit_sam_there_and_back(tmp_path):
     """With the statistics of encoder and neck, and the constant of the prompts; its parity is in tests/parity."""
     source = stored(SAM, "efficientvit_sam")

@@ -103,6 +103,7 @@ def test_a_run_goes_on_with_the_same_folder(whole, run):
         assert set(one) == {"encoder", "head"}
 
 
+@pytest.mark.long
 def test_a_step_that_was_copied_away(run, tmp_path):
     step, folder, away = find(run), folder_of(run), tmp_path / "away"
     shutil.copytree(step, away / step.name)

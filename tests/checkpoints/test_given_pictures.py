@@ -117,6 +117,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
             read_pictures(Painter(), None, given)
 
 
+@pytest.mark.long
 def test_a_generator_of_tokens_repaints_from_the_command_line(tmp_path, capsys):
     run = untrained(tmp_path / "run", masked.config(), signed=True)
     given, mask = photo(4, 4), np.zeros((4, 4), np.uint8)

@@ -36,6 +36,7 @@ def images():
     return {n: np.random.default_rng(1).standard_normal((2, *size, 3), np.float32) for n, size in SIZES.items()}
 
 
+@pytest.mark.long
 def test_of_a_vit(images):
     """The last block, normalised, is the model's tokens; loop, scan and rematerialisation agree."""
     loaded = made("vit")
@@ -60,6 +61,7 @@ def test_bytes_are_prepared_as_for_outputs(images):
     np.testing.assert_allclose(of_bytes, of_floats, atol=1e-5)
 
 
+@pytest.mark.long
 def test_of_stages_and_maps(images):
     """Swin's blocks and a ResNet's units are counted over all stages; the maps are those of the trunk."""
     loaded = made("swin")

@@ -23,6 +23,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_everything_travels_with_the_path(workdir):
     loaded = vit_jax.load(workdir)
     assert loaded.labels == tuple(str(d) for d in range(10))
@@ -176,6 +177,7 @@ def test_other_channels(workdir):
         vit_jax.load(workdir, in_channels=0)
 
 
+@pytest.mark.long
 def test_every_flipped_bit_is_noticed_or_changes_nothing(workdir, tmp_path):
     """In every file of a checkpoint; what is loaded is what was saved, or nothing is."""
     right, drawn = store.read_params(store.find(workdir))[0], random.Random(5)

@@ -67,6 +67,7 @@ def loaded(folder):
     return flat_arrays(open_source(folder).read()[0])
 
 
+@pytest.mark.long
 def test_it_is_read_as_one_model(written):
     folder, params = written
     found = vit_jax.load(folder)
@@ -142,6 +143,7 @@ def test_a_part_may_come_from_elsewhere(written):
     assert flat_shapes(target) == {f"params/{name}": x.shape for name, x in params.items()}
 
 
+@pytest.mark.long
 def test_an_autoencoder_in_one_file_with_all_else_is_a_tokenizer(tmp_path):
     """Stable Diffusion 1 as its authors have it, of a size whose numbers its names and shapes say."""
     model = {

@@ -28,6 +28,7 @@ def test_regions():
         box_region((4, 6), (1, 0, 7, 2))
 
 
+@pytest.mark.long
 def test_what_is_outside_of_the_region_stays(generator):
     given, regions = photos(), np.stack([box_region((4, 4), (0, 0, 2, 3))] * 3)
     found = repainted(generator, given, regions, prompts=["1", "", "2"], samples=2, steps=3)

@@ -43,6 +43,7 @@ def models():
     return {"transformers": stored("sam", HF), "segment_anything": stored("sam", SAM)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", ["transformers", "segment_anything"])
 def test_there_and_back(to, models, tmp_path, capsys):
     """All parameters, and the constant, bit for bit."""
@@ -72,6 +73,7 @@ def test_there_and_back(to, models, tmp_path, capsys):
     assert names.items() >= wanted[to].items()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_ours_holds_the_constant(models, tmp_path):
     source = models["segment_anything"]
     export(source, tmp_path / "file", "segment_anything")

@@ -42,6 +42,7 @@ def same(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found.conditions, wanted.conditions)
 
 
+@pytest.mark.long
 def test_an_image_is_a_function_of_its_number(loaded):
     whole = loaded.sample(70, **GUIDED)
     assert whole.images.shape == (70, 8, 8, 3) and whole.images.dtype == np.uint8
@@ -86,6 +87,7 @@ def counted(function, calls):
     return counting
 
 
+@pytest.mark.long
 def test_evaluators_share_what_is_drawn(workdir, tmp_path, loaded):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = rows[-1]
@@ -109,6 +111,7 @@ def test_evaluators_share_what_is_drawn(workdir, tmp_path, loaded):
     assert found["bright/mean"] == pytest.approx(logged["bright/mean"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_keeps_a_sheet_of_each_evaluation(workdir, loaded, tmp_path, capsys):
     grids = sorted((workdir / "pictures" / "samples_grid").iterdir())
     assert [path.name for path in grids] == ["00000015.png", "00000030.png"]

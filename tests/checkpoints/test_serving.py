@@ -48,6 +48,7 @@ def folder(loaded, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_outputs_are_the_model_s(loaded, folder, tmp_path):
     exported = vit_jax.load_exported(folder)
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -73,6 +73,7 @@ def test_what_follows_is_said_by_name_and_shape():
         assert fitted_positions(name, value, shape) is None
 
 
+@pytest.mark.long
 def test_a_window_that_shrinks_takes_its_table_along(tmp_path):
     """At 16 pixels the second stage of this Swin has 2x2 places, and so a window of 2; the first keeps its window."""
     own = {"name": "swin", "variant": "T", "width": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
@@ -222,6 +223,7 @@ def test_statistics_that_a_source_lacks_are_missing_and_those_of_another_shape_r
         init_from({**target, "batch_stats": other}, str(folder))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sources", ["{}", {"encoder": "{}"}])
 def test_a_resnet_is_fine_tuned_from_the_statistics_of_its_source(convolutional, tmp_path, sources):
     folder, params, state = convolutional

@@ -64,6 +64,7 @@ def test_a_transformer_there_and_back(tmp_path, shared):
         open_source(tmp_path / "there")
 
 
+@pytest.mark.long
 def test_a_file_of_both_draws_images(tmp_path):
     """What a run of ours becomes, and what can be made of a checkpoint of the authors' training."""
     section = {"name": "var_tokenizer", **TOKENIZER}

@@ -13,6 +13,7 @@ from vit_jax.planning import memory
 TINY = ["bench", "attention", "--width", "8", "--heads", "2", "--rounds", "1", "--warmup", "0"]
 
 
+@pytest.mark.long
 def test_layers_are_measured_and_drawn(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(board_layers, "FEWEST_TOKENS", 64)
     output = tmp_path / "board.html"

@@ -45,6 +45,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_it_learns_sentences_and_finishes_them(checkpoint, capsys, tmp_path):
     *logged, evaluated = rows(checkpoint / "metrics.jsonl")
     assert logged[-1]["train/loss"] < 0.5 < logged[0]["train/loss"]

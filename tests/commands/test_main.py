@@ -43,6 +43,7 @@ def test_help_shows_examples(capsys, command):
     assert f"  vit_jax {command} " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_process_has_the_exit_status_and_no_traceback(tmp_path):
     argv = [sys.executable, "-m", "vit_jax", "train", "--config", "digit", "--workdir", str(tmp_path / "w")]
     process = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -57,6 +58,7 @@ def test_importing_vit_jax_needs_neither_jax_nor_tensorflow_nor_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.long
 def test_train_writes_and_prints_a_table(capsys, config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a relative workdir, as in the README
     argv = ["train", "--config", str(config_file), "--workdir", "w", "--config.steps", "2",
@@ -91,6 +93,7 @@ def test_config_file_that_is_none(capsys, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_evaluate(capsys, workdir, tmp_path):
     logged = json.loads((workdir / "summary.json").read_text())["val/accuracy"]
     assert main(["evaluate", "--checkpoint", str(workdir), "--output", str(tmp_path / "scores.json")]) == 0
@@ -100,6 +103,7 @@ def test_evaluate(capsys, workdir, tmp_path):
     assert "20" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_looked_at_with_another_image_size(capsys, workdir, photos, tmp_path, monkeypatch):
     """12x16 pixels instead of 8x8: 3x4 patches, positions interpolated, and the preprocessing follows."""
     seen = []

@@ -41,6 +41,7 @@ def listed(capsys):
     return [line.split("/")[-1] for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.long
 def test_the_order_is_that_of_the_cosines(run, loaded, folder, tmp_path, capsys):
     paths = sorted(folder.iterdir())
     rows = np.asarray(loaded.features(np.stack([loaded.preprocess(path) for path in paths])))

@@ -154,6 +154,7 @@ def test_more_runs_than_colours_stay_apart():
     assert png.startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_run_as_training_leaves_it(tmp_path, capsys):
     trained(tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), "--images", "--output", str(tmp_path / "out.html")]) == 0

@@ -56,6 +56,7 @@ def test_a_generator_goes_through_every_other_command_too(workdir, tmp_path):
 GUIDED = ("--guidance", "0.5", "--temperature=0.5", "--batch-size", 8)
 
 
+@pytest.mark.long
 def test_one_picture_of_all(workdir, drawn, tmp_path, capsys):
     assert asking(workdir, tmp_path / "grid.png", "--count", 9, *GUIDED) == 0
     picture = decode(tmp_path / "grid.png")

@@ -35,6 +35,7 @@ def found(checkpoint, tmp_path_factory):
     return output
 
 
+@pytest.mark.long
 def test_what_is_found_lies_in_the_window_and_is_the_best(checkpoint, found):
     result = json.loads(found.read_text())
     encoder = load(checkpoint, overrides={"pruning_ratios": result["pruning_ratios"]}).model.encoder
@@ -73,6 +74,7 @@ def test_the_same_seed_finds_the_same_and_goes_on_where_it_was(checkpoint, found
     assert (tmp_path / "ratios.json").read_bytes() == found.read_bytes()
 
 
+@pytest.mark.long
 def test_evaluate_takes_what_was_found(checkpoint, found, tmp_path):
     """And measures the accuracy that the search did, by another program."""
     result = json.loads(found.read_text())

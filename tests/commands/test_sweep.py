@@ -45,6 +45,7 @@ def real(tmp_path_factory):
     return folder, status, texts, missed
 
 
+@pytest.mark.long
 def test_runs_that_differ_in_rate_and_seed_compile_once(real):
     _, _, texts, missed = real
     assert len(texts) == 2 and texts[0] == texts[1]

@@ -36,6 +36,7 @@ def images_in(output):
 WEIGHTS = ["attention_distance.png", "patch_filters.png", "position_similarity.png"]
 
 
+@pytest.mark.long
 def test_report_and_pictures(tmp_path, capsys):
     untrained(tmp_path / "run", tiny_config(model__pooling="token"))
     names = ["a <b> ü.png", "grey.jpg", "alpha.png", "dot.png", "wide.jpg"]
@@ -92,6 +93,7 @@ def test_a_model_without_a_class_token_that_is_scanned(tmp_path):
     assert "the mean patch" in text and "the pooling&#x27;s probe" in text
 
 
+@pytest.mark.long
 def test_registers_are_no_class_token(tmp_path):
     untrained(tmp_path / "run", tiny_config(model__num_registers=2))
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
@@ -115,6 +117,7 @@ def write_checkpoint(workdir, name, **kwargs):
     store.close()
 
 
+@pytest.mark.long
 def test_a_masked_autoencoder_shows_what_it_reconstructs(tmp_path):
     untrained(tmp_path / "run", mae_config())
     command = ["visualize", "--checkpoint", str(tmp_path / "run"), str(photo(tmp_path / "a.png"))]
@@ -140,6 +143,7 @@ def test_a_model_with_neither(tmp_path, capsys):
     assert not (tmp_path / "inside").exists()
 
 
+@pytest.mark.long
 def test_unreadable_images_are_left_out(tmp_path, capsys):
     untrained(tmp_path / "run", tiny_config())
     (tmp_path / "text.jpg").write_text("no image")

@@ -91,6 +91,7 @@ def test_more_files_than_a_process_may_open_at_first(data_dir, monkeypatch):
         tfds.build("my_digits", parts, data_dir)
 
 
+@pytest.mark.long
 def test_batches_for_threads_workers_and_slices(data_dir):
     source = pickle.loads(pickle.dumps(tfds.build("my_digits", "train", data_dir)))
     for options in ({"num_threads": 3}, {"num_workers": 2}):

@@ -19,6 +19,7 @@ from vit_jax.data.workers import BEAT, PATIENCE
 from vit_jax.errors import REQUEUE, ProcessLost, UserError
 
 
+@pytest.mark.long
 def test_workers_give_the_same_batches_after_resuming_in_a_slice():
     train = TrainPipeline(
         digits.build("train"), supervised.build(8, rotate=20, shift=0.1), batch_size=8, seed=0, num_workers=2
@@ -116,6 +117,7 @@ def running_workers():
     return batches, multiprocessing.active_children()
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_one_sentence_and_takes_the_others_along():
     batches, processes = running_workers()
     processes[0].kill()
@@ -125,6 +127,7 @@ def test_a_killed_worker_is_one_sentence_and_takes_the_others_along():
     assert caught.value.status == REQUEUE and not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_one_sentence(monkeypatch):
     assert BEAT * PATIENCE < 60
     batches, processes = running_workers()

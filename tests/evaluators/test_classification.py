@@ -89,6 +89,7 @@ def test_figures_against_scikit_learn():
     assert metrics == {f"val/{name}": pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
 
 
+@pytest.mark.long
 def test_tables_and_a_picture():
     labels, logits, outputs = drawn()
     files = {}

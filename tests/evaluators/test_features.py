@@ -117,6 +117,7 @@ def test_a_cache_that_cannot_be_one(tmp_path):
         FeatureCache(tmp_path / "file", "a")
 
 
+@pytest.mark.long
 def test_evaluators_run_on_schedules_of_their_own(tmp_path):
     evals = {"val": {"name": "classification", "every": 2}, "knn": {**PROBES["knn"], "every": 3}}
     from vit_jax.training.experiment import build_experiment

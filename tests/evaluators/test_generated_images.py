@@ -236,6 +236,7 @@ def judged(tmp_path_factory):
     return judge(path), evaluate_loaded(loaded, values), loaded, values
 
 
+@pytest.mark.long
 def test_all_of_them_on_one_generator(judged):
     by, found, *_ = judged
     assert by.name.startswith("judge@") and len(by.name) == 14

@@ -61,6 +61,7 @@ def measured(evaluator, original, made):
     return evaluator.metrics(lambda pipeline: [jax.device_get(part)])
 
 
+@pytest.mark.long
 def test_lpips_by_vgg(monkeypatch):
     """On bytes, in LPIPS's own statistics, whatever those of the checkpoint are."""
     depths = (1,) * 5  # a network with VGG-16's maps, and less to compute
@@ -103,6 +104,7 @@ def test_another_network_s_distance_has_another_name(tmp_path):
     assert found[name] == pytest.approx(float(jax.jit(map_distance)(*maps).mean()), rel=1e-3)
 
 
+@pytest.mark.long
 def test_clip_scores(tmp_path, monkeypatch):
     path = untrained(tmp_path / "clip", pairs_config(tmp_path), signed=True)
     loaded = load(path)

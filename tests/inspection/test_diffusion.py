@@ -30,6 +30,7 @@ def loaded(workdir):
     return vit_jax.load(workdir)
 
 
+@pytest.mark.long
 def test_a_film_strip_is_the_way_of_the_samples(loaded):
     found = diffusion.film_strip(loaded, 2, 4, prompts=["3", "5"], seed=1)
     assert found.timesteps.tolist() == [11, 7, 4, 0]
@@ -42,6 +43,7 @@ def test_a_film_strip_is_the_way_of_the_samples(loaded):
     assert np.abs(again.expected[-1].astype(int) - again.samples).max() <= 1
 
 
+@pytest.mark.long
 def test_steps_share_their_noise(loaded):
     """One step is what is expected at the first of many."""
     found = diffusion.by_steps(loaded, [1, 12], 3)
@@ -51,6 +53,7 @@ def test_steps_share_their_noise(loaded):
     assert np.abs(found[1].astype(int) - strip.expected[0]).max() <= 1
 
 
+@pytest.mark.long
 def test_what_a_step_is_worth(loaded):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     found = diffusion.worth(loaded, images, seed=2)
@@ -84,6 +87,7 @@ def test_schedules():
     np.testing.assert_allclose([table[-1] for table in found.values()], [4.04e-5, 2.43e-9, 1.56e-6], rtol=2e-2)
 
 
+@pytest.mark.long
 def test_pictures(workdir, tmp_path, capsys):
     paths = [str(photo(tmp_path / name, (8, 8, 3))) for name in ("a.png", "b.png")]
     asked = ["visualize", "--checkpoint", str(workdir), "--output", str(tmp_path / "inside")]

@@ -220,6 +220,7 @@ def test_it_compiles_once():
     assert extract.sown._cache_size() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kwargs", "prefix"), [({}, 1), ({"pooling": "mean"}, 0), ({"pooling": "map", "posemb": "sincos2d"}, 0)]
 )

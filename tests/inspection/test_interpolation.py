@@ -40,6 +40,7 @@ def pair():
     return images[0], images[1]
 
 
+@pytest.mark.long
 def test_three_spaces(loaded, pair):
     """The ends of each are the images, as far as the autoencoder and the way to noise and back give them back."""
     a, b = pair
@@ -89,6 +90,7 @@ def write(path, image):
     return str(path)
 
 
+@pytest.mark.long
 def test_a_sheet(latent, pair, tmp_path, capsys):
     a, b = (write(tmp_path / f"{name}.png", x[0]) for name, x in zip("ab", pair, strict=True))
     asked = ["interpolate", "--checkpoint", str(latent), a, b, "--output", str(tmp_path / "sheet.png")]

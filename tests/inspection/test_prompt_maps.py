@@ -44,6 +44,7 @@ def found(loaded):
     return prompt_maps.prompt_maps(loaded, "ab", **ASKED)
 
 
+@pytest.mark.long
 def test_shares_are_those_of_the_forward_pass_at_each_step(loaded, found):
     """By the queries and keys that the layers compute, seeing the prompt's tokens and no negative ones."""
     task, settings = loaded.task, loaded.task.sampling(steps=3, guidance=2.0)
@@ -81,6 +82,7 @@ def test_shares_are_those_of_the_forward_pass_at_each_step(loaded, found):
     assert found.maps[4, 2].std((1, 2)).max() > 1e-3
 
 
+@pytest.mark.long
 def test_the_image_is_the_sample_and_words_are_those_of_the_prompt(loaded, found):
     drawn = loaded.sample(1, prompts=["ab"], batch_size=1, **ASKED).images[0]
     assert np.abs(found.image.astype(int) - drawn).max() <= 1

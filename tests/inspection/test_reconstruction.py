@@ -26,6 +26,7 @@ def patches_of(images):
     return np.asarray(patchify(images, (2, 2))).reshape(len(images), 16, 12)
 
 
+@pytest.mark.long
 def test_what_was_seen_is_the_image_and_the_rest_is_predicted(loaded):
     found = reconstruction.reconstruct(loaded, IMAGES, seed=1)
     original, masked, completed = map(patches_of, (IMAGES, found.masked, found.completed))

@@ -65,6 +65,7 @@ def called(model, variables, *args, method=None, rngs=None, **options):
     return compiled(model, method, tuple(options.items()))(variables, rngs, *args)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", [vqgan.build(**VQ), vqgan.build(**VQ, quantizer="gumbel"), dvae.build(**DVAE)])
 def test_tokens_are_those_that_a_call_gives_and_make_the_same_images(model):
     variables, images = redrawn(model), X
@@ -87,6 +88,7 @@ def test_tokens_are_those_that_a_call_gives_and_make_the_same_images(model):
 CONTINUOUS = kl_autoencoder.build(**KL, scale=0.4, shift=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", [CONTINUOUS, tiny_autoencoder.build(**TINY)])
 def test_continuous_latents_decode_as_a_call_does(model):
     variables = redrawn(model)
@@ -117,6 +119,7 @@ def test_latents_are_drawn_in_training_from_moments_in_their_scale():
     assert np.abs(drawn[0]["reconstruction"] - drawn[1]["reconstruction"]).max() > 0.01
 
 
+@pytest.mark.long
 def test_a_scale_is_measured_in_training():
     model = kl_autoencoder.build("f4", **KL)
     variables = redrawn(model)
@@ -133,6 +136,7 @@ def test_a_scale_is_measured_in_training():
     )
 
 
+@pytest.mark.long
 def test_gradients_reach_the_encoder_through_the_codes():
     model = dvae.build(**DVAE)
 
@@ -178,6 +182,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_a_published_file_is_a_task_that_shows_reconstructions(name, tmp_path):
     module, kwargs, family, library = CASES[name]

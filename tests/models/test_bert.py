@@ -51,6 +51,7 @@ def test_parameter_counts(variant, heads, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.long
 def test_padding_is_seen_by_nobody(outputs):
     _, of = outputs
     other = np.where(THERE, IDS, 7)
@@ -104,6 +105,7 @@ def test_with_norms_before_the_branches_one_comes_after_the_last_block():
     np.testing.assert_allclose(normed.std(-1), 1, atol=1e-3)
 
 
+@pytest.mark.long
 def test_initial_values_are_cut_at_two_deviations():
     model = build(masked_language=True, next_sentence=True, **TINY)
     params = jax.jit(model.redrawn)(drawn(model)["params"], jax.random.key(1))

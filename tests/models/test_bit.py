@@ -61,6 +61,7 @@ def test_names_and_shapes():
     assert set(params) == {"encoder"} and set(params["encoder"]) == {"root_conv", "root_norm", *units}
 
 
+@pytest.mark.long
 def test_outputs():
     model = build(num_classes=3, head_bias_init=-2.0, **TINY)
     out, variables = jax.jit(functools.partial(model.init_with_output, maps=True))(KEY, images(40, 24))

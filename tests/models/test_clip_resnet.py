@@ -29,6 +29,7 @@ def test_published_sizes(variant):
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == total - text
 
 
+@pytest.mark.long
 def test_outputs_and_flops():
     model = naming.build_named("model", {"name": "clip_resnet", **TINY, "num_classes": 3}, "config.model")
     images = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype(np.float32)

@@ -18,6 +18,7 @@ def shapes(model, size=None):
     return init_shapes(model.init, jax.random.key(0), *model.example_inputs(size))["params"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kwargs", "count"),
     [({}, 859_520_964), (V2, 865_910_724), ({"inputs": 9}, 859_535_364), ({**V2, "inputs": 5}, 865_913_604)],
@@ -39,6 +40,7 @@ def compiled(model, variables, *args, **kwargs):
     return found, found.cost_analysis()["flops"]
 
 
+@pytest.mark.long
 def test_keys_and_values_of_a_context_are_made_once(small):
     model, variables, (x, times, context) = small
     known = jax.jit(lambda context: model.apply(variables, context, method="context_keys_values"))(context)
@@ -53,6 +55,7 @@ def test_keys_and_values_of_a_context_are_made_once(small):
     assert np.abs(moved - read).max(axis=(1, 2, 3)).min() > 1e-3
 
 
+@pytest.mark.long
 def test_residuals_of_zeros_change_no_bit_and_others_do(small):
     model, variables, args = small
     maps = [(2, 4, 6, 8), (2, 4, 6, 8), (2, 2, 3, 8), (2, 2, 3, 16)]
@@ -66,6 +69,7 @@ def test_residuals_of_zeros_change_no_bit_and_others_do(small):
     assert np.abs(call(nothing._replace(middle=nothing.middle + 1)) - plain).max() > 1e-3
 
 
+@pytest.mark.long
 def test_a_class_is_a_context_of_one_token(small):
     plain, variables, (x, times, _) = small
     model, table = build(**SMALL, num_classes=3), RNG.normal(size=(3, 6)).astype(np.float32)

@@ -37,6 +37,7 @@ def small():
     return model, redrawn(shapes(model)), args, drawn(2, 8, 12, 3)
 
 
+@pytest.mark.long
 def test_at_first_the_unet_is_the_same_to_the_bit(small):
     control, drawn_params, args, image = small
     unet = conditional_unet.build(**SMALL)
@@ -74,6 +75,7 @@ def test_the_initial_values_add_nothing(small):
     assert len(found) == 6 and not any(np.any(x) for x in found)
 
 
+@pytest.mark.long
 def test_scale_and_what_the_steps_share(small):
     model, params, args, image = small
     variables = {"params": params}

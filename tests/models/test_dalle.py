@@ -75,6 +75,7 @@ def test_the_patterns_of_the_paper():
         assert used == [(i, dalle.pattern_of(i, depth)) for i in range(depth)]
 
 
+@pytest.mark.long
 def test_a_cache_changes_nothing():
     model = small(depth=5)
     params, (text, mask, tokens) = drawn(model), inputs()
@@ -100,6 +101,7 @@ def test_a_cache_changes_nothing():
         np.testing.assert_allclose(logits, whole["image_logits"][:, i + 1], atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_scan_changes_nothing():
     model = small(depth=9)
     params, given = drawn(model), inputs()

@@ -30,6 +30,7 @@ def test_sizes_are_the_papers():
         assert model.flops((32, 32)) / 2e9 == pytest.approx(gflops, abs=0.03)
 
 
+@pytest.mark.long
 def test_blocks_begin_as_the_identity_and_read_time_and_class():
     task = ddpm.build(
         model={"name": "dit", **TINY, "scan": True}, data=DataInfo((4, 6), ("a", "b")), conditional=True,

@@ -36,6 +36,7 @@ def tiny():
     return model, jax.jit(model.init)(jax.random.key(0), images), images
 
 
+@pytest.mark.long
 def test_a_residual_branch_starts_as_nothing(tiny):
     _, variables, _ = tiny
     zero = {
@@ -65,6 +66,7 @@ def test_rates_of_drop_path_grow_over_the_residual_branches():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4, 0.5])
 
 
+@pytest.mark.long
 def test_dropped_paths_leave_the_shortcut(tiny):
     _, variables, images = tiny
     model = build("B1", num_classes=3, drop_path_rate=0.9, **TINY)
@@ -83,12 +85,14 @@ def applied(variables, images, **arguments):
     return jax.jit(model.apply)(variables, images)
 
 
+@pytest.mark.long
 def test_both_ways_of_convolving_give_the_same(tiny):
     _, variables, images = tiny
     found = [applied(variables, images, conv_implementation=one)["tokens"] for one in ("products", "convolution")]
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
+@pytest.mark.long
 def test_parameters_are_float32_and_half_precision_is_near(tiny):
     _, variables, images = tiny
     variables = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 0.05, leaf), variables)

@@ -51,6 +51,7 @@ def tiny():
     return model, variables, images
 
 
+@pytest.mark.long
 def test_statistics_of_encoder_and_neck_move_in_training(tiny):
     model, variables, images = tiny
 
@@ -67,6 +68,7 @@ def test_statistics_of_encoder_and_neck_move_in_training(tiny):
     assert all(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
 
 
+@pytest.mark.long
 def test_points_are_in_sam_s_frame_whatever_the_image(tiny):
     """Images of 32 and 64 pixels have embeddings of 4x4, on which the frame has 16 pixels a place."""
     model, variables, images = tiny

@@ -41,6 +41,7 @@ def test_parameter_counts_are_those_of_the_published_files(variant, vocab_size, 
     assert parameters(variant, vocab_size) == count
 
 
+@pytest.mark.long
 def test_the_sizes_of_gpt3_have_the_parameters_of_table_d1():
     printed = (125, 356, 760, 1320, 2650, 6660, 12_850, 174_600)  # millions
     variants = [name for name in VARIANTS if name.startswith("gpt3")]
@@ -100,6 +101,7 @@ def test_logits_are_those_of_float64_numpy(variant):
     np.testing.assert_array_equal(out["features"], np.stack([out["tokens"][0, 5], out["tokens"][1, 2]]))
 
 
+@pytest.mark.long
 def test_initial_values_are_a_decision_of_the_variant():
     for variant, scale, stddev in (("gpt1", 1.0, 0.02), ("gpt2-small", 0.5, 0.02), ("gpt2-small", 0.5, 0.1)):
         model = build(variant=variant, init_stddev=stddev, **TINY | {"width": 64})

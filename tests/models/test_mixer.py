@@ -42,6 +42,7 @@ def images(height=32, width=24):
     return np.random.default_rng(0).normal(size=(4, height, width, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_names_and_initial_values():
     model = build(num_classes=3, head_bias_init=-1.0, **TINY)
     out, variables = jax.jit(model.init_with_output)(KEY, images())
@@ -78,6 +79,7 @@ def test_what_each_part_mixes(part):
     assert (np.abs(jacobian).max((0, 2)) > 0).all()
 
 
+@pytest.mark.long
 def test_stochastic_depth():
     model = build(num_classes=0, drop_path_rate=0.9, **TINY)
     variables = drawn(model.init, KEY, images())

@@ -36,6 +36,7 @@ def padded(images, length):
     return rows, shapes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["map", "mean"])
 def test_an_image_is_what_it_is_by_itself(pooling):
     """Whatever is in the batch with it and behind its patches; and of the grid's own size it is what a ViT makes of it,
@@ -87,6 +88,7 @@ def test_the_field_cuts_an_image_into_patches():
     assert {name: spec.shape for name, spec in fields.specs.items()} == {"image": (10, 48), "image_shape": (2,)}
 
 
+@pytest.mark.long
 def test_siglip_of_any_aspect_ratio_learns_from_patches():
     context = Context(Preprocess((8, 8)), ("a",))
     kinds = {**FIELDS, "image": {"name": "naflex", "patch_size": 4, "max_patches": 6}}

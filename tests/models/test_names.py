@@ -47,6 +47,7 @@ def test_names_that_are_not_there(name, sentence):
     assert sentence in str(error.value)
 
 
+@pytest.mark.long
 def test_models_need_no_package_for_data_or_plots():
     """All architectures, in a process that has none of them."""
     program = """

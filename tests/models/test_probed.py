@@ -32,6 +32,7 @@ def features_of(trunk, variables):
     return np.asarray(jax.jit(lambda v: model.apply(v, IMAGES, train=False)["features"])(own), np.float64)
 
 
+@pytest.mark.long
 @trunks
 def test_by_hand(trunk):
     """In training the head sees features normalised over the batch, in evaluation by running statistics."""

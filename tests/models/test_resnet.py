@@ -34,6 +34,7 @@ def test_a_network_of_twice_the_width():
     assert round(total / 1e6) == 94 and set(params) == {"encoder"}  # SimCLR, table 6: 94 million
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("stem", "places"), [("imagenet", 4), ("cifar", 16)])
 def test_stems_and_outputs(stem, places):
     model = naming.build_named("model", {"name": "resnet", **TINY, "stem": stem}, "config.model")
@@ -46,6 +47,7 @@ def test_stems_and_outputs(stem, places):
     assert set(variables["batch_stats"]) == {"encoder"} and "bias" not in variables["params"]["encoder"]["conv1"]
 
 
+@pytest.mark.long
 def test_units_start_as_their_shortcuts():
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     for zero_init, same in ((True, True), (False, False)):

@@ -71,6 +71,7 @@ POINTS = np.array([[[3.0, 5.0], [40.0, 20.0], [7.0, 30.0]], [[9.0, 9.0], [30.0, 
 LABELS = np.array([[1, 0, 4], [2, 3, -1]])
 
 
+@pytest.mark.long
 def test_an_answer_has_four_masks_at_four_times_the_sides(tiny):
     model, _, embeddings, predict = tiny
     masks, iou = predict(POINTS, LABELS)
@@ -90,6 +91,7 @@ def test_answers_do_not_depend_on_how_many_slots_are_padded(tiny):
     assert np.abs(predict(POINTS, np.where(LABELS == 4, -1, LABELS))[0] - masks).max() > 5e-5 * scale
 
 
+@pytest.mark.long
 def test_several_prompts_of_an_image_are_each_by_itself(tiny):
     _, _, _, predict = tiny
     rng = np.random.default_rng(0)
@@ -121,6 +123,7 @@ def test_points_without_a_box_get_one_more_token():
     np.testing.assert_array_equal(kinds, [[2, 3]])
 
 
+@pytest.mark.long
 def test_positions_of_a_point_and_of_the_place_under_it_are_one():
     """The centre of a place is where a point at its middle pixel is: both are encoded alike."""
     encoder = PromptEncoder(8)
@@ -130,6 +133,7 @@ def test_positions_of_a_point_and_of_the_place_under_it_are_one():
     np.testing.assert_allclose(encoder.apply(variables, place, method="at"), grid[1, 2], atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_text_is_a_token_of_one_linear_layer():
     model = sam.build(**TINY, text_width=5)
     embeddings = np.random.default_rng(0).normal(size=(2, 2, 2, 16)).astype(np.float32)

@@ -55,6 +55,7 @@ def test_a_linear_head_is_a_batch_norm_and_a_matrix_on_the_last_layers():
     assert found["mask_logits"].dtype == jnp.float32
 
 
+@pytest.mark.long
 def test_a_linear_head_puts_maps_of_several_sizes_together_at_the_finest():
     model, variables = made(SWIN, {"name": "linear", "last": 3})
     found = jax.jit(lambda v: model.apply(v, IMAGES, maps=True))(variables)
@@ -132,6 +133,7 @@ def test_efficientvit_seg_has_the_published_sizes(variant, data):
     assert float(f"{products:.3g}") == giga
 
 
+@pytest.mark.long
 def test_upernet_learns_by_a_second_answer_in_training_alone():
     head = {"name": "upernet", "width": 8, "auxiliary_width": 6}
     model = segmenter.build(SWIN, head, num_classes=3)

@@ -35,6 +35,7 @@ def images(batch=2):
     return np.random.default_rng(1).normal(size=(batch, *SIZE, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_without_ratios_it_is_a_swin_bit_for_bit():
     """The same parameters, freshly drawn too, and the same program."""
     dense, sparse = swin.build(**SMALL), sparse_swin.build(**SMALL)
@@ -50,6 +51,7 @@ def test_without_ratios_it_is_a_swin_bit_for_bit():
     assert programs(dense) == programs(sparse)
 
 
+@pytest.mark.long
 def test_gathered_and_masked_windows_give_the_same():
     """And not the same as all windows; one program serves all ratios."""
     parameters, x = redrawn(shapes(sparse_swin.build(**SMALL))), images()
@@ -102,6 +104,7 @@ def test_what_is_left_out_stays_as_it_is():
     assert (layers[0] != layers[1]).any(-1).all()  # the first pair computes all windows
 
 
+@pytest.mark.long
 def test_what_is_left_out_has_no_gradient():
     """Neither the parameters from it, nor it from the parameters; gathered and masked."""
     x = np.random.default_rng(0).normal(size=(2, 64, 8)).astype(np.float32)

@@ -48,6 +48,7 @@ def images(*size, batch=2):
     return np.random.default_rng(1).normal(size=(batch, *size, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_the_order_of_padding_matters_only_where_something_is_padded():
     orders = [build(num_classes=3, pad_order=order, **TINY) for order in ("pad_then_shift", "shift_then_pad")]
     params = drawn(orders[0], (32, 32))

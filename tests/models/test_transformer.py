@@ -79,6 +79,7 @@ def test_it_computes_what_the_paper_says(tiny):
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.long
 def test_decoding_with_a_cache_equals_the_full_forward(tiny):
     model, params = tiny
     full = jax.jit(lambda p: model.apply({"params": p}, SOURCE, TARGET, SOURCE_MASK)["logits"])(params)
@@ -95,6 +96,7 @@ def test_decoding_with_a_cache_equals_the_full_forward(tiny):
         np.testing.assert_allclose(logits[:, 0], full[:, at], atol=1e-5 * np.abs(full).max())
 
 
+@pytest.mark.long
 def test_beams_over_the_cache_equal_a_search_without_one(tiny):
     model, params = tiny
     beams, length, end = 3, 3, 1

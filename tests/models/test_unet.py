@@ -23,6 +23,7 @@ def shapes(model, size):
 LDM = {"channels": 224, "multipliers": (1, 2, 3, 4), "attention_levels": (1, 2, 3), "head_width": 32, "time": "adm"}
 
 
+@pytest.mark.long
 def test_sizes_are_the_papers():
     for model, size, count in (
         (build(), 32, 35_746_307),
@@ -33,6 +34,7 @@ def test_sizes_are_the_papers():
         assert model.flops((size, size)) == pytest.approx({32: 12.4e9, 256: 497e9, 64: 202e9}[size], rel=0.01)
 
 
+@pytest.mark.long
 def test_time_class_and_dropout_are_read():
     model = build(**SMALL, num_classes=3, dropout_rate=0.5, modulates=True, residual_resample=True, head_width=4)
     drawn = jax.tree.map(lambda x: RNG.normal(0, 0.3, x.shape).astype(np.float32), shapes(model, (4, 6)))

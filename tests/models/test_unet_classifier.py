@@ -29,6 +29,7 @@ class FirstHalf(UNetLevels):
         return MeanQueryPool(3, 4, name="pool")(x), x.mean(axis=(1, 2))
 
 
+@pytest.mark.long
 def test_it_is_the_first_half_of_adms():
     model = build(**SMALL, num_classes=3)
     whole = unet.build(**SMALL, time="adm", modulates=True, residual_resample=True)

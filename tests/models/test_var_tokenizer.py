@@ -33,6 +33,7 @@ def test_scales_are_those_of_the_images_size():
     assert sum(h * w for h, w in model.grids((256, 256))) == 680
 
 
+@pytest.mark.long
 def test_images_to_tokens_and_back():
     model = build(**TINY, scales=(1, 2, 4))
     images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)

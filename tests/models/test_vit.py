@@ -342,6 +342,7 @@ def test_every_argument_of_build_reaches_the_model():
     assert build("S/14", num_classes=1, pooling="distilled", distillation_token=True).encoder.tokens.distillation_token
 
 
+@pytest.mark.long
 def test_layer_scale_starts_at_its_value_and_registers_have_no_position():
     model = build("mu/8", num_classes=0, layer_scale_init=0.25, num_registers=2)
     params = jax.jit(model.init)(KEY, jnp.zeros((1, 16, 16, 3)))["params"]["encoder"]

@@ -46,6 +46,7 @@ def expected():
     return params, *value_and_gradients(encoder(), params)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("scan", "remat"), WAYS)
 def test_outputs_and_gradients_equal_the_loop(expected, scan, remat):
     params, tokens, gradients = expected

@@ -34,6 +34,7 @@ def applied(model, params):
     return jax.jit(model.apply)({"params": params}, IMAGES)
 
 
+@pytest.mark.long
 def test_shallow_prompts_are_registers_in_another_place():
     model, plain = build(), vit.build(**TRUNK, num_classes=4, num_registers=COUNT)
     params = random_params(model)

@@ -29,6 +29,7 @@ def variables(name):
     return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_tokens_there_and_back(name):
     model, known = MODELS[name], variables(name)

@@ -127,6 +127,7 @@ def test_a_known_rate_of_zero_needs_no_rng():
     np.testing.assert_array_equal(*ways)
 
 
+@pytest.mark.long
 def test_stacked_blocks_run_in_a_scan():
     x = np.random.default_rng(2).normal(size=(4, 5, 16)).astype(np.float32)
     block = Block(BlockStyle(2, 32))
@@ -162,6 +163,7 @@ def test_half_precision_keeps_parameters_and_weights_in_float32():
     assert set(variables["params"]) == {"norm1", "attention", "norm2", "mlp"}
 
 
+@pytest.mark.long
 def test_the_hidden_layer_is_dropped_only_where_the_style_says_so():
     """Without it each value of the result is the whole one, or dropped as a whole."""
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))

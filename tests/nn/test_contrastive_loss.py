@@ -67,6 +67,7 @@ def gradients_of(loss, devices, tensor=1):
     return jax.jit(function), rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_the_papers_formula_and_its_gradients(name, monkeypatch):
     """In pieces of at most two rows, the last of them filled up; gradients against differences in float64. Two of the
@@ -118,6 +119,7 @@ def test_which_are_nearest():
     assert 0 < images_right.sum() < N
 
 
+@pytest.mark.long
 def test_memory_of_a_device():
     """As compiled for eight: that of CLIP's loss grows as the batch does, that of SigLIP's as its own inputs do."""
     width = 8

@@ -149,6 +149,7 @@ def test_bottlenecks(unit, stride, channels, projects):
     np.testing.assert_allclose(block.apply({"params": params}, x), expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_post_activation_unit_starts_as_its_shortcut():
     x = np.abs(random(2, 4, 4, 16))
     out, _ = PostActivationUnit(4, 1, ConvStyle(num_groups=2)).init_with_output(KEY, x)

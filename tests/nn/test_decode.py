@@ -74,6 +74,7 @@ def test_a_rows_tokens_depend_on_its_key_and_prompt_alone():
         np.testing.assert_array_equal(alone[0], together[i])
 
 
+@pytest.mark.long
 def test_drawn_tokens_have_the_probabilities_that_top_k_and_top_p_leave():
     logits = np.log([0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.float32)
     for sampling, expected in (
@@ -127,6 +128,7 @@ def test_beams_that_hold_everything_find_the_best(alpha):
             np.testing.assert_array_equal(ids[row, place], [*tokens, *[PAD] * (length - len(tokens))])
 
 
+@pytest.mark.long
 def test_one_beam_is_greedy_without_a_penalty_and_rows_do_not_disturb_each_other():
     first = jnp.array([1, 2, 3, 1], jnp.int32)
     at = jnp.array([0, 2, 1, 3], jnp.int32)

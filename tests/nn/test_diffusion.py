@@ -154,6 +154,7 @@ def test_losses_are_the_formulas_in_float64():
         np.testing.assert_allclose(found.bound[i], terms.mean() / np.log(2), rtol=1e-4, err_msg=str(t))
 
 
+@pytest.mark.long
 def test_the_bound_teaches_the_variance_alone():
     output = np.concatenate([OUTPUT, OUTPUT], axis=-1)
     gradient = jax.grad(lambda o: losses(FULL, o, X0, NOISE, STEP).bound.sum())(output)
@@ -229,6 +230,7 @@ def test_what_is_before_the_first_step():
     np.testing.assert_array_equal(back.before[[0, 2]], [1, np.cumprod(1 - table)[122]])
 
 
+@pytest.mark.long
 def test_implicit_steps_with_eta_1_have_the_moments_of_the_reverse_process():
     """Of a Gaussian the best prediction is linear in x, and so is each step: means and variances go on in closed form
     from step to step, for the full chain and for some of its steps."""

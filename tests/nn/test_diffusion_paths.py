@@ -71,6 +71,7 @@ def test_places_on_the_arc_are_as_long_as_its_ends():
     np.testing.assert_allclose(slerp(a, 2 * a, shares)[2], 1.5 * a, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_trail_is_the_way_of_the_sampler():
     sparse = Noising.of(betas("linear"), spaced(4))
     noise = RNG.normal(size=(4, 5, 3)).astype(np.float32)
@@ -93,6 +94,7 @@ def test_a_trail_is_the_way_of_the_sampler():
             assert np.abs(found.x0).max() <= 1
 
 
+@pytest.mark.long
 def test_losses_by_step_of_the_best_network():
     """Error and distortion are a Gaussian's variances; the bound is its terms one by one."""
     a, variance = FULL.alphas_cumprod[:, None], DEVIATION.astype(float) ** 2

@@ -55,6 +55,7 @@ def test_equals_attention_written_out(heads, width, band):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), ours, theirs)
 
 
+@pytest.mark.long
 def test_each_device_has_its_own_examples_and_heads():
     arguments = four(4, 5, 4, 64)
     expected = value_and_gradients(kernel, *arguments)
@@ -65,6 +66,7 @@ def test_each_device_has_its_own_examples_and_heads():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
+@pytest.mark.long
 def test_a_layer_gives_the_same_with_it(monkeypatch):
     style = BlockStyle(num_heads=2, head_dim=64, mlp_dim=8)
     make = lambda how: MultiHeadAttention(style, Execution(jnp.bfloat16, attention_implementation=how))  # noqa: E731

@@ -122,6 +122,7 @@ def test_a_window_sees_itself_and_zeros_that_it_is_filled_up_with_behind_the_nor
     np.testing.assert_allclose(found, by_hand(x), atol=1e-5)
 
 
+@pytest.mark.long
 def test_windows_and_global_blocks_take_turns_in_a_stack_as_loop_and_scan():
     window = GridStyle(num_heads=2, mlp_dim=8, window_size=2)
     styles = (window, dataclasses.replace(window, window_size=None))

@@ -34,6 +34,7 @@ def trained(fusion, variables):
     return jax.jit(lambda v: fusion.apply(v, MAPS, train=True, mutable=["batch_stats"]))(variables)
 
 
+@pytest.mark.long
 def test_blocks_are_residual_and_the_size_may_be_fixed():
     fusion = MapFusion((8, 4), width=8, depth=2, block="mb", expand_ratio=2, size=(5, 5))
     variables = jax.jit(fusion.init)(jax.random.key(0), MAPS)

@@ -62,6 +62,7 @@ def test_what_is_given_stays_and_every_pass_keeps_what_the_schedule_says(drawn):
     assert len(np.unique(found.tokens[0])) > 1 and (found.tokens[0] != found.tokens[4]).any()
 
 
+@pytest.mark.long
 def test_rows_do_not_know_of_each_other(drawn):
     guess, tokens, open_, keys, sampling, run = drawn
     whole = run(tokens, open_, keys)
@@ -88,6 +89,7 @@ def test_without_any_chance_it_is_the_algorithm_by_hand(drawn):
     np.testing.assert_array_equal(found.tokens, by_hand)
 
 
+@pytest.mark.long
 def test_chance_decides_which_are_kept_and_not_what_they_are():
     """Guesses are always the same, and the first token is the surest. With much noise each is kept in the first of two
     passes as often as another; with none always the first ones."""

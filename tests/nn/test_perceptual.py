@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.drawn import drawn
 from vit_jax.models.vgg import build
@@ -35,6 +36,7 @@ def test_a_distance_by_hand():
     np.testing.assert_array_equal(map_distance(maps[0], maps[0], weights), 0)
 
 
+@pytest.mark.long
 def test_a_place_of_zeros_has_no_gradient():
     x = jnp.array([[[[0.0, 0.0], [3.0, 4.0]]]])
     np.testing.assert_allclose(unit_channels(x)[0, 0], [[0, 0], [0.6, 0.8]], rtol=1e-6)

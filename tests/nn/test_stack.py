@@ -18,6 +18,7 @@ def test_drop_path_rates_grow_linearly():
 STYLES = (BlockStyle(2, 16, norm="post"), BlockStyle(2, 16, activation="relu"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 def test_what_each_block_gives_is_shown_to_who_asks(scan):
     """In the order of the layers, however they are run; who does not ask gets the same program as before."""
@@ -41,6 +42,7 @@ def test_what_each_block_gives_is_shown_to_who_asks(scan):
         stack.apply(params, x, last=5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_part_of_a_stack_is_its_blocks_with_their_own_rates(scan):
     """Blocks 3 and 4 of six: their names, their styles, their rates."""

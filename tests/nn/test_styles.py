@@ -227,6 +227,7 @@ def test_the_norm_before_a_head_equals_float64():
     np.testing.assert_allclose(norm.apply({"params": params}, X, CONDITION), expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_layer_makes_what_all_blocks_share():
     """A block's own modulation and one that is made outside are the same function."""
     own = Block(BlockStyle(H, 20, norm="adaptive"))
@@ -283,6 +284,7 @@ def test_scan_and_remat_equal_the_loop_with_memory_and_mask(with_memory, executi
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6), ours[1], gradient)
 
 
+@pytest.mark.long
 def test_a_shared_condition_has_the_same_gradient_in_loop_and_scan():
     style = BlockStyle(H, 20, norm="adaptive", modulation="table")
     params = random_params(stack((style,), 2), X, condition=SIX)
@@ -296,6 +298,7 @@ def test_a_shared_condition_has_the_same_gradient_in_loop_and_scan():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 2e-5), scan, loop)
 
 
+@pytest.mark.long
 def test_styles_repeat_over_depth_in_loop_and_scan():
     """Of two styles one has LayerScale: the names of the parameters tell whose turn it was."""
     styles = (BlockStyle(H, 20, activation="relu"), BlockStyle(H, 12, norm="post", layer_scale_init=0.5))
@@ -309,6 +312,7 @@ def test_styles_repeat_over_depth_in_loop_and_scan():
         np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, X)[0], expected, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_decoding_with_a_cache_equals_the_full_forward(scan, chunk):
@@ -337,6 +341,7 @@ PARTS_OF = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("order", PARTS_OF)
 def test_a_cache_gives_what_the_mask_gives_in_any_order(order, scan):
@@ -371,6 +376,7 @@ def test_what_a_cache_does_not_hold_yet_is_not_seen_without_a_mask():
     np.testing.assert_allclose(out, reference(params, style, X), atol=2e-5)
 
 
+@pytest.mark.long
 def test_rows_of_different_lengths_share_a_cache():
     """Row 0 has two tokens where row 1 has four: each goes on from its own end, over what padding left there."""
     model = stack((BlockStyle(H, 20, qk_norm="rms"),), 2)
@@ -389,6 +395,7 @@ def test_rows_of_different_lengths_share_a_cache():
         np.testing.assert_allclose(y[:, 0], full[np.arange(B), at], atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_cache_holds_the_memory_that_the_first_call_gave(scan):
     styles = (BlockStyle(H, 20, cross="gated", norm_memory=True, qk_norm="l2"), BlockStyle(H, 20, cross="plain"))

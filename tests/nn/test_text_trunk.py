@@ -165,6 +165,7 @@ def test_what_does_not_fit_is_refused(call, message):
         call()
 
 
+@pytest.mark.long
 def test_initial_values_are_those_of_the_papers():
     trunk = TextTrunk(vocab_size=300, max_length=64, width=64, depth=2, style=STYLE, mask="causal", final_norm=True)
     fresh = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), params_of(trunk))

@@ -37,6 +37,7 @@ def choice(found, shape):
     return chosen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [128, 37])
 def test_shares_over_a_million_tokens(length):
     ids, candidates = texts(1_600_000 // length, length)
@@ -65,6 +66,7 @@ def test_what_was_chosen_is_what_has_to_be_guessed():
     assert all(len(set(row)) == len(row) for row in found.places)
 
 
+@pytest.mark.long
 def test_whole_words():
     """Tokens that go on a word share its fate, and the shares stay what they are."""
     length = 120

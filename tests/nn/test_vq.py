@@ -26,6 +26,7 @@ def by_hand(x, codes):
     return np.array([np.argmin([np.sum((row - code) ** 2) for code in codes]) for row in np.float64(x)])
 
 
+@pytest.mark.long
 def test_nearest_is_brute_force_and_ties_go_to_the_first():
     found = jax.jit(vq.nearest)(X, CODES)
     np.testing.assert_array_equal(found.reshape(-1), by_hand(X.reshape(-1, 4), CODES))
@@ -158,6 +159,7 @@ def test_one_codebook_of_several_depths_learns_from_all_of_them():
     np.testing.assert_allclose(new[vq.COLLECTION]["codebooks_0"]["counts"], 0.9 + 0.1 * counts, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_gumbel_draws():
     """Near a temperature of 0 they are draws of the softmax; one code alone in evaluation, and its divergence."""
     logits = jnp.log(jnp.array([0.1, 0.2, 0.7]))
@@ -185,6 +187,7 @@ def test_gumbel_draws():
     np.testing.assert_array_equal(trained.loss, found.loss)
 
 
+@pytest.mark.long
 def test_entropy_loss():
     """0 less the logarithm of K where latents are sure and all codes used alike; 0 where all take one code."""
     alike = jnp.tile(10 * jnp.eye(4), (3, 1))

@@ -88,6 +88,7 @@ def test_on_a_grid_that_is_not_larger_windows_shrink_and_stay_where_they_are(gri
     assert windows_on(grid, 7, clamp=clamp) == Windows(grid, size)
 
 
+@pytest.mark.long
 def test_gradients_stay_in_the_window_and_two_blocks_reach_its_neighbours():
     """The Jacobian of one block is zero outside the window, of the plain and of the shifted one; of both it is not."""
     grid, key = (8, 8), jax.random.key(0)
@@ -110,6 +111,7 @@ def test_gradients_stay_in_the_window_and_two_blocks_reach_its_neighbours():
     assert both[27].all() and not both[0].all()  # from the middle to every corner, from a corner not
 
 
+@pytest.mark.long
 def test_sown_weights_are_those_that_were_used():
     style, x = WindowStyle(2, 16, window_size=2, shifted=True), jax.random.normal(jax.random.key(0), (2, 16, 8))
     block = WindowBlock(style, Execution(sow_attention=True))

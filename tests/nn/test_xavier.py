@@ -18,6 +18,7 @@ TASKS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TASKS)
 def test_kernels_are_xaviers_and_tokens_normal(name):
     section, posemb, shape = TASKS[name]

@@ -89,6 +89,7 @@ def test_results_are_kept_by_program_and_versions(cpu, tmp_path, monkeypatch):
         plan(TINY, 10, Topology("cpu:8", cpu.devices, cpu.chip, "another compiler"), tmp_path)
 
 
+@pytest.mark.long
 def test_what_the_compiler_says_of_a_program_that_is_too_large(cpu, monkeypatch):
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.25G of 15.75G hbm. Exceeded by 4.50G."
 
@@ -134,6 +135,7 @@ def test_the_sweep_recommends_what_fits(capsys, config):
     assert "Recommended: --config.model.remat=" in out and "batch_size=32" in out and "mesh.fsdp=2" in out
 
 
+@pytest.mark.long
 def test_what_does_not_fit_says_by_how_much_and_what_to_change(capsys, config, monkeypatch):
     monkeypatch.setattr(module, "_read", lambda lowered, rehearsal, target: {
         "arguments_bytes": 2**30, "temporaries_bytes": 2**50, "peak_bytes": 2**50, "bytes_accessed": 1, "flops": 1,

@@ -91,6 +91,7 @@ def test_the_order_of_reading_is_the_permutation_that_changes_nothing():
     assert ours == theirs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own_places", [False, True])
 def test_no_token_sees_itself_or_a_later_one(own_places):
     """The Jacobian of the logits by what the tokens, of which each has a row of its own, are embedded as."""
@@ -121,6 +122,7 @@ def test_no_token_sees_itself_or_a_later_one(own_places):
             assert seen.tolist() == [[place in read(of) for place in range(4)] for of in range(4)], table
 
 
+@pytest.mark.long
 def test_the_loss_by_hand_and_its_gradients():
     task = task_of()
     variables = variables_of(task)
@@ -162,6 +164,7 @@ def drawing():
     return task, run, keys, labels
 
 
+@pytest.mark.long
 def test_samples_are_colours_and_of_their_own_key_alone(drawing):
     _, run, keys, labels = drawing
     whole = run({"label": labels}, keys, TokenSampling(guidance=2.0))
@@ -172,6 +175,7 @@ def test_samples_are_colours_and_of_their_own_key_alone(drawing):
     np.testing.assert_array_equal(some, whole[4:])
 
 
+@pytest.mark.long
 def test_a_cache_changes_nothing(drawing):
     _, run, keys, labels = drawing
     how = TokenSampling(guidance=1.5, temperature=0.7, top_k=3, top_p=0.9)
@@ -179,6 +183,7 @@ def test_a_cache_changes_nothing(drawing):
     np.testing.assert_array_equal(with_cache, without)
 
 
+@pytest.mark.long
 def test_greedy_samples_by_hand(drawing):
     """The likeliest token, one after the other, from the forward pass of training."""
     task, run, keys, labels = drawing
@@ -209,6 +214,7 @@ def test_pictures_of_classes_by_name():
     assert task.unprompted(np.arange(5))["label"].tolist() == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.long
 def test_an_unconditional_model_of_pixels():
     """iGPT has one start token, and features."""
     igpt = {"name": "igpt", **SIZE}

@@ -120,6 +120,7 @@ def pretraining():
     return task, variables, jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.long
 def test_gradients_and_what_the_loss_depends_on(pretraining):
     _, variables, loss = pretraining
     batch, rng = batch_of(), jax.random.key(1)
@@ -256,6 +257,7 @@ def test_microbatches_are_refused(tmp_path):
         train(build_experiment(config(tmp_path) | {"microbatch": 4}), tmp_path / "run", jax.devices()[:1])
 
 
+@pytest.mark.long
 def test_a_loss_is_the_same_on_eight_devices(pretraining):
     """What is hidden too: it is drawn text by text."""
     task, variables, loss = pretraining

@@ -57,6 +57,7 @@ def redrawn():
     return task, batch, {"params": params, "model_state": {}}
 
 
+@pytest.mark.long
 def test_the_loss_is_that_of_both_directions_by_hand(redrawn):
     task, batch, variables = redrawn
     text = {"memory_projection", "embedding", "pos_embedding", "norm_embedding", "logits_bias", "onward", "backward"}
@@ -93,6 +94,7 @@ def test_the_loss_is_that_of_both_directions_by_hand(redrawn):
     assert (np.abs(other["logits"] - found["logits"]).max(axis=2) > 1e-3).all()
 
 
+@pytest.mark.long
 def test_a_search_with_one_beam_takes_the_likeliest_token_each_time(redrawn):
     """Through the cache as without; the caption of an image depends on it alone."""
     _, batch, variables = redrawn

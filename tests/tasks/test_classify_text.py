@@ -117,6 +117,7 @@ def test_a_run_is_evaluated_loaded_and_gone_on_from(tmp_path, capsys):
     assert "missing    2  head" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_texts_are_predicted(checkpoint, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("aaaa\nbbbbb\ncccc\n")
     output = tmp_path / "said.jsonl"

@@ -70,6 +70,7 @@ def test_published_counts(variant, size, depth, count, of_text):
     assert (clip.build(variant=variant).encoder.depth, clip.build(variant=variant).text.depth) == (depth, 12)
 
 
+@pytest.mark.long
 def test_the_loss_by_hand_and_each_side_by_itself():
     """From the embeddings, in float64; what is asked of one side needs nothing of the other."""
     task, batch = task_of(), batch_of()
@@ -125,6 +126,7 @@ def test_a_text_is_read_at_its_first_end_token_and_not_after_it():
     assert model.text_tower.ends(ids).tolist() == [2, 2, 2]
 
 
+@pytest.mark.long
 def test_initial_values_of_openai():
     """Standard deviations and bounds as `initialize_parameters` and PyTorch's layers draw them."""
     size = {"width": 64, "depth": 1, "num_heads": 4, "mlp_dim": 128}

@@ -26,6 +26,7 @@ def shared():
     return task(images_at_once=2)
 
 
+@pytest.mark.long
 def test_each_image_has_prompts_of_its_own():
     """Image by image, with the Meta-Net in NumPy and CoOp's prompts of the shifted context."""
     built = shared()
@@ -50,6 +51,7 @@ def test_each_image_has_prompts_of_its_own():
     np.testing.assert_allclose(found["logits"], expected, atol=2e-5)
 
 
+@pytest.mark.long
 def test_the_context_and_the_meta_net_learn():
     built = shared()
     params = random_params(built)

@@ -52,6 +52,7 @@ def variables_of(task):
     return found
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     task, rng = task_of(), np.random.default_rng(0)
     text, mask = rng.integers(0, 259, (4, L)), np.arange(L) < rng.integers(1, L + 1, (4, 1))
@@ -77,6 +78,7 @@ def drawing():
     return task, run, asked, jax.random.split(jax.random.key(5), 4)
 
 
+@pytest.mark.long
 def test_samples_with_a_cache_are_those_without_and_of_their_own_key_alone(drawing):
     _, run, asked, keys = drawing
     how = DalleSampling(guidance=1.5, temperature=0.8, top_k=4)
@@ -119,6 +121,7 @@ def test_texts_and_none():
     assert costs == {"tokens": 9, "passes": 10, "cache_bytes": 2 * 2 * (L + 9) * 16 * 4}
 
 
+@pytest.mark.long
 def test_the_best_of_several_samples_by_a_judge(tmp_path):
     judge = vit_jax.load(untrained(tmp_path / "clip", pairs_config(tmp_path)))
     generator = vit_jax.load(untrained(tmp_path / "dalle", config(tmp_path)))

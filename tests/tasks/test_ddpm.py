@@ -39,6 +39,7 @@ def made(**more):
     return task, {"params": redrawn, "model_state": {}}
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     """Of iDDPM's hybrid, with the draws that the task makes of its key."""
     task, variables = made()
@@ -64,6 +65,7 @@ def test_the_loss_by_hand():
         np.testing.assert_allclose(total, np.asarray(wanted.simple)[tenths == i].sum(), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_loss_of_v_and_a_guided_step_by_hand():
     """Where no variance is learned, the loss is the squared error of what is predicted; where it is, guidance leads
     the prediction alone."""
@@ -97,6 +99,7 @@ def test_the_loss_of_v_and_a_guided_step_by_hand():
     assert np.abs(told - untold)[..., 3:].max() > 1e-3
 
 
+@pytest.mark.long
 def test_samples_depend_on_their_keys_and_guidance_alone():
     task, variables = made()
 
@@ -126,6 +129,7 @@ def test_the_loop_is_one_program_of_any_number_of_steps():
     assert length(10) == length(999)
 
 
+@pytest.mark.long
 def test_a_run_with_classes(tmp_path):
     train(build_experiment(config(log_every=1)), tmp_path, jax.devices()[:1])
     rows = [row for row in read_metrics(tmp_path) if "train/loss" in row]

@@ -75,6 +75,7 @@ def example():
     return task, {"params": params, "model_state": {}}, batch
 
 
+@pytest.mark.long
 def test_the_loss_is_that_of_the_best_matching(example):
     task, variables, batch = example
 

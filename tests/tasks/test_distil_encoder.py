@@ -178,6 +178,7 @@ def test_flops_count_the_teacher_once(found):
     assert task.flops(shapes) == 3 * task.model.flops((32, 32)) + task.teacher.flops((64, 64))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "message"),
     [

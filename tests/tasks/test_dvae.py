@@ -22,6 +22,7 @@ def config(**overrides):
     return override(values, {key.replace("__", "."): str(value) for key, value in overrides.items()})
 
 
+@pytest.mark.long
 def test_the_bound_by_hand():
     """With the draws that the model makes: pixels by their density, codes by their divergence from equal ones."""
     task = dvae.build(model=MODEL, data=DataInfo((8, 16), ()), tau_steps=10, kl_steps=4)
@@ -65,6 +66,7 @@ def test_schedules_end_where_they_should():
     assert dvae.along_cosine(jnp.int32(0), 0.0, 6.6, 0) == pytest.approx(6.6)
 
 
+@pytest.mark.long
 def test_what_a_checkpoint_gives(tmp_path):
     """A run, which takes ten times as long to compile, is in `tests/test_systems.py`."""
     loaded = vit_jax.load(untrained(tmp_path / "run", config()))

@@ -42,6 +42,7 @@ def bce(logits, targets):
     return -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean()
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     task = task_of(label_smoothing=0.1, mesa=MESA)
     rng = np.random.default_rng(0)
@@ -84,6 +85,7 @@ def test_the_loss_by_hand():
     assert all(np.any(leaf) for leaf in jax.tree.leaves(of_params["head"]))
 
 
+@pytest.mark.long
 def test_every_step_has_a_size_of_its_own():
     task, without = task_of(sizes=[6, 8, 4]), task_of()
     assert without.static(0) is None and task.static(0) == 8  # what takes the most memory comes first

@@ -87,6 +87,7 @@ def test_a_teacher_tells_it_at_every_patch_size():
     assert task.flops({"image": batch["image"]}) == sum(steps) / 3 and steps[0] > steps[2]
 
 
+@pytest.mark.long
 def test_a_run_is_a_plain_vit_at_any_patch_size(workdir, tmp_path, capsys):
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
     flexible, same, other = (

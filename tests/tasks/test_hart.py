@@ -57,6 +57,7 @@ def variables_of(task):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32), shapes)
 
 
+@pytest.mark.long
 def test_losses_and_outputs():
     task = dataclasses.replace(task_of(), label_drop=0.0, repeats=2)
     batch, key = {"image": IMAGES, "label": LABELS}, jax.random.key(4)
@@ -110,6 +111,7 @@ def texts():
     return {"texts": tokens, "vectors": vectors}
 
 
+@pytest.mark.long
 def test_texts_of_a_tower_and_vectors_of_texts():
     for kind, asked in texts().items():
         task = task_of(kind)
@@ -129,6 +131,7 @@ def test_samples_of_texts(kind):
     assert np.abs(drawn[1] - drawn[2]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_gradients_go_to_the_model_alone():
     task = task_of("texts")
     rng = np.random.default_rng(2)

@@ -92,6 +92,7 @@ def test_large_logits_cost_what_they_should():
     np.testing.assert_array_equal(weights, [[1.0, 1.0]])
 
 
+@pytest.mark.long
 def test_step_by_step_is_the_whole_text_for_rows_of_different_lengths():
     """Each row goes on from its own place in the cache; what padding left there is overwritten."""
     collections = {"params": variables()["params"]}
@@ -117,6 +118,7 @@ PROMPTS = ["a", "some longer", "mid"]
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
+@pytest.mark.long
 def test_greedy_texts_are_the_most_probable_tokens_of_the_whole_model():
     conditions = TASK.conditions(PROMPTS, TextSampling(**GREEDY))
     drawn = jax.jit(functools.partial(TASK.sample, settings=TextSampling(**GREEDY)))(variables(), conditions, KEYS)
@@ -131,6 +133,7 @@ def test_greedy_texts_are_the_most_probable_tokens_of_the_whole_model():
         np.testing.assert_array_equal(row[length - 1 :][:end], new[:end])
 
 
+@pytest.mark.long
 def test_a_sample_depends_on_prompt_seed_and_number_alone():
     draw = functools.partial(generate, TASK, variables(), settings={"tokens": 6, "top_p": 0.95}, batch_size=4)
     [four] = draw(["ab"], samples=4)

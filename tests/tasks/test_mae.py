@@ -115,6 +115,7 @@ def test_the_decoder_knows_what_was_seen_and_no_more():
     np.testing.assert_allclose(reconstruct(images, other), expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_encoder_computes_visible_patches_only():
     """At ViT-B/16's shape of a block, narrower: 50 of 197 tokens, from the compiled encoder alone."""
     model = {"name": "vit", "variant": "Ti/16", "depth": 2, "posemb": "sincos2d_mae", "gelu": "exact"}
@@ -207,6 +208,7 @@ def test_only_gradients_are_sent_between_devices():
     assert {c["kind"] for c in found} == {"all-reduce"}
 
 
+@pytest.mark.long
 def test_the_checkpoint_is_an_encoder_for_others(stored):
     loaded = vit_jax.load(stored)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)

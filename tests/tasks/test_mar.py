@@ -47,6 +47,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 3)).astype(np.float32
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
+@pytest.mark.long
 def test_the_loss_by_hand_and_its_gradients():
     task = dataclasses.replace(task_of(), label_drop=0.0, repeats=2)
     variables, key = variables_of(task), jax.random.key(4)
@@ -103,6 +104,7 @@ def test_the_masked_share_is_the_papers():
     assert (np.sort(order, axis=1) == np.arange(256)).all()
 
 
+@pytest.mark.long
 def test_samples_are_of_their_own_key_alone():
     task = task_of()
     run = jax.jit(functools.partial(task.sample, variables_of(task)), static_argnums=2)
@@ -113,6 +115,7 @@ def test_samples_are_of_their_own_key_alone():
     np.testing.assert_allclose(run({"label": LABELS[4:]}, keys[4:], how), whole[4:], atol=2e-5)
 
 
+@pytest.mark.long
 def test_outputs_and_costs():
     task = task_of()
     names = frozenset({"features", "latents", "moments", "reconstruction", "original"})

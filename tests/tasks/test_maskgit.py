@@ -66,6 +66,7 @@ def batch():
     return {"indices": rng.integers(0, COLORS, (6, 16)), "label": rng.integers(0, 3, 6)}
 
 
+@pytest.mark.long
 def test_the_loss_by_hand(batch):
     task = task_of(label_drop=0.0)
     variables = variables_of(task)
@@ -94,6 +95,7 @@ def test_shares_of_masks_are_a_cosine():
     assert half.sum(1).min() == 8
 
 
+@pytest.mark.long
 def test_all_tokens_see_each_other_and_nobody_what_is_masked():
     """The Jacobian of the logits by what the tokens, of which each has a row of its own, are embedded as."""
     model = maskgit.build(vocab_size=4, num_tokens=4, num_conditions=2, **SIZE)
@@ -124,6 +126,7 @@ def drawing():
     return task, run, jax.random.split(jax.random.key(5), 6), jnp.array([0, 1, 2, 0, 1, 3])
 
 
+@pytest.mark.long
 def test_samples_are_of_their_own_key_alone(drawing):
     _, run, keys, labels = drawing
     how = MaskGITSampling(steps=4, guidance=2.0)
@@ -134,6 +137,7 @@ def test_samples_are_of_their_own_key_alone(drawing):
         np.testing.assert_array_equal(ours, theirs[4:])
 
 
+@pytest.mark.long
 def test_one_greedy_pass_by_hand(drawing):
     task, run, keys, labels = drawing
     how = MaskGITSampling(steps=1, temperature=0.0, guidance=1.5)
@@ -166,6 +170,7 @@ def test_a_token_is_made_anew_where_a_pixel_of_its_place_is():
         masked_tokens(jnp.asarray(mask), ((3, 3),))
 
 
+@pytest.mark.long
 def test_pictures_features_and_costs(batch):
     task = task_of()
     pictures = generate(task, variables_of(task), ["b", "2"], {"steps": 2}, samples=2)
@@ -198,6 +203,7 @@ def test_bad_input():
         build_experiment({**values, "task": {**values["task"], "label_smoothing": 2.0}})
 
 
+@pytest.mark.long
 def test_a_batch_is_the_mean_of_its_halves(batch):
     """What accumulation needs: the scalar is a mean over images."""
     task = dataclasses.replace(task_of(label_drop=0.0), min_mask=1.0)

@@ -39,6 +39,7 @@ def redrawn(task, batch=None):
     return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), params)
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     data = DataInfo((4, 4), ("a", "b", "c"))
     task = noisy_classifier.build(model=MODEL, data=data, **NOISE)
@@ -71,6 +72,7 @@ def led():
     return task, {"params": redrawn(task), "model_state": {}}
 
 
+@pytest.mark.long
 def test_the_gradient_is_that_of_the_classifier(led):
     """s times the gradient of log p(y | x_t), example by example; the null class leads nowhere."""
     task, variables = led
@@ -95,6 +97,7 @@ def test_the_gradient_is_that_of_the_classifier(led):
     assert not found[2].any()
 
 
+@pytest.mark.long
 def test_samples_are_led_to_their_class(led):
     task, variables = led
     keys, labels = jax.random.split(jax.random.key(0), 8), jnp.array([0, 1] * 4)

@@ -85,6 +85,7 @@ MASK = RNG.integers(0, 2, (3, *SIZE, 1)).astype(np.float32)
 IDS = RNG.integers(3, 200, (3, L))
 
 
+@pytest.mark.long
 def test_what_the_u_net_reads_beside_latents():
     """The mask at the nearest pixels and the latents of what is left; a depth of any scale from -1 to 1."""
     task, variables = made(inpaint, 5)
@@ -102,6 +103,7 @@ def test_what_the_u_net_reads_beside_latents():
     np.testing.assert_allclose(scaled, found, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_network_that_sees_the_mask_keeps_nothing_by_force():
     """As one that sees no mask does, which begins with noise alone too, unless a strength says otherwise."""
     given = {"image": IMAGE, "mask": MASK, "text": IDS}
@@ -117,6 +119,7 @@ def test_a_network_that_sees_the_mask_keeps_nothing_by_force():
             assert (found[0].kept is not None) == kept and (found[0].begun is not None) == begun
 
 
+@pytest.mark.long
 def test_masks_of_training():
     """A quarter of everything; the others have boxes, which leave something nearly always."""
     task, _ = made(inpaint, 5)
@@ -126,6 +129,7 @@ def test_masks_of_training():
     assert 0.2 < (share == 1).mean() < 0.4 and 0.2 < np.median(share) < 0.8
 
 
+@pytest.mark.long
 def test_masks_of_samples_are_drawn_apart_from_their_noise(monkeypatch):
     """No draw of a mask has the key of a step: fold_in(key, n) is what split(key) gives too."""
     task, _ = made(inpaint, 5)
@@ -140,6 +144,7 @@ def test_masks_of_samples_are_drawn_apart_from_their_noise(monkeypatch):
     assert not drawn & of_steps
 
 
+@pytest.mark.long
 def test_what_is_learned_of_a_control():
     """Nothing is added at first, so that the loss is that of the text alone; the U-Net stays as it is."""
     task, variables = made(controlnet, controls=1, zeros=True, text_drop=0.1)
@@ -198,6 +203,7 @@ def test_steps_that_are_controlled():
             task._scales(task.sampling(steps=4, **settings), {})
 
 
+@pytest.mark.long
 def test_evaluators_that_do_not_give_what_is_needed_are_refused_before_training():
     """Tracing alone; with what the task needs, and it takes, there is nothing to refuse."""
     for given, evaluator, refused in (
@@ -218,6 +224,7 @@ def test_evaluators_that_do_not_give_what_is_needed_are_refused_before_training(
         check_sample(task, variables, {"steps": 2}, pictures=EdgeAgreement.gives)
 
 
+@pytest.mark.long
 def test_a_run_that_would_draw_of_nothing_does_not_begin(tmp_path):
     values = config(tmp_path, "inpaint")
     values["evals"] = {"sheet": {"name": "samples", "count": 4, "settings": {"steps": 2}}}

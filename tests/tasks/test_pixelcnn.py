@@ -51,6 +51,7 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(shown["original"], (levels / 3).repeat(3, -1), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_samples_follow_the_probabilities():
     """Of the 16 images of 2x2 bits, 4,000 samples against the chain rule; and each sample by its own key."""
     task, variables = made(2, 2)
@@ -73,6 +74,7 @@ def test_samples_follow_the_probabilities():
     assert task.sampling_costs(task.sampling()) == {"tokens": 4, "passes": 4}
 
 
+@pytest.mark.long
 def test_a_run_with_classes(tmp_path):
     summary = train(build_experiment(config()), tmp_path, jax.devices()[:1])
     assert 0 < summary["bits/loss"] < 2

@@ -33,6 +33,7 @@ def process(shape=(2, 4, 1)):
     return ReverseProcess(predict, noising, Steps("ddim", variance="small", eta=0.5), shape, encode, lambda x: x)
 
 
+@pytest.mark.long
 def test_the_loop_by_hand():
     """With strength 0.7 three of five steps are gone, from the image with the third one's noise; after each step what
     is not masked has the noise of the next, and after the last none. A mask is looked at where latents begin."""
@@ -98,6 +99,7 @@ def painter(tmp_path_factory):
     return vit_jax.load(untrained(tmp_path_factory.mktemp("run"), config(), signed=True))
 
 
+@pytest.mark.long
 def test_a_model_of_pixels_redraws_and_repairs(painter):
     size = painter.preprocess.image_size
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -114,6 +116,7 @@ def test_a_model_of_pixels_redraws_and_repairs(painter):
     assert (repaired[:, :, 2:] != photo[:, 2:]).mean() > 0.5
 
 
+@pytest.mark.long
 def test_evaluators_of_edges_and_of_what_is_kept(painter):
     """Of pixels all that is kept comes back; a generator that takes no control is not asked to follow one."""
     values = config() | {"evals": {"kept": {"name": "kept_pixels", "count": 3, "settings": {"steps": 2}}}}

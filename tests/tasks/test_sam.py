@@ -199,6 +199,7 @@ def learning(**settings):
     return (np.abs(jax.jit(jax.grad(loss))(variables()["params"])["decoder"]["kernel"]).sum(0) > 0).tolist()
 
 
+@pytest.mark.long
 def test_only_the_best_of_three_learns():
     once = learning(corrections=0)
     assert sum(once) == 1 and not once[0]
@@ -210,6 +211,7 @@ def test_the_fourth_learns_from_further_rounds():
     assert learning(corrections=0, multimask=False) == [True, False, False, False]
 
 
+@pytest.mark.long
 def test_losses_of_images_add_up_and_prompts_are_other_ones_in_each_step():
     batch = batch_of(size=4)
     whole, (metrics, _) = loss_of(batch)

@@ -54,6 +54,7 @@ def made():
     return task, variables, batch, run
 
 
+@pytest.mark.long
 def test_the_loss_is_the_mean_over_images_of_the_mean_over_their_pixels(made):
     task, variables, batch, run = made
     (loss, (metrics, state)), _ = run(variables["params"], batch)

@@ -34,6 +34,7 @@ def test_sizes_of_the_text_tower():
     }
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     """From the embeddings, in float64; initial values are t' = log 10 and b = -10."""
     task, batch = task_of(SIGLIP, name="siglip"), batch_of()

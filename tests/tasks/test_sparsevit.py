@@ -34,6 +34,7 @@ def task():
     return build_experiment(config()).task
 
 
+@pytest.mark.long
 def test_each_step_has_ratios_of_its_own():
     ours = task()
     rng = np.random.default_rng(0)

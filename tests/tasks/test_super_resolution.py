@@ -52,6 +52,7 @@ def tiny():
     return task, jax.jit(task.init)(jax.random.key(0), batch), batch
 
 
+@pytest.mark.long
 def test_an_untrained_network_is_bicubic(tiny):
     task, variables, batch = tiny
     names = frozenset({"restored", "bicubic", "original", "features"})
@@ -63,6 +64,7 @@ def test_an_untrained_network_is_bicubic(tiny):
     np.testing.assert_allclose(found["bicubic"], ideal, atol=1e-3)
 
 
+@pytest.mark.long
 def test_the_loss_is_the_mean_absolute_difference_and_reaches_everything(tiny):
     task, variables, batch = tiny
     variables = redrawn(variables)
@@ -102,6 +104,7 @@ def test_flops_are_those_of_the_products():
     assert efficientvit_sr.build(width=8, depth=1, head_width=4, scale=3).flops((6, 5)) > model.flops((6, 5))
 
 
+@pytest.mark.long
 def test_tiles_of_convolutions_are_the_whole_and_none_is_seen():
     """With attention they are not quite: it sees the tile alone."""
     photo = np.ascontiguousarray(load_sample_images().images[0][100:188, 200:264])
@@ -157,6 +160,7 @@ def test_a_run_measures_bicubic_beside_itself(run):
     assert summary["val/psnr_y"] > 25 and summary["val/images"] == 1
 
 
+@pytest.mark.long
 def test_upscale_writes_the_photo_in_twice_the_resolution(run, tmp_path, capsys):
     photo = run.parent / "test/photos/one.png"
     given = ["upscale", "--checkpoint", str(run), str(photo), "--output", str(tmp_path / "big.png")]

@@ -64,6 +64,7 @@ def made(**more):
     return task, {"params": params, "model_state": {}}
 
 
+@pytest.mark.long
 def test_the_loss_by_hand():
     """With the draws that the task makes of its key; nothing is learned by the frozen networks."""
     task, variables = made(text_drop=0.5)
@@ -98,6 +99,7 @@ def test_the_loss_by_hand():
     assert learned["unet"] > 0 and learned["autoencoder"] == learned["text"] == 0
 
 
+@pytest.mark.long
 def test_the_loss_of_v_by_hand():
     """Of moments that were computed before, which are drawn from as those of images are."""
     task, variables = made(prediction="v", text_drop=0.0)
@@ -127,6 +129,7 @@ def sampler():
     return task, jax.jit(functools.partial(task.sample, variables), static_argnums=2)
 
 
+@pytest.mark.long
 def test_samples_depend_on_their_keys_texts_and_guidance_alone():
     task, sample = sampler()
     settings = task.sampling(steps=4, guidance=3.0, negative="no")
@@ -145,6 +148,7 @@ def test_samples_depend_on_their_keys_texts_and_guidance_alone():
     assert wide.shape == (3, 12, 12, 3)
 
 
+@pytest.mark.long
 def test_a_step_is_guided_as_the_paper_says():
     task, variables = made()
     settings = task.sampling(steps=2, guidance=7.5, negative="not")
@@ -178,6 +182,7 @@ def test_where_the_last_step_ends():
         assert noising.before[0] == wanted and noising.before[1] == task.chain().alphas_cumprod[1]
 
 
+@pytest.mark.long
 def test_the_loop_is_one_program_and_shares_what_it_can():
     """Texts are read and their keys and values made once, not in the loop."""
     task, variables = made(steps=1000, last=0.012)

@@ -89,6 +89,7 @@ def test_the_loss_by_hand(devices):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_decoder_sees_what_comes_before_and_padding_does_not_count(pairs):
     """The loss of a batch is the mean over its real tokens of what the model gives for shifted targets."""
     experiment = build_experiment(config(pairs))

@@ -62,6 +62,7 @@ def test_what_it_reads(stage):
     np.testing.assert_allclose(seen[1:, 0, 0, :3], wanted[1:, 0, 0], atol=1e-5)  # corners are the nearest alone
 
 
+@pytest.mark.long
 def test_the_loss_by_hand(stage):
     task, variables = stage
     batch = {"image": RNG.uniform(-1, 1, (6, 4, 8, 3)).astype(np.float32), "label": np.array([0, 1] * 3)}
@@ -84,6 +85,7 @@ def test_the_loss_by_hand(stage):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_samples_of_files_and_of_a_first_stage(stage):
     """Without a small image the first stage draws it; given that one, the second stage draws the same."""
     task, variables = stage

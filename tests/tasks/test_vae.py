@@ -60,6 +60,7 @@ def test_formulas():
     assert not np.array_equal(variational.drawn(keys, moments), variational.drawn(keys[::-1], moments))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_and_the_bounds(kind):
     """The divergence by its weight; one draw's ELBO is the importance-weighted bound of one, and never above that of
@@ -90,6 +91,7 @@ def test_the_loss_and_the_bounds(kind):
     assert np.all(variational.importance_bound(jnp.array([[1.0, 2.0]])) == jnp.array([1.0, 2.0]))
 
 
+@pytest.mark.long
 def test_a_run_its_outputs_and_its_samples(tmp_path):
     train(build_experiment(config()), tmp_path, jax.devices()[:1])
     loaded = vit_jax.load(tmp_path)

@@ -71,6 +71,7 @@ def test_the_published_sizes(depth, side, count):
     assert task.model.width == 64 * depth and task.model.drop_path_rate == pytest.approx(0.1 * depth / 24)
 
 
+@pytest.mark.long
 def test_initial_values():
     """Blocks do next to nothing at first, and all tokens are as likely."""
     grids = [(1, 1), (2, 2)]
@@ -109,6 +110,7 @@ def test_a_token_sees_its_own_map_and_those_before():
     np.testing.assert_array_equal(seen, level[:, None] >= level[1:])
 
 
+@pytest.mark.long
 def test_the_loss_by_hand_and_its_gradients():
     task = task_of()
     variables, batch = variables_of(task), {"image": IMAGES, "label": LABELS[:3].repeat(2)[:4]}
@@ -148,6 +150,7 @@ def drawing():
 HOW = ScaleSampling(guidance=2.0, top_k=9, top_p=0.95)
 
 
+@pytest.mark.long
 def test_samples_with_a_cache_are_those_without(drawing):
     task, run, keys = drawing
     tokens, summed = run({"label": LABELS}, keys, HOW)
@@ -158,6 +161,7 @@ def test_samples_with_a_cache_are_those_without(drawing):
     np.testing.assert_allclose(summed, embedded, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_sample_is_of_its_own_key_and_editing_keeps_what_is_outside_the_mask(drawing):
     task, run, keys = drawing
     mask = np.zeros((2, 8, 8, 1), np.float32)
@@ -178,6 +182,7 @@ def test_a_sample_is_of_its_own_key_and_editing_keeps_what_is_outside_the_mask(d
     assert stays[0].tolist() == [False] and stays[1].tolist() == [True, False] * 2
 
 
+@pytest.mark.long
 def test_what_the_outputs_are():
     task, names = task_of(), frozenset({"scales", "token_losses", "original"})
     keys = jax.random.split(jax.random.key(0), 2)

@@ -77,6 +77,7 @@ def own(tree):
     return {name: x for name, x in tree.items() if name not in ("discriminator", "perceptual")}
 
 
+@pytest.mark.long
 def test_every_part_by_hand(found):
     """From what the networks give, in float64; gradients by the last layer through the whole model."""
     kind, task, variables, value, metrics, _, _ = found
@@ -153,6 +154,7 @@ def early(found):
     return loss(made_at(found[0], 3), found[2], static=False)
 
 
+@pytest.mark.long
 def test_each_party_has_its_own_gradient(found, early):
     """The discriminator's is that of its own loss, whatever the weight of the other's, and reaches nobody else."""
     kind, _, variables, *_, gradients = found

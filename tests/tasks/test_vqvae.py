@@ -56,6 +56,7 @@ def test_the_loss_by_hand():
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(slopes["encoder"]))
 
 
+@pytest.mark.long
 def test_a_run_and_what_it_leaves(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert {"train/loss", "train/error", "train/codes_used", "train/perplexity"} <= rows[-1].keys()

@@ -77,6 +77,7 @@ def softmax(x):
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.long
 def test_logits_are_those_of_ensembled_prompts(loaded, images):
     made = loaded.zero_shot(NAMES, TEMPLATES)
     scale = np.exp(np.float64(loaded.params["logit_scale"]))
@@ -122,6 +123,7 @@ def evaluation(loaded, cache=None, **evaluator):
     return evaluate_loaded(loaded, config, cache)
 
 
+@pytest.mark.long
 def test_the_evaluator_and_the_classifier_agree(loaded, tmp_path):
     """The classification evaluator, as it is, on the classifier; the evaluator on the checkpoint."""
     names, cache = {"red": ["red", "crim"]}, tmp_path / "cache"
@@ -238,6 +240,7 @@ def test_what_is_refused(loaded, tmp_path):
             evaluation(loaded, **evaluator)
 
 
+@pytest.mark.long
 def test_predict_takes_labels(checkpoint, stored, photos, tmp_path, capsys):
     (tmp_path / "names.json").write_text(json.dumps(NAMES))
     argv = ["predict", "--checkpoint", str(checkpoint), str(photos), "--labels"]

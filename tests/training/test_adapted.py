@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_step_holds_what_was_trained(folder):
     saved, _ = read_params(find(folder / "run"))
     frozen = {"encoder/pos_embedding"}  # interpolated, so that the base does not have them

@@ -46,6 +46,7 @@ def test_repeats_are_a_key_of_the_config(photos):
     np.testing.assert_array_equal(labels, np.repeat(labels[::3], 3))
 
 
+@pytest.mark.long
 def test_corruption_may_be_fatal(photos, tmp_path):
     with pytest.raises(UserError, match=r"(empty\.png is empty|cut\.png is cut short)"):
         tiny_run(tmp_path / "run", batch_size=20, data__on_corrupt="fail", **photos)

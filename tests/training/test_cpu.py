@@ -25,6 +25,7 @@ def test_xla_knows_the_options():
     assert " dot(" in text.split("ENTRY")[1]  # by itself, not inside of one of YNNPACK's fusions
 
 
+@pytest.mark.long
 def test_freed_memory_is_kept():
     """What is taken, written and given back a second time costs no page of the system."""
     program = """

@@ -62,6 +62,7 @@ def stopped(tmp_path_factory):
     return workdir, tiny_run(workdir, **STALLED)
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_get_better_is_finished(stopped, capsys, monkeypatch):
     workdir, summary = stopped
     assert summary["step"] == 3 and steps_in(workdir)[-1] == 3

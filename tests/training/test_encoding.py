@@ -85,6 +85,7 @@ def stage_two(folder, name, **changes):
     return {**values, "model": None} | changes
 
 
+@pytest.mark.long
 def test_rows_are_what_the_tokenizer_gives(made):
     folder, images = made
     for name, output in (("discrete", "indices"), ("continuous", "moments")):
@@ -162,6 +163,7 @@ def test_views_and_latents_are_drawn_by_seed_and_element(made):
     np.testing.assert_array_equal(evaluated["latents"], mean[:, 0])
 
 
+@pytest.mark.long
 def test_a_run_on_rows_and_its_tokenizer(made, tmp_path):
     folder, _ = made
     run(stage_two(folder, "discrete"), tmp_path / "run")

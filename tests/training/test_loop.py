@@ -47,6 +47,7 @@ def test_newest_and_best_are_kept(tmp_path):
     assert set(steps_in(tmp_path)) == {7, 8, min(losses, key=losses.get)}
 
 
+@pytest.mark.long
 def test_best_needs_an_evaluation_at_every_save(tmp_path):
     with pytest.raises(UserError, match="needs an evaluation at every save"):
         tiny_run(tmp_path, checkpoint__best="val/loss", checkpoint__every=2)
@@ -54,6 +55,7 @@ def test_best_needs_an_evaluation_at_every_save(tmp_path):
         tiny_run(tmp_path, checkpoint__best="val/los", checkpoint__every=2, eval_every=2)
 
 
+@pytest.mark.long
 def test_a_non_finite_step_is_named_and_the_last_good_checkpoint_kept(tmp_path):
     experiment = tiny_experiment(steps=8, checkpoint__every=2, log_every=8)
     task = experiment.task
@@ -77,6 +79,7 @@ def test_exploding_updates_are_caught_before_the_loss_shows_them(tmp_path):
     assert steps_in(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_workdir_of_another_config(tmp_path):
     tiny_run(tmp_path, stop_at=2)
     before = (tmp_path / "config.json").read_text()
@@ -88,6 +91,7 @@ def test_a_workdir_of_another_config(tmp_path):
         tiny_run(tmp_path, stop_at=3)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_only_evaluated_again(tmp_path, monkeypatch):
     first = tiny_run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -120,6 +124,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, devices
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_saves(tmp_path):
     experiment = tiny_experiment(steps=50)
     pipeline = experiment.pipeline

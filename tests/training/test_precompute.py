@@ -49,6 +49,7 @@ def whole(tmp_path_factory):
         return folder, run(config(), folder)
 
 
+@pytest.mark.long
 def test_the_run_is_the_same_as_with_the_tower_in_every_step(whole, tmp_path):
     folder, summary = whole
     usual = run(config(once=False), tmp_path)
@@ -58,6 +59,7 @@ def test_the_run_is_the_same_as_with_the_tower_in_every_step(whole, tmp_path):
     assert rows.shape == (60, 32) and rows.std(0).min() > 0
 
 
+@pytest.mark.long
 def test_resumes_to_the_bit_from_what_is_stored(whole, tmp_path, monkeypatch):
     folder, _ = whole
     shared = {"output": "features", "directory": str(folder / "features")}

@@ -75,6 +75,7 @@ def test_every_norm_of_efficientvit_is_found(variant):
     }
 
 
+@pytest.mark.long
 def test_the_product_has_the_means_of_batches_of_training_images(run):
     averaged, statistics = read_params(find(run[0]), "ema")
     # Two batches of 100 of training's images, through the training pass of the model itself.
@@ -97,6 +98,7 @@ def evaluated(checkpoint, tmp_path, *flags):
     return {k: round_off(v) for k, v in scores.items() if k != "checkpoint"}
 
 
+@pytest.mark.long
 def test_what_training_measured_is_what_its_checkpoint_gives(run, tmp_path):
     workdir, summary = run
     jax.tree.map(np.testing.assert_array_equal, vit_jax.load(workdir).model_state, read_params(find(workdir), "ema")[1])

@@ -192,6 +192,7 @@ def test_killed_while_a_line_or_a_config_was_written(finished, tmp_path):
     same_as_uninterrupted(run, finished)
 
 
+@pytest.mark.long
 def test_sigterm_without_a_coordinator_stops_after_the_step(tmp_path, monkeypatch):
     calls = []
 

@@ -54,6 +54,7 @@ def failing(monkeypatch, times=99):
 BAD = {"evals__bad__name": "classification"}
 
 
+@pytest.mark.long
 def test_an_evaluator_that_fails_costs_nothing_but_its_figures(tmp_path, monkeypatch, capfd):
     failing(monkeypatch)
     with pytest.raises(UserError, match="The evaluator 'bad' failed: The image of row 7 cannot be read"):
@@ -145,6 +146,7 @@ def stopped(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_another_length_needs_extend(stopped, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
@@ -291,6 +293,7 @@ finally:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_directory_that_cannot_be_made_ends_the_process_at_once(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, text=True, check=False)

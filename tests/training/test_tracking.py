@@ -54,6 +54,7 @@ class Service:
             raise ConnectionError("no route\nto host")
 
 
+@pytest.mark.long
 def test_a_run_and_its_continuation_are_one_run_of_a_service(tmp_path, capsys):
     """The whole log, under one id, in order; and one line for people."""
     service, late = Service(), Service()
