@@ -294,6 +294,7 @@ def test_every_config_is_what_it_was(name, argument, checkpoint, request):
     goldens.check(name, argument, {"config": said, "parameters": found}, request.config.getoption("--update-goldens"))
 
 
+@pytest.mark.long
 def test_a_small_sam_may_sit_on_a_frozen_trunk(checkpoint):
     values = load_config(f"composites_sam:init={checkpoint},size=16,smoke")
     experiment = build_experiment(values)

@@ -28,6 +28,7 @@ def test_the_last_checkpoints_are_averaged(workdir):
         np.testing.assert_allclose(mean, (np.float64(a) + np.float64(b)) / 2, rtol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "count", "what"),
     [

@@ -115,6 +115,7 @@ def test_a_step_that_was_copied_away(run, tmp_path):
         vit_jax.load(away / folder.name)
 
 
+@pytest.mark.long
 def test_an_exported_checkpoint_is_whole(whole, tmp_path):
     export(open_source(whole), tmp_path / "exported", "orbax")
     assert not list((tmp_path / "exported" / "checkpoints").glob("frozen-*"))

@@ -94,6 +94,7 @@ def test_vitdet_there_and_back(tmp_path):
     assert build(**back.metadata["model"]["kwargs"]) == build(**VITDET)
 
 
+@pytest.mark.long
 def test_an_mae_and_any_vit_fill_the_encoder(tmp_path, models):
     """Positions bicubic, those that are computed too; relative ones stay zero, and so does what is behind the trunk."""
     vit = {"variant": "B/8", "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 32, "gelu": "exact"}

@@ -64,6 +64,7 @@ def test_eight_devices_draw_what_one_does(loaded, batch_size):
     same(loaded.sample(19, batch_size=batch_size, rows=rows, **GUIDED), loaded.sample(19, **GUIDED))
 
 
+@pytest.mark.long
 def test_prompts_take_turns(loaded):
     found = loaded.sample(5, prompts=["1", "1", "0"])
     np.testing.assert_array_equal(found.conditions["label"], [1, 1, 0, 1, 1])

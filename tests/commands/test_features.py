@@ -58,6 +58,7 @@ def expected(loaded, paths):
 ALL = ("--what", "features", "--what", "tokens", "--layer", "0", "--layer", "-1")
 
 
+@pytest.mark.long
 def test_arrays_are_the_model_s_and_names_are_kept(run, loaded, folder, tmp_path, capsys):
     (folder / "05.png").write_bytes(b"no picture")
     assert run(folder, *ALL, "--output", tmp_path / "x.npz") == 2

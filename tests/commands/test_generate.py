@@ -67,6 +67,7 @@ def test_it_learns_sentences_and_finishes_them(checkpoint, capsys, tmp_path):
     assert text == SENTENCES[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags, message",
     [

@@ -71,6 +71,7 @@ def test_one_picture_of_all(workdir, drawn, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("grid.png: 9 images, and in grid.json how they were drawn\n")
 
 
+@pytest.mark.long
 def test_an_array_of_classes_in_turn(workdir, tmp_path):
     (tmp_path / "names.txt").write_text("1\n1\n0\n")
     wanted = vit_jax.load(workdir).sample(3, seed=3, prompts=["1", "1", "0"])

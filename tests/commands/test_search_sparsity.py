@@ -53,6 +53,7 @@ def test_what_is_found_lies_in_the_window_and_is_the_best(checkpoint, found):
     assert result["of"] == 9 * 36
 
 
+@pytest.mark.long
 def test_the_same_seed_finds_the_same_and_goes_on_where_it_was(checkpoint, found, tmp_path, monkeypatch):
     """What was measured is not measured again; a line that was cut is."""
     measured = found.with_suffix(".measured.jsonl").read_bytes()

@@ -52,6 +52,7 @@ def test_runs_that_differ_in_rate_and_seed_compile_once(real):
     assert 2 not in missed, "of the second run something was compiled from its step on"
 
 
+@pytest.mark.long
 def test_a_run_that_fails_does_not_stop_the_others(real, capsys):
     folder, status, *_ = real
     runs = folder / "runs"
@@ -102,6 +103,7 @@ def rows_of(text):
     return [line.split()[0] for line in text.splitlines() if line.startswith("learning_rate=")]
 
 
+@pytest.mark.long
 def test_the_best_mean_over_seeds_is_first(tmp_path, monkeypatch, capsys):
     pretend(monkeypatch, lambda c: {0.1: 0.5, 0.2: 0.8, 0.3: 0.7}[rate_of(c)] + 0.01 * c["seed"])
     grid = ["--grid", "optim.learning_rate=0.1,0.2,0.3", "seed=0,1"]
@@ -117,6 +119,7 @@ def test_the_best_mean_over_seeds_is_first(tmp_path, monkeypatch, capsys):
     assert "Did you mean 'val/accuracy'" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     told = [True]
 
@@ -144,6 +147,7 @@ def test_parts_of_a_grid_are_all_of_it(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.long
 def test_development_chooses_and_the_test_set_is_seen_once(tmp_path, monkeypatch, capsys):
     trained = pretend(monkeypatch, lambda c: {0.1: 0.5, 0.2: 0.8}[rate_of(c)])
     base = tiny_config(eval_every=2, evals__own__name="classification", evals__own__source__name="digits")

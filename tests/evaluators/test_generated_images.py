@@ -251,6 +251,7 @@ def test_all_of_them_on_one_generator(judged):
     assert found["like/distance"] > 0
 
 
+@pytest.mark.long
 def test_the_distance_is_that_of_the_judge_s_features(judged):
     """Written out: its features of the generator's samples and of the real images."""
     by, found, loaded, _ = judged

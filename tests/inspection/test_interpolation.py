@@ -65,6 +65,7 @@ def test_three_spaces(loaded, pair):
         interpolate(loaded, a, b, SHARES, ["noise"], prompts=["x"])
 
 
+@pytest.mark.long
 def test_sums_and_differences_of_latents(loaded, pair):
     a, b = pair
     z_a, z_b = (latents_of(loaded, x) for x in (a, b))
@@ -109,6 +110,7 @@ def test_a_sheet(latent, pair, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_what_a_checkpoint_does_not_have(tmp_path, pair, capsys):
     coder = untrained(tmp_path / "coder", tiny_config() | {"model": CODER, "task": {"name": "vae"}, "evals": {}})
     a, b = (write(tmp_path / f"{name}.png", x[0]) for name, x in zip("ab", pair, strict=True))
@@ -129,6 +131,7 @@ def test_what_a_checkpoint_does_not_have(tmp_path, pair, capsys):
     assert jax.tree.map(len, interpolate(classifier, *pair, SHARES)) == {"pixels": 2}
 
 
+@pytest.mark.long
 def test_a_task_that_needs_a_picture_is_not_asked_without(tmp_path, pair):
     """Nor one whose first stage would draw it, of each place between two images another."""
     task = {"name": "upscale_diffusion", "steps": 10, "last": 0.3}

@@ -101,6 +101,7 @@ def test_words_of_several_tokens_are_put_together():
     assert first[3] - first[2] > 1
 
 
+@pytest.mark.long
 def test_pictures(loaded, found, monkeypatch, tmp_path):
     monkeypatch.setattr(prompt_maps, "prompt_maps", lambda *_: found)
     monkeypatch.setattr("vit_jax.commands.diffusion_pictures._WORDS", 1)

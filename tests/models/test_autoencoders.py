@@ -99,6 +99,7 @@ def test_continuous_latents_decode_as_a_call_does(model):
     np.testing.assert_allclose(called(model, variables, latents, method="decode"), found["reconstruction"], atol=1e-5)
 
 
+@pytest.mark.long
 def test_latents_are_drawn_in_training_from_moments_in_their_scale():
     model = CONTINUOUS
     variables = redrawn(model)

@@ -85,6 +85,7 @@ def test_a_class_is_a_context_of_one_token(small):
     assert np.abs(given - call(params, x, times, np.array([2, 1])))[1].max() > 1e-3
 
 
+@pytest.mark.long
 def test_the_cost_is_that_of_the_program(small):
     model, variables, args = small
     _, counted = compiled(model, variables, *args)

@@ -49,6 +49,7 @@ def test_a_residual_branch_starts_as_nothing(tiny):
     assert zero == {f"encoder/{name}" for name in branches}
 
 
+@pytest.mark.long
 def test_layers_have_all_parameters_of_the_trunk(tiny):
     model, variables, _ = tiny
     names = ["/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])]

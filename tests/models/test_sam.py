@@ -79,6 +79,7 @@ def test_an_answer_has_four_masks_at_four_times_the_sides(tiny):
     assert masks.dtype == iou.dtype == jnp.float32 and model.stride == 8
 
 
+@pytest.mark.long
 def test_answers_do_not_depend_on_how_many_slots_are_padded(tiny):
     _, _, _, predict = tiny
     masks, iou = predict(POINTS, LABELS)

@@ -60,6 +60,7 @@ def test_maps_of_tokens():
     assert not MODELS["own codebooks"].one_codebook and not MODELS["vqvae2"].one_codebook
 
 
+@pytest.mark.long
 def test_maps_of_several_codes_add_up():
     model, known = MODELS["own codebooks"], variables("own codebooks")
     tables = [known["codebooks"]["quantizer"][f"codebooks_{i}"]["codes"] for i in range(3)]
@@ -70,6 +71,7 @@ def test_maps_of_several_codes_add_up():
         np.testing.assert_allclose(found.reshape(2, 24, 3), wanted, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_coarse_codes_reach_the_fine_ones():
     """A place of the fine map depends on the coarse code above it, which sees more of the image."""
     model, known = MODELS["vqvae2"], variables("vqvae2")

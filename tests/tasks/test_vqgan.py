@@ -171,6 +171,7 @@ def test_each_party_has_its_own_gradient(found, early):
         )
 
 
+@pytest.mark.long
 def test_before_its_start_there_is_no_adversary(found, early):
     kind, task, variables, _, metrics, state, _ = found
     assert [made_at(kind, 3).static(step) for step in (0, 2, 3)] == [False, False, True] and task.static(0)

@@ -92,6 +92,7 @@ def test_logits_are_those_of_ensembled_prompts(loaded, images):
     np.testing.assert_array_equal(made.embed_texts(["red"]), loaded.embed_texts(["red"]))
 
 
+@pytest.mark.long
 def test_subclasses_are_mapped_up_and_weighted(loaded, images):
     """CHiLS: the class of the likeliest subclass, among which is the class itself; then times the class's own."""
     finer = classes_of(loaded, ["red", "pink", "rose", "green", "blue", "navy", "white"])

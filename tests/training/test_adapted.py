@@ -54,6 +54,7 @@ def test_a_step_holds_what_was_trained(folder):
     assert set(base["names"]) == {name for name in own if name.startswith("encoder/")} - frozen
 
 
+@pytest.mark.long
 def test_what_is_loaded_is_the_base_with_what_was_learned(folder):
     base, run = (flat_arrays(vit_jax.load(folder / name).params) for name in ("base", "run"))
     assert set(run) == set(base)

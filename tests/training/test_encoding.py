@@ -102,6 +102,7 @@ def test_rows_are_what_the_tokenizer_gives(made):
     assert len(header["tokenizer"]) == 64
 
 
+@pytest.mark.long
 def test_a_directory_is_gone_on_with(made, tmp_path, capsys):
     folder, _ = made
     command = ["encode", "--checkpoint", str(folder / "discrete"), "--output", str(tmp_path / "rows"), "--shard", "10"]

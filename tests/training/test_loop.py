@@ -20,6 +20,7 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_what_is_written(tmp_path):
     summary = tiny_run(tmp_path, eval_every=3)
     lines = rows(tmp_path)

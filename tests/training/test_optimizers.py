@@ -8,6 +8,7 @@ from vit_jax.training import optim
 from vit_jax.training.parameters import leaf_names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lamb", "lion", "schedule_free_adamw"])
 def test_a_decay_of_the_paper_is_on_kernels_and_can_be_elsewhere(name):
     plain = {"name": name, "learning_rate": 0.1}

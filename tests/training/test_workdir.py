@@ -38,6 +38,7 @@ def test_a_second_run_is_refused_and_leaves_the_workdir_alone(tmp_path):
     assert tiny_run(tmp_path, steps=3)["step"] == 3
 
 
+@pytest.mark.long
 def test_the_lock_dies_with_its_process(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
