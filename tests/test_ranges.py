@@ -87,7 +87,7 @@ def _readers():
 
 # Numbers without a range in their annotation: of any sign, or checked by the code that they go to.
 _WITHOUT = {
-    "head_bias_init", "layer_scale_init", "logit_bias", "shift",  # of any sign
+    "head_bias_init", "layer_scale_init", "logit_bias", "mean", "shift",  # of any sign
     "steps", "stop_at", "eval_every", "log_every",  # durations: vit_jax.training.durations
     "mixup", "cutmix", "erase", "resize_to", "canvas", "mask_ratio", "image_size", "num_classes",
 }  # fmt: skip

@@ -187,6 +187,7 @@ DIFFERS = {
     "vit_i21k": {"levels", "mixup", "precision", "duplicates", "decay"},
     "vit_paper_finetune": {"evaluation pixels", "crops for H/14", "dropout", "flowers"},
     "var": {"interpolation", "precision", "product"},
+    "vtab": {"batch and warmup"},
 }
 
 

@@ -178,7 +178,7 @@ def test_what_does_not_go_together():
         transform = supervised.build(SIZE, interpolation="bicubic")
         transform({"image": pictures(4, "uint16", 1)[0]}, np.random.default_rng(0), fields.moves)
     for wrong in ({"mean": [1.0, 2.0]}, {"std": 0.0}, {"preprocess": Preprocess(SIZE, resize="pad")}):
-        with pytest.raises(UserError, match="for each of 4 channels|not positive|not padded"):
+        with pytest.raises(UserError, match="for each of 4 channels|must be a number above 0|not padded"):
             fields_of(4, "uint16", **wrong)
     nan = np.full((12, 16, 1), np.nan, np.float32)
     with pytest.raises(UnreadableImage, match="not finite"):

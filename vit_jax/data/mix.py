@@ -50,7 +50,7 @@ class Mix:
     mixup: float = 0.0
     cutmix: float = 0.0
     per: str = "batch"
-    apart: int = 1
+    apart: Count = 1
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 1 / 3)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)

@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from vit_jax.errors import UserError
-from vit_jax.spelling import nearest
+from vit_jax.spelling import closest, nearest
 
 
 def load_config(spec: str) -> dict[str, Any]:
@@ -107,7 +107,11 @@ def config_path(name: str) -> Path:
         return shipped[stem]
     if os.path.isdir(name):
         raise UserError(f"{name} is a directory, no config file", "Name a file in it")
-    raise UserError(f"There is no config file {name!r}, and no shipped config of that name", nearest(stem, shipped))
+    meant = closest(stem, shipped)
+    raise UserError(
+        f"There is no config file {name!r}, and no shipped config of that name",
+        f"Did you mean '{meant}'?" if meant else "'vit_jax configs' lists those that are shipped",
+    )
 
 
 def read_header(path: Path) -> tuple[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from vit_jax.data.field import Context, Field, Plane, Spec
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
-from vit_jax.ranges import Count
+from vit_jax.ranges import Count, Positive
 
 # What a type's numbers are taken to be where a config gives no statistics: bytes and 16 bits from -1 to 1 over their
 # whole range, floats as they are.
@@ -99,7 +99,7 @@ def build(
     channels: Count,
     dtype: Literal["uint8", "uint16", "float32"] = "uint8",
     mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    std: Positive | Sequence[Positive] | None = None,
 ) -> Bands:
     """An image of so many channels: from TIFF, PNG and .npy files or arrays [H, W] and [H, W, C], resized by areas as
     the config's `image_size` and `preprocess` say, whose statistics are not used.
