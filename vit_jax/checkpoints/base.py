@@ -112,7 +112,12 @@ def read_bases(
         raise UserError(f"{step_path} has {len(bases)} bases, of which none can be named", "Leave the base out")
     for base in bases:
         path = _place(base, step_path) if moved is None else moved
-        flat = reading(path)
+        try:
+            flat = reading(path)
+        except RecursionError as error:  # a file of a stranger can say anything
+            raise UserError(
+                f"The bases of {step_path} lead back to it", "It is damaged or forged: use another copy"
+            ) from error
         there = {name: flat[other] for name, other in base.names.items() if other in flat}
         if len(there) < len(base.names) or differing(there, base.checksums):
             own = f"{text_digest(_checksums(there)):08x}"
