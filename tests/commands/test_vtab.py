@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -65,10 +66,12 @@ def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.long
-def test_nineteen_tasks(tmp_path, capsys):
+def test_nineteen_tasks(tmp_path, monkeypatch, capsys):
     """Runs of two steps; stopped in the middle, the same command goes on."""
+    on_all = vtab.train
+    monkeypatch.setattr(vtab, "train", lambda *args: on_all(*args, jax.devices()[:1]))
     made_up(tmp_path / "data", list(TASKS)[:-1])
-    assert run(tmp_path) == 2 and "smallnorb_ele" in capsys.readouterr().err  # before anything is trained
+    assert run(tmp_path) == 2 and "smallnorb" in capsys.readouterr().err  # before anything is trained
     assert not (tmp_path / "runs").exists()
     made_up(tmp_path / "data", ["smallnorb_ele"])
     assert run(tmp_path, "--tasks", "svhn", "--rates", "0.01", "0.02") == 0
