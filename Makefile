@@ -22,10 +22,10 @@ help: ## list the targets
 demo: $(VENV)/.installed ## pretrain, probe and fine-tune a small ViT on digits; the report goes to runs/demo
 	$(VENV)/bin/python -m vit_jax demo --workdir runs/demo $(ARGS)
 
-test: $(VENV)/.installed-test ## run the tests that take seconds each: nine to eleven minutes in all on two cores
+test: $(VENV)/.installed-test ## run the tests that take a second each: five to six minutes in all on two cores
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not slow and not oracle and not real" $(ARGS)
 
-test-long: $(VENV)/.installed-test ## run those of many devices, of several processes and of whole runs
+test-long: $(VENV)/.installed-test ## run those of many devices, of several processes and of whole runs: half an hour
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long and not slow and not oracle and not real" $(ARGS)
 
 test-oracle: $(VENV)/.installed-oracle ## compare with torch, timm and transformers (about 1 GB more to install)
