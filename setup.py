@@ -35,6 +35,7 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.11.2,<3.12",
     "jaxtyping>=0.3.11,<0.4",
     "etils[epath]>=1.15,<1.16",
+    "flatbuffers>=25.12.19,<26",  # what jax.export writes its programs with, and does not bring
 ]
 HUB = "huggingface_hub>=2.4,<3"  # `vit_jax.load("hf://owner/name")`
 TRANSLATION = "sacrebleu>=2.6,<2.7"  # the evaluator 'translation'
