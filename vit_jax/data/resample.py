@@ -16,7 +16,7 @@ from vit_jax.data.geometry import check_resized
 
 Image = UInt8[np.ndarray, "h w 3"]
 
-_PRECISION = 22  # bits after the point: Pillow's 32 - 8 for the pixel - 2 for weights that overshoot
+PRECISION = 22  # bits after the point: Pillow's 32 - 8 for the pixel - 2 for weights that overshoot
 # Samples to each side that a filter sees.
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0, "box": 0.5, "hamming": 1.0}
 FILTERS = (*_SUPPORT, "nearest")
@@ -47,7 +47,7 @@ def _apply(weights: scipy.sparse.csr_array, image: UInt8[np.ndarray, "old b c"])
     old, *rest = image.shape
     # int32 is enough: the weights of a row sum to 2**22, and their absolute values to less than twice that.
     total = weights @ image.reshape(old, -1).astype(np.int32)
-    return np.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255).astype(np.uint8).reshape(-1, *rest)
+    return np.clip((total + (1 << (PRECISION - 1))) >> PRECISION, 0, 255).astype(np.uint8).reshape(-1, *rest)
 
 
 def _nearest(old: int, new: int) -> Int[np.ndarray, " new"]:
@@ -67,24 +67,27 @@ def _weights(old: int, new: int, filter_name: str) -> scipy.sparse.csr_array:
     last = np.minimum((centre + support + 0.5).astype(int), old)
     columns = first + np.arange((last - first).max())
     inside = columns < last
-    weights = _filter((columns - centre + 0.5) * (1.0 / stretch), filter_name) * inside
+    weights = filter_weight((columns - centre + 0.5) * (1.0 / stretch), filter_name) * inside
     # One after the other, in the order in which Pillow adds them up.
     weights /= np.add.accumulate(weights, axis=1)[:, -1:]
-    values = np.trunc(weights * (1 << _PRECISION) + np.copysign(0.5, weights)).astype(np.int32)
+    values = np.trunc(weights * (1 << PRECISION) + np.copysign(0.5, weights)).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
     return scipy.sparse.csr_array((values[inside], columns[inside], starts), shape=(new, old))
 
 
-def _filter(x: Float[np.ndarray, "*n"], name: str) -> Float[np.ndarray, "*n"]:
+def filter_weight(x: Float[np.ndarray, "*n"], name: str) -> Float[np.ndarray, "*n"]:
+    """How much a sample counts at a distance of `x` new samples, before weights are made to sum to 1; arrays of NumPy
+    or of JAX."""
+    xp = x.__array_namespace__()
     if name == "box":  # the only one that is not symmetric: at its edges
         return ((x > -0.5) & (x <= 0.5)).astype(float)
-    x = np.abs(x)
+    x = xp.abs(x)
     if name == "bilinear":
-        return np.maximum(1.0 - x, 0.0)
+        return xp.maximum(1.0 - x, 0.0)
     if name == "hamming":
-        return np.where(x < 1, np.sinc(x) * (_HAMMING[0] + _HAMMING[1] * np.cos(np.pi * x)), 0.0)
+        return xp.where(x < 1, xp.sinc(x) * (_HAMMING[0] + _HAMMING[1] * xp.cos(np.pi * x)), 0.0)
     if name == "lanczos":
-        return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+        return xp.where(x < 3, xp.sinc(x) * xp.sinc(x / 3), 0.0)
     a = -0.5
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return xp.where(x < 1, near, xp.where(x < 2, far, 0.0))

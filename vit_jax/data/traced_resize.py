@@ -7,6 +7,7 @@ those that are enlarged by "area" it is an eighth: OpenCV does that in whole num
 one side and enlarges the other it rounds in between, which is not done here.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,27 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.resample import PRECISION, filter_weight
 from vit_jax.errors import UserError
 
-_PRECISION = 22  # bits after the point of Pillow's weights, see `vit_jax.data.resample`
+# Of Pillow's filters those that are done here.
+_FILTERS = ("bilinear", "bicubic", "lanczos")
 _Integer = Int[Array, ""]
-
-
-def _bilinear(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    return jnp.maximum(1.0 - x, 0.0)
-
-
-def _bicubic(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    a = -0.5
-    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
-    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
-
-
-def _lanczos(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    return jnp.where(x < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0.0)
-
-
-_FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
 
 
 def check_traceable(preprocess: Preprocess) -> None:
@@ -65,7 +51,7 @@ def to_uint8(preprocess: Preprocess, images: UInt8[Array, "B H W 3"]) -> UInt8[A
         rows, columns = (axis.weights(_area_or_linear) for axis in axes)
         x = jnp.round(_along_rows(rows, _along_columns(columns, x)))
     else:
-        weights = _of_filter(_FILTERS[preprocess.interpolation])
+        weights = functools.partial(_of_filter, preprocess.interpolation)
         rows, columns = (axis.weights(weights) for axis in axes)
         x = _rounded(_along_rows(rows, _rounded(_along_columns(columns, x))))
     if preprocess.resize == "pad":
@@ -124,16 +110,12 @@ class _Axis:
         return rule(self.sample[:, None], self.at, jnp.asarray(self.at.shape[0], jnp.int32), self.size)
 
 
-def _of_filter(kernel: Callable[[Array], Array]) -> Callable[..., Float[Array, "new old"]]:
+def _of_filter(name: str, new: Array, at: Array, old: _Integer, size: _Integer) -> Float[Array, "new old"]:
     """Pillow's weights: the filter is as much wider as the axis shrinks."""
-
-    def weights(new: Array, at: Array, old: _Integer, size: _Integer) -> Float[Array, "new old"]:
-        distance = jnp.abs((2 * new + 1) * old - (2 * at + 1) * size)
-        found = kernel(distance / (2 * jnp.maximum(old, size)))
-        found = found / found.sum(axis=1, keepdims=True)
-        return jnp.round(found * 2**_PRECISION) * 2.0**-_PRECISION
-
-    return weights
+    distance = jnp.abs((2 * new + 1) * old - (2 * at + 1) * size)
+    found = filter_weight(distance / (2 * jnp.maximum(old, size)), name)
+    found = found / found.sum(axis=1, keepdims=True)
+    return jnp.round(found * 2**PRECISION) * 2.0**-PRECISION
 
 
 def _area_or_linear(new: Array, at: Array, old: _Integer, size: _Integer) -> Float[Array, "new old"]:
