@@ -89,7 +89,9 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
     if not path.is_file():
         raise UserError(f"{path} is missing", "Export the model again")
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors: what it optimises away is no news
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors are of a module that has no public name
         first = next(iter(str(error).strip().splitlines()), "")
         raise UserError(f"onnxruntime cannot read {path}: {first[:300]}", "Export the model again") from error
