@@ -1,5 +1,6 @@
 """`vit_jax push`: the folder is the model, the card is its run, and the hub gets it from whoever is logged in."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -10,9 +11,11 @@ import pytest
 
 from tests.tiny import tiny_config, untrained
 from vit_jax.checkpoints.load import load
+from vit_jax.checkpoints.source import open_source
 from vit_jax.commands import push
 from vit_jax.commands.main import main
-from vit_jax.commands.model_card import without_places
+from vit_jax.commands.model_card import card, without_places
+from vit_jax.errors import UserError
 from vit_jax.training import experiment
 from vit_jax.training.revision import revision
 
@@ -94,6 +97,20 @@ def test_the_hub_gets_it(workdir, monkeypatch, capsys):
     assert "https://huggingface.co/me/my-digits" in capsys.readouterr().out
 
 
+def test_a_network_that_is_down_is_a_sentence(tmp_path):
+    """httpx, which the hub's client speaks with, has errors that are no OSError."""
+    with pytest.raises(UserError, match="The hub has not taken me/mine: Connection refused"):
+        push.upload(Api(type("ConnectError", (Exception,), {})("Connection refused")), tmp_path, "me/mine", False)
+
+
+def test_patches_of_another_size(workdir, tmp_path):
+    """As `convert` writes them."""
+    assert main(["push", str(workdir), "--output", str(tmp_path / "mine"), "--model.patch_size=2"]) == 0
+    expected, found = load(workdir, patch_size=2), load(tmp_path / "mine")
+    jax.tree.map(np.testing.assert_array_equal, expected.params, found.params)
+    assert "| model | vit mu/2 |" in (tmp_path / "mine" / "README.md").read_text().splitlines()
+
+
 @pytest.mark.parametrize(
     ("argv", "token", "sentence"),
     [
@@ -122,6 +139,13 @@ def test_what_cannot_be_pushed(workdir, tmp_path, monkeypatch, capsys, argv, tok
 def test_places_are_shortened():
     config = {"init_from": {"encoder": "/home/me/runs/mae/"}, "data": ["~/x.npz", "digits", 3, "hf://a/b"]}
     assert without_places(config) == {"init_from": {"encoder": "mae"}, "data": ["x.npz", "digits", 3, "hf://a/b"]}
+
+
+def test_a_data_set_that_is_a_folder_is_shortened_too(workdir):
+    source = open_source(str(workdir))
+    config = {"data": {"train": {"name": "hf", "dataset": "/home/me/secret/birds"}}}
+    text = card(dataclasses.replace(source, metadata={**source.metadata, "config": config}), "x", "timm", {"a/b": 1.0})
+    assert "| trained on | hf:birds |" in text.splitlines() and "/home" not in text
 
 
 def test_the_commit(tmp_path):

@@ -13,6 +13,7 @@ from vit_jax.training.config import load_config, override
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.load import Loaded
+    from vit_jax.checkpoints.source import StoredModel
     from vit_jax.tasks import Task
 
 
@@ -79,6 +80,19 @@ def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "allow_nonfinite": arguments.allow_nonfinite,
         "base": arguments.base,
     }
+
+
+def open_stored(arguments: argparse.Namespace) -> "StoredModel":
+    """What lies at `arguments.source`, as `add_overrides` asks for it, for who writes it again."""
+    from vit_jax.checkpoints.part import part_of
+    from vit_jax.checkpoints.patch_size import at_patch_size
+    from vit_jax.checkpoints.source import open_source
+
+    options = read_overrides(arguments)
+    patch_size = options["overrides"].pop("patch_size", None)
+    source = open_source(arguments.source, **options)
+    source = source if arguments.part is None else part_of(source, arguments.part)
+    return source if patch_size is None else at_patch_size(source, patch_size)
 
 
 def open_loaded(arguments: argparse.Namespace) -> "Loaded":

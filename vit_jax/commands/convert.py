@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from vit_jax.checkpoints.formats import FORMATS
-from vit_jax.commands.arguments import add_overrides, read_overrides
+from vit_jax.commands.arguments import add_overrides, open_stored
 from vit_jax.commands.output import check_makeable
 from vit_jax.errors import printable
 
@@ -34,16 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.export import default_format, export, notes
-    from vit_jax.checkpoints.part import part_of
-    from vit_jax.checkpoints.patch_size import at_patch_size
-    from vit_jax.checkpoints.source import open_source
 
     check_makeable(str(arguments.target), "DST")
-    options = read_overrides(arguments)
-    patch_size = options["overrides"].pop("patch_size", None)
-    source = open_source(arguments.source, **options)
-    source = source if arguments.part is None else part_of(source, arguments.part)
-    source = source if patch_size is None else at_patch_size(source, patch_size)
+    source = open_stored(arguments)
     spec = source.metadata["model"] or {}
     to = arguments.to or default_format(arguments.target, spec.get("name", ""))
     written = export(source, arguments.target, to)

@@ -150,7 +150,7 @@ def _data(config: Mapping[str, Any]) -> list[str]:
     train = (config.get("data") or {}).get("train") or {}
     several = train if isinstance(train, (list, tuple)) else [train]
     names = [
-        ":".join(str(x) for x in (each.get("name"), each.get("dataset")) if x)
+        ":".join(str(x) for x in (each.get("name"), without_places(each.get("dataset"))) if x)
         for each in several
         if isinstance(each, Mapping)
     ]

@@ -3,6 +3,7 @@
 examples:
   vit_jax push runs/mine --output mine                     # look at mine/README.md before others do
   vit_jax push runs/mine --to hf://owner/mine --private    # pip install 'vit_jax[hub]'; hf auth login
+  vit_jax push runs/flexi --output flexi-8 --model.patch_size=8
   vit_jax push clip/ --part encoder --output tower --format transformers --license mit
 
 DIR receives what 'vit_jax convert' writes in the names of timm, transformers or another library, and README.md: the
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_jax.checkpoints.formats import FORMATS
-from vit_jax.commands.arguments import add_overrides, read_overrides
+from vit_jax.commands.arguments import add_overrides, open_stored
 from vit_jax.commands.output import check_makeable
 from vit_jax.errors import UserError, printable
 
@@ -41,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vit_jax.checkpoints.part import part_of
-    from vit_jax.checkpoints.source import open_source
     from vit_jax.checkpoints.whole_folder import check_free, whole_folder
 
     if arguments.output is None and arguments.to is None:
@@ -54,8 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_makeable(arguments.output, "--output")
         check_free(Path(arguments.output))
     api = hub() if repository else None
-    source = open_source(arguments.source, **read_overrides(arguments))
-    source = source if arguments.part is None else part_of(source, arguments.part)
+    source = open_stored(arguments)
     with ExitStack() as stack:
         if arguments.output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
@@ -149,7 +147,7 @@ def upload(api: Any, folder: Path, repository: str, private: bool) -> str:
         api.upload_folder(
             repo_id=repository, repo_type="model", folder_path=str(folder), commit_message="Written by vit_jax push"
         )
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds, and a network's
+    except Exception as error:  # the hub's own errors, httpx's and OSError: all mean that it has not got it
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"The hub has not taken {repository}: {first[:300]}", "Check its name and your rights"
