@@ -150,7 +150,8 @@ def test_texts_are_predicted(checkpoint, tmp_path, capsys):
         (["photo.jpg"], "photo.jpg"),
     ],
 )
-def test_texts_that_cannot_be_predicted(checkpoint, arguments, what, capsys):
+def test_texts_that_cannot_be_predicted(checkpoint, arguments, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # a photo.jpg may lie where the tests are run
     assert main(["predict", "--checkpoint", str(checkpoint), *arguments]) == 2
     assert what in capsys.readouterr().err
 
