@@ -1,5 +1,6 @@
 """Exported programs: what is read back gives the model's outputs, or nothing was written."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import vit_jax
 from tests.drawn import drawn
 from tests.loaded import loaded_model
+from vit_jax.checkpoints.json_file import JsonObject
 from vit_jax.checkpoints.serving import stablehlo, writing
 from vit_jax.checkpoints.serving.program import Program
 from vit_jax.checkpoints.serving.writing import difference, export_program
@@ -162,6 +164,17 @@ def test_libraries_that_are_missing(loaded, tmp_path, monkeypatch, to, package, 
     with pytest.raises(UserError, match=sentence):
         export_program(Program(loaded), tmp_path / "x", to)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_other_channels_are_prepared_by_the_caller(folder):
+    exported = vit_jax.load_exported(folder)
+    about = {**exported.about, "preprocessing": "none", "input": {"shape": ["batch", 8, 12, 1], "dtype": "float32"}}
+    exported = dataclasses.replace(exported, about=JsonObject(about), run=lambda x: {"logits": x[:, 0, 0]})
+    assert exported(np.ones((2, 8, 12, 1), np.float32))["logits"].shape == (2, 1)
+    with pytest.raises(UserError, match="takes images of 1 channels, and only those of 3 are prepared"):
+        exported.top(np.zeros((8, 12, 3), np.uint8))
+    with pytest.raises(UserError, match=r"not float32 \[1, 8, 12, 3\]\. Prepare them so"):
+        exported(np.zeros((1, 8, 12, 3), np.float32))
 
 
 def test_what_cannot_be_read(folder, tmp_path):

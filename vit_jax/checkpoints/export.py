@@ -178,7 +178,7 @@ def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dic
     others = [f for f in FORMATS[1:] if f != to and _families(f, model)]
     raise UserError(
         f"{to} has no place for this {model}",
-        f"Write it as {' or '.join([*others, 'orbax'])} (--to)",
+        f"Write it as {' or '.join([*others, 'orbax'])} with 'vit_jax convert --to'",
     )
 
 
@@ -261,7 +261,7 @@ def _check_return(
                 raise UserError(
                     f"{to} cannot keep {name.rpartition('.')[2]}={here[name]!r} of this model: it would be read as "
                     f"{there.get(name)!r}",
-                    "Write it in another format (--to)",
+                    "Write it in another format",
                 )
 
 

@@ -56,8 +56,13 @@ class Exported:
             images: paths, encoded bytes, Pillow images or uint8 [H, W, 3]; of one size where the program resizes.
 
         Raises:
-            UserError: an image that cannot be read, or sizes that differ.
+            UserError: an image that cannot be read, sizes that differ, or a program for other channels than three.
         """
+        if (channels := self.about.object("input")["shape"][3]) != 3:
+            raise UserError(
+                f"{self.path} takes images of {channels} channels, and only those of 3 are prepared",
+                "Call it with images that are prepared as those that the model was trained on",
+            )
         kind = self.about.text("preprocessing")
         if kind != "resize":
             return np.stack([self.preprocess(x) if kind == "none" else self.preprocess.to_uint8(x) for x in images])
@@ -81,7 +86,7 @@ class Exported:
             raise UserError(
                 f"This program takes images {dtype} [{', '.join(map(str, shape))}], not {images.dtype}"
                 f" {list(images.shape)}",
-                "Use what prepare([path, ...]) gives",
+                "Use what prepare([path, ...]) gives" if shape[3] == 3 else "Prepare them so",
             )
         return {name: np.asarray(value) for name, value in self.run(images).items()}
 
