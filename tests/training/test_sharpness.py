@@ -75,7 +75,8 @@ def test_where_nothing_slopes_there_is_no_climb():
         ({"rho": 0}, None, "config.optim.sam.rho is 0. It must be a number above 0"),
         ({"roh": 0.1}, None, "'config.optim.sam.roh'. Did you mean 'rho'"),
         (0.05, None, r"config.optim.sam is 0.05. It must be a section such as dict\(rho=0.05\)"),
-        ({}, [{"match": "a"}, {"match": "b", "every": 2}], "learn by turns"),
+        ({}, [{"match": "a"}, {"match": "b", "every": 2}], "some groups of config.optim do not learn in every step"),
+        ({}, [{"match": "a"}, {"match": "b", "from_step": 2}], "Remove it, or each 'every' and 'from_step'"),
     ],
 )
 def test_mistakes_get_a_sentence(section, groups, message):

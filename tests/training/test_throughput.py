@@ -49,6 +49,18 @@ def test_a_run_in_bfloat16_logs_its_share_of_the_peak(monkeypatch, dtype, has_mf
     assert ("mfu" in throughput.window(1)) == has_mfu
 
 
+@pytest.mark.parametrize("section", ["{}", "{'rho': 0.1}"])
+def test_a_sharpness_aware_step_is_two_gradients(section):
+    batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8)}
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_run, "Throughput", lambda *args: seen.append(args[2]))
+        for more in ({}, {"optim__sam": section}):
+            open_run._throughput(tiny_experiment(**more), batch, mesh, began=0.0)
+    assert seen[1] == 2 * seen[0] > 0
+
+
 def test_without_a_known_peak_there_is_no_mfu():
     throughput = Throughput(8, flops=1e9)
     time.sleep(0.001)

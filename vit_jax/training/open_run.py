@@ -225,7 +225,7 @@ def _throughput(
     task, config = experiment.task, experiment.config
     # What is computed once is no work of a step.
     flops = None if experiment.precompute else task.flops(batch)
-    flops = 2 * flops if flops and config.optim.get("sam") else flops  # two gradients
+    flops = 2 * flops if flops and config.optim.get("sam") is not None else flops  # two gradients
     execution = getattr(trunk_of(task.model), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
     peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None

@@ -43,17 +43,19 @@ def sharpness_aware(section: Mapping[str, Any] | None, optim: Mapping[str, Any])
         optim: the rest of the section.
 
     Raises:
-        UserError: unknown keys and values out of range, or groups of parameters that learn by turns: one party's
-            gradient would decide how far the other climbs.
+        UserError: unknown keys and values out of range, or groups of parameters that learn by turns or later than
+            others: the gradient of one that waits would decide how far the others climb.
     """
     if section is None:
         return None
     if not isinstance(section, Mapping):
         raise UserError(f"config.optim.sam is {section!r}", "It must be a section such as dict(rho=0.05), or none")
     groups = optim.get("groups")
-    if isinstance(groups, (list, tuple)) and any(isinstance(g, Mapping) and g.get("every", 1) != 1 for g in groups):
+    listed = groups if isinstance(groups, (list, tuple)) else ()
+    if any(isinstance(g, Mapping) and (g.get("every", 1) != 1 or g.get("from_step")) for g in listed):
         raise UserError(
-            "config.optim.sam climbs with all parameters together, and the groups of config.optim learn by turns",
-            "Remove it, or every 'every'",
+            "config.optim.sam climbs with all parameters together, and some groups of config.optim do not learn in"
+            " every step",
+            "Remove it, or each 'every' and 'from_step'",
         )
     return construct(SharpnessAware, section, "config.optim.sam")
