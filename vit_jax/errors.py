@@ -54,6 +54,10 @@ class UserError(Exception):
         return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda found: shortened(found[0]), line)
 
 
+class Diverged(UserError):
+    """The loss of a run, or its gradient, is not finite any more."""
+
+
 class ProcessLost(UserError):
     """Another process that a run needs has died or stopped: a data worker, or another process of the same run.
 

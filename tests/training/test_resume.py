@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.test_task_contract import BatchNormClassifier, ToyPipeline
-from tests.tiny import tiny_experiment, tiny_run
+from tests.tiny import tiny_config, tiny_experiment, tiny_run
 from vit_jax import UserError
 from vit_jax.checkpoints.store import Policy, Store, find, read_metadata, read_params, steps_in
 from vit_jax.errors import Preempted
@@ -28,7 +29,9 @@ from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.experiment import Experiment, build_experiment
 from vit_jax.training.interrupt import Interrupt
 from vit_jax.training.loop import train
+from vit_jax.training.run_files import finished
 from vit_jax.training.schedules import build, follows_length, laid_out
+from vit_jax.training.workdir import write_config
 
 SPEED = {"images_per_second", "images_per_second_per_chip", "data_wait", "productive", "mfu"}
 
@@ -62,11 +65,27 @@ def test_an_evaluator_that_fails_costs_nothing_but_its_figures(tmp_path, monkeyp
     assert steps_in(tmp_path) == [6]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["step"] == 6 and summary["val/accuracy"] > 0 and "bad/accuracy" not in summary
+    values = tiny_config(eval_every=3, **BAD)
+    assert summary["failed"] == ["bad"] and finished(epath.Path(tmp_path), values) is None
     assert [r["step"] for r in rows(tmp_path) if "val/accuracy" in r] == [3, 6]
     assert "after step 3: The evaluator 'bad' failed" in capfd.readouterr().err
     monkeypatch.undo()
-    assert "bad/accuracy" in tiny_run(tmp_path, eval_every=3, **BAD)  # only that is measured anew
+    again = tiny_run(tmp_path, eval_every=3, **BAD)  # only what failed is measured anew
+    assert "bad/accuracy" in again and finished(epath.Path(tmp_path), values) == again
     assert [sorted({k[:3] for k in r if "/" in k}) for r in rows(tmp_path)[-2:]] == [["val"], ["bad"]]
+
+
+def test_which_runs_are_finished(tmp_path):
+    workdir, values = epath.Path(tmp_path), tiny_config()
+    assert finished(workdir, values) is None
+    write_config(workdir, values)
+    (tmp_path / "summary.json").write_text('{"step": 6, "val/accuracy": 0.5}')
+    assert finished(workdir, values) == {"step": 6, "val/accuracy": 0.5}
+    assert finished(workdir, tiny_config(steps=7)) is None, "it is to be longer"
+    assert finished(workdir, tiny_config(seed=4)) is None, "it is another"
+    for damaged in ('{"step": 6', "[6]", '{"step": 6, "failed": ["val"]}'):
+        (tmp_path / "summary.json").write_text(damaged)
+        assert finished(workdir, values) is None
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 from vit_jax.checkpoints.store import Store, steps_in
-from vit_jax.errors import UserError
+from vit_jax.errors import Diverged, UserError
 from vit_jax.tasks import static_argument
 from vit_jax.training.distributed import is_lead
 from vit_jax.training.experiment import Experiment
@@ -38,7 +38,7 @@ def train(
     The end is the last step, or where evaluations have not become better for as long as `checkpoint.stop_after` says.
 
     Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/<step>`, `pictures/` (where an evaluator keeps
-    some) and `summary.json`.
+    some) and `summary.json`, which names under `failed` the evaluators that could not measure at the end.
 
     Args:
         experiment: what to train, see `vit_jax.training.experiment.build_experiment`.
@@ -185,7 +185,7 @@ def train(
     summary = {"step": end, **{k: round_off(v) for k, v in measured.items()}}
     summary["seconds"] = round(time.perf_counter() - began, 1)
     if lead:
-        write_json(workdir / "summary.json", summary)
+        write_json(workdir / "summary.json", summary | ({"failed": sorted(failed)} if failed else {}))
     if failed:
         raise next(iter(failed.values()))
     return summary
@@ -196,7 +196,7 @@ def _check_finite(first_bad: int, store: Store, workdir: epath.Path) -> None:
         store.wait()
         steps = steps_in(workdir)
         kept = f"The checkpoint of step {steps[-1]} is kept" if steps else "No checkpoint was saved before"
-        raise UserError(
+        raise Diverged(
             f"The loss or its gradient is not finite since step {first_bad}",
             f"{kept}; try a lower learning rate, config.optim.clip_norm or a longer warmup, in a new workdir",
         )

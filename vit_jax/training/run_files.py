@@ -10,6 +10,7 @@ from etils import epath
 
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
+from vit_jax.training.config import differences
 
 # What a workdir holds, where it is there at all; everything else in it is not ours.
 FILES = ("config.json", "metrics.jsonl", "summary.json", "trackers.json", "lock")
@@ -102,6 +103,28 @@ def _row_problem(row: Any) -> str:
         ):  # fmt: skip
             return f"its {name!r} is not a number"
     return ""
+
+
+def finished(workdir: epath.Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run of this config has written to `summary.json`; None where none has come to its end, or where an
+    evaluator failed there, which the run would ask again.
+
+    Args:
+        values: the config, as plain values.
+
+    Raises:
+        UserError: a damaged config.
+    """
+    if not (workdir / "summary.json").exists() or not (workdir / "config.json").exists():
+        return None
+    stored = read_config(workdir)
+    if differences(values, stored) or any(values.get(key) != stored.get(key) for key in ("steps", "stop_at")):
+        return None
+    try:
+        summary = json.loads(_bytes(workdir / "summary.json"))
+    except (ValueError, RecursionError):
+        return None
+    return summary if isinstance(summary, dict) and not summary.get("failed") else None
 
 
 def _bytes(path: epath.Path) -> bytes:
