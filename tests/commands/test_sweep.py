@@ -12,8 +12,10 @@ import pytest
 from tests.processes import config_file
 from tests.tiny import tiny_config
 from vit_jax import UserError
+from vit_jax.checkpoints.policy import Policy
 from vit_jax.commands import sweep, sweep_parts
 from vit_jax.commands.main import main
+from vit_jax.commands.sweep_table import is_low
 from vit_jax.training.grid import axes_of, points_of
 from vit_jax.training.open_run import compile_aloud
 
@@ -180,6 +182,7 @@ def test_development_chooses_and_the_test_set_is_seen_once(tmp_path, monkeypatch
         (["--grid", "seed=0,,1"], "--grid has 'seed=0,,1'"),
         (["--grid", "seed=0,1,0"], "the run seed=0 twice"),
         (["--grid", "seed=0", "config.seed=1"], "--grid has 'seed' twice"),
+        (["--grid", "seed=0", "--grid", "seed=1"], "--grid has 'seed' twice"),
         (["--grid", "seed=0,x"], "config.seed is 'x'. It must be a whole number"),
         (["--grid", "optim=1"], "config.optim is a section"),
         (["--grid", "seed=0", "--only", "3/2"], "--only is '3/2'. Write I/N"),
@@ -192,6 +195,19 @@ def test_mistakes_get_a_sentence_before_anything_runs(tmp_path, capsys, words, m
     assert sweep_of(tmp_path, *words) == 2
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1] and not list(tmp_path.glob("runs/*/config.json"))
+
+
+def test_what_stops_a_run_early_is_for_development_alone():
+    """Its metric is not measured on the way when the best are trained on everything."""
+    waiting = {"best": "val/accuracy", "best_mode": "max", "stop_after": 2, "min_delta": 0.01}
+    final = sweep.retrained(tiny_config() | {"checkpoint": {"every": 2, "keep": 1, **waiting}})
+    assert Policy(**final["checkpoint"]) == Policy(every=2, keep=1)
+
+
+def test_what_is_best_low_by_its_name():
+    low = ["val/loss", "s/kid(network@0123)", "r/lpips", "b/per_pixel", "c/mce", "r/perceptual(a/loss@1)"]
+    high = ["val/accuracy", "s/score(my/fid)", "r/psnr", "r/better", "val/f1"]
+    assert [is_low(name) for name in low + high] == [True] * len(low) + [False] * len(high)
 
 
 def test_names_are_as_short_as_they_can_be():

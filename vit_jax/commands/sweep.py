@@ -37,15 +37,19 @@ from etils import epath
 from vit_jax.commands.arguments import add_config, read_config
 from vit_jax.commands.output import check_workdir, output_file
 from vit_jax.errors import UserError, printable
-from vit_jax.training.config import differences
 from vit_jax.training.grid import Point, axes_of, points_of
-from vit_jax.training.run_files import read_config as config_of
+from vit_jax.training.run_files import finished
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, True, "a config file or the name of a shipped one, with its arguments after a colon")
     parser.add_argument(
-        "--grid", nargs="+", required=True, metavar="KEY=V,V,...", help="keys of the config and the values of each"
+        "--grid",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="KEY=V,V,...",
+        help="keys of the config and the values of each",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where the workdirs of the runs are made (must be given)")
     parser.add_argument(
@@ -88,10 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
         """Names of the runs that failed."""
         if arguments.devices_per_run is None:
             return run_points(folder, points[part[0] - 1 :: part[1]])
-        if all(is_done(folder / point.name, point.config) for point in points):
+        if all(finished(folder / point.name, point.config) for point in points):
             return []
         sweep_parts.run_beside([*_words(arguments), *words], len(points), arguments.devices_per_run)
-        return [point.name for point in points if not is_done(folder / point.name, point.config)]
+        return [point.name for point in points if not finished(folder / point.name, point.config)]
 
     folder = root if arguments.develop is None else root / "develop"
     failed = [] if arguments.retrain else carry_out(folder, points)
@@ -128,7 +132,7 @@ def run_points(folder: epath.Path, points: Sequence[Point]) -> list[str]:
     failed, begun = [], False
     for number, point in enumerate(points, 1):
         workdir = folder / point.name
-        if is_done(workdir, point.config):
+        if finished(workdir, point.config):
             print(f"Run {number} of {len(points)}, {printable(point.name)}, is done", file=sys.stderr)
             begun = True
             continue
@@ -160,14 +164,6 @@ def _train(workdir: epath.Path, config: Mapping[str, Any]) -> None:
         raise UserError(
             f"The device has too little memory: {first}", "Set config.microbatch or a smaller batch"
         ) from error
-
-
-def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run of this config has come to its end in the workdir."""
-    if not (workdir / "summary.json").exists() or not (workdir / "config.json").exists():
-        return False
-    stored = config_of(workdir)
-    return not differences(config, stored) and all(config.get(k) == stored.get(k) for k in ("steps", "stop_at"))
 
 
 def developed(base: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -207,7 +203,9 @@ def retrained(base: Mapping[str, Any]) -> dict[str, Any]:
         else section
         for name, section in (base.get("evals") or {}).items()
     }
-    checkpoint = {k: v for k, v in (base.get("checkpoint") or {}).items() if k not in ("best", "best_mode")}
+    # What waits for the metric that is not measured on the way.
+    waiting = ("best", "best_mode", "stop_after", "min_delta")
+    checkpoint = {key: value for key, value in (base.get("checkpoint") or {}).items() if key not in waiting}
     return {**base, "evals": evals, "eval_every": None, "checkpoint": checkpoint}
 
 

@@ -14,8 +14,11 @@ from vit_jax.commands.table import table
 from vit_jax.errors import UserError
 from vit_jax.training.grid import SEED, Point
 
-# Endings of metrics of which less is better.
-_LOW = ("loss", "error", "fid", "ece", "rmse", "nll", "perplexity", "bits", "mae", "distance")
+# Endings of metrics of which less is better; what measured them may stand behind in brackets.
+_LOW = (
+    "loss", "error", "fid", "kid", "frechet", "lpips", "perceptual", "mce", "ece", "rmse", "nll", "perplexity", "bits",
+    "per_token", "per_pixel", "per_image", "mae", "distance", "l1", "copies", "alignment", "uniformity",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ def ranked(folder: epath.Path, points: Sequence[Point], metric: str | None, mode
     groups: dict[str, list[RunLog]] = {}
     for point, log in found:
         groups.setdefault(point.group, []).append(log)
-    low = mode == "min" if mode else first.rpartition("/")[2].endswith(_LOW)
+    low = mode == "min" if mode else is_low(first)
 
     def place(item: tuple[str, list[RunLog]]) -> float:
         values = [value for log in item[1] if (value := log.final(first)) is not None]
@@ -74,6 +77,11 @@ def ranked(folder: epath.Path, points: Sequence[Point], metric: str | None, mode
     in_order = dict(sorted(groups.items(), key=place))
     best = next(iter(in_order))
     return Ranked(first, in_order, metrics, [p for p in points if p.group == best], found)
+
+
+def is_low(metric: str) -> bool:
+    """Whether less is better, by its name: 'val/loss', 'samples/kid(inception)'."""
+    return metric.partition("(")[0].rpartition("/")[2].endswith(_LOW)
 
 
 def show(folder: epath.Path, best: Ranked) -> None:
