@@ -72,33 +72,6 @@ def test_lines_for_other_channels_are_a_field(tmp_path, capsys):
     np.testing.assert_allclose(image.std, images.reshape(-1, 2).std(0, dtype=np.float64), rtol=1e-6)
 
 
-def test_pngs_of_16_bits_are_counted_as_the_field_reads_them(tmp_path, capsys):
-    images = np.random.default_rng(3).integers(1000, 3000, (4, 5, 6), np.uint16)
-    for i, image in enumerate(images):
-        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "ab"[i % 2] / f"{i}.png"), image)
-    fields = {"image": {"name": "bands", "channels": 1, "dtype": "uint16"}, "label": {"name": "classes"}}
-    given = ["--config", f"own_images:root={tmp_path}", "--config.data.train.holdout=0.01"]
-    assert main(["prepare", "statistics", *given, f"--config.data.fields={fields}"]) == 0
-    out = capsys.readouterr().out
-    found = np.concatenate([cv2.imread(str(p), cv2.IMREAD_UNCHANGED).ravel() for p in sorted(tmp_path.glob("*/*"))])
-    assert "images of uint16" in out and 'name="bands", channels=1, dtype="uint16", mean=(' in out
-    low, high = map(float, out.splitlines()[4].split()[-2:])
-    assert found.min() <= low < high <= found.max()
-    assert main(["prepare", "statistics", *given]) == 0
-    assert "images of uint8" in capsys.readouterr().out
-
-
-def test_numbers_that_are_none_are_left_out(tmp_path, capsys):
-    images = np.random.default_rng(4).random((3, 4, 5, 2)).astype(np.float32)
-    images[1, 0, 0, 0] = np.nan
-    np.savez(tmp_path / "x.npz", images=images, labels=np.zeros(3, int), label_names=["a"])
-    given = ["--config.data.train.name=arrays", f"--config.data.train.path={tmp_path / 'x.npz'}"]
-    assert main(["prepare", "statistics", "--config", "own_images:root=x", *given]) == 2
-    out, err = capsys.readouterr()
-    assert "2 images of float32" in out and "nan" not in out and "Example 1 has numbers that are not finite" in err
-
-
 def test_what_cannot_be_counted_together():
     class Two(ArraySource):
         def __getitem__(self, index):

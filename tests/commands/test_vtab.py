@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config, untrained
+from vit_jax import UserError
 from vit_jax.commands.main import main
 from vit_jax.data.vtab import TASKS
+from vit_jax.errors import Diverged
 from vit_jax.training import vtab
 
 
@@ -52,7 +54,6 @@ def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
         return measured
 
     monkeypatch.setattr(vtab, "train", train)
-    monkeypatch.setattr(vtab, "start_step", lambda workdir, values, last: 2)
     assert run(tmp_path, "--tasks", "svhn", "kitti", "--rates", "0.3", "0.1", "0.2") == 0
     rates = [("lr_0.1", "train800", 0.1), ("lr_0.2", "train800", 0.2), ("lr_0.3", "train800", 0.3)]
     assert done == [(task, *each) for task in ("svhn", "kitti") for each in (*rates, ("final", "train1000", 0.2))]
@@ -63,6 +64,39 @@ def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "--tasks", "svhn", "kitti", "--rates", "0.3", "0.1", "0.2") == 0 and len(done) == 8
     assert run(tmp_path, "--tasks", "mnist") == 2 and "VTAB has no task 'mnist'" in capsys.readouterr().err
     assert run(tmp_path, "--rates", "0") == 2 and "no learning rates" in capsys.readouterr().err
+
+
+def test_a_rate_that_is_too_high_is_not_chosen_and_what_is_not_measured_is_said_first(tmp_path, monkeypatch, capsys):
+    """And a run that could not measure at its end is not done."""
+    made_up(tmp_path / "data", ["svhn"])
+    high, begun = [0.3], []
+
+    def train(experiment, workdir):
+        begun.append(workdir.name)
+        if experiment.values["optim"]["learning_rate"] in high:
+            raise Diverged("The loss or its gradient is not finite since step 1", "try a lower learning rate")
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(experiment.values))
+        measured = {"step": 2, "test/accuracy": 0.25, "val/accuracy": 0.5}
+        if begun.count("final") == 1 and workdir.name == "final":
+            (workdir / "summary.json").write_text(json.dumps({"step": 2, "failed": ["test"]}))
+            raise UserError("An image cannot be read")
+        (workdir / "summary.json").write_text(json.dumps(measured))
+        return measured
+
+    monkeypatch.setattr(vtab, "train", train)
+    some = ["--tasks", "svhn", "--rates", "0.1", "0.3"]
+    assert run(tmp_path, *some, "--config.evals.val=none") == 2 and "no evaluator 'val'" in capsys.readouterr().err
+    assert not begun
+    assert run(tmp_path, *some) == 2 and "cannot be read" in capsys.readouterr().err
+    assert run(tmp_path, *some) == 0
+    assert begun == ["lr_0.1", "lr_0.3", "final", "lr_0.3", "final"]
+    found = json.loads((tmp_path / "runs" / "vtab.json").read_text())["tasks"]["svhn"]
+    assert found["rate"] == 0.1 and found["tried"] == {"0.1": 0.5, "0.3": None} and found["accuracy"] == 0.25
+    assert "svhn: The loss or its gradient is not finite" in capsys.readouterr().out
+    high.append(0.2)
+    assert run(tmp_path, "--tasks", "svhn", "--rates", "0.2", "0.3") == 2
+    assert "svhn stays finite with none of the rates" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_config, untrained
+from tests.tiny import tiny_config
 from vit_jax import UserError
-from vit_jax.checkpoints import transfer
 from vit_jax.checkpoints.channels import fitted_kernel
 from vit_jax.checkpoints.tokenized import image_rows
 from vit_jax.commands.image_files import in_batches
@@ -200,22 +199,6 @@ def test_the_first_kernel_is_fitted_and_no_other():
 
 def test_resizing_knows_one_channel():
     assert geometry.resize(np.zeros((4, 4, 1), np.uint16), (2, 2)).shape == (2, 2)  # OpenCV's; the field adds it again
-
-
-@pytest.mark.long
-def test_what_starts_from_bands_reads_bands(tmp_path):
-    """A run that goes on from it has its field; a teacher's statistics are those of the field."""
-    values = tiny_config(model__depth=1)
-    image = {"name": "bands", "channels": 4, "dtype": "uint16", "mean": [1000.0] * 4, "std": [300.0] * 4}
-    images = pictures(4, "uint16", 4)
-    npz(tmp_path / "x.npz", images)
-    source = {"name": "arrays", "path": str(tmp_path / "x.npz")}
-    fields = {"image": image, "label": {"name": "classes"}}
-    values["data"] |= {"train": source, "eval": source, "fields": fields}
-    stored = str(untrained(tmp_path / "run", values))
-    assert transfer.starting_point(stored)[1]["fields"] == fields
-    sees = transfer.teacher_sections(stored)["teacher_sees"]
-    assert sees == {"image_size": [8, 8], "mean": [1000.0] * 4, "std": [300.0] * 4}
 
 
 @pytest.mark.long

@@ -141,18 +141,6 @@ def test_a_teacher_that_does_not_fit_gets_a_sentence(given, message):
         build(**given)
 
 
-def test_images_of_bands_are_shown_in_the_teacher_s_numbers():
-    """Their statistics are the field's, not those of `preprocess`, which are of RGB bytes."""
-    image = {"name": "bands", "channels": 4, "dtype": "uint16", "mean": 1000.0, "std": 300.0}
-    fields = build_fields({"image": image, "label": {"name": "classes"}}, Context(Preprocess((8, 8)), NAMES))
-    data = DataInfo((8, 8), NAMES, fields)
-    task = build(data=data, teacher_sees={"image_size": [8, 8], "mean": [400.0] * 4, "std": [100.0] * 4})
-    images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
-    np.testing.assert_allclose(task._shown(images), 3 * images + 6, rtol=1e-5, atol=1e-5)
-    with pytest.raises(UserError, match="teacher_sees has 3 means and 3 deviations, and images here have 4 channels"):
-        build(data=data)
-
-
 def test_classes_in_another_order_are_the_same_classes():
     assert build(teacher_classes=["cat", "ant", "bee"]).places == (1, 2, 0)
     assert build(teacher_classes=list(NAMES)).places is build().places is None

@@ -169,8 +169,7 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
 
     Returns:
         The model's name and arguments except for those of the head (`num_classes`, `representation_size`,
-        `head_bias_init`); and `image_size` and `preprocess` as stored, with `resize_to` in the same proportion, and
-        `fields` of image and label where the images are bands.
+        `head_bias_init`); and `image_size` and `preprocess` as stored, with `resize_to` in the same proportion.
     """
     opened = open_source(source)
     metadata = opened.metadata
@@ -182,16 +181,7 @@ def starting_point(source: str, image_size: int | None = None) -> tuple[dict[str
         model.pop(key, None)
     stored = Preprocess.from_json(metadata["preprocess"])
     preprocess = (stored.resized(image_size) if image_size else stored).to_json()
-    data = {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
-    if (image := _bands(metadata)) is not None:
-        data["fields"] = {"image": image, "label": {"name": "classes"}}
-    return model, data
-
-
-def _bands(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The section of the image's field where it has channels and statistics of its own."""
-    image = (metadata.get("fields") or {}).get("image")
-    return dict(image) if image and image["name"] == "bands" else None
+    return model, {"image_size": preprocess.pop("image_size"), "preprocess": preprocess}
 
 
 def teacher_sections(source: str) -> dict[str, Any]:
@@ -209,12 +199,9 @@ def teacher_sections(source: str) -> dict[str, Any]:
     if metadata["model"] is None or metadata["preprocess"] is None:
         raise UserError(f"{opened.path} names no image model", "Give a classifier of images as the teacher")
     pixels = Preprocess.from_json(metadata["preprocess"])
-    sees = {key: list(getattr(pixels, key)) for key in ("image_size", "mean", "std")}
-    if (image := _bands(metadata)) is not None:
-        sees |= {key: image[key] for key in ("mean", "std")}
     return {
         "teacher": {"name": metadata["model"]["name"], **metadata["model"]["kwargs"]},
-        "teacher_sees": sees,
+        "teacher_sees": {key: list(getattr(pixels, key)) for key in ("image_size", "mean", "std")},
         "teacher_classes": list(metadata["labels"]) or None,
     }
 

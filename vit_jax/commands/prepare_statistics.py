@@ -6,9 +6,8 @@ examples:
   vit_jax prepare statistics --config own_images:root=scans --config.data.train.suffixes='[".tif"]'
 
 Means and standard deviations by channel are those of all pixels as the files hold them, not resized, in float64;
-TIFF and .npy files are read with all of their channels whatever the config says of its image, and so are all files
-where it says that they are 'bands'; other files are 8-bit RGB, as training reads them. Also printed: sizes, classes,
-the range of the numbers, and images that are there twice, pixel by pixel.
+TIFF and .npy files are read with all of their channels whatever the config says of its image. Also printed: sizes,
+classes, the range of the numbers, and images that are there twice, pixel by pixel.
 """
 
 import argparse
@@ -38,21 +37,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.images is not None and arguments.images < 1:
         raise UserError(f"--images is {arguments.images}", "Look at 1 at least")
     inputs = build_inputs(run_config(read_config(arguments)).data)
-    kinds = inputs.kinds()
-    bands = "image" in kinds and not kinds["image"].is_rgb
     source = inputs.train_source()
     count = min(arguments.images or len(source), len(source))
-    found, unreadable = counted(source, np.linspace(0, len(source) - 1, count).round().astype(int), bands)
-    print(printable_lines(found, source, bands))
+    found, unreadable = counted(source, np.linspace(0, len(source) - 1, count).round().astype(int))
+    print(printable_lines(found, source, unreadable))
     if unreadable:
         raise UserError(f"{len(unreadable)} images were left out. {unreadable[0].what}", unreadable[0].what_to_do)
 
 
-def counted(source: Any, indices: np.ndarray, bands: bool = False) -> tuple[Any, list[UserError]]:
+def counted(source: Any, indices: np.ndarray) -> tuple[Any, list[UserError]]:
     """The statistics of some examples of a source, and what could not be read.
-
-    Args:
-        bands: whether all files are read with the numbers and channels that they hold.
 
     Raises:
         UserError: images of several numbers of channels, and a source that gives none.
@@ -65,7 +59,7 @@ def counted(source: Any, indices: np.ndarray, bands: bool = False) -> tuple[Any,
     found: Statistics | None = None
     unreadable: list[UserError] = []
     with tqdm(total=len(indices), unit="image", disable=not sys.stderr.isatty()) as bar:
-        for index, (image, label) in _read(source, indices, bands):
+        for index, (image, label) in _read(source, indices):
             bar.update()
             if isinstance(image, UnreadableImage):
                 unreadable.append(image)
@@ -82,7 +76,7 @@ def counted(source: Any, indices: np.ndarray, bands: bool = False) -> tuple[Any,
     return found, unreadable
 
 
-def _read(source: Any, indices: np.ndarray, bands: bool) -> Iterator[tuple[int, tuple[Any, int | None]]]:
+def _read(source: Any, indices: np.ndarray) -> Iterator[tuple[int, tuple[Any, int | None]]]:
     """Images and labels in order, read by two threads."""
     from vit_jax.data.decode import UnreadableImage
 
@@ -91,7 +85,7 @@ def _read(source: Any, indices: np.ndarray, bands: bool) -> Iterator[tuple[int, 
             example = source[int(index)]
             if "image" not in example:
                 raise UserError("The source gives no images", "Name one of images in config.data.train")
-            image = _pixels(example["image"], _named(source, index), bands)
+            image = _pixels(example["image"], _named(source, index))
         except UnreadableImage as error:
             return error, None
         label = example.get("label")
@@ -103,17 +97,13 @@ def _read(source: Any, indices: np.ndarray, bands: bool) -> Iterator[tuple[int, 
             yield from zip(map(int, some), threads.map(read, some), strict=True)
 
 
-def _pixels(raw: Any, name: str, bands: bool) -> np.ndarray:
+def _pixels(raw: Any, name: str) -> np.ndarray:
     from vit_jax.data.band_files import read_bands
-    from vit_jax.data.decode import UnreadableImage, decode
+    from vit_jax.data.decode import decode
 
     if isinstance(raw, bytes):
-        bands = bands or raw[:4] in (b"II*\0", b"MM\0*", b"\x93NUM")
-        pixels = read_bands(raw, name) if bands else decode(raw, name)
-    else:
-        pixels = np.asarray(raw)
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise UnreadableImage(f"{name} has numbers that are not finite", "Replace them, or leave it out")
+        return read_bands(raw, name) if raw[:4] in (b"II*\0", b"MM\0*", b"\x93NUM") else decode(raw, name)
+    pixels = np.asarray(raw)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -122,8 +112,8 @@ def _named(source: Any, index: int) -> str:
     return str(paths[index]) if paths is not None else f"Example {index}"
 
 
-def printable_lines(found: Any, source: Any, bands: bool) -> str:
-    """What a person reads: a table by channel, and the lines to paste, with `bands` always those of a field."""
+def printable_lines(found: Any, source: Any, unreadable: list[UserError]) -> str:
+    """What a person reads: a table by channel, and the lines to paste."""
     (kind, _), *others = found.types.most_common()
     channels, names = len(found.mean), source.label_names
     rows = [
@@ -148,7 +138,7 @@ def printable_lines(found: Any, source: Any, bands: bool) -> str:
         lines.append("There twice: none")
     mean, std = (f"({', '.join(map(_figure, values))}{',' * (channels == 1)})" for values in (found.mean, found.std))
     lines += ["", "For a config:"]
-    if channels == 3 and kind == "uint8" and not others and not bands:
+    if channels == 3 and kind == "uint8":
         lines.append(f"config.data.preprocess = dict(mean={mean}, std={std})")
     else:
         kind = kind if kind in ("uint8", "uint16") and not others else "float32"

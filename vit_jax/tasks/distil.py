@@ -15,7 +15,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.data.classes import class_positions
-from vit_jax.data.fields.bands import Bands
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, build_named, construct
 from vit_jax.nn.classification_loss import classification_losses
@@ -36,13 +35,13 @@ class Sees:
 
     Args:
         image_size: their height and width; others are resized (bicubic, antialiased) on the device.
-        mean: per channel, in pixel values 0..255, or in the files' own numbers where they are bands.
+        mean: per channel, in pixel values 0..255.
         std: the same for the standard deviation.
     """
 
     image_size: tuple[Count, Count]
-    mean: tuple[float, ...]
-    std: tuple[Positive, ...]
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Distil(Classify):
         student, teacher = self.forward_flops(batch), forward_flops(self.teacher, self.sees.image_size)
         return None if student is None or teacher is None else 3 * student + teacher
 
-    def _shown(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    def _shown(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w 3"]:
         """The student's normalised images as the teacher's."""
         mean, std = self.pixels
         if (mean, std) != (self.sees.mean, self.sees.std):
@@ -156,7 +155,7 @@ def build(
             are compared as probabilities that sum to 1, whatever it was trained with.
 
     Raises:
-        UserError: for a teacher that is no classifier, or one of other classes or channels.
+        UserError: for a teacher that is no classifier, or one of other classes.
     """
     count = len(data.label_names)
     if not teacher.get("num_classes"):
@@ -165,14 +164,7 @@ def build(
         raise UserError("Hard labels have no temperature", "Leave config.task.temperature out, or set form='soft'")
     student, spec = build_model(model, num_classes=count)
     sees = construct(Sees, teacher_sees, "config.task.teacher_sees")
-    image = data.fields["image"]
-    own = image if isinstance(image, Bands) else image.preprocess  # whose statistics normalise it
-    if not len(sees.mean) == len(sees.std) == len(own.mean):
-        raise UserError(
-            f"config.task.teacher_sees has {len(sees.mean)} means and {len(sees.std)} deviations, and images here have"
-            f" {len(own.mean)} channels",
-            "Give a teacher of such images",
-        )
+    own = data.fields["image"].preprocess
     return Distil(
         student,
         spec,

@@ -1,16 +1,17 @@
 """VTAB-1k as one run of runs: of each task settings are chosen on 800 and 200 images, then all 1,000 are trained on."""
 
-import json
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from vit_jax.data.vtab import TASKS, group_means, task_of
-from vit_jax.errors import UserError
+from vit_jax.errors import Diverged, UserError
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
-from vit_jax.training.workdir import start_step, write_json
+from vit_jax.training.run_files import finished
+from vit_jax.training.workdir import write_json
 
 FILE = "vtab.json"
 # A config's plain values, from its arguments `task`, `lr` and `final`.
@@ -27,7 +28,8 @@ def run_vtab(
     """Runs what is not yet done and returns what is written to `vtab.json`, anew after each task.
 
     The learning rate of a task is the one with the highest accuracy on its 200 images after training on its 800; of
-    equal ones the smallest. With a single rate nothing is to be chosen, and only the 1,000 are trained on.
+    equal ones the smallest. One whose loss does not stay finite is not chosen. With a single rate nothing is to be
+    chosen, and only the 1,000 are trained on.
 
     Args:
         values: of the config of a run.
@@ -37,11 +39,13 @@ def run_vtab(
         said: takes a line before each run.
 
     Returns:
-        `tasks`: of each its group, the accuracy on the test split, the rate, and accuracies on the 200 images by rate;
+        `tasks`: of each its group, the accuracy on the test split, the rate, and accuracies on the 200 images by rate,
+            None where the loss did not stay finite;
         `groups`: means over the tasks, see `vit_jax.data.vtab.group_means`.
 
     Raises:
-        UserError: for an unknown task, no rates, a workdir of other runs, and whatever a run raises.
+        UserError: for an unknown task, no rates, a workdir of other runs, a config that does not measure what
+            counts, a task without a rate that can be trained with, and whatever a run raises.
     """
     for task in tasks:
         task_of(task)
@@ -51,19 +55,29 @@ def run_vtab(
     # All of a task's data is opened before the first is trained on: it would be missed after hours.
     for task in tasks:
         for final in (False, True) if len(rates) > 1 else (True,):
-            build_experiment(values({"task": task, "lr": rates[0], "final": final}))
+            experiment, name = build_experiment(values({"task": task, "lr": rates[0], "final": final})), _name(final)
+            if name not in experiment.evaluators:
+                raise UserError(
+                    f"VTAB counts '{name}/accuracy', and the config has no evaluator {name!r} with final={final}",
+                    "Add it to its 'evals'",
+                )
     for number, task in enumerate(tasks, 1):
         tried = {}
         for rate in sorted(set(rates)) if len(rates) > 1 else ():
             said(f"{task} ({number} of {len(tasks)}): learning rate {rate:g} on 800 images")
-            wanted = values({"task": task, "lr": rate, "final": False})
-            tried[rate] = _finished(wanted, workdir / task / f"lr_{rate:g}")["val/accuracy"]
-        best = max(tried, key=tried.get) if tried else rates[0]
+            try:
+                tried[rate] = _accuracy(values, task, rate, False, workdir / task / f"lr_{rate:g}")
+            except Diverged as error:
+                said(f"{task}: {error}")
+                tried[rate] = None
+        measured = [rate for rate, accuracy in tried.items() if accuracy is not None]
+        if tried and not measured:
+            raise UserError(f"The loss of {task} stays finite with none of the rates", "Give lower --rates")
+        best = max(measured, key=tried.get) if tried else rates[0]
         said(f"{task} ({number} of {len(tasks)}): learning rate {best:g} on 1,000 images")
-        summary = _finished(values({"task": task, "lr": best, "final": True}), workdir / task / "final")
         found[task] = {
             "group": task_of(task).group,
-            "accuracy": summary["test/accuracy"],
+            "accuracy": _accuracy(values, task, best, True, workdir / task / "final"),
             "rate": best,
             "tried": {f"{rate:g}": accuracy for rate, accuracy in tried.items()},
         }
@@ -73,15 +87,16 @@ def run_vtab(
     return results
 
 
-def _finished(values: Mapping[str, Any], workdir: epath.Path) -> dict[str, Any]:
-    """The summary of a run: what it has written when it was finished before, or else it is run to its end."""
-    experiment = build_experiment(values)
-    last, path = experiment.config.steps, workdir / "summary.json"
-    if path.exists() and start_step(workdir, experiment.values, last) == last:
-        try:
-            summary = json.loads(path.read_text())
-        except ValueError:
-            summary = {}
-        if isinstance(summary, dict) and summary.get("step") == last:
-            return summary
-    return train(experiment, workdir)
+def _name(final: bool) -> str:
+    """Of the evaluator that counts."""
+    return "test" if final else "val"
+
+
+def _accuracy(values: Values, task: str, rate: float, final: bool, workdir: epath.Path) -> float:
+    """What a run measured: when it was finished before, or else it is run to its end."""
+    config = values({"task": task, "lr": rate, "final": final})
+    summary = finished(workdir, config)
+    if summary is None:
+        summary = train(build_experiment(config), workdir)
+        gc.collect()  # the arrays of a run are in circles of references
+    return summary[f"{_name(final)}/accuracy"]

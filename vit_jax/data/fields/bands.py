@@ -58,9 +58,8 @@ class Bands(Field):
 
     def given(self, image: Any) -> Shaped[np.ndarray, "H W C"]:
         """An image that a person hands over: a path, encoded bytes, or an array."""
-        if isinstance(image, bytes) or hasattr(image, "shape"):
-            return self.read(image, "The image", None)
-        return self.read(read_file(image), str(image), None)
+        path = "The image" if isinstance(image, bytes) or hasattr(image, "shape") else image
+        return self.read(image if path == "The image" else read_file(path), str(path), None)
 
     def prepared(self, image: Any) -> Shaped[np.ndarray, "h w C"]:
         """The same as evaluation prepares it."""
