@@ -16,6 +16,7 @@ from vit_jax.checkpoints.policy import Policy
 from vit_jax.commands import sweep, sweep_parts
 from vit_jax.commands.main import main
 from vit_jax.commands.sweep_table import is_low
+from vit_jax.errors import Preempted
 from vit_jax.training.grid import axes_of, points_of
 from vit_jax.training.open_run import compile_aloud
 
@@ -265,6 +266,26 @@ def test_each_part_sees_devices_of_its_own_and_a_signal_reaches_it_once(tmp_path
     assert signal.getsignal(signal.SIGINT) is before
     lines = sorted(capfd.readouterr().err.splitlines())
     assert lines == ["[1/2] 7,5 --only 1/2", "[1/2] told", "[2/2] 3,1 --only 2/2", "[2/2] told"]
+
+
+def test_a_signal_reaches_a_part_that_is_just_starting(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_parts, "_asked", lambda: ("gpu", 2))
+    python, started = tmp_path / "python", []
+    python.write_text("#!/bin/bash\nexec sleep 20\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sweep_parts.sys, "executable", str(python))
+
+    class Starting(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            if len(started) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(sweep_parts.subprocess, "Popen", Starting)
+    with pytest.raises(Preempted):
+        sweep_parts.run_beside(["--grid", "seed=0,1,2"], 3, 1)
+    assert [part.returncode for part in started] == [-signal.SIGTERM] * 2
 
 
 @pytest.mark.long

@@ -77,12 +77,17 @@ def run_beside(words: Sequence[str], runs: int, per_run: int) -> None:
     shares = list(_shares(per_run))[:runs]
     parts: list[subprocess.Popen] = []
     told: list[int] = []
+    passed_to: list[subprocess.Popen] = []
+
+    def pass_on(number: int) -> None:
+        for part in parts:
+            if part not in passed_to and part.poll() is None:
+                part.send_signal(number)
+                passed_to.append(part)
 
     def forward(number: int, frame: FrameType | None) -> None:
         if not told:
-            for part in parts:
-                if part.poll() is None:
-                    part.send_signal(number)
+            pass_on(number)
         told.append(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -99,6 +104,8 @@ def run_beside(words: Sequence[str], runs: int, per_run: int) -> None:
                     start_new_session=True,  # a terminal would send its Ctrl-C to them too, and a second does not save
                 )
             )  # fmt: skip
+        if told:  # perhaps while the last of them was starting, which was not among the parts then
+            pass_on(told[0])
         readers = [
             threading.Thread(target=_repeat, args=(part, f"[{i}/{len(shares)}]")) for i, part in enumerate(parts, 1)
         ]
