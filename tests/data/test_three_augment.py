@@ -31,6 +31,7 @@ def test_each_view_is_grey_solarised_or_blurred():
 
 def test_the_jitter_keeps_the_choice_and_moves_the_colours():
     for plain, jittered in zip(views(40, jitter=0.0, **WHOLE), views(40, jitter=0.3, **WHOLE), strict=True):
+        assert not np.array_equal(plain["image"], jittered["image"])
         grey = np.ptp(plain["image"].astype(int), axis=-1).max() == 0
         assert (np.ptp(jittered["image"].astype(int), axis=-1).max() == 0) == grey
         assert 0.6 < (jittered["image"].mean() + 1) / (plain["image"].mean() + 1) < 1.4
