@@ -17,6 +17,8 @@ from vit_jax.data.tokenizers import clip_bpe
 from vit_jax.inspection import prompt_maps
 from vit_jax.inspection.figures import overlay
 from vit_jax.inspection.texts import split_words
+from vit_jax.nn.multi_head import MultiHeadAttention
+from vit_jax.nn.style import BlockStyle
 from vit_jax.tasks import example_keys
 
 UNET = {**MODEL["unet"], "multipliers": [1, 1], "attention_levels": [0, 1]}
@@ -89,6 +91,31 @@ def test_the_image_is_the_sample_and_words_are_those_of_the_prompt(loaded, found
     assert found.words[1:3] == ("a", "b") and np.flatnonzero(~found.special).tolist() == [1, 2]
     assert found.together.shape == (len(found.words), 4, 2)
     np.testing.assert_array_equal(found.together[0, :, 0] > 0, True)
+
+
+def test_layers_of_a_name_are_noted_and_compute_the_same():
+    """Those of another name are not; a place's weights are those of its query."""
+    layer, other = (MultiHeadAttention(BlockStyle(num_heads=2, mlp_dim=4), name=name) for name in ("cross", "self"))
+    rng = np.random.default_rng(0)
+    x, memory = (jnp.asarray(rng.normal(size=(2, n, 4)), jnp.float32) for n in (8, 3))
+    variables = layer.init(jax.random.key(0), x, memory, train=False)
+    plain = layer.apply(variables, x, memory, train=False)[0]
+    with prompt_maps.noted_attention("cross") as noted:
+        np.testing.assert_allclose(layer.apply(variables, x, memory, train=False)[0], plain, atol=1e-6)
+        other.apply(variables, x, memory, train=False)
+    assert [weights.shape for weights in noted] == [(2, 2, 8, 3)]
+    np.testing.assert_allclose(noted[0].sum(-1), 1, atol=1e-6)
+    layer.apply(variables, x, memory, train=False)
+    assert len(noted) == 1
+
+
+def test_maps_of_layers_by_their_resolution():
+    """Rows before columns, and the mean of the layers of a resolution."""
+    fine, coarse = (np.random.default_rng(n).uniform(size=(1, 2, n, 3)).astype(np.float32) for n in (8, 2))
+    found = prompt_maps._by_grid([fine, coarse, 3 * fine], (4, 2))
+    assert set(found) == {(4, 2), (2, 1)}
+    np.testing.assert_allclose(found[4, 2][1, 3, 0], 2 * fine[0, :, 6, 1].mean(), rtol=1e-6)
+    np.testing.assert_allclose(found[2, 1][2, 1, 0], coarse[0, :, 1, 2].mean(), rtol=1e-6)
 
 
 def test_words_of_several_tokens_are_put_together():
