@@ -172,7 +172,9 @@ def test_other_channels(workdir):
     loaded, grey = vit_jax.load(workdir), vit_jax.load(workdir, in_channels=1)
     x = np.random.default_rng(0).normal(size=(2, *loaded.preprocess.image_size, 1)).astype(np.float32)
     np.testing.assert_allclose(grey.logits(x), loaded.logits(x.repeat(3, axis=-1)), atol=1e-5)
-    assert vit_jax.load(workdir, in_channels=6).params["encoder"]["embedding"]["kernel"].shape[2] == 6
+    six = vit_jax.load(workdir, in_channels=6)
+    assert six.params["encoder"]["embedding"]["kernel"].shape[2] == 6
+    np.testing.assert_allclose(six.logits(x.repeat(6, axis=-1)), grey.logits(x), atol=1e-5)
     with pytest.raises(UserError, match="in_channels=0"):
         vit_jax.load(workdir, in_channels=0)
 
