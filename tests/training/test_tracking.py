@@ -21,9 +21,10 @@ from vit_jax.training.tracking import Tracking, known_ids
 
 @dataclasses.dataclass
 class Service:
-    """Keeps what it is told; fails the first `failures` times that it is asked for anything."""
+    """Keeps what it is told; fails the first `failures` times that it is asked for anything, but to begin if it `begins`."""
 
     failures: int = 0
+    begins: bool = False
     hangs: threading.Event | None = None
     begun: list = dataclasses.field(default_factory=list)
     rows: list = dataclasses.field(default_factory=list)
@@ -34,7 +35,8 @@ class Service:
         pass
 
     def begin(self, beginning):
-        self._answer()
+        if not self.begins:
+            self._answer()
         self.begun.append(beginning)
         self.run_id = beginning.run_id or "r1"
         return self
@@ -76,8 +78,10 @@ def test_a_run_and_its_continuation_are_one_run_of_a_service(tmp_path, capsys):
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"service": "r1", "late": "r1"}
 
 
-def test_what_a_service_does_not_take_is_sent_again(tmp_path, capsys):
-    service = Service(failures=3)
+@pytest.mark.parametrize("begins", [False, True])
+def test_what_a_service_does_not_take_is_sent_again(tmp_path, capsys, begins):
+    """Whether it fails from the beginning, or when it has begun."""
+    service = Service(failures=3, begins=begins)
     tracking = Tracking({"service": service}, epath.Path(tmp_path), {})
     for step in range(5):
         tracking.write(step, {"loss": step / 2})
