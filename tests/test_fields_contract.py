@@ -249,6 +249,9 @@ def test_a_contact_sheet_draws_what_lies_on_the_image_and_writes_texts(tmp_path)
     lines = contact_sheet.texts(texts, 3)[0].splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{k} {name}" for k in range(3) for name in ("tokens", "label")]
     assert all(re.fullmatch(r"\d tokens: a (red|green|blue) thing, number \d+", line) for line in lines[::2])
+    said, count = contact_sheet.texts(texts, 1000)  # each example once, however many are asked for
+    assert count < 1000 and len(said.splitlines()) == 2 * count
+    assert len({line.partition(": ")[2] for line in said.splitlines()[::2]}) == count
     with pytest.raises(UserError, match="This data has images"):
         contact_sheet.texts(two_towers(tmp_path), 3)
 
