@@ -144,6 +144,7 @@ setup(
             "dall-e==0.1",
             "pytorch-fid==0.3.0",
             "schedulefree==1.4.1",
+            "peft==0.21.2",
         ],
         "dev": [*TEST_REQUIRES, "ruff>=0.17.6,<0.18"],
         # What `make docs` builds the manual with.

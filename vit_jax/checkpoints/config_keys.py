@@ -81,6 +81,21 @@ HF_VIT = Keys(
     _HF_FIXED,
     _HF_HARMLESS,
 )
+# Of a LoRA of PEFT; whatever else is trained there has tensors of other names, or changes the base.
+PEFT_LORA = Keys(
+    _words("""
+        peft_type base_model_name_or_path revision r lora_alpha use_rslora rank_pattern alpha_pattern bias
+        target_modules modules_to_save init_lora_weights
+    """),
+    {
+        "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "use_qalora": False, "loftq_config": {},
+        "ensure_weight_tying": False,
+    },
+    _words("""
+        auto_mapping peft_version task_type inference_mode lora_dropout exclude_modules layers_to_transform
+        layers_pattern megatron_core qalora_group_size eva_config target_parameters
+    """),
+)  # fmt: skip
 HF_YOLOS = Keys(
     _HF_TRUNK | _words("intermediate_size num_detection_tokens use_mid_position_embeddings"),
     _HF_FIXED,

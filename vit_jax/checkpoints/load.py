@@ -365,7 +365,8 @@ def load(
 
     Args:
         path: a workdir of this project (its newest step) or a step directory `checkpoints/<step>`; a .safetensors or
-            .npz file of published weights, or a folder with one; local, a URL, or 'hf://owner/name'.
+            .npz file of published weights, or a folder with one, or with a LoRA of PEFT; local, a URL, or
+            'hf://owner/name'.
         model: builds the module from the stored keyword arguments, for models that live outside vit_jax; what is loaded
             gives the outputs of that model.
         image_size: pixels that the model is to see, instead of those that it was trained on: a side or (height,
@@ -382,8 +383,7 @@ def load(
         average: of a workdir's last checkpoints so many are averaged, parameter by parameter; None for the newest.
         part: "encoder" or "text" for one tower of a model of images and texts, without what compares it with the other;
             of any other image model the first is the model without its head. None for all.
-        base: where the checkpoint lies now beside which adapters were trained, where their checkpoint names another
-            place.
+        base: where the checkpoint lies now beside which adapters were trained, where these name another place.
 
     Raises:
         UserError: no checkpoint there, damaged, newer than this version, of an unknown task or model, with a tensor

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from etils import epath
 
 from vit_jax.checkpoints import http
+from vit_jax.checkpoints.peft import CONFIG as ADAPTER
 from vit_jax.checkpoints.pipeline_folder import INDEX, has_folders, weights_to_fetch
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES
 from vit_jax.checkpoints.safetensors import parts_of
@@ -22,7 +23,7 @@ from vit_jax.spelling import closest
 _NAMED = (*SIDECARS.values(), *VOCABULARIES)
 _INDEX = ".safetensors.index.json"
 # The last ones are those of a pipeline's models, each in its own folder.
-_DESCRIBING = (*_NAMED, f"*{_INDEX}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
+_DESCRIBING = (*_NAMED, ADAPTER, f"*{_INDEX}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
 _WEIGHTS = ("*.safetensors", "*.npz")
 _BESIDE = ("config.json", "preprocessor_config.json", "scheduler_config.json")
 _CHUNK = 1 << 24  # bytes
@@ -163,8 +164,8 @@ def _fetch_from_hub(name: str, path: str) -> Path:
             raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
 
     if file:
-        inside = file.rpartition("/")[0]  # what describes a file lies beside it
-        found = snapshot([file, *(f"{inside}/{name}" if inside else name for name in SIDECARS.values())]) / file
+        inside, beside = file.rpartition("/")[0], (*SIDECARS.values(), ADAPTER)  # what describes it
+        found = snapshot([file, *(f"{inside}/{name}" if inside else name for name in beside)]) / file
         if not found.exists():
             raise UserError(f"There is no file {file!r} in hf://{owner}/{repository}", "Check its name")
         return found

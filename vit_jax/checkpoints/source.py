@@ -15,18 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vit_jax.checkpoints import families, remote, store
+from vit_jax.checkpoints import families, peft, remote, store
 from vit_jax.checkpoints.average import last_steps, read_averaged
 from vit_jax.checkpoints.base import Base, read_bases
 from vit_jax.checkpoints.description import overridden, task_of_model, task_with_model
 from vit_jax.checkpoints.http import is_http
-from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
+from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NDArray
-from vit_jax.checkpoints.npz import NpzFile
-from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, keeps_parts, named_parts
-from vit_jax.checkpoints.published import VOCABULARIES, Sidecar, described
-from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.checkpoints.pipeline_folder import INDEX
+from vit_jax.checkpoints.published import Sidecar, described
 from vit_jax.checkpoints.subtrees import merge
+from vit_jax.checkpoints.weight_file import SHARDS, TensorFile, opened, weight_file
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable
@@ -35,12 +34,8 @@ from vit_jax.nn.example_inputs import example_inputs
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.lora import LoRA, merged
 
-TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors | PipelineFolder
-
-_INDEX = ".safetensors.index.json"
 # Of data parallelism, of compilation, of training loops around a model.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "state_dict.")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib", ".npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +67,16 @@ def open_source(
 
     Args:
         path: a workdir or step directory of this project; a .safetensors or .npz file, an index of several, or a
-            folder with one of them, or with a `model_index.json`; a URL of a file, or 'hf://owner/name'.
+            folder with one of them, with a `model_index.json`, or with a LoRA of PEFT; a URL of a file, or
+            'hf://owner/name'.
         overrides: arguments of a published model that its file cannot say, such as `num_heads` or `gelu`; of a run's
             model those that leave its parameters as they are, see `vit_jax.checkpoints.description.overridden`.
         sha256: what the weight file must hash to.
         allow_nonfinite: also read parameters that are NaN or infinite, as a run leaves that diverged.
         checksums: compare what is read from a checkpoint of this project with the checksums saved in it.
         average: take the mean of the parameters of a workdir's last checkpoints, of so many; None for the newest.
-        base: where the checkpoint lies whose frozen parameters one of this project lacks; None for where it did.
+        base: where the checkpoint lies beside which adapters were trained, a published one for PEFT's; None for where
+            they say.
 
     Raises:
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
@@ -88,7 +85,7 @@ def open_source(
     path = str(path)
     if remote.is_remote(path) and not _is_remote_run(path):
         path = str(remote.fetch(path, sha256))
-    file = None if remote.is_remote(path) else _weight_file(Path(path).expanduser())
+    file = None if remote.is_remote(path) else weight_file(Path(path).expanduser())
     if file is None:
         if sha256:
             raise UserError(
@@ -122,15 +119,16 @@ def open_source(
             return params, model_state
 
         return StoredModel(step, metadata, read)
-    if base is not None:
+    adapter = file.name == peft.CONFIG
+    if base is not None and not adapter:
         raise UserError(f"{file} is no run, and has no base", "Leave the base out")
     if average is not None:
         raise UserError(f"{file} is one file of weights, not several to average", "Leave the average out")
     if sha256:
-        if file.name.endswith((_INDEX, INDEX)):
+        if file.name.endswith((SHARDS, INDEX)):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
-        remote.check_sha256(file, sha256)
-    return _published(file, overrides or {}, allow_nonfinite)
+        remote.check_sha256(file.with_name(peft.WEIGHTS) if adapter else file, sha256)
+    return _published(*opened(file, base), overrides or {}, allow_nonfinite)
 
 
 def based_params(bases: Sequence[Mapping[str, Any]], step: epath.Path, moved: str | None = None) -> dict[str, Any]:
@@ -183,44 +181,12 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_remote_run(path: str) -> bool:
     """Whether a URL is a workdir or step directory of ours, which Orbax reads where it is."""
-    if path.startswith("hf://") or is_http(path) or path.endswith((".safetensors", ".npz", _INDEX)):
+    if path.startswith("hf://") or is_http(path) or path.endswith((".safetensors", ".npz", SHARDS)):
         return False
     try:
         return epath.Path(path).is_dir()
     except Exception as error:  # as in remote: each file system has errors of its own
         raise UserError(f"{path} cannot be reached: {str(error).splitlines()[0]}", "Check the address") from error
-
-
-def _weight_file(path: Path) -> Path | None:
-    """The published weight file that `path` means, None for what only our own store may know."""
-    if path.is_dir():
-        if (path / "checkpoints").is_dir() or store.is_step(path):
-            return None
-        if (path / INDEX).is_file() and keeps_parts(path / INDEX):
-            return path / INDEX
-        for pattern in ("model.safetensors", "*" + _INDEX, "*.safetensors", "*.npz"):
-            found = sorted(path.glob(pattern))
-            if len(found) > 1:
-                names = ", ".join(p.name for p in found)
-                raise UserError(f"{path} holds several weight files: {names}", "Name one of them")
-            if found:
-                return _weight_file(found[0])
-        if pickles := sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES):
-            raise _pickle(path / pickles[0])
-        return None
-    if not path.exists():
-        return None
-    if not path.is_file():  # a pipe would be waited for, a device read without end
-        raise UserError(f"{path} is not a regular file", "Give .safetensors, .npz or a checkpoint of vit_jax")
-    if path.name.endswith((".safetensors", ".npz", _INDEX)) or path.name == INDEX:
-        return path
-    with path.open("rb") as file:
-        start = file.read(2)
-    if path.suffix in _PICKLES or start[:1] == b"\x80":
-        raise _pickle(path)
-    raise UserError(
-        f"{path} is not a weight file that vit_jax reads", "Give .safetensors, .npz or a checkpoint of vit_jax"
-    )
 
 
 def _wrapper(names: Iterable[str]) -> str:
@@ -231,18 +197,8 @@ def _wrapper(names: Iterable[str]) -> str:
     return wrapper
 
 
-def _pickle(path: Path) -> UserError:
-    return UserError(
-        f"{path} is a pickle, or may be one: opening it could run code, so vit_jax never does",
-        "Take the .safetensors file of the same model, or save it with safetensors.torch.save_file: "
-        'weights = torch.load("FILE", map_location="cpu", weights_only=True), and then '
-        'save_file(weights.get("state_dict", weights), "model.safetensors")',
-    )
-
-
-def _published(path: Path, overrides: Mapping[str, Any], allow_nonfinite: bool) -> StoredModel:
-    file = _open(path)
-    sidecar = _sidecar(path)
+def _published(file: TensorFile, sidecar: Sidecar, overrides: Mapping[str, Any], allow_nonfinite: bool) -> StoredModel:
+    path = file.path
     wrapper = _wrapper(file.shapes)
     shapes = {name.removeprefix(wrapper): shape for name, shape in file.shapes.items()}
 
@@ -354,26 +310,3 @@ def _owns_memory(array: np.ndarray) -> bool:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array.flags.owndata
-
-
-def _open(path: Path) -> TensorFile:
-    try:
-        if path.name == INDEX:
-            return PipelineFolder(path)
-        if path.name.endswith(_INDEX):
-            return ShardedSafetensors(path)
-        return NpzFile(path) if path.suffix == ".npz" else SafetensorsFile(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be read: {error}", "Check the path and your permission") from error
-
-
-def _sidecar(path: Path) -> Sidecar:
-    def read(name: str) -> JsonObject:
-        own = path.parent / f"{path.name}.{name}"  # what `vit_jax convert` writes beside an .npz
-        file = own if path.suffix == ".npz" and own.is_file() else path.parent / name
-        return read_json(file) if file.is_file() else JsonObject(where=str(file))
-
-    parts = named_parts(path) if path.name == INDEX else ()
-    names = [*VOCABULARIES, *(f"{part}/{name}" for part in parts for name in VOCABULARIES)]
-    beside = {name: path.parent / name for name in names}
-    return Sidecar.of(read, {name: str(file.resolve()) for name, file in beside.items() if file.is_file()}, parts)

@@ -1,5 +1,6 @@
 """What the families of transformers have in common: names, and config.json."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,16 @@ VIT_NAMES = {
     "norm2": "layernorm_after",
     "fc1": "intermediate.dense",
     "fc2": "output.dense",
+}
+# What transformers 5 calls modules of a ViT in memory; its files keep the names that they had before.
+_RENAMED = {
+    r"(^|\.)layers\.": r"\1encoder.layer.",
+    r"attention\.q_proj\.": "attention.attention.query.",
+    r"attention\.k_proj\.": "attention.attention.key.",
+    r"attention\.v_proj\.": "attention.attention.value.",
+    r"attention\.o_proj\.": "attention.output.dense.",
+    r"mlp\.fc1\.": "intermediate.dense.",
+    r"mlp\.fc2\.": "output.dense.",
 }
 MAE_DECODER = "decoder.decoder_embed.weight"  # only a ViTMAEForPreTraining has it
 
@@ -148,6 +159,13 @@ def block_names(layer: str, names: Mapping[str, str] = VIT_NAMES) -> parts.Block
         out=layer + "attention.output.dense",
         **{field: layer + name for field, name in names.items()},
     )
+
+
+def former_names(name: str) -> str:
+    """The name in files of a parameter of a ViT that is called so in memory."""
+    for later, former in _RENAMED.items():
+        name = re.sub(later, former, name)
+    return name
 
 
 def prefix_of(tensors: Shapes, known: Sequence[str], name: str) -> str | None:
