@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import vit_jax
-from tests.tiny import tiny_run
+from tests.tiny import tiny_config, tiny_run, untrained
 from vit_jax import UserError
 from vit_jax.checkpoints.average import read_averaged
 from vit_jax.commands.main import main
@@ -42,8 +42,17 @@ def test_what_cannot_be_averaged(workdir, path, count, what, capsys):
     assert what in capsys.readouterr().err
 
 
-def test_statistics_of_batches_are_not_averaged(workdir, monkeypatch):
+def test_statistics_of_batches_are_not_averaged(tmp_path, monkeypatch):
     state = {"batch_stats": {"mean": np.zeros(2)}}
     monkeypatch.setattr("vit_jax.checkpoints.store.read_params", lambda *_: ({}, state))
     with pytest.raises(UserError, match="keeps statistics of its batches"):
-        read_averaged([workdir, workdir], "params")
+        read_averaged([tmp_path, tmp_path], "params", True, dict)
+
+
+def test_of_adapters_their_products_are_averaged(tmp_path):
+    """The mean of A times the mean of B is another matrix."""
+    for step in (1, 2):
+        untrained(tmp_path, tiny_config(lora__rank=2, model__depth=1), step, signed=step == 1)
+    one, two = (vit_jax.load(tmp_path / "checkpoints" / step).params for step in "12")
+    mean = vit_jax.load(tmp_path, average=2).params
+    jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (a + b) / 2, rtol=1e-6, atol=1e-7), mean, one, two)

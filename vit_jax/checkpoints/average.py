@@ -1,5 +1,7 @@
 """The mean of a run's last checkpoints, as "Attention is all you need" (section 6.1) evaluates it."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from etils import epath
@@ -29,11 +31,15 @@ def last_steps(path: epath.PathLike, count: int) -> list[epath.Path]:
     return found
 
 
-def read_averaged(steps: list[epath.Path], product: str, checksums: bool = True) -> tuple[dict, dict]:
+def read_averaged(
+    steps: list[epath.Path], product: str, checksums: bool, whole: Callable[[dict], dict]
+) -> tuple[dict, dict]:
     """Parameters, each the mean of those of all steps, taken in float64, and the constants, which all of them share.
 
     Args:
         product: see `vit_jax.checkpoints.store.read_params`, like `checksums`.
+        whole: what a model is applied to, from what a step has of it. The mean is taken of that: a product of two
+            matrices that are means is not the mean of the products.
 
     Raises:
         UserError: for a model with statistics of batches, which those of averaged parameters are not the average of.
@@ -47,6 +53,6 @@ def read_averaged(steps: list[epath.Path], product: str, checksums: bool = True)
                 "Load one checkpoint, or train with config.ema_decay",
             )
         constants = constants_of(model_state)
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), whole(params))
         total = params if total is None else jax.tree.map(np.add, total, params)
     return jax.tree.map(lambda leaf: jax.numpy.asarray((leaf / len(steps)).astype(np.float32)), total), constants

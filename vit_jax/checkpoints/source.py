@@ -103,15 +103,17 @@ def open_source(
             raise UserError(f"{step} has all of its parameters", "Leave the base out")
 
         def read() -> tuple[dict, dict]:
+            based = nested(based_params(bases, step, base)) if bases else {}
+
+            def whole(params: dict) -> dict:
+                params = merge(params, based)
+                return params if lora is None else merged(params, construct(LoRA, lora, "metadata.lora").scale)
+
             if average is None:
                 params, model_state = store.read_params(step, metadata["product"], checksums)
+                params = whole(params)
             else:
-                params, model_state = read_averaged(steps, metadata["product"], checksums)
-            if bases:
-                found = based_params(bases, step, base)
-                params = merge(params, nested(found))
-            if lora is not None:
-                params = merged(params, construct(LoRA, lora, "metadata.lora").scale)
+                params, model_state = read_averaged(steps, metadata["product"], checksums, whole)
             if not allow_nonfinite:
                 for key, leaf in jax.tree_util.tree_leaves_with_path((params, model_state)):
                     name = jax.tree_util.keystr(key[1:], simple=True, separator="/")
