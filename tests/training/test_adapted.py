@@ -15,6 +15,8 @@ from vit_jax.checkpoints.source import flat_shapes, open_source
 from vit_jax.checkpoints.store import find, read_metadata, read_params
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.nn.lora import merged
+from vit_jax.training.experiment import build_experiment
+from vit_jax.training.loop import train
 from vit_jax.training.parameters import leaf_names
 from vit_jax.training.program import build_program
 from vit_jax.training.sharding import make_mesh
@@ -90,6 +92,11 @@ def test_a_base_that_moved_or_is_another(folder, tmp_path):
         untrained(tmp_path / "other", other, signed=False)
         with pytest.raises(UserError, match=r"on a base with the digest [0-9a-f]{8}, and .*other has [0-9a-f]{8}"):
             vit_jax.load(run, base=tmp_path / "other")
+        config = json.loads((run / "config.json").read_text())
+        with pytest.raises(UserError, match="or put it or a link to it there, where train looks for it; its digest is"):
+            train(build_experiment(config), run)  # train has no --base
+        (run.parent / "base").symlink_to(tmp_path / "base")
+        jax.tree.map(np.testing.assert_array_equal, flat_arrays(vit_jax.load(run).params), whole)
         with pytest.raises(UserError, match="has all of its parameters"):
             vit_jax.load(tmp_path / "base", base=tmp_path / "other")
     finally:
