@@ -184,3 +184,27 @@ def test_views_of_one_image_are_not_mixed_with_each_other():
     assert (labels[np.arange(12), partner] > 0).all()
     with pytest.raises(UserError, match="apart is 0"):
         Mix(mixup=1.0, apart=0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "repeats", "apart", "advice"),
+    [
+        (16, 3, 2, "mix.apart to 3, or to at most 13"),
+        (16, 3, 14, "mix.apart to 3, or to at most 13"),
+        (16, 1, 16, "mix.apart to 1, or to at most 15"),
+        (5, 3, 3, "batch_size to 6 or more"),
+        (1, 1, 1, "batch_size to 2 or more"),
+    ],
+)
+def test_no_image_is_mixed_with_itself(batch_size, repeats, apart, advice):
+    given = {"batch_size": batch_size, "data__repeats": repeats, "data__mix__apart": apart}
+    assert tiny_experiment(**given, data__mix__erase=0.1)  # which mixes nothing
+    with pytest.raises(UserError, match=f"{repeats} rows in a row show the same one.*config.*{advice}"):
+        tiny_experiment(**given, data__mix__mixup=0.5)
+
+
+@pytest.mark.parametrize("apart", [3, 4, 13])
+def test_what_is_far_enough_apart_is_another_image(apart):
+    Mix(mixup=1.0, apart=apart).check_apart(16, 3)
+    images = np.arange(16) // 3
+    assert (np.roll(images, apart) != images).all()

@@ -76,6 +76,22 @@ class Mix:
         """Whether labels become shares."""
         return bool(self.mixup or self.cutmix)
 
+    def check_apart(self, batch_size: int, repeats: int) -> None:
+        """Refuses batches in which an image would be mixed with itself.
+
+        Args:
+            repeats: rows in a row that show the same image.
+
+        Raises:
+            UserError: `apart` is fewer rows, or so many that it leads around the batch to the same image.
+        """
+        if not self.mixes_labels or repeats <= self.apart <= batch_size - repeats:
+            return
+        what = f"In batches of {batch_size} an image is mixed with itself: {repeats} rows in a row show the same one"
+        if 2 * repeats > batch_size:
+            raise UserError(what, f"Set config.batch_size to {2 * repeats} or more, or remove mixup and cutmix")
+        raise UserError(what, f"Set config.data.mix.apart to {repeats}, or to at most {batch_size - repeats}")
+
     def __call__(self, batch: Mapping[str, Array], rng: PRNGKeyArray, num_classes: int) -> dict[str, Any]:
         """Mixes `image` float32 [B, H, W, C]; `label` int [B] or shares [B, K] becomes shares float32 [B, K].
 

@@ -89,6 +89,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
             f"The task '{config.task['name']}' has no labels that mixup or cutmix could mix",
             "Remove mixup and cutmix from config.data.mix",
         )
+    inputs.mixing.check_apart(config.batch_size, inputs.repeats)
     precompute = None
     if config.precompute is not None:
         precompute = functools.partial(
