@@ -93,7 +93,7 @@ def test_a_base_that_moved_or_is_another(folder, tmp_path):
         with pytest.raises(UserError, match=r"on a base with the digest [0-9a-f]{8}, and .*other has [0-9a-f]{8}"):
             vit_jax.load(run, base=tmp_path / "other")
         config = json.loads((run / "config.json").read_text())
-        with pytest.raises(UserError, match="or put it or a link to it there, where train looks for it; its digest is"):
+        with pytest.raises(UserError, match="or put it or a link to it there, where train looks; its digest is"):
             train(build_experiment(config), run)  # train has no --base
         (run.parent / "base").symlink_to(tmp_path / "base")
         jax.tree.map(np.testing.assert_array_equal, flat_arrays(vit_jax.load(run).params), whole)

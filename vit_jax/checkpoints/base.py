@@ -123,7 +123,7 @@ def read_bases(
             own = f"{text_digest(_checksums(there)):08x}"
             raise UserError(
                 f"{step_path} was trained on a base with the digest {base.digest}, and {path} has {own}",
-                "Name the checkpoint that it was trained on with base= (--base), or put it there, where train looks for it",
+                "Name the checkpoint that it was trained on with base= (--base), or put it there, where train looks",
             )
         found |= there
     return found
@@ -144,6 +144,6 @@ def _place(base: Base, step_path: epath.Path) -> str:
             return path
     raise UserError(
         f"{step_path} holds what was trained beside a base that is no longer at {base.path}",
-        f"Name where it is now with base= (--base), or put it or a link to it there, where train looks for it; its digest "
-        f"is {base.digest}",
+        f"Name where it is now with base= (--base), or put it or a link to it there, where train looks; "
+        f"its digest is {base.digest}",
     )
