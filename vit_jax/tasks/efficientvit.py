@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vit_jax.data.seeds import one_of
 from vit_jax.errors import UserError
 from vit_jax.naming import build_model, construct
 from vit_jax.nn.classification_loss import classification_losses
@@ -62,7 +62,7 @@ class EfficientViT(Classify):
         """Pixels of a side in the step after so many."""
         if not self.sizes:
             return None
-        return max(self.sizes) if step == 0 else int(np.random.default_rng((_SIZES, step)).choice(self.sizes))
+        return max(self.sizes) if step == 0 else one_of(self.sizes, _SIZES, step)
 
     def loss(
         self, variables: Variables, batch: Batch, rng: PRNGKeyArray, step: Int[Array, ""], *, static: int | None

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vit_jax.data.fields import Fields
+from vit_jax.data.seeds import one_of
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.ranges import Count
@@ -61,8 +61,7 @@ class FlexiViT(Task):
 
     def static(self, step: int) -> int:
         """The patch size in the step after so many."""
-        rng = np.random.default_rng((_SIZES, step))
-        return min(self.patch_sizes) if step == 0 else int(rng.choice(self.patch_sizes))
+        return min(self.patch_sizes) if step == 0 else one_of(self.patch_sizes, _SIZES, step)
 
     def _at(self, patch_size: int) -> Classify:
         """The same task at one patch size, on the same parameters."""
