@@ -122,6 +122,36 @@ def test_the_best_mean_over_seeds_is_first(tmp_path, monkeypatch, capsys):
     assert "Did you mean 'val/accuracy'" in capsys.readouterr().err
 
 
+def test_what_survived_of_a_value_is_not_ranked_above_what_is_whole(tmp_path, monkeypatch, capsys):
+    """Of one rate a seed diverges after an evaluation, of another it ends with NaN, of a third none comes to its end."""
+    scores = {0.1: 0.5, 0.2: 0.9, 0.3: 0.8, 0.4: 0.7}
+
+    def accuracy(config):
+        return float("nan") if (rate_of(config), config["seed"]) == (0.3, 1) else scores[rate_of(config)]
+
+    pretend(monkeypatch, accuracy)
+    train = sweep._train
+
+    def diverging(workdir, config):
+        train(workdir, config)
+        if rate_of(config) == 0.4 or (rate_of(config), config["seed"]) == (0.2, 1):
+            (workdir / "summary.json").unlink()
+            raise UserError("The loss is not finite")
+
+    monkeypatch.setattr(sweep, "_train", diverging)
+    assert sweep_of(tmp_path, "--grid", "optim.learning_rate=0.4,0.3,0.2,0.1", "seed=0,1") == 2
+    out, err = capsys.readouterr()
+    rows = [line for line in out.splitlines() if line.startswith("learning_rate=")][:4]
+    assert [row.split()[0] for row in rows] == [f"learning_rate={rate}" for rate in (0.1, 0.2, 0.3, 0.4)]
+    counts = [" 2 ", " 1 of 2 ", " 1 of 2 ", " 0 of 2 "]
+    assert all(count in row for row, count in zip(rows, counts, strict=True))
+    assert "Best by val/accuracy: learning_rate=0.1" in out
+    for rate, count in ((0.2, 1), (0.3, 1), (0.4, 0)):
+        assert f"learning_rate={rate}: {count} of 2 runs came to their end with a finite val/accuracy" in err
+    assert sweep_of(tmp_path, "--grid", "optim.learning_rate=0.4", "seed=0,1") == 2
+    assert "came to its end with a finite val/accuracy" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     told = [True]

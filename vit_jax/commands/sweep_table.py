@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from etils import epath
 
 from vit_jax.commands.report import RunLog, choose_metrics, read_run, result_table, significance_table
 from vit_jax.commands.table import table
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.training.grid import SEED, Point
+from vit_jax.training.run_files import finished
 
 # Endings of metrics of which less is better; what measured them may stand behind in brackets.
 _LOW = (
@@ -27,7 +29,8 @@ class Ranked:
 
     Args:
         metric: by which.
-        groups: from the name of values without a seed to their runs.
+        groups: from the name of values without a seed to their runs that count, or to all where none does.
+        counted: of each, how many count and how many there are to be.
         metrics: what the table shows.
         points: of the best values.
         found: points with their logs, in the grid's order.
@@ -35,6 +38,7 @@ class Ranked:
 
     metric: str
     groups: Mapping[str, Sequence[RunLog]]
+    counted: Mapping[str, tuple[int, int]]
     metrics: Sequence[str]
     points: Sequence[Point]
     found: Sequence[tuple[Point, RunLog]]
@@ -43,12 +47,15 @@ class Ranked:
 def ranked(folder: epath.Path, points: Sequence[Point], metric: str | None, mode: str | None) -> Ranked:
     """The runs below a folder, by the last value of a metric that each logged; the mean over seeds counts.
 
+    A run counts that came to its end with a finite value. Values of which some seed does not count, because it
+    diverged, say, come after all others: a mean over those that survived would flatter them. That is said.
+
     Args:
         metric: by default the first that evaluators measured.
         mode: 'max' or 'min'; by default what the metric's name says.
 
     Raises:
-        UserError: no run has logged anything, or none the metric.
+        UserError: no run has logged anything, or none the metric, or none counts.
     """
     found = []
     for point in points:
@@ -63,20 +70,32 @@ def ranked(folder: epath.Path, points: Sequence[Point], metric: str | None, mode
     metrics = choose_metrics(logs, [metric] if metric else None)
     first = metrics[0]
     metrics = list(dict.fromkeys([*metrics, *choose_metrics(logs, None)]))
+    ended = {point.name for point, log in found if _counts(folder, point, log, first)}
+    if not ended:
+        raise UserError(f"No run in {folder} came to its end with a finite {first}", "What ended them is said above")
     groups: dict[str, list[RunLog]] = {}
+    counted: dict[str, tuple[int, int]] = {}
+    for point in points:
+        count, of = counted.get(point.group, (0, 0))
+        counted[point.group] = count + (point.name in ended), of + 1
     for point, log in found:
-        groups.setdefault(point.group, []).append(log)
+        if point.name in ended or not counted[point.group][0]:
+            groups.setdefault(point.group, []).append(log)
     low = mode == "min" if mode else is_low(first)
 
-    def place(item: tuple[str, list[RunLog]]) -> float:
-        values = [value for log in item[1] if (value := log.final(first)) is not None]
-        if not values or any(value != value for value in values):
-            return float("inf")
-        return statistics.mean(values) * (1 if low else -1)
+    def place(item: tuple[str, list[RunLog]]) -> tuple[int, float]:
+        count, of = counted[item[0]]
+        mean = statistics.mean(log.final(first) for log in item[1]) if count else 0.0
+        return (count < of) + (not count), mean if low else -mean
 
     in_order = dict(sorted(groups.items(), key=place))
     best = next(iter(in_order))
-    return Ranked(first, in_order, metrics, [p for p in points if p.group == best], found)
+    return Ranked(first, in_order, counted, metrics, [p for p in points if p.group == best], found)
+
+
+def _counts(folder: epath.Path, point: Point, log: RunLog, metric: str) -> bool:
+    value = log.final(metric)
+    return value is not None and math.isfinite(value) and finished(folder / point.name, point.config) is not None
 
 
 def is_low(metric: str) -> bool:
@@ -89,8 +108,19 @@ def show(folder: epath.Path, best: Ranked) -> None:
     from vit_jax.commands.figures import sweep_chart
 
     header, rows = result_table(best.groups, best.metrics)
+    for row in rows:
+        count, of = best.counted[row[0]]
+        row[1] = str(of) if count == of else f"{count} of {of}"
     print(table(header, rows))
-    compared, differences = significance_table(best.groups, [best.metric])
+    for group, (count, of) in best.counted.items():
+        if count < of:
+            print(
+                f"vit_jax: {printable(group)}: {count} of {of} runs came to their end with a finite {best.metric}, and"
+                " what is incomplete comes last",
+                file=sys.stderr,
+            )
+    those = {group: logs for group, logs in best.groups.items() if best.counted[group][0]}
+    compared, differences = significance_table(those, [best.metric])
     if differences:
         print(f"\n{table(compared, differences)}")
     text = io.StringIO()
@@ -119,7 +149,9 @@ def _lines(best: Ranked) -> tuple[str, dict[str, list[tuple[float | str, float, 
     across = next((key for key in varied if numeric(key)), varied[0] if varied else SEED)
     values: dict[str, dict[float | str, list[float]]] = {}
     for point, log in best.found:
-        if (value := log.final(best.metric)) is not None and across in point.values:
+        counts = best.counted[point.group][0] and log in best.groups[point.group]
+        if counts and across in point.values:
+            value = log.final(best.metric)
             line = ", ".join(f"{key}={point.values[key]}" for key in varied if key != across)
             x = point.values[across]
             x = x if numeric(across) else str(x).replace("$", r"\$")  # which would begin a formula
