@@ -76,12 +76,13 @@ def test_a_run_that_fails_does_not_stop_the_others(real, capsys):
     assert float(row["val/accuracy"]) == summary["val/accuracy"]
 
 
-def pretend(monkeypatch, accuracy, stop=lambda config: None):
+def pretend(monkeypatch, accuracy, stop=lambda config: None, metric="val/accuracy"):
     """Runs that take no time. Returns the configs that were trained.
 
     Args:
         accuracy: of a config.
         stop: raises where a run of a config does not come to its end.
+        metric: what `accuracy` gives.
     """
     trained = []
 
@@ -90,7 +91,7 @@ def pretend(monkeypatch, accuracy, stop=lambda config: None):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(config))
         stop(config)
-        row = {"step": 6, "train/loss": 1.0, "val/accuracy": accuracy(config), "val/loss": 1 - accuracy(config)}
+        row = {"step": 6, "train/loss": 1.0, metric: accuracy(config), "val/loss": 1 - accuracy(config)}
         (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         (workdir / "summary.json").write_text(json.dumps({"step": 6}))
 
@@ -236,9 +237,28 @@ def test_what_stops_a_run_early_is_for_development_alone():
 
 
 def test_what_is_best_low_by_its_name():
-    low = ["val/loss", "s/kid(network@0123)", "r/lpips", "b/per_pixel", "c/mce", "r/perceptual(a/loss@1)"]
+    low = [
+        "val/loss",
+        "s/kid(network@0123)",
+        "r/lpips",
+        "b/per_pixel",
+        "c/mce",
+        "r/perceptual(a/loss@1)",
+        "t/bits_per_byte",
+    ]
     high = ["val/accuracy", "s/score(my/fid)", "r/psnr", "r/better", "val/f1"]
     assert [is_low(name) for name in low + high] == [True] * len(low) + [False] * len(high)
+    assert is_low("codes/perplexity", "perplexity") and is_low("codes/per_pixel", "bits")
+    assert not is_low("codes/perplexity", "codebook") and not is_low("codes/bits", "codebook")
+
+
+def test_an_evenly_used_codebook_is_best(tmp_path, monkeypatch, capsys):
+    pretend(monkeypatch, lambda c: 10 * rate_of(c), metric="codes/perplexity")
+    base = tiny_config(evals__codes__name="codebook", evals__codes__vocab_size=8)
+    config = tmp_path / "base.py"
+    config.write_text(f"def get_config(arg=''):\n    return {base!r}\n")
+    assert sweep_of(tmp_path, "--grid", "optim.learning_rate=0.1,0.2", config=config) == 0
+    assert "Best by codes/perplexity: learning_rate=0.2" in capsys.readouterr().out
 
 
 def test_names_are_as_short_as_they_can_be():

@@ -19,8 +19,10 @@ from vit_jax.training.run_files import finished
 # Endings of metrics of which less is better; what measured them may stand behind in brackets.
 _LOW = (
     "loss", "error", "fid", "kid", "frechet", "lpips", "perceptual", "mce", "ece", "rmse", "nll", "perplexity", "bits",
-    "per_token", "per_pixel", "per_image", "mae", "distance", "l1", "copies", "alignment", "uniformity",
+    "per_token", "per_pixel", "per_image", "per_byte", "mae", "distance", "l1", "copies", "alignment", "uniformity",
 )  # fmt: skip
+# By the name of an evaluator those of which more is better all the same: of a codebook in even use.
+_HIGH = {"codebook": ("perplexity", "bits")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,8 @@ def ranked(folder: epath.Path, points: Sequence[Point], metric: str | None, mode
     for point, log in found:
         if point.name in ended or not counted[point.group][0]:
             groups.setdefault(point.group, []).append(log)
-    low = mode == "min" if mode else is_low(first)
+    measuring = (found[0][0].config.get("evals") or {}).get(first.partition("/")[0]) or {}
+    low = mode == "min" if mode else is_low(first, measuring.get("name", ""))
 
     def place(item: tuple[str, list[RunLog]]) -> tuple[int, float]:
         count, of = counted[item[0]]
@@ -98,9 +101,10 @@ def _counts(folder: epath.Path, point: Point, log: RunLog, metric: str) -> bool:
     return value is not None and math.isfinite(value) and finished(folder / point.name, point.config) is not None
 
 
-def is_low(metric: str) -> bool:
-    """Whether less is better, by its name: 'val/loss', 'samples/kid(inception)'."""
-    return metric.partition("(")[0].rpartition("/")[2].endswith(_LOW)
+def is_low(metric: str, evaluator: str = "") -> bool:
+    """Whether less is better, by its name and its evaluator's: 'val/loss', 'samples/kid(inception)'."""
+    name = metric.partition("(")[0].rpartition("/")[2]
+    return name.endswith(_LOW) and name not in _HIGH.get(evaluator, ())
 
 
 def show(folder: epath.Path, best: Ranked) -> None:
