@@ -62,6 +62,13 @@ def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
     assert found["tasks"]["kitti"]["rate"] == 0.2 and found["tasks"]["kitti"]["tried"]["0.1"] == 0.5
     assert "mean of structured" in capsys.readouterr().out
     assert run(tmp_path, "--tasks", "svhn", "kitti", "--rates", "0.3", "0.1", "0.2") == 0 and len(done) == 8
+    # Some tasks alone leave what was measured of the others, unless that was measured otherwise.
+    assert run(tmp_path, "--tasks", "kitti", "--rates", "0.3", "0.1", "0.2") == 0 and len(done) == 8
+    assert json.loads((tmp_path / "runs" / "vtab.json").read_text()) == found
+    assert capsys.readouterr().out.count("mean of") == 4
+    assert run(tmp_path, "--tasks", "kitti", "--rates", "0.2", "--config.seed=5") == 2
+    assert "vtab.json has svhn, which was measured with another config" in capsys.readouterr().err
+    assert json.loads((tmp_path / "runs" / "vtab.json").read_text()) == found
     assert run(tmp_path, "--tasks", "mnist") == 2 and "VTAB has no task 'mnist'" in capsys.readouterr().err
     assert run(tmp_path, "--rates", "0") == 2 and "no learning rates" in capsys.readouterr().err
 
@@ -90,7 +97,7 @@ def test_a_rate_that_is_too_high_is_not_chosen_and_what_is_not_measured_is_said_
     assert not begun
     assert run(tmp_path, *some) == 2 and "cannot be read" in capsys.readouterr().err
     assert run(tmp_path, *some) == 0
-    assert begun == ["lr_0.1", "lr_0.3", "final", "lr_0.3", "final"]
+    assert begun == ["lr_0.1", "lr_0.3", "final", "final"]  # what diverged does so again, and is done
     found = json.loads((tmp_path / "runs" / "vtab.json").read_text())["tasks"]["svhn"]
     assert found["rate"] == 0.1 and found["tried"] == {"0.1": 0.5, "0.3": None} and found["accuracy"] == 0.25
     assert "svhn: The loss or its gradient is not finite" in capsys.readouterr().out
