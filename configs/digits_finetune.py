@@ -41,5 +41,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = dict(val=dict(name="classification"))
     config.eval_every = 5 if arg.smoke else 48
     config.log_every = 5 if arg.smoke else 20
-    config.checkpoint = dict(every=None if arg.smoke else 48, keep=1)
+    config.checkpoint = dict(every=config.eval_every, keep=1)
     return config

@@ -13,7 +13,7 @@ import pytest
 
 import vit_jax.tasks
 from vit_jax.checkpoints.source import families_of
-from vit_jax.commands.main import _parser, _with_overrides
+from vit_jax.commands.main import _parser, _with_overrides, main
 from vit_jax.training.config import load_config
 from vit_jax.training.config_file import config_path, parse_arg, read_header
 from vit_jax.training.experiment import build_experiment
@@ -109,6 +109,20 @@ def test_the_readme_is_short():
 def test_the_site_has_every_page():
     nav = set(re.findall(r"[\w/]+\.md", (TOP / "mkdocs.yml").read_text(encoding="utf-8")))
     assert nav == {page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/")}
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+def test_the_early_stopping_of_the_page_begins(tmp_path, monkeypatch, smoke):
+    """Its command as it stands, and with ':smoke'."""
+
+    def begun(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vit_jax.training.open_run.build_program", begun)
+    monkeypatch.chdir(tmp_path)
+    (command,) = [command for command in commands(TEXTS["docs/small_data.md"]) if "stop_after" in command]
+    words = shlex.split(command.replace(" digits_finetune ", " digits_finetune:smoke ") if smoke else command)[1:]
+    assert main(words) == 130
 
 
 def block_after(mark: str, page: str = "docs/add_a_paper.md") -> str:
