@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import sys
 import tracemalloc
 from pathlib import Path
@@ -21,6 +22,7 @@ from vit_jax.checkpoints.formats import FORMATS
 from vit_jax.checkpoints.name_map import NameMap, linear, same
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import _to_device, families_of, open_source
+from vit_jax.checkpoints.transfer import init_from
 from vit_jax.commands.main import main
 from vit_jax.errors import UserError
 from vit_jax.models import vit
@@ -262,6 +264,30 @@ def test_each_family_says_what_it_is():
         assert all(callable(getattr(family, name)) for name in ("describe", "name_map", "sidecar"))
         assert family.LIBRARY in {*FORMATS, "google"} and family.MODELS
         assert isinstance(family.WRITES, tuple)
+
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def on_the_hub(small, tmp_path, monkeypatch):
+    """A repository, as the hub's library keeps it. Returns the revisions that were asked for."""
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    folder, asked = tmp_path / "models--me--vit" / "snapshots" / COMMIT, []
+    shutil.copytree(small[0], folder)
+    monkeypatch.setattr(hub, "snapshot_download", lambda _, revision, **__: asked.append(revision) or str(folder))
+    return asked
+
+
+def test_what_comes_from_the_hub_is_known_by_its_commit(small, on_the_hub):
+    """And all of it comes from one commit, whatever a branch does meanwhile."""
+    for address in ("hf://me/vit", "hf://me/vit@main", "hf://me/vit/model.safetensors"):
+        file = "/model.safetensors" * address.endswith("safetensors")
+        assert open_source(address).metadata["source"]["address"] == f"hf://me/vit@{COMMIT}{file}"
+    assert on_the_hub == [None, COMMIT, "main", COMMIT, None]
+    assert "address" not in open_source(small[0]).metadata["source"]
+    _, [report] = init_from({"params": open_source(small[0]).read()[0]}, "hf://me/vit")
+    assert report.path == f"hf://me/vit@{COMMIT}" and f"init_from hf://me/vit ({report.path}): " in str(report)
 
 
 @pytest.fixture(scope="module")

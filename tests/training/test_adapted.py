@@ -168,3 +168,18 @@ def test_the_base_costs_no_gradient(folder):
         _, program = program_of(**given)
         costs[name] = program.lower().compile().cost_analysis()["flops"]
     assert costs["adapted"] < 0.85 * costs["whole"]
+
+
+@pytest.mark.long
+def test_a_run_knows_the_commit_of_what_it_loaded_from_the_hub(folder, tmp_path, monkeypatch):
+    """Its base has it too, and a run that goes on."""
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    commit = "0123456789" * 4
+    export(open_source(folder / "base"), tmp_path / "snapshots" / commit, "timm")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshots" / commit))
+    given = RUN | {"data__image_size": "[8, 8]", "init_from": "hf://me/vit", "ema_decay": "none"}
+    for stop in (2, 4):
+        tiny_run(tmp_path / "run", stop_at=stop, **given)
+        metadata = read_metadata(find(tmp_path / "run"))
+        assert metadata["step"] == stop and metadata["loaded_from"] == [f"hf://me/vit@{commit}"]
+        assert [base["path"] for base in metadata["bases"]] == [f"hf://me/vit@{commit}"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -78,6 +79,26 @@ def fetch(path: str, sha256: str | None = None) -> Path:
     return target
 
 
+def pinned(address: str, found: Path) -> str:
+    """An address of the hub with the commit of what was fetched, 'hf://owner/name@COMMIT/file', which means the same
+    for ever; any other address as it is.
+
+    Args:
+        found: what `fetch` gave for it, in the hub's cache.
+    """
+    commit = _commit(found)
+    if not address.startswith("hf://") or not commit:
+        return address
+    owner, repository, *file = address.removeprefix("hf://").split("/", 2)
+    return "/".join([f"hf://{owner}", f"{repository.partition('@')[0]}@{commit}", *file])
+
+
+def _commit(found: Path) -> str:
+    """Of what lies in the hub's cache, which has a folder for each; '' elsewhere."""
+    folders = re.search(r"/snapshots/([0-9a-f]{40})(/|$)", found.as_posix())
+    return folders[1] if folders else ""
+
+
 def _fetch_from_web(url: str, sha256: str | None) -> Path:
     """A weight file from http or https, and what lies beside it: JSON files, and the parts that an index lists."""
     name = http.file_name(url)
@@ -146,8 +167,9 @@ def _fetch_from_hub(name: str, path: str) -> Path:
 
     def snapshot(patterns: Sequence[str], but: str | None = None) -> Path:
         """The folder, with those of the repository's files in it."""
+        nonlocal revision
         try:
-            return Path(
+            found = Path(
                 snapshot_download(
                     f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns, ignore_patterns=but
                 )
@@ -162,6 +184,8 @@ def _fetch_from_hub(name: str, path: str) -> Path:
             ) from error
         except Exception as error:  # the hub's own errors, requests', httpx's and OSError: all mean that it is not here
             raise UserError(f"{path} could not be fetched: {_first_line(error)}", _REACH) from error
+        revision = _commit(found) or revision  # a branch may move between two of these
+        return found
 
     if file:
         inside, beside = file.rpartition("/")[0], (*SIDECARS.values(), ADAPTER)  # what describes it

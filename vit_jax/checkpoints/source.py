@@ -82,9 +82,10 @@ def open_source(
         UserError: nothing there, a file of another kind (pickles are never opened), damaged, of an unknown family, or
             with another hash.
     """
-    path = str(path)
+    address = path = str(path)
     if remote.is_remote(path) and not _is_remote_run(path):
-        path = str(remote.fetch(path, sha256))
+        fetched = remote.fetch(path, sha256)
+        address, path = remote.pinned(address, fetched), str(fetched)
     file = None if remote.is_remote(path) else weight_file(Path(path).expanduser())
     if file is None:
         if sha256:
@@ -130,7 +131,8 @@ def open_source(
         if file.name.endswith((SHARDS, INDEX)):
             raise UserError(f"{file} is an index of several files, which no one sha256 covers", "Check them one by one")
         remote.check_sha256(file.with_name(peft.WEIGHTS) if adapter else file, sha256)
-    return _published(*opened(file, base), overrides or {}, allow_nonfinite)
+    on_hub = address if address.startswith("hf://") else None
+    return _published(*opened(file, base), overrides or {}, allow_nonfinite, on_hub)
 
 
 def based_params(bases: Sequence[Mapping[str, Any]], step: epath.Path, moved: str | None = None) -> dict[str, Any]:
@@ -199,7 +201,9 @@ def _wrapper(names: Iterable[str]) -> str:
     return wrapper
 
 
-def _published(file: TensorFile, sidecar: Sidecar, overrides: Mapping[str, Any], allow_nonfinite: bool) -> StoredModel:
+def _published(
+    file: TensorFile, sidecar: Sidecar, overrides: Mapping[str, Any], allow_nonfinite: bool, address: str | None
+) -> StoredModel:
     path = file.path
     wrapper = _wrapper(file.shapes)
     shapes = {name.removeprefix(wrapper): shape for name, shape in file.shapes.items()}
@@ -257,6 +261,7 @@ def _published(file: TensorFile, sidecar: Sidecar, overrides: Mapping[str, Any],
             "file": path.name,
             "library": family.LIBRARY,
             "family": family.__name__.rpartition(".")[2],
+            **({} if address is None else {"address": address}),  # on the hub, with its commit
         },
     }
 

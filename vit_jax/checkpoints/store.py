@@ -36,7 +36,8 @@ from vit_jax.errors import UserError
 # among its kwargs), "model" (the same of the module that the task has), "fields" (a section, or null for an image and a
 # label), "preprocess", "labels", "image_size", "product" ('params' or 'ema'), "versions", "frozen_in" (the folder
 # beside the step that has its frozen parameters, null where they are in the step), "checksums" (see
-# `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest).
+# `vit_jax.checkpoints.digests`, null where they are off) and "digest" (of all the rest). What a run loaded from the hub
+# is under "loaded_from": addresses with their commits.
 # Format 3 is format 2 of what adapters learned: "bases" (see `vit_jax.checkpoints.base`: a list of where those frozen
 # parameters are that are neither in the step nor in "frozen_in") and "lora" (see `vit_jax.nn.lora.LoRA`: what is to be
 # added to the kernels). Steps without either are written as format 2.

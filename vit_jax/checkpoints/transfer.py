@@ -44,7 +44,7 @@ class Report:
             images of other channels.
         missing: in the model but not in the source: they keep their fresh values.
         unused: in the source but not in the model.
-        path: of the source as it was found: a step directory or a file, or its address.
+        path: of the source as it was found: a step directory or a file, or its address, on the hub with the commit.
         names: from the name of each parameter that was loaded to its name in the source.
     """
 
@@ -64,7 +64,8 @@ class Report:
 
     def __str__(self) -> str:
         state = "".join(f", {c} arrays of {g}" for g, c in Counter(n.split("/")[0] for n in self.state).items())
-        lines = [f"init_from {self.source}: {len(self.loaded)} parameters loaded{state}"]
+        found = f" ({self.path})" if self.path.startswith("hf://") and self.path != self.source else ""
+        lines = [f"init_from {self.source}{found}: {len(self.loaded)} parameters loaded{state}"]
         for verb in ("resized", "missing", "unused"):
             names = getattr(self, verb)
             # A whole missing tower is one line, not a hundred.
@@ -278,6 +279,8 @@ def _read(source: str) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray
     params, model_state = opened.read()
     flat = {name: np.asarray(leaf) for name, leaf in flat_arrays({"params": params, **model_state}).items()}
     lies = source if is_remote(source) else os.path.abspath(opened.path)
+    if source.startswith("hf://"):
+        lies = opened.metadata["source"]["address"]
     return lies, flat, _computed(opened.metadata), resize_method(opened.metadata["model"])
 
 

@@ -153,6 +153,7 @@ def open_run(
         patience = Patience(policy)
         monitor, frozen_in = program.fresh_monitor(), None
         bases: Sequence[Base] = ()
+        hub: Sequence[str] = ()
         if start:
             abstract = jax.tree.map(_placed, program.state, program.shardings)
             resumed = resume(workdir, start, abstract, program.fresh_average, policy.checksums)
@@ -160,6 +161,7 @@ def open_run(
             agreed(lambda: check_vocabulary(workdir, resumed.metadata.get("fields"), experiment.metadata.get("fields")))
             monitor, frozen_in = with_sums(monitor, resumed.metadata.get("log", {})), resumed.metadata.get("frozen_in")
             bases = [Base(**base) for base in resumed.metadata.get("bases", ())]
+            hub = resumed.metadata.get("loaded_from", ())
             for row in agreed(lambda: _logged(workdir, start)):
                 patience.saw(row["step"], row)
             if patience.ends():
@@ -171,6 +173,7 @@ def open_run(
             state, transferred = program.fresh_state(), None
             if config.init_from:
                 state, transferred = _transfer(state, program, config.init_from)
+                hub = [report.path for report in transferred[1] if report.path.startswith("hf://")]
             if policy.frozen == "base":
                 bases = agreed(lambda: _bases(transferred, program, workdir))
         encoded = getattr(getattr(experiment.pipeline, "source", None), "header", None)
@@ -213,7 +216,7 @@ def open_run(
             policy=policy,
             patience=patience,
             store=store,
-            metadata=metadata_of(experiment, product, length),
+            metadata=metadata_of(experiment, product, length) | ({"loaded_from": list(hub)} if hub else {}),
             throughput=_throughput(experiment, raw, mesh, began),
             close=held.pop_all().close,
         )
