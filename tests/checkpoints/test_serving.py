@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import types
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,12 +14,13 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import vit_jax
 from tests.drawn import drawn
 from tests.loaded import loaded_model
 from vit_jax.checkpoints.json_file import JsonObject
-from vit_jax.checkpoints.serving import stablehlo, writing
+from vit_jax.checkpoints.serving import onnx, stablehlo, writing
 from vit_jax.checkpoints.serving.program import Program
 from vit_jax.checkpoints.serving.writing import difference, export_program
 from vit_jax.commands import export
@@ -164,6 +167,39 @@ def test_libraries_that_are_missing(loaded, tmp_path, monkeypatch, to, package, 
     with pytest.raises(UserError, match=sentence):
         export_program(Program(loaded), tmp_path / "x", to)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_onnx_file_can_hold_is_said_before_it_is_converted(loaded, tmp_path, monkeypatch):
+    """Beside its parameters a file has operations."""
+    program, asked = Program(loaded), []
+
+    class Large:
+        def SerializeToString(self):
+            raise ValueError("Failed to serialize proto")
+
+    def to_onnx(*_, **__):
+        asked.append(1)
+        return Large()
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
+    size = sum(x.nbytes for x in program.parameters.values())
+    monkeypatch.setattr(onnx, "_MOST", size + onnx._GRAPH - 1)
+    with pytest.raises(UserError, match=rf"The parameters have {size:,} bytes, and an ONNX file .*\. Use stablehlo"):
+        onnx.write(program, tmp_path, ())
+    assert not asked
+    monkeypatch.setattr(onnx, "_MOST", size + onnx._GRAPH)
+    with pytest.raises(UserError, match=r"does not fit into an ONNX file.*\. Use stablehlo"):
+        onnx.write(program, tmp_path, ())
+    assert asked and list(tmp_path.iterdir()) == []
+
+
+def test_where_files_lie_here_is_not_exported(loaded, folder):
+    here = os.fspath(Path(vit_jax.__file__).parents[1]).encode()
+    for path in folder.iterdir():
+        assert here not in path.read_bytes() and b"/site-packages/" not in path.read_bytes(), path.name
+    for path, name in (("/home/me/run/checkpoints/6", "run/checkpoints/6"), ("/home/me/model.npz", "model.npz")):
+        program = Program(dataclasses.replace(loaded, path=epath.Path(path)))
+        assert writing._described(program)["checkpoint"] == name
 
 
 def test_images_of_other_channels_are_prepared_by_the_caller(folder):

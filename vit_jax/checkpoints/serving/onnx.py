@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 OPSET = 23
 _MOST = 2**31 - 1  # bytes of one protobuf, which an ONNX file is
+_GRAPH = 2**24  # bytes that are left for operations, names and constants, of which the largest ViT has less
 
 
 def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
@@ -47,8 +48,11 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
             "Prepare them before it, and use preprocessing 'normalize'",
         )
     size = sum(x.nbytes for x in program.parameters.values())
-    if size > _MOST:
-        raise UserError(f"The parameters have {size:,} bytes, and an ONNX file {_MOST:,} at most", "Use stablehlo")
+    if size > _MOST - _GRAPH:
+        raise UserError(
+            f"The parameters have {size:,} bytes, and an ONNX file {_MOST:,} at most with all operations",
+            "Use stablehlo",
+        )
     parameters = jax.tree.map(np.asarray, program.parameters)
     names = list(jax.eval_shape(program.__call__, program.parameters, program.example(1)))
 
@@ -69,7 +73,13 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
             first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             advice = "Give a batch size, or use stablehlo" if program.batch_size is None else "Use stablehlo"
             raise UserError(f"jax2onnx cannot convert this model: {first[:300]}", advice) from error
-    (folder / MODEL).write_bytes(model.SerializeToString())
+    try:
+        whole = model.SerializeToString()
+    except Exception as error:  # of protobuf's own kinds, which change with its version
+        raise UserError(
+            f"The model does not fit into an ONNX file, which has {_MOST:,} bytes at most", "Use stablehlo"
+        ) from error
+    (folder / MODEL).write_bytes(whole)
     return {"opset": OPSET}
 
 

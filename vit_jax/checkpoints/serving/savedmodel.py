@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from vit_jax.checkpoints.serving.stablehlo import unplaced
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
 
     module.serve = serve
     try:
-        tf.saved_model.save(module, str(folder), signatures={SIGNATURE: serve})
+        with unplaced():
+            tf.saved_model.save(module, str(folder), signatures={SIGNATURE: serve})
     except (NotImplementedError, ValueError, TypeError, jax.errors.JAXTypeError) as error:
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"This model cannot be exported so: {first[:300]}", "Give a batch size") from error

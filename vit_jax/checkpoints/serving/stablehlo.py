@@ -6,7 +6,8 @@ parameters are arguments: programs stay small, and what compiles is what `predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in program.parameters.items()}
     lower = export.export(jax.jit(program.__call__), platforms=list(platforms))
     try:
-        exported = lower(shapes, program.symbolic())
+        with unplaced():
+            exported = lower(shapes, program.symbolic())
     except (
         NotImplementedError,
         ValueError,
@@ -76,3 +78,15 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
     parameters = jax.device_put({name: np.array(file[name]) for name in file.shapes})
     call = jax.jit(exported.call)
     return lambda images: call(parameters, images)
+
+
+@contextlib.contextmanager
+def unplaced() -> Iterator[None]:
+    """Of the source files that a lowered program names, JAX writes the names alone: not where they lie here."""
+    key = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, key)
+    jax.config.update(key, r"^.*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update(key, before)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Shaped, UInt8
 
 import vit_jax
@@ -145,7 +146,7 @@ def _described(program: Program) -> dict[str, Any]:
     outputs = jax.eval_shape(program.__call__, program.parameters, program.example(1))
     return {
         "vit_jax": vit_jax.__version__,
-        "checkpoint": str(loaded.path),
+        "checkpoint": _name(loaded.path),
         "input": {"name": "image", "shape": list(program.shape), "dtype": program.dtype.name},
         "outputs": {
             name: {"shape": [program.shape[0], *x.shape[1:]], "dtype": x.dtype.name} for name, x in outputs.items()
@@ -155,6 +156,11 @@ def _described(program: Program) -> dict[str, Any]:
         "preprocessing": program.preprocessing,
         "preprocess": loaded.preprocess.to_json(),
     }
+
+
+def _name(path: epath.Path) -> str:
+    """A checkpoint's name, its run and step or its file, without where it lies: that is nobody's business."""
+    return "/".join(path.parts[-3:] if path.parent.name == "checkpoints" else path.parts[-1:])
 
 
 def _write(folder: Path, about: dict[str, Any]) -> None:
