@@ -227,6 +227,20 @@ def test_a_scheduler_that_is_all_defaults():
     assert (found.sampler, found.noise["variance"]) == ("ddpm", "large")
 
 
+@pytest.mark.parametrize(("name", "extra", "size"), [("inpaint", 3, 4), ("depth", 1, 4), ("text_to_image", 0, [4, 2])])
+def test_sides_that_differ(tmp_path, name, extra, size):
+    """Of in-painting and depth diffusers compares the side with a number: a folder with two is not opened."""
+    model = {**MODEL, "unet": {**MODEL["unet"], "inputs": 2 + extra}}
+    fields = {"depth": {"name": "dense", "dtype": "float32"}} if name == "depth" else {}
+    write(tmp_path / "folder", name, fields, model)
+    assert json.loads((tmp_path / "folder/unet/config.json").read_text())["sample_size"] == size
+    metadata = {"model": {"name": "latent_diffusion", "kwargs": {}}, "task": {"name": name, "kwargs": {}}}
+    found = notes(
+        StoredModel(epath.Path("x"), metadata | {"image_size": [8, 4], "preprocess": None}, dict), "diffusers"
+    )
+    assert len(found) == (extra > 0) and all("8 is written, and 8x4 pixels have to be asked for" in x for x in found)
+
+
 def write_ddpm(folder, model=(), **how):
     """A U-Net in pixels, trained with this noise, as diffusers would have it."""
     kwargs = {"channels": 4, "multipliers": [1, 1], "num_blocks": 1, "attention_levels": [], "norm_groups": 2}

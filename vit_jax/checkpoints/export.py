@@ -184,7 +184,8 @@ def _family_for(source: StoredModel, to: str) -> tuple[ModuleType, dict[str, dic
 
 def notes(source: StoredModel, to: str) -> list[str]:
     """Sentences on what the other library would do otherwise with this model."""
-    metadata, said = source.metadata, _of_null_class(source.metadata, to)
+    metadata = source.metadata
+    said = _of_null_class(metadata, to) + _of_one_side(metadata, to)
     kwargs = image_section(metadata["model"])
     kwargs = kwargs.get("trunk", kwargs)
     ours, theirs = kwargs.get("posemb_resize", "align_corners"), _RESIZES.get(to)
@@ -210,6 +211,19 @@ def notes(source: StoredModel, to: str) -> list[str]:
     if to == "timm" and resize != "pad" and pixels.get("crop") == "floor":
         said.append("timm cuts off an odd pixel at the other side than this model does")
     return said
+
+
+def _of_one_side(metadata: Mapping[str, Any], to: str) -> list[str]:
+    """What becomes of a generator of images that are no squares."""
+    from vit_jax.checkpoints.families.diffusers_pipeline import ONE_SIDE
+
+    task, size = (metadata.get("task") or {}).get("name"), metadata.get("image_size") or ()
+    if to != "diffusers" or task not in ONE_SIDE or len(set(size)) < 2:
+        return []
+    return [
+        f"its pipeline of '{task}' has one number for both sides: {max(size)} is written, and {size[0]}x{size[1]} "
+        "pixels have to be asked for, there by height= and width=, here by --image-size"
+    ]
 
 
 def _of_null_class(metadata: Mapping[str, Any], to: str) -> list[str]:

@@ -54,6 +54,8 @@ _TASKS: Mapping[str, tuple[ModuleType, str]] = {
     "depth": (depth, "StableDiffusionDepth2ImgPipeline"),
     "controlnet": (controlnet, "StableDiffusionControlNetPipeline"),
 }
+# Tasks whose pipelines compare the side of images with a number, and are not opened with two.
+ONE_SIDE = ("inpaint", "depth")
 _DEPTH = {"depth": {"name": "dense", "dtype": "float32"}}
 _ONE = "Only pipelines of Stable Diffusion are read whole: name the folder of one of its models, such as unet"
 
@@ -144,7 +146,8 @@ def sidecar(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
         files |= {f"{part}/{name}": values for name, values in beside.items()}
     model = build(**kwargs)
     places = model.places(tuple(metadata["image_size"]))
-    files["unet/config.json"]["sample_size"] = places[0] if places[0] == places[1] else list(places)
+    one = len(set(places)) == 1 or metadata["task"]["name"] in ONE_SIDE
+    files["unet/config.json"]["sample_size"] = max(places) if one else list(places)
     task, name = _TASKS[metadata["task"]["name"]]
     how = complete(task.build, {k: v for k, v in metadata["task"]["kwargs"].items() if k != "model"})
     files[f"scheduler/{diffusers_scheduler.FILE}"] = diffusers_scheduler.of_latents(how)
