@@ -99,7 +99,7 @@ def test_a_head_on_a_base_without_one(tmp_path):
 def test_a_model_of_timm(tmp_path):
     """Queries, keys and values are one matrix there, with one adapter."""
     name = "vit_tiny_patch16_224"
-    base = timm.create_model(name, img_size=32, depth=1, num_classes=3).eval()
+    base = timm.create_model(name, img_size=32, num_classes=3).eval()
     (tmp_path / "base").mkdir()
     save_file(base.state_dict(), tmp_path / "base" / "model.safetensors")
     pretrained = {"input_size": [3, 32, 32]}
