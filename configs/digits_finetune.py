@@ -38,7 +38,10 @@ def get_config(arg: str = "") -> ConfigDict:
         schedule=dict(name="cosine", warmup_steps=2 if arg.smoke else 20),
     )
     config.ema_decay = 0.98  # the paper averages too (Table 2), over a longer run
-    config.evals = dict(val=dict(name="classification"))
+    val = dict(name="classification")
+    if arg.rare:
+        val["train"] = config.data.train.to_dict()  # accuracy by how rare a class is
+    config.evals = dict(val=val)
     config.eval_every = 5 if arg.smoke else 48
     config.log_every = 5 if arg.smoke else 20
     config.checkpoint = dict(every=config.eval_every, keep=1)

@@ -23,6 +23,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.sources import digits
 from vit_jax.evaluators import Answers
 from vit_jax.evaluators.averaged_views import views_of
+from vit_jax.evaluators.bootstrap import with_intervals
 from vit_jax.evaluators.calibration_error import reliability
 from vit_jax.tasks import chosen
 from vit_jax.training.evaluation import Evaluation, build_evaluators, evaluate_loaded, judging
@@ -87,6 +88,48 @@ def test_figures_against_scikit_learn():
         "examples": 355,
     }
     assert metrics == {f"val/{name}": pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+RARE = (140, 101, 100, 60, 35, 25, 20, 19, 9, 1)
+
+
+def test_accuracy_by_how_rare_a_class_is_against_scikit_learn():
+    """Many, medium and few training examples; the training set has its classes in another order than the model."""
+    labels, logits, outputs = drawn()
+    train = {"name": "digits", "split": "train", "classes": list(range(10))[::-1], "per_class": RARE[::-1]}
+    files = {}
+    metrics = evaluate(64, 1, outputs, train=train, bootstrap=20, keep=lambda name, make: files.update({name: make}))
+    groups = {"many": [0, 1], "medium": [2, 3, 4, 5, 6], "few": [7, 8, 9]}
+    for name, classes in groups.items():
+        theirs = sk.recall_score(labels, logits.argmax(1), labels=classes, average="macro")
+        assert metrics[f"val/{name}_accuracy"] == pytest.approx(theirs, abs=1e-6), name
+        assert metrics[f"val/{name}_accuracy_low"] <= theirs <= metrics[f"val/{name}_accuracy_high"]
+    rows = list(csv.DictReader(io.StringIO(files["val_per_class.csv"]().decode())))
+    assert [row["class"] for row in rows] == [str(k) for k in range(10)][::-1]
+    assert [int(row["training examples"]) for row in rows] == sorted(RARE)
+    few = [float(row["accuracy"]) for row in rows[:3]]
+    assert np.mean(few) == pytest.approx(metrics["val/few_accuracy"], abs=1e-5)
+
+
+def test_a_group_without_examples_is_left_out():
+    _, _, outputs = drawn(classes=4)
+    train = {"name": "digits", "split": "train", "classes": list(range(4)), "per_class": 30}
+    metrics = evaluate(100, 1, outputs, classes=4, train=train)
+    assert "val/medium_accuracy" in metrics and not {"val/many_accuracy", "val/few_accuracy"} & metrics.keys()
+
+
+def test_a_source_that_does_not_know_its_labels_has_no_rare_classes(monkeypatch):
+    monkeypatch.setattr("vit_jax.data.order.known_labels", lambda source: None)
+    with pytest.raises(UserError, match="by the number of training examples needs their labels.*'train' out"):
+        evaluate(64, 1, None, train=SOURCE)
+
+
+def test_intervals_of_what_some_resamples_do_not_have():
+    def statistic(some):
+        return {"rare": 0.5 if 0 in some else float("nan"), "broken": float("nan")}
+
+    found = with_intervals(statistic, 5, 20)
+    assert (found["rare_low"], found["rare_high"]) == (0.5, 0.5) and np.isnan(found["broken_low"])
 
 
 @pytest.mark.long

@@ -147,9 +147,17 @@ class _Balanced:
         return (int(self._members[k][index]) for index in self._orders[k].candidates(block))
 
 
-def class_counts(source: Source) -> tuple[int, ...]:
+def class_counts(
+    source: Source,
+    what: str = "Balanced class weights need all labels before training starts",
+    what_to_do: str = "Give a number for each class",
+) -> tuple[int, ...]:
     """How many examples each class of a source has; an image with several labels is one of each, and of a mixture each
     example counts once, however often it is drawn.
+
+    Args:
+        what: needs the labels, for who has to be told that the source does not know them.
+        what_to_do: then.
 
     Raises:
         UserError: for a source that does not know its labels without reading.
@@ -158,10 +166,11 @@ def class_counts(source: Source) -> tuple[int, ...]:
         places = {name: place for place, name in enumerate(source.label_names)}
         joined = np.zeros(len(places), np.int64)
         for part in source.sources:
-            joined[[places[name] for name in part.label_names]] += np.array(class_counts(part), np.int64)
+            joined[[places[name] for name in part.label_names]] += np.array(
+                class_counts(part, what, what_to_do), np.int64
+            )
         return tuple(joined.tolist())
-    what = "Balanced class weights need all labels before training starts"
-    labels, _ = _known(source, what, "Give a number for each class")
+    labels, _ = _known(source, what, what_to_do)
     return tuple(np.bincount(labels[labels >= 0], minlength=len(source.label_names)).tolist())
 
 

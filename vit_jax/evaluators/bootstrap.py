@@ -22,7 +22,7 @@ def with_intervals(
     drawn with replacement. They say what the choice of examples does, and nothing of what other seeds of training do.
 
     Args:
-        statistic: of the examples with these numbers, some of them several times.
+        statistic: of the examples with these numbers, some of them several times; NaN where these do not have it.
         count: of the examples.
         resamples: 0 for the statistics alone.
     """
@@ -36,6 +36,8 @@ def with_intervals(
             drawn[name].append(value)
     shown = {}
     for name, value in found.items():
-        low, high = np.quantile(drawn[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        # What all examples have and a resample has not, such as a class, is left out of that resample.
+        quantiles = np.quantile if np.isnan(value) else np.nanquantile
+        low, high = quantiles(drawn[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         shown |= {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high}
     return shown

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from vit_jax.data.classes import class_positions
+from vit_jax.data.order import class_counts
 from vit_jax.data.pipeline import EvalPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Apply, EvaluationRun, PipelineFactory
@@ -18,6 +19,7 @@ from vit_jax.evaluators.averaged_views import Views, views_of
 from vit_jax.evaluators.bootstrap import with_intervals
 from vit_jax.evaluators.calibration_error import reliability
 from vit_jax.evaluators.classification_files import class_table, confusion_picture, confusion_table
+from vit_jax.evaluators.shots import shot_accuracies, shot_groups
 from vit_jax.naming import nearest
 from vit_jax.nn.classification_loss import OBJECTIVES, probabilities
 from vit_jax.ranges import Natural
@@ -34,7 +36,9 @@ class Classification:
     that have examples. `loss` is the cross-entropy that the model was trained with, without label smoothing, class
     weights and focal factor: softmax, or sigmoid summed over classes. `ece` is the expected calibration error in 15
     bins, see `vit_jax.evaluators.calibration_error`. With `bootstrap` each has its 95% interval beside it, as
-    `accuracy_low` and `accuracy_high`.
+    `accuracy_low` and `accuracy_high`. With `train` there are `many_accuracy`, `medium_accuracy` and `few_accuracy` of
+    the classes that have so many training examples, see `vit_jax.evaluators.shots`: the mean over a group's classes,
+    for each group that has examples here.
 
     Files: `per_class.csv`, `confusion.csv` and `confusion.png`, of the classes that are there or answered;
     `calibration.csv` and the reliability diagram `calibration.png`.
@@ -47,6 +51,8 @@ class Classification:
             are measured.
         views: test-time augmentation, see `vit_jax.evaluators.averaged_views`; None for the image alone.
         seen: the views, once they are known.
+        train: what was trained on, of which examples are counted; None for no groups of classes.
+        counts: training examples of each of the model's classes, once they are known.
         answerable: places of the classes that may be answered, once they are known; None for all.
     """
 
@@ -57,6 +63,8 @@ class Classification:
     views: str | None = None
     seen: Views | None = None
     answerable: tuple[int, ...] | None = None
+    train: EvalPipeline | None = dataclasses.field(default=None, hash=False)
+    counts: tuple[int, ...] | None = None
 
     def judging(self, answers: Answers) -> "Classification":
         names = self.pipeline.source.label_names
@@ -64,8 +72,15 @@ class Classification:
         pipeline, seen = self.pipeline.with_classes(answers.label_names), None
         if self.views is not None:
             pipeline, seen = views_of(self.views, pipeline)
-        objective = self.objective or answers.objective
-        return dataclasses.replace(self, pipeline=pipeline, objective=objective, seen=seen, answerable=answerable)
+        objective, counts = self.objective or answers.objective, None
+        if self.train is not None:
+            what = "Accuracy by the number of training examples needs their labels"
+            found = class_counts(self.train.source, what, "Leave the evaluator's 'train' out")
+            places = class_positions(self.train.source.label_names, answers.label_names)
+            counts = tuple(np.bincount(places, found, len(answers.label_names)).astype(int).tolist())
+        return dataclasses.replace(
+            self, pipeline=pipeline, objective=objective, seen=seen, answerable=answerable, counts=counts
+        )
 
     def measure(self, apply: Apply, batch: Mapping[str, Array]) -> dict[str, Array]:
         label, objective = batch["label"], self.objective or "softmax"
@@ -112,6 +127,9 @@ class Classification:
                 )
         label, predicted, rank, confidence, loss = (np.concatenate(parts) for parts in kept.values())
         right = rank == 0
+        there = np.bincount(label, minlength=count) > 0
+        groups = {} if self.counts is None else shot_groups(self.counts)
+        groups = {name: group for name, group in groups.items() if (group & there).any()}
         among = min(5, (count if self.answerable is None else len(self.answerable)) - 1)
 
         def figures(some: Int[np.ndarray, " N"]) -> dict[str, float]:
@@ -122,6 +140,7 @@ class Classification:
                 "accuracy": right[some].mean(),
                 **({f"top{among}_accuracy": (rank[some] < among).mean()} if among > 1 else {}),
                 "balanced_accuracy": (correct[there] / examples[there]).mean(),
+                **shot_accuracies(groups, examples, correct),
                 "loss": loss[some].mean(dtype=np.float64),
                 # A small difference of float32 shares: further digits tell how a program was compiled.
                 "ece": round(float(reliability(confidence[some], right[some]).error), 7),
@@ -148,7 +167,8 @@ class Classification:
         there = np.flatnonzero((examples > 0) | (predicted > 0))
         shown = [names[i] if i < len(names) else str(i) for i in there]
         counted = (examples[there], correct[there], predicted[there])
-        run.keep("per_class.csv", functools.partial(class_table, shown, *counted))
+        training = None if self.counts is None else np.array(self.counts)[there]
+        run.keep("per_class.csv", functools.partial(class_table, shown, *counted, training))
         if classes <= _CONFUSION_UP_TO:
             counts = np.bincount(label * classes + answer, minlength=classes**2).reshape(classes, classes)
             counts = counts[np.ix_(there, there)]
@@ -163,8 +183,11 @@ def build(
     bootstrap: Natural = 0,
     among: Literal["model", "data"] = "model",
     views: Literal["flip", "ten_crop"] | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> Classification:
-    """Evaluates on `source`, or on the config's `data.eval`; `objective` is that of the model's training by default."""
+    """Evaluates on `source`, or on the config's `data.eval`; `objective` is that of the model's training by default,
+    and `train` a source section such as `data.train`."""
     if objective is not None and objective not in OBJECTIVES:
         raise UserError(f"Unknown classification objective {objective!r}", nearest(objective, OBJECTIVES))
-    return Classification(pipeline(source=source), objective, bootstrap, among, views)
+    counted = None if train is None else pipeline(source=train)
+    return Classification(pipeline(source=source), objective, bootstrap, among, views, train=counted)

@@ -33,13 +33,17 @@ def class_table(
     examples: Int[np.ndarray, " K"],
     correct: Int[np.ndarray, " K"],
     predicted: Int[np.ndarray, " K"],
+    training: Int[np.ndarray, " K"] | None = None,
 ) -> bytes:
-    """A row a class: its examples, how many were right (accuracy, or recall), and of those taken for it (precision)."""
-    rows = zip(names, examples.tolist(), correct.tolist(), predicted.tolist(), strict=True)
-    return csv_bytes(
-        ["class", "examples", "correct", "accuracy", "predicted", "precision"],
-        ([name, n, right, share(right, n), answered, share(right, answered)] for name, n, right, answered in rows),
-    )
+    """A row a class: its examples, how many were right (accuracy, or recall), and of those taken for it (precision);
+    where they are known, the rarest class of the training set first, with how many examples it has there."""
+    columns = zip(names, examples.tolist(), correct.tolist(), predicted.tolist(), strict=True)
+    header = ["class", "examples", "correct", "accuracy", "predicted", "precision"]
+    rows = [[name, n, right, share(right, n), answered, share(right, answered)] for name, n, right, answered in columns]
+    if training is not None:
+        header.append("training examples")
+        rows = [[*rows[i], int(training[i])] for i in np.argsort(training, kind="stable")]
+    return csv_bytes(header, rows)
 
 
 def confusion_table(names: Sequence[str], counts: Int[np.ndarray, "K K"]) -> bytes:
