@@ -11,6 +11,7 @@ from vit_jax.nn.flops import (
     block_flops,
     linear_mixing_flops,
     mixing_flops,
+    products_of,
     window_mixing_flops,
     windows_of,
 )
@@ -63,8 +64,22 @@ def test_counts_are_those_of_the_program_and_nearly_those_of_xla(name):
     """XLA counts the softmax's and the normaliser's own arithmetic too, and no products with padding."""
     run, sizes, expected, within = CASES[name]
     inputs = shapes(*sizes)
-    assert products(jax.make_jaxpr(run)(*inputs).jaxpr) == expected
+    assert products(jax.make_jaxpr(run)(*inputs).jaxpr) == products_of(run, *inputs) == expected
     assert jax.jit(run).lower(*inputs).cost_analysis()["flops"] == pytest.approx(expected, rel=within)
+
+
+def test_loops_and_branches_are_counted_as_they_run():
+    def loop(x, w):
+        return jax.lax.scan(lambda x, _: (jax.jit(jnp.matmul)(x, w), None), x, length=5)[0]
+
+    def either(x, w):
+        return jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)
+
+    once = 2 * 3 * 4 * 4
+    assert products_of(loop, *shapes((3, 4), (4, 4))) == 5 * once
+    assert products_of(either, *shapes((3, 4), (4, 4))) == 2 * once
+    # Of a gradient there is what its arguments need: of a product, with respect to one side, one product more.
+    assert products_of(jax.value_and_grad(lambda x, w: loop(x, w).sum()), *shapes((3, 4), (4, 4))) == 10 * once
 
 
 def test_growth_with_tokens():

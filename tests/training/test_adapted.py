@@ -161,6 +161,24 @@ def test_a_run_goes_on_to_the_same_bits(folder, tmp_path):
 
 
 @pytest.mark.long
+def test_what_is_counted_of_a_step_is_what_xla_counts(folder):
+    """Of all parameters, with adapters alone, and with a frozen trunk: within a tenth of XLA's own count."""
+    sizes = {"model__width": 128, "model__mlp_dim": 512, "data__image_size": "[32, 32]", "model__num_heads": 2}
+    ways = {
+        "whole": {},
+        "adapted": {"lora__rank": 1, "init_from": str(folder / "base")},
+        "head": {"optim__frozen": "['encoder/.*']", "init_from": str(folder / "base")},
+    }
+    spared = {}
+    for name, given in ways.items():
+        task, program = program_of(**sizes, **given)
+        spared[name] = program.spared_flops()
+        counted = 16 * (task.flops(program.batch) - spared[name])
+        assert counted == pytest.approx(program.lower().cost_analysis()["flops"], rel=0.1), name
+    assert 0 == spared["whole"] < spared["adapted"] < spared["head"]
+
+
+@pytest.mark.long
 def test_the_base_costs_no_gradient(folder):
     """Of the matrices of a block a step with adapters computes the gradient of two in eight; the others' go."""
     costs = {}

@@ -49,6 +49,17 @@ def test_a_run_in_bfloat16_logs_its_share_of_the_peak(monkeypatch, dtype, has_mf
     assert ("mfu" in throughput.window(1)) == has_mfu
 
 
+def test_what_frozen_parameters_spare_is_asked_where_there_is_a_peak(monkeypatch):
+    batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8)}
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    experiment, seen = tiny_experiment(model__dtype="bfloat16"), []
+    monkeypatch.setattr(open_run, "Throughput", lambda *args: seen.append(args[2]))
+    open_run._throughput(experiment, batch, mesh, 0.0, lambda: pytest.fail("there is no peak here"))
+    monkeypatch.setattr(open_run, "peak_flops", lambda kind: 1e12)
+    open_run._throughput(experiment, batch, mesh, 0.0, lambda: 100.0)
+    assert seen == [experiment.task.flops(batch), experiment.task.flops(batch) - 100]
+
+
 @pytest.mark.parametrize("section", ["{}", "{'rho': 0.1}"])
 def test_a_sharpness_aware_step_is_two_gradients(section):
     batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8)}

@@ -5,7 +5,11 @@ many as one pass forward.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr
 
 
 def product_flops(rows: int, inputs: int, outputs: int) -> float:
@@ -58,3 +62,33 @@ def block_flops(tokens: int, width: int, mlp_dim: int, mlp_matrices: int = 2) ->
 def forward_flops(model: Any, image_size: tuple[int, int]) -> float | None:
     """One image forward through a model that counts itself (`flops(image_size)`); None for another."""
     return model.flops(image_size) if hasattr(model, "flops") else None
+
+
+def products_of(function: Callable[..., Any], *arguments: Any) -> float:
+    """Of all matrix products and convolutions of a function, counted where they are written: a loop's in each turn,
+    of branches the dearest; a loop of unknown length counts once, and what kernels of their own do not at all.
+
+    Args:
+        arguments: arrays, or their shapes.
+    """
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products(jaxpr: Jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            kernel, places = equation.invars[1].aval, params["dimension_numbers"].rhs_spec
+            total += 2.0 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[places[0]])
+        elif name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif name == "cond":
+            total += max(_products(branch.jaxpr) for branch in params["branches"])
+        else:
+            inner = (getattr(value, "jaxpr", value) for value in params.values())
+            turns = params["length"] if name == "scan" else 1
+            total += turns * sum(_products(each) for each in inner if hasattr(each, "eqns"))
+    return total

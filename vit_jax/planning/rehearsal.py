@@ -72,7 +72,8 @@ class Rehearsal:
     def training_flops(self) -> float | None:
         """The same of one example in the train step."""
         # What is computed once is no work of a step.
-        return None if self.program.planned else self.task.flops(self.shapes)
+        flops = None if self.program.planned else self.task.flops(self.shapes)
+        return flops and flops - self.program.spared_flops()
 
     def implementations(self) -> dict[str, str]:
         """How the model runs what has several implementations, on the devices of the mesh, where it says so itself

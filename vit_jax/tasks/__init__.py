@@ -121,6 +121,9 @@ class Task:
     """Names of the outputs by which the task answers a person: what `predict` computes, and `bench` as inference."""
     locked_when_loaded: tuple[str, ...] = ()
     """Subtrees of the parameters that a run may freeze as a whole only if it loads them: what the others learn from."""
+    flops_without: tuple[str, ...] = ()
+    """Subtrees of the parameters that `flops` takes for frozen; of others it counts a gradient, see
+    `vit_jax.training.frozen_flops`."""
     takes: tuple[str, ...] = ()
     """Names of outputs that `loss` takes from its batch where they are there, instead of computing them of the image:
     see `vit_jax.training.precompute`."""
@@ -261,8 +264,8 @@ class Task:
         return forward_flops(self.model, batch["image"].shape[-3:-1]) if "image" in batch else None
 
     def flops(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float | None:
-        """The same of one example in the train step, for the utilisation that logs and `plan` show. By default three
-        times the forward pass."""
+        """The same of one example in a step in which all parameters learn, for the utilisation that logs and `plan`
+        show, which take off what frozen ones spare. By default three times the forward pass."""
         forward = self.forward_flops(batch)
         return forward and 3 * forward
 

@@ -129,6 +129,7 @@ class PromptTask(Task):
     context_shape: tuple[int, ...]
     words: tuple[int, ...]
     takes: ClassVar[tuple[str, ...]] = ("image_embedding",)
+    flops_without: ClassVar[tuple[str, ...]] = ("encoder", "text")
     answered_by: ClassVar[tuple[str, ...]] = ("logits",)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:

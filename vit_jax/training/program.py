@@ -17,6 +17,7 @@ from vit_jax.nn.platform import computing_on
 from vit_jax.tasks import Batch, Task, Variables, static_argument
 from vit_jax.training import cpu, optim, schedules
 from vit_jax.training.config import RunConfig
+from vit_jax.training.frozen_flops import spared_flops
 from vit_jax.training.parameters import check_patterns, leaf_names
 from vit_jax.training.precompute import Planned
 from vit_jax.training.scalars import Scalars, as_uint32, put_scalars, scalars_at, unpacked
@@ -43,6 +44,8 @@ class Program:
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
         monitor: shapes of the monitor.
         fresh_monitor: a monitor with sums of zero, on the mesh.
+        spared_flops: how many operations of one example frozen parameters spare, see `vit_jax.training.frozen_flops`;
+            traced when it is asked.
         step: jitted (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated, the scalars are
             those of `put_scalars`.
         mesh: where it runs.
@@ -60,6 +63,7 @@ class Program:
     fresh_state: Callable[[], State]
     monitor: PyTree
     fresh_monitor: Callable[[], Monitor]
+    spared_flops: Callable[[], float]
     step: Callable[..., tuple[State, Monitor]]
     mesh: Mesh
 
@@ -172,6 +176,11 @@ def build_program(
     sums = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sums)
     monitor = {"first_bad": jax.ShapeDtypeStruct((), jnp.int32), "sums": sums}
 
+    def spared() -> float:
+        average = {"ema": params} if config.average is not None else {}
+        with computing_on(platform):
+            return spared_flops(task, {**initial, **average}, frozen, prepared)
+
     def fresh_state() -> State:
         # Accelerators compile it as they do everything: nothing was measured for them.
         options = cpu.INITIALISATION if platform == "cpu" else None
@@ -194,6 +203,7 @@ def build_program(
         fresh_state=fresh_state,
         monitor=monitor,
         fresh_monitor=fresh_monitor,
+        spared_flops=spared,
         step=jax.jit(
             step,
             donate_argnums=0,

@@ -1,0 +1,55 @@
+"""What a step need not compute because parameters are frozen, counted in the program itself.
+
+A frozen matrix needs no gradient of its own, and what lies before all that learns needs none at all: a step with
+adapters in every block costs two thirds of a whole one, one with a frozen trunk little more than one pass forward.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from vit_jax.checkpoints.subtrees import merge, split
+from vit_jax.data.batch import NotedBatch
+from vit_jax.nn.flops import products_of
+from vit_jax.tasks import Task, Variables, static_argument
+
+
+def spared_flops(task: Task, variables: Variables, frozen: PyTree, batch: Mapping[str, Any]) -> float:
+    """By how much `task.flops` of one example is too many where parameters are frozen.
+
+    It is the products of the loss and its gradient in a step in which all learns, without those of this one, so that
+    what neither or both compute (a fused kernel, a block computed again on the way back) makes no difference. Nothing
+    is traced where nothing is frozen but what the task takes for frozen anyway.
+
+    Args:
+        variables: shapes of what `task.init` makes, with "ema" where the task gets one.
+        frozen: mask over the parameters.
+        batch: shapes of what the loss gets.
+    """
+    whole = {
+        name: mask if name in task.flops_without else jax.tree.map(lambda _: False, mask)
+        for name, mask in frozen.items()
+    }
+    if whole == frozen:
+        return 0.0
+    gradient, examples = _gradient(task), jax.tree.leaves(batch)[0].shape[0]
+    all_of_it, done = (products_of(gradient, *_arguments(variables, mask, batch)) for mask in (whole, frozen))
+    return max(all_of_it - done, 0.0) / examples
+
+
+def _arguments(variables: Variables, mask: PyTree, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    trained, fixed = split(variables["params"], mask)
+    return trained, fixed, {name: tree for name, tree in variables.items() if name != "params"}, batch
+
+
+def _gradient(task: Task) -> Callable[..., Any]:
+    extra = {"static": static_argument(task, 0)} if task.static is not None else {}
+
+    def loss(trained: PyTree, fixed: PyTree, others: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        variables = {**others, "params": merge(trained, fixed)}
+        return task.loss(variables, NotedBatch(batch), jax.random.key(0), jnp.int32(0), **extra)
+
+    return jax.value_and_grad(loss, has_aux=True)
