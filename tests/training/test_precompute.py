@@ -11,6 +11,7 @@ import vit_jax.tasks
 from tests.tiny import tiny_config
 from vit_jax import UserError
 from vit_jax.planning.rehearsal import rehearse
+from vit_jax.tasks.distil_encoder import DistilEncoder
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
@@ -75,6 +76,22 @@ def test_the_step_gets_no_image():
     batch = rehearse(config(), 10, jax.devices()[:1]).program.batch
     assert set(batch) == {"label", "features", "corrupt"}
     assert batch["features"].shape == (16, 32)
+
+
+def test_an_image_that_the_loss_sees_too_stays_in_its_batch():
+    values = config(task={"name": "toy_taught"})
+    batch = rehearse(values, 10, jax.devices()[:1]).program.batch
+    assert set(batch) == {"image", "label", "features", "corrupt"}
+    assert DistilEncoder.takes_beside == ("image",)  # of which the student makes its own
+
+
+@pytest.mark.long
+def test_a_run_with_the_image_beside_what_was_computed(tmp_path):
+    once, usual = (config(which, task={"name": "toy_taught"}, steps=3) for which in (True, False))
+    run(once, tmp_path / "once")
+    run(usual, tmp_path / "usual")
+    trained = (params(tmp_path / name) for name in ("once", "usual"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *trained)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from vit_jax.data.source import Source
 
 
 class WithStored:
-    """A source whose examples hold a row of an array in place of what it was computed from.
+    """A source whose examples hold a row of an array, in place of what it was computed from or beside it.
 
     Args:
         source: gives the other fields.
         name: of the new field.
         rows: one for each of the source's examples.
-        instead: fields that are left out.
+        instead: fields that are left out, where there are some.
     """
 
     def __init__(self, source: Source, name: str, rows: Shaped[np.ndarray, "N ..."], instead: Set[str]):
@@ -26,7 +26,8 @@ class WithStored:
             raise ValueError(f"{len(rows)} rows for {len(source)} examples")
         self.source = source
         self.label_names = tuple(source.label_names)
-        self.in_memory = True  # nothing is decoded any more
+        # Where it stands for something, nothing is decoded any more.
+        self.in_memory = bool(instead) or getattr(source, "in_memory", False)
         self.remarks = tuple(getattr(source, "remarks", ()))
         self._name = name
         self._rows = rows

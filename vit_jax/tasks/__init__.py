@@ -127,6 +127,8 @@ class Task:
     takes: tuple[str, ...] = ()
     """Names of outputs that `loss` takes from its batch where they are there, instead of computing them of the image:
     see `vit_jax.training.precompute`."""
+    takes_beside: tuple[str, ...] = ()
+    """Names of arrays that `loss` reads all the same when it takes such an output, so that they stay in its batch."""
     sampling: type | None = None
     """The settings of `sample`: a frozen dataclass whose defaults are the paper's values; None for a task that
     generates nothing. A field `cache: bool` is for measuring: False draws the same without a cache."""

@@ -39,6 +39,7 @@ class DistilEncoder(SegmentAnything):
     teacher: nn.Module = dataclasses.field(kw_only=True)
     student_size: tuple[int, int] | None = None
     takes: ClassVar[tuple[str, ...]] = ("teacher_embedding",)
+    takes_beside: ClassVar[tuple[str, ...]] = ("image",)
     locked_when_loaded: ClassVar[tuple[str, ...]] = (TEACHER,)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Variables:

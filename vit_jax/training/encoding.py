@@ -22,10 +22,10 @@ from vit_jax.evaluators import Apply
 from vit_jax.evaluators.features import digest
 from vit_jax.naming import nearest
 from vit_jax.nn.image_tokenizer import Grid, ImageTokenizer
+from vit_jax.nn.part_in import part_in
 from vit_jax.tasks import Batch, Task, Variables
 from vit_jax.training.config import run_config
 from vit_jax.training.evaluation import Evaluation, inputs_of
-from vit_jax.training.precompute import part_in
 from vit_jax.training.sharding import make_mesh, place, replicated
 
 # What a tokenizer computes each kind of rows with.

@@ -3,7 +3,7 @@
 A task says which outputs its loss takes from its batch where they are there (`Task.takes`). One of them that no trained
 parameter has a part in, of images that are the same in every epoch, is computed for all examples before the first step,
 and kept in a directory under the digest of the parameters that it was computed with; training batches hold it in place
-of the image. Evaluation goes on as always.
+of the image, or beside it where the loss sees the image too (`Task.takes_beside`). Evaluation goes on as always.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.extend.core import Var
 from jax.sharding import Mesh
 from jaxtyping import PyTree, Shaped
 
@@ -25,6 +24,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import Apply
 from vit_jax.evaluators.features import FeatureCache, digest
 from vit_jax.naming import nearest
+from vit_jax.nn.part_in import part_in
 from vit_jax.tasks import Batch, Task, Variables, example_keys
 from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.parameters import path_name
@@ -70,11 +70,16 @@ class Planned:
     reads: frozenset[str]
     needed: PyTree
 
+    @property
+    def replaced(self) -> frozenset[str]:
+        """The arrays of a batch in whose place it stands."""
+        return self.reads - {*self.task.takes_beside}
+
     def batch(self, raw: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """A training batch of which the output is a part, from one as the data has it."""
         size = jax.tree.leaves(raw)[0].shape[0]
         rows = jax.ShapeDtypeStruct((size, *self.row.shape), self.row.dtype)
-        return {k: v for k, v in raw.items() if k not in self.reads} | {self.section.output: rows}
+        return {k: v for k, v in raw.items() if k not in self.replaced} | {self.section.output: rows}
 
     def computed(self, variables: Variables, workdir: epath.Path, mesh: Mesh, seed: int) -> TrainPipeline:
         """The run's training batches, after computing what they hold, or reading it. To be called in all processes."""
@@ -93,9 +98,9 @@ class Planned:
             if cache:
                 cache.write(output, self.whole.description, found)
         rows: Shaped[np.ndarray, "N ..."] = found[0]
-        kinds = {name: kind for name, kind in self.fields.items() if self.reads.isdisjoint(kind.spec(name))}
+        kinds = {name: kind for name, kind in self.fields.items() if self.replaced.isdisjoint(kind.spec(name))}
         kinds[output] = Stored(self.row.shape, str(self.row.dtype))
-        return self.pipeline(WithStored(self.whole.source, output, rows, self.reads), Fields(kinds))
+        return self.pipeline(WithStored(self.whole.source, output, rows, self.replaced), Fields(kinds))
 
     def measure(self, apply: Apply, batch: Batch) -> dict[str, jax.Array]:
         """What is kept of a batch of `whole`."""
@@ -149,12 +154,3 @@ def planned(
         )
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     return Planned(section, task, row=row, reads=frozenset(reads), needed=needed, **others)
-
-
-def part_in(jaxpr: Any) -> list[bool]:
-    """Which inputs of a traced function have a part in its results."""
-    needed = {v for v in jaxpr.outvars if isinstance(v, Var)}
-    for equation in reversed(jaxpr.eqns):
-        if not needed.isdisjoint(equation.outvars):
-            needed |= {v for v in equation.invars if isinstance(v, Var)}
-    return [v in needed for v in jaxpr.invars]
