@@ -47,12 +47,12 @@ def points(rng):
     return {"x": x, "label": (x[:, 0] > 0).astype(np.int32)}
 
 
-def run(task, make, workdir, **settings):
+def run(task, make, workdir, devices=1, **settings):
     values = {
         "seed": 0, "steps": 6, "batch_size": 16, "log_every": 3, "task": {"name": "toy"}, "data": {},
         "optim": {"name": "sgd", "learning_rate": 0.1}, **settings,
     }  # fmt: skip
-    summary = train(Experiment(run_config(values), values, task, ToyPipeline(make)), workdir, jax.devices()[:1])
+    summary = train(Experiment(run_config(values), values, task, ToyPipeline(make)), workdir, jax.devices()[:devices])
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return summary, rows, *read_params(find(workdir))
 

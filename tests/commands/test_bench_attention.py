@@ -92,6 +92,18 @@ def test_growth_is_a_slope():
     assert found["forward"] == {"tokens": 1.5, "resolution": 3.0} and found["training"] is None
 
 
+def test_growth_of_each_kind_is_of_its_own_rows():
+    """Those of few tokens do not count."""
+    half = {"seconds": 1.0, "temporaries_bytes": 8}
+    rows = [
+        {"name": kind, "tokens": t, "flops": t**power if t > 100 else 1, **dict.fromkeys(board.MODES, half)}
+        for kind, power in (("softmax", 2), ("linear", 1))
+        for t in (64, board_layers.FEWEST_TOKENS, 4 * board_layers.FEWEST_TOKENS)
+    ]
+    found = board_layers.growth(rows)
+    assert {kind: each["flops"]["tokens"] for kind, each in found.items()} == {"softmax": 2.0, "linear": 1.0}
+
+
 def test_memory_that_may_be_taken(tmp_path, monkeypatch):
     """Four fifths of what Linux would give, or of what a container's limit leaves."""
     meminfo = tmp_path / "meminfo"

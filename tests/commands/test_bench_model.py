@@ -1,6 +1,7 @@
 """The bench runs what it says, reports it whole, and refuses what it cannot run."""
 
 import json
+import time
 
 import jax
 import pytest
@@ -9,9 +10,30 @@ from benchmarks.gpu.kernels import top_kernels
 from vit_jax.commands import bench_model
 from vit_jax.commands.main import main
 from vit_jax.training import chips
+from vit_jax.training.units import IMAGES
 
 TINY = ["--rounds", "3", "--warmup", "1", "--classes", "7", "--batch-size", "8"]
 ONE_BLOCK = "--config.model.depth=1"
+
+
+def test_speeds_are_of_the_timed_steps_alone(monkeypatch):
+    """Of steps of 2, 4 and 8 seconds after two that do not count."""
+    clock, calls = iter([0, 50, 100, 102, 102, 106, 106, 114]), []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    seconds = bench_model.seconds_of(lambda: calls.append(0), rounds=3, warmup=2)
+    assert seconds == [2, 4, 8] and len(calls) == 5
+    found = bench_model.speeds(seconds, 8, IMAGES)
+    assert found == {
+        "images_per_second": 2, "images_per_second_min": 1, "images_per_second_max": 4, "seconds_per_step": 4,
+        "seconds_per_step_std": pytest.approx(2.494438, abs=1e-6),
+    }  # fmt: skip
+    found |= {"peak_bytes": 3 << 20, "compile_seconds": 1.5}
+    model = bench_model.variant_config("mu/8")["model"]
+    results = {"device": "cpu", "devices": 1, "model": model, "parameters": 1234, "batch_size": 8, "image_size": [16, 16],
+               "rounds": 3, "loader": {"skipped": "no data"}, "train": found, "inference": found}  # fmt: skip
+    said = bench_model.show(results)
+    assert "mu/8, 1,234 parameters, batch 8 at 16x16, 1 cpu, median of 3" in said and "Data: no data" in said
+    assert "1.0 to 4.0" in said and "3 MiB" in said and "MFU" not in said
 
 
 @pytest.mark.long

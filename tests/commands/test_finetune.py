@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config, untrained
-from vit_jax import load
+from vit_jax import UserError, load
 from vit_jax.commands.main import main
 from vit_jax.nn.resize import resize_bicubic
 from vit_jax.training.config import load_config, override
@@ -25,6 +25,22 @@ def photos_in(folder):
             image = rng.integers(0, 80, (12, 16, 3), dtype=np.uint8)
             image[..., channel] += 150
             cv2.imwrite(str(folder / name / f"{i}.png"), image)
+
+
+def test_the_config_takes_what_the_checkpoint_says(tmp_path):
+    """Its model and preprocessing, and the classes of the folder; nothing is trained."""
+    photos_in(tmp_path / "photos")
+    untrained(tmp_path / "pretrained", tiny_config(model__depth=1))
+    spec = f"finetune:init={tmp_path}/pretrained,data={tmp_path}/photos,res=16,smoke"
+    experiment = build_experiment(load_config(spec))
+    model, task = experiment.values["model"], experiment.task
+    assert (model["variant"], model["depth"], model["pooling"]) == ("mu/4", 1, "mean")
+    assert experiment.metadata["labels"] == ["green", "red"] and task.model.num_classes == 2
+    assert experiment.metadata["image_size"] == [16, 16]
+    assert experiment.config.init_from == f"{tmp_path}/pretrained"
+    assert experiment.pipeline.batch(0)["image"].shape == (8, 16, 16, 3)
+    with pytest.raises(UserError, match="needs a checkpoint to start from"):
+        load_config("finetune:data=photos")
 
 
 @pytest.mark.long

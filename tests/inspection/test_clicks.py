@@ -1,5 +1,8 @@
 """What is seen of a click: the answers, and where the decoder's tokens look."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from etils import epath
 
 from vit_jax.checkpoints.load import Loaded
+from vit_jax.checkpoints.prompted import Masks
 from vit_jax.commands import visualize
 from vit_jax.commands.main import main
 from vit_jax.data.drawing import image_png
@@ -39,6 +43,21 @@ def loaded():
     fields = build_fields({"image": {"name": "image"}}, Context(Preprocess((32, 32)), ()))
     metadata = {"labels": [], "model": {"name": "sam", "kwargs": {"trunk": trunk}}}
     return Loaded(epath.Path("x"), SegmentAnything(model, {}, 1), variables, fields, metadata)
+
+
+def test_answers_lie_over_the_image_with_the_click():
+    """The first of them where its mask is, and the photo where none is; a model without prompts takes no click."""
+    masks = np.zeros((2, 32, 32), bool)
+    masks[0, :8], masks[1, 8:] = True, True
+    found = Masks(masks, np.float32([0.9, 0.25]), np.float32([1, 1]), np.zeros((2, 8, 8), np.float32))
+    figure = answers_figure(IMAGE, found, (16.0, 24.0))
+    assert [text.get_text() for axis in figure.axes for text in axis.texts] == [
+        "answer 1, predicted IoU 0.90", "answer 2, predicted IoU 0.25"
+    ]  # fmt: skip
+    none = answers_figure(IMAGE, dataclasses.replace(found, masks=np.zeros_like(masks)), (16.0, 24.0))
+    drawn, plain = (np.asarray(each.axes[0].images[0].get_array(), np.float32) for each in (figure, none))
+    assert drawn.shape == plain.shape and np.abs(drawn - plain).max() > 0.2
+    assert not takes_clicks(SimpleNamespace(model=object()))
 
 
 @pytest.mark.long

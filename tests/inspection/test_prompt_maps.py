@@ -128,11 +128,16 @@ def test_words_of_several_tokens_are_put_together():
     assert first[3] - first[2] > 1
 
 
-@pytest.mark.long
-def test_pictures(loaded, found, monkeypatch, tmp_path):
+def test_pictures(monkeypatch):
+    """Of maps that no model made: two words between a start and padding, at two resolutions."""
+    rng = np.random.default_rng(0)
+    maps = {grid: rng.uniform(size=(4, *grid)) for grid in ((4, 2), (2, 1))}
+    maps = {grid: values / values.sum(0) for grid, values in maps.items()}
+    words, special = ("[start]", "a", "b", "[end]"), np.array([True, False, False, True])
+    found = prompt_maps.PromptMaps(words, special, maps, rng.integers(0, 256, (8, 4, 3), np.uint8))
     monkeypatch.setattr(prompt_maps, "prompt_maps", lambda *_: found)
     monkeypatch.setattr("vit_jax.commands.diffusion_pictures._WORDS", 1)
-    pictures = list(_words(loaded, "ab", 2))
+    pictures = list(_words(None, "ab", 2))
     assert [each.name for each in pictures] == ["words_02", "words_02_2"]
     first, shown = pictures[0], found.together[1].mean()
     assert f"a {shown:.1%}; start" in first.caption

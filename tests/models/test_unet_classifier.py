@@ -29,6 +29,22 @@ class FirstHalf(UNetLevels):
         return MeanQueryPool(3, 4, name="pool")(x), x.mean(axis=(1, 2))
 
 
+def test_parameters_are_those_of_the_first_half_with_a_pool():
+    """By name and shape; the way up is left out, and the middle stays."""
+    x, times = np.zeros((1, 4, 6, 3), np.float32), np.zeros(1, int)
+    whole = unet.build(**SMALL, time="adm", modulates=True, residual_resample=True)
+    ours, theirs = (
+        init_shapes(model.init, jax.random.key(0), x, times)["params"]
+        for model in (build(**SMALL, num_classes=3), whole)
+    )
+    left = {name for name in theirs if name.startswith("up_")} | {"conv_out"}
+    assert ours.keys() == theirs.keys() - left | {"pool"} and len(left) == 3
+    for name in ours.keys() - {"norm_out", "pool"}:  # of as many channels as the middle has
+        assert jax.tree.map(lambda a: a.shape, ours[name]) == jax.tree.map(lambda a: a.shape, theirs[name]), name
+    with pytest.raises(UserError, match="does not divide|norm_groups"):
+        init_shapes(build(**SMALL | {"norm_groups": 3}, num_classes=3).init, jax.random.key(0), x, times)
+
+
 @pytest.mark.long
 def test_it_is_the_first_half_of_adms():
     model = build(**SMALL, num_classes=3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax.naming import build_named
+from vit_jax.nn.xavier import xavier_redrawn
 from vit_jax.tasks import DataInfo
 from vit_jax.training.parameters import leaf_names
 
@@ -16,6 +17,21 @@ TASKS = {
     "mae": ({"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}, "sincos2d_mae", (1, 16, 16, 3)),
     "moco_v3": (HEAD, "sincos2d_moco", (2, 2, 16, 16, 3)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_bounds_by_hand(fused):
+    """Of kernels alone, by their inputs and outputs; tokens by their names, biases nothing, norms as they were."""
+    shapes = {"embedding": {"kernel": (4, 4, 3, 64)}, "query": {"kernel": (64, 4, 16), "bias": (4, 16)},
+              "norm": {"scale": (64,)}, "cls": (1, 1, 640)}  # fmt: skip
+    params = jax.tree.map(lambda shape: np.ones(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    redraw = jax.jit(lambda params: xavier_redrawn(params, jax.random.key(0), fused_qkv=fused, tokens={"cls": 0.02}))
+    drawn = redraw(params)
+    for name, inputs, outputs in (("embedding", 48, 64), ("query", 64, 192 if fused else 64)):
+        bound = math.sqrt(6 / (inputs + outputs))
+        assert 0.97 * bound < np.abs(drawn[name]["kernel"]).max() <= bound, name
+    assert not drawn["query"]["bias"].any() and (drawn["norm"]["scale"] == 1).all()
+    assert drawn["cls"].std() == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.long

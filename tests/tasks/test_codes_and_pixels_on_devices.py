@@ -6,9 +6,26 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.tasks import test_pixelcnn, test_vae, test_vqvae
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training.experiment import build_experiment
 
 CONFIGS = {"vqvae": test_vqvae.config(), "vae": test_vae.config(), "pixelcnn": test_pixelcnn.config()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_measured_is_one_number_whatever_the_batch(name):
+    """On shapes alone: a sum and what it is divided by, so that parts of a batch add up to the whole."""
+    task = build_experiment(CONFIGS[name]).task
+    found = []
+    for size in (2, 16):
+        batch = {
+            "image": jax.ShapeDtypeStruct((size, 8, 8, 3), np.float32), "label": jax.ShapeDtypeStruct((size,), np.int32)
+        }  # fmt: skip
+        variables = init_shapes(task.init, jax.random.key(0), batch)
+        found.append(jax.eval_shape(task.loss, variables, batch, jax.random.key(1), 0))
+    value, (metrics, state) = found[0]
+    assert value.shape == () and all(leaf.shape == () for leaf in jax.tree.leaves(metrics)) and found[0] == found[1]
+    assert jax.tree.structure(state) == jax.tree.structure(variables["model_state"])
 
 
 @pytest.mark.long

@@ -8,16 +8,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.tasks import test_hart as hybrid
 from tests.tasks import test_mar as filling
+from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.tasks.hart import HARTSampling
 from vit_jax.tasks.mar import MARSampling
 
-pytestmark = pytest.mark.long
 CASES = {
     "mar": (filling, MARSampling(steps=3, head_steps=2, guidance=1.5)),
     "hart": (hybrid, HARTSampling(steps=2, guidance=1.5)),
 }
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_drawn_is_as_large_as_what_is_learned_from(name):
+    """On shapes alone: an image for each class that is asked for."""
+    tests, settings = CASES[name]
+    task = tests.task_of()
+    variables = init_shapes(task.init, jax.random.key(0), {})
+    asked, keys = {"label": jnp.arange(5) % 3}, jax.random.split(jax.random.key(1), 5)
+    drawn = jax.eval_shape(lambda *given: task.sample(*given, settings), variables, asked, keys)
+    assert drawn.shape == (5, 8, 8, 3) and drawn.dtype == jnp.float32
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_eight_devices(name):
     tests, settings = CASES[name]

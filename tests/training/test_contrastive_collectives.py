@@ -5,11 +5,22 @@ import pytest
 
 from tests.tiny_contrastive import RESNET, VIT, contrastive_config
 from vit_jax.planning.collectives import collectives
+from vit_jax.tasks.moco_v3 import contrast
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.program import build_program
-from vit_jax.training.sharding import make_mesh
+from vit_jax.training.sharding import batch_sharding, make_mesh
 
 PROJECTIONS = 2 * 8 * 8 * 4  # two views of eight images, eight numbers each, float32
+
+
+def test_of_two_views_the_second_is_gathered():
+    """MoCo v3's comparison by itself: each query meets all keys, and stays where it is."""
+    mesh = make_mesh({}, jax.devices())
+    views = jax.ShapeDtypeStruct((8, 8), jax.numpy.float32, sharding=batch_sharding(mesh))
+    loss = jax.jit(lambda queries, keys: contrast(queries, keys, 0.2)[0].mean())
+    found = collectives(loss.lower(views, views).compile().as_text(), mesh)
+    assert {c["kind"] for c in found} == {"all-gather", "all-reduce"}
+    assert [c["bytes"] for c in found if c["kind"] == "all-gather"] == [PROJECTIONS // 2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import test_task_contract as toys
 from tests.tiny import tiny_run
 from vit_jax.checkpoints.store import find, read_params
 from vit_jax.training import sharding
@@ -17,6 +18,17 @@ SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.
 def _params(workdir):
     params, _ = read_params(find(workdir))
     return jax.tree.map(np.asarray, params)
+
+
+def test_devices_change_nothing_of_a_linear_model(tmp_path):
+    """Nor of its running statistics."""
+    found = []
+    for devices in (1, 8):
+        task, workdir = toys.BatchNormClassifier(), tmp_path / str(devices)
+        _, rows, params, state = toys.run(task, toys.points, workdir, devices, steps=2, log_every=1)
+        found.append(({"params": params, **state}, [row["train/loss"] for row in rows if "train/loss" in row]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+    assert len(found[0][1]) == 2
 
 
 @pytest.fixture(scope="module")
