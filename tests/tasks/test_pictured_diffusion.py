@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tasks.test_text_to_image import MODEL, L
+from tests.tasks.test_text_to_image import MODEL, RUN, L
 from tests.tasks.test_text_to_image import config as text_config
 from tests.tiny_pairs import write_pairs
 from vit_jax import UserError
@@ -42,10 +42,10 @@ def config(folder, name):
     values = text_config(folder)
     values["task"] |= {"name": name}
     if name == "inpaint":
-        values["model"] = reading(5)
+        values["model"] = {**RUN, "unet": {**RUN["unet"], "inputs": 5}}
         values["evals"] = {"kept": {"name": "kept_pixels", "count": 2, "settings": {"steps": 2}}}
     elif name == "depth":
-        values["model"] = reading(3)
+        values["model"] = {**RUN, "unet": {**RUN["unet"], "inputs": 3}}
         path = write_pairs(folder)
         with np.load(path) as found:
             arrays = dict(found)
@@ -56,7 +56,7 @@ def config(folder, name):
         values["data"]["fields"] |= DEPTH
         values["evals"] = {"sheet": {"name": "samples", "of": "reconstruction", "count": 4}}
     else:
-        values["model"] = MODEL | {"control": CONTROL}
+        values["model"] = RUN | {"control": {**CONTROL, "attention_levels": []}}
         values["data"]["fields"] |= {"control": {"name": "control"}}
         values["data"]["transform"] = {"name": "edges", "view": {"crop": "none", "flip": False}}
         values["evals"] = {"edges": {"name": "edge_agreement", "count": 2, "settings": {"steps": 2}}}
