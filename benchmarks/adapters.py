@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.runs import as_command, fit, once, spread, summary, write_tables
 from vit_jax.checkpoints.load import load
-from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax import UserError
-from vit_jax.checkpoints.store import Policy
+from vit_jax.checkpoints.policy import Policy
 from vit_jax.data.mix import Mix
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.naming import _ROOMS

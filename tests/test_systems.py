@@ -51,7 +51,8 @@ from tests.tiny import tiny_config
 from tests.tiny_contrastive import contrastive_config
 from tests.tiny_pairs import SIGLIP, pairs_config
 from vit_jax import naming, tasks
-from vit_jax.checkpoints.store import _described, find, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import _described
 from vit_jax.commands.main import main
 from vit_jax.training.config import override
 from vit_jax.training.experiment import build_experiment

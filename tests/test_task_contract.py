@@ -15,7 +15,8 @@ import pytest
 from flax import linen as nn
 
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.tasks import Task, chosen
 from vit_jax.training.config import run_config
 from vit_jax.training.experiment import Experiment

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.store import Store
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.training import open_run
 from vit_jax.training.config import override

@@ -12,6 +12,7 @@ import vit_jax
 from vit_jax import UserError
 from vit_jax.checkpoints import store
 from vit_jax.checkpoints.description import rebuilt, upgraded
+from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.transfer import starting_point
 from vit_jax.commands.main import main
 from vit_jax.models.probed import Probed
@@ -32,7 +33,7 @@ def run(request, tmp_path_factory):
 
 def test_it_loads_and_computes_what_it_did(run):
     name, workdir = run
-    assert store._described(store.find(workdir))[0]["format"] == 1
+    assert store._described(find(workdir))[0]["format"] == 1
     loaded = vit_jax.load(workdir)
     batch = loaded.preprocess(IMAGE)[None]
     found, wanted = {
@@ -69,7 +70,7 @@ def test_predict(run, tmp_path, capsys):
 
 def test_what_was_called_projected(run):
     name, workdir = run
-    metadata = store.read_metadata(store.find(workdir))
+    metadata = store.read_metadata(find(workdir))
     kept = {"name": "probed", "norm": "none", "frozen": False, "projection": 1, "hidden": 6}
     trunk = {"name": "resnet", "variant": "18", "depths": [1], "width": 4, "stem": "cifar"}
     if name == "simclr_v2":

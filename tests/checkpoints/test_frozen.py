@@ -13,8 +13,10 @@ import vit_jax
 from tests.tiny import tiny_run
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.policy import Policy
 from vit_jax.checkpoints.source import open_source
-from vit_jax.checkpoints.store import Policy, Store, find, read_params, restore, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import Store, read_params, restore
 from vit_jax.training.sharding import make_mesh
 
 RUN = {"optim__frozen": "['encoder/.*']", "ema_decay": 0.9, "checkpoint__every": 2, "checkpoint__keep": 3}

@@ -13,6 +13,7 @@ import vit_jax
 from tests.tiny import tiny_experiment, tiny_run
 from vit_jax import UserError
 from vit_jax.checkpoints import store
+from vit_jax.checkpoints.steps import find, steps_in
 from vit_jax.models import vit
 
 
@@ -74,7 +75,7 @@ def test_a_model_from_outside(workdir):
 @pytest.mark.long
 def test_the_moving_average_is_the_product(tmp_path):
     tiny_run(tmp_path, ema_decay=0.5)
-    path = store.find(tmp_path)
+    path = find(tmp_path)
     ema, _ = store.read_params(path, "ema")
     params, _ = store.read_params(path, "params")
     assert vit_jax.load(tmp_path).metadata["product"] == "ema"
@@ -96,7 +97,7 @@ def test_a_half_written_checkpoint(workdir, tmp_path, lost, capfd):
     assert tiny_run(tmp_path / "run", checkpoint__every=2)["step"] == 6
     errors = capfd.readouterr().err
     assert "Traceback" not in errors and "6.damaged, and the run goes on from step 4" in errors
-    assert store.steps_in(tmp_path / "run") == [4, 6]
+    assert steps_in(tmp_path / "run") == [4, 6]
     ours, theirs = (vit_jax.load(w).params for w in (tmp_path / "run", workdir))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
@@ -182,9 +183,9 @@ def test_other_channels(workdir):
 @pytest.mark.long
 def test_every_flipped_bit_is_noticed_or_changes_nothing(workdir, tmp_path):
     """In every file of a checkpoint; what is loaded is what was saved, or nothing is."""
-    right, drawn = store.read_params(store.find(workdir))[0], random.Random(5)
+    right, drawn = store.read_params(find(workdir))[0], random.Random(5)
     copy = tmp_path / "6"
-    shutil.copytree(store.find(workdir), copy)
+    shutil.copytree(find(workdir), copy)
     noticed = 0
     for file in sorted(p for p in copy.rglob("*") if p.is_file() and p.stat().st_size):
         whole = file.read_bytes()
@@ -205,7 +206,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(workdir, tmp_path):
 
 
 def test_a_flipped_byte_of_an_array_is_named_and_may_be_overlooked(workdir, tmp_path, monkeypatch):
-    shutil.copytree(store.find(workdir), tmp_path / "6")
+    shutil.copytree(find(workdir), tmp_path / "6")
     real = store.ocp.load
 
     def load(*arguments, **named):

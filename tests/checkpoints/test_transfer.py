@@ -10,7 +10,8 @@ from tests.tiny import tiny_config, tiny_run, untrained
 from tests.tiny_contrastive import RESNET, contrastive_config
 from vit_jax import UserError
 from vit_jax.checkpoints import transfer
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.checkpoints.transfer import check_sources, init_from
 from vit_jax.models import resnet, vit
 from vit_jax.nn.init_shapes import init_shapes

@@ -10,7 +10,8 @@ import pytest
 import vit_jax
 from tests.tasks.test_mae import mae_run
 from tests.tiny_contrastive import RESNET, VIT, contrastive_run
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.commands.main import main
 from vit_jax.data.sources import digits
 

@@ -11,7 +11,8 @@ import pytest
 from tests.tasks.test_mae import mae_config
 from tests.tiny import tiny_config, untrained
 from vit_jax.checkpoints.description import task_of_model
-from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.store import Store
 from vit_jax.commands.main import main
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.naming import named_module

@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import vit_jax
 from tests.tiny import tiny_config, untrained
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.checkpoints.transfer import init_from, starting_point
 from vit_jax.models.mae import random_orders
 from vit_jax.naming import build_named

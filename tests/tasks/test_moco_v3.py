@@ -8,7 +8,8 @@ import pytest
 import vit_jax
 from tests.tiny_contrastive import RESNET, VIT, contrastive_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo

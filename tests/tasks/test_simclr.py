@@ -10,7 +10,8 @@ from tests.drawn import drawn
 from tests.tiny import tiny_run
 from tests.tiny_contrastive import RESNET, VIT, contrastive_config, contrastive_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.checkpoints.transfer import starting_point
 from vit_jax.naming import build_named
 from vit_jax.tasks import DataInfo

@@ -12,7 +12,8 @@ from tests.tiny import tiny_config, tiny_experiment, tiny_run, untrained
 from vit_jax import UserError
 from vit_jax.checkpoints.export import export
 from vit_jax.checkpoints.source import flat_shapes, open_source
-from vit_jax.checkpoints.store import find, read_metadata, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.checkpoints.transfer import flat_arrays
 from vit_jax.nn.lora import merged
 from vit_jax.training.experiment import build_experiment

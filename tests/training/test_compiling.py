@@ -10,7 +10,8 @@ import pytest
 
 from tests.processes import config_file, ended, free_port, logs, start
 from tests.tiny import tiny_experiment
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.training import compiling
 from vit_jax.training.compiling import keep_compiled
 from vit_jax.training.loop import train

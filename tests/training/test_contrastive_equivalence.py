@@ -8,7 +8,8 @@ import pytest
 
 from tests.tiny_contrastive import RESNET, VIT, contrastive_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 
 # As in test_equivalence: Adam scales rounding up to full steps.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.05, "optim__clip_norm": 1.0}

@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import tiny_run
 from vit_jax import UserError
 from vit_jax.checkpoints.policy import Policy
-from vit_jax.checkpoints.store import steps_in
+from vit_jax.checkpoints.steps import steps_in
 from vit_jax.training import open_run
 from vit_jax.training.evaluation import Evaluation
 from vit_jax.training.patience import Patience

@@ -8,7 +8,8 @@ import pytest
 
 from tests.test_task_contract import BatchNormClassifier, points, run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.tasks import Task
 from vit_jax.training.config import run_config
 from vit_jax.training.state import fresh_average, variables_of

@@ -8,7 +8,8 @@ import pytest
 
 from tests import test_task_contract as toys
 from tests.tiny import tiny_run
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.training import sharding
 
 # Not AdamW: the gradient of a key's bias is zero but for rounding, which Adam scales up to full steps.

@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny import tiny_experiment, tiny_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import read_params
 from vit_jax.tasks import Task
 from vit_jax.training.loop import train
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.processes import config_file, ended, logs, started
 from tests.tiny import tiny_run
-from vit_jax.checkpoints.store import find, read_metadata, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import read_metadata
 
 # Not AdamW: see test_equivalence.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.0, "log_every": 1}

@@ -10,7 +10,8 @@ import pytest
 import vit_jax
 from tests.tiny import tiny_config
 from vit_jax import UserError
-from vit_jax.checkpoints.store import find, read_params
+from vit_jax.checkpoints.steps import find
+from vit_jax.checkpoints.store import read_params
 from vit_jax.commands.main import main
 from vit_jax.naming import build_named
 from vit_jax.nn.batch_norm import BatchNorm, by_batch

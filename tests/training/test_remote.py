@@ -179,7 +179,8 @@ def test_a_run_on_an_object_store(bucket, tmp_path):
     """Started, killed with a half-written checkpoint, gone on with, evaluated: as on a disk."""
     import numpy as np
 
-    from vit_jax.checkpoints.store import find, read_params, steps_in
+    from vit_jax.checkpoints.steps import find, steps_in
+    from vit_jax.checkpoints.store import read_params
 
     config, workdir = config_file(tmp_path, checkpoint__every=2), bucket / "run"
     command = ["train", "--config", config, "--workdir", workdir]

@@ -12,7 +12,8 @@ import pytest
 
 from tests.processes import PATIENCE, config_file, start
 from tests.tiny import tiny_run
-from vit_jax.checkpoints.store import find, read_metadata, read_params, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.errors import Preempted
 from vit_jax.training.interrupt import Interrupt
 

@@ -21,7 +21,9 @@ from etils import epath
 from tests.test_task_contract import BatchNormClassifier, ToyPipeline
 from tests.tiny import tiny_config, tiny_experiment, tiny_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import Policy, Store, find, read_metadata, read_params, steps_in
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import Store, read_metadata, read_params
 from vit_jax.errors import Preempted
 from vit_jax.evaluators.classification import Classification
 from vit_jax.training.config import run_config
@@ -286,7 +288,8 @@ def test_saves_leave_nothing_behind(tmp_path, saves):
 READ_ONLY = """
 import sys, jax.numpy as jnp
 from etils import epath
-from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.store import Store
 import subprocess
 workdir = epath.Path(sys.argv[1])
 store = Store(workdir, Policy())

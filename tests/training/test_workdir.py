@@ -13,7 +13,8 @@ from etils import epath
 
 from tests.tiny import tiny_run
 from vit_jax import UserError
-from vit_jax.checkpoints.store import Store, find, read_params, steps_in
+from vit_jax.checkpoints.steps import find, steps_in
+from vit_jax.checkpoints.store import Store, read_params
 from vit_jax.training.metrics import Writer
 from vit_jax.training.run_files import FILES, FOLDERS, read_config, read_metrics
 from vit_jax.training.workdir import Upkeep, start_step, taken

@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax.checkpoints import store
+from vit_jax.checkpoints.steps import find, is_step, steps_in
 from vit_jax.errors import UserError
 from vit_jax.nn.constants import changing, constants_of
 
@@ -19,10 +20,10 @@ def last_steps(path: epath.PathLike, count: int) -> list[epath.Path]:
     """
     if count < 2:
         raise UserError(f"A mean of {count} checkpoints is none", "Average at least 2, or leave it out")
-    if store.is_step(path):
+    if is_step(path):
         raise UserError(f"{path} is a single checkpoint", "Give the workdir, of which the last ones are averaged")
-    newest = store.find(path)
-    found = [newest.parent / str(step) for step in store.steps_in(newest.parent.parent)][-count:]
+    newest = find(path)
+    found = [newest.parent / str(step) for step in steps_in(newest.parent.parent)][-count:]
     if len(found) < count:
         raise UserError(
             f"{path} has {len(found)} checkpoint{'s' if len(found) > 1 else ''}, and {count} are to be averaged",

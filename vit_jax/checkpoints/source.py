@@ -24,6 +24,7 @@ from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.pipeline_folder import INDEX
 from vit_jax.checkpoints.published import Sidecar, described
+from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.subtrees import merge
 from vit_jax.checkpoints.weight_file import SHARDS, TensorFile, opened, weight_file
 from vit_jax.data.label_names import label_names_for
@@ -93,7 +94,7 @@ def open_source(
                 f"{path} is not a published weight file, so it takes no sha256",
                 "Leave it out: a checkpoint of this project has checksums of its own",
             )
-        steps = [store.find(path)] if average is None else last_steps(path, average)
+        steps = [find(path)] if average is None else last_steps(path, average)
         step = steps[-1]
         metadata = store.read_metadata(step)
         if overrides:

@@ -1,18 +1,15 @@
-"""Checkpoints on disk: the only module that knows Orbax.
+"""Checkpoints on disk: the only module, with `vit_jax.checkpoints.frozen`, that knows Orbax.
 
 A run keeps `workdir/checkpoints/<step>`; the step's metadata (see `FORMAT`) is all that is needed to rebuild the
 model, so a step directory can be copied away and still be loaded. Frozen parameters are the same in every step: they
 are in `workdir/checkpoints/frozen-<digest>`, which the metadata name, and which has to be copied with a step.
 """
 
-import contextlib
 import errno
 import json
 import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +20,13 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from vit_jax.checkpoints.base import Base
+from vit_jax.checkpoints.damaged import DamagedCheckpoint, readable, remedy
 from vit_jax.checkpoints.description import upgraded
 from vit_jax.checkpoints.digests import differing, digests_of, named_leaves, text_digest
+from vit_jax.checkpoints.frozen import STATE, frozen_folder, frozen_metadata, read_frozen, save_frozen
 from vit_jax.checkpoints.metadata import problem_with
 from vit_jax.checkpoints.policy import Kept, Policy
-from vit_jax.checkpoints.remote import forget_listings
+from vit_jax.checkpoints.steps import absolute, is_whole, steps_in
 from vit_jax.checkpoints.subtrees import mask_of, merge, split
 from vit_jax.data.files import is_remote
 from vit_jax.errors import UserError
@@ -44,15 +43,9 @@ from vit_jax.errors import UserError
 # Format 1 has no "task" and no "frozen_in", and "fields" only where the config names them: see
 # `vit_jax.checkpoints.description`.
 FORMAT = 3
-_STATE = "state"
 _MEASURED = "measured.json"  # in a step's directory: the metric that `Policy.best` names, once it is known
 _DAMAGED = ".damaged"
-_FROZEN = "frozen-"  # begins the name of the folder with the frozen parameters; the digest of their checksums follows
 _MIN_SLICE_BYTES = 2**20
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint that is not what was saved; an older one may be whole."""
 
 
 class Store:
@@ -114,7 +107,7 @@ class Store:
                 cleanup_tmp_directories=True,
             )  # fmt: skip
         self._saving = self._checkpointer.save_async(
-            step, state, checkpointable_name=_STATE, force=True, custom_metadata=complete
+            step, state, checkpointable_name=STATE, force=True, custom_metadata=complete
         )
         self._steps.add(step)
 
@@ -123,17 +116,11 @@ class Store:
 
         It is written again if somebody removes it while the run goes on.
         """
-        there = self._frozen_in is not None and _is_whole(self.directory / self._frozen_in)
+        there = self._frozen_in is not None and is_whole(self.directory / self._frozen_in)
         if jax.process_count() > 1:
             there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
         if not there:
-            checksums = digests_of(params)
-            self._frozen_in = f"{_FROZEN}{text_digest(checksums):08x}"
-            with self._context:
-                ocp.save(
-                    self.directory / self._frozen_in, params, checkpointable_name=_STATE, overwrite=True,
-                    custom_metadata={"checksums": checksums},
-                )  # fmt: skip
+            self._frozen_in = save_frozen(self.directory, params, self._context)
         return self._frozen_in
 
     def record(self, step: int, metrics: Mapping[str, float], failed: Collection[str] = ()) -> None:
@@ -203,8 +190,8 @@ def restore(
     """
     step_path = absolute(step_path)  # of a relative path Orbax finds no arrays
     metadata, on_disk = _described(step_path)
-    folder = _frozen_folder(step_path, metadata)
-    fixed = _frozen_metadata(folder)
+    folder = frozen_folder(step_path, metadata)
+    fixed = frozen_metadata(folder)
     on_disk = {**on_disk, "params": merge(on_disk.get("params", {}), fixed)}
     abstract = {key: value for key, value in abstract.items() if key in on_disk or key not in optional}
     there, here = _shapes(on_disk), _shapes(abstract)
@@ -214,14 +201,14 @@ def restore(
         raise DamagedCheckpoint(
             f"The checkpoint {step_path} is damaged or was written by other code: {name} is "
             f"{there.get(name, 'absent')} there and {here.get(name, 'absent')} here",
-            _remedy(step_path),
+            remedy(step_path),
         )
-    with _readable(step_path):
+    with readable(step_path):
         trained, fixed = split(abstract["params"], mask_of(abstract["params"], fixed))
-        state = ocp.load(step_path, {**abstract, "params": trained}, checkpointable_name=_STATE)
+        state = ocp.load(step_path, {**abstract, "params": trained}, checkpointable_name=STATE)
     if checksums:
         _verify(step_path, state, metadata)
-    return {**state, "params": merge(state["params"], _read_frozen(folder, fixed, checksums))}, metadata
+    return {**state, "params": merge(state["params"], read_frozen(folder, fixed, checksums))}, metadata
 
 
 def set_aside(step_path: epath.Path) -> epath.Path:
@@ -240,61 +227,8 @@ def _verify(step_path: epath.Path, state: PyTree, metadata: Mapping[str, Any]) -
     lost = sorted(name for name in recorded if name.partition("/")[0] in state and name not in read)
     if names := lost + differing(state, recorded):
         raise DamagedCheckpoint(
-            f"The checkpoint {step_path} is damaged: {names[0]} is not what was saved", _remedy(step_path)
+            f"The checkpoint {step_path} is damaged: {names[0]} is not what was saved", remedy(step_path)
         )
-
-
-def absolute(path: epath.PathLike) -> epath.Path:
-    """`path` as Orbax needs it: local paths made absolute, 'gs://...' as it is."""
-    path = epath.Path(path)
-    return path if is_remote(path) else epath.Path(os.path.abspath(path))
-
-
-def steps_in(workdir: epath.PathLike) -> list[int]:
-    """The steps that a run has saved, oldest first."""
-    directory = epath.Path(workdir) / "checkpoints"
-    forget_listings(directory)
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and _is_whole(p))
-
-
-def _is_whole(step_path: epath.Path) -> bool:
-    """Whether a save of it was completed, by how Orbax commits one.
-
-    On a file system the folder is written under another name and renamed at the end, so that its name alone says it. A
-    bucket cannot rename folders: there it is written in place, and the file commit_success.txt last.
-    """
-    return step_path.is_dir() and (
-        not os.fspath(step_path).startswith("gs://") or (step_path / "commit_success.txt").exists()
-    )
-
-
-def find(path: epath.PathLike) -> epath.Path:
-    """The step directory that `path` means: itself, or the newest step of a workdir."""
-    path = absolute(path)
-    if path.name.startswith(_FROZEN):
-        raise UserError(f"{path} holds the frozen parameters of a run alone", "Give a directory checkpoints/<step>")
-    if not path.exists():
-        raise UserError(f"There is no checkpoint at {path}", "Give a workdir, or a directory checkpoints/<step> in one")
-    if is_step(path):
-        return path
-    workdir = path.parent if path.name == "checkpoints" else path
-    if steps := steps_in(workdir):
-        return workdir / "checkpoints" / str(steps[-1])
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        raise UserError(
-            f"The run in {path} has not saved a checkpoint yet", "Wait for its first save, or start it again"
-        )
-    raise UserError(f"{path} is not a checkpoint", "Give a workdir, or a directory checkpoints/<step> in one")
-
-
-def is_step(path: epath.PathLike) -> bool:
-    """Whether `path` is the directory of one step, wherever it was copied to, or what damage has left of one."""
-    path = epath.Path(path)
-    return path.is_dir() and (
-        (path / "_CHECKPOINT_METADATA").exists() or (path.name.isdecimal() and path.parent.name == "checkpoints")
-    )
 
 
 def read_metadata(step_path: epath.Path) -> dict[str, Any]:
@@ -311,12 +245,12 @@ def read_metadata(step_path: epath.Path) -> dict[str, Any]:
 
 def _described(step_path: epath.Path) -> tuple[dict[str, Any], PyTree]:
     """The metadata as they were saved, and what lies on disk of the state."""
-    with _readable(step_path):
-        found = ocp.metadata(step_path, checkpointable_name=_STATE)
+    with readable(step_path):
+        found = ocp.metadata(step_path, checkpointable_name=STATE)
     metadata = found.custom_metadata
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise DamagedCheckpoint(
-            f"The checkpoint {step_path} is incomplete or was not written by vit_jax", _remedy(step_path)
+            f"The checkpoint {step_path} is incomplete or was not written by vit_jax", remedy(step_path)
         )
     if metadata["format"] > FORMAT:
         raise UserError(
@@ -327,10 +261,10 @@ def _described(step_path: epath.Path) -> tuple[dict[str, Any], PyTree]:
         rest = {key: value for key, value in metadata.items() if key != "digest"}
         if metadata.get("digest") != text_digest(rest):
             raise DamagedCheckpoint(
-                f"The checkpoint {step_path} is damaged: its metadata is not what was saved", _remedy(step_path)
+                f"The checkpoint {step_path} is damaged: its metadata is not what was saved", remedy(step_path)
             )
     if problem := problem_with(metadata):
-        raise DamagedCheckpoint(f"The checkpoint {step_path} is damaged: {problem}", _remedy(step_path))
+        raise DamagedCheckpoint(f"The checkpoint {step_path} is damaged: {problem}", remedy(step_path))
     step = metadata.get("step")
     if step_path.name.isdecimal() and step_path.parent.name == "checkpoints" and str(step) != step_path.name:
         raise DamagedCheckpoint(f"The checkpoint {step_path} is that of step {step}", "Give it its name back")
@@ -353,9 +287,9 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
     """
     step_path = absolute(step_path)
     metadata, on_disk = _described(step_path)
-    folder = _frozen_folder(step_path, metadata)
+    folder = frozen_folder(step_path, metadata)
     product = product or metadata["product"]
-    with _readable(step_path):
+    with readable(step_path):
         wanted = {"params": on_disk["params"]}
         if product == "ema":
             wanted["ema"] = on_disk["ema"]
@@ -367,15 +301,15 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = ocp.load(step_path, wanted, checkpointable_name=_STATE)
+            loaded = ocp.load(step_path, wanted, checkpointable_name=STATE)
     # A partial load answers a key that is not on disk with its own placeholder instead of an error.
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded)):
         raise DamagedCheckpoint(
-            f"The checkpoint {step_path} lacks parameters that its metadata lists", _remedy(step_path)
+            f"The checkpoint {step_path} lacks parameters that its metadata lists", remedy(step_path)
         )
     if checksums:
         _verify(step_path, loaded, metadata)
-    fixed = _read_frozen(folder, _on_one_device(_frozen_metadata(folder)), checksums)
+    fixed = read_frozen(folder, _on_one_device(frozen_metadata(folder)), checksums)
     # Not all that is trained needs to have a moving average.
     params = merge(merge(loaded["params"], fixed), loaded.get("ema", {}))
     return params, merge(loaded.get("model_state", {}), loaded.get("ema_model_state", {}))
@@ -384,48 +318,6 @@ def read_params(step_path: epath.Path, product: str | None = None, checksums: bo
 def _on_one_device(on_disk: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), on_disk)
-
-
-def _frozen_folder(step_path: epath.Path, metadata: Mapping[str, Any]) -> epath.Path | None:
-    """The folder beside a step that has its frozen parameters; None where it has none, or has them itself."""
-    name = metadata.get("frozen_in")
-    if name is None:
-        return None
-    folder = step_path.parent / name
-    forget_listings(folder.parent)
-    if not _is_whole(folder):
-        raise UserError(
-            f"The checkpoint {step_path} lacks its frozen parameters, which a run saves once: there is no {folder}",
-            f"Copy {name} there from the checkpoints of the run that saved it",
-        )
-    return folder
-
-
-def _frozen_metadata(folder: epath.Path | None) -> dict[str, Any]:
-    """Shapes and types of the frozen parameters."""
-    if folder is None:
-        return {}
-    with _readable(folder, lambda: _damaged_frozen(folder)):
-        return ocp.metadata(folder, checkpointable_name=_STATE).metadata
-
-
-def _read_frozen(folder: epath.Path | None, abstract: PyTree[jax.ShapeDtypeStruct], checksums: bool) -> dict[str, Any]:
-    if folder is None:
-        return {}
-    with _readable(folder, lambda: _damaged_frozen(folder)):
-        recorded = ocp.metadata(folder, checkpointable_name=_STATE).custom_metadata["checksums"]
-        params = ocp.load(folder, abstract, checkpointable_name=_STATE)
-    # The folder is named by what it holds, so that a step cannot be read with those of another run.
-    if checksums and (folder.name != f"{_FROZEN}{text_digest(recorded):08x}" or differing(params, recorded)):
-        raise _damaged_frozen(folder)
-    return params
-
-
-def _damaged_frozen(folder: epath.Path) -> UserError:
-    return UserError(
-        f"The frozen parameters in {folder} are damaged, and all steps of the run need them",
-        "Copy the folder from where it is whole, or start again in a new workdir",
-    )
 
 
 def _name(path: tuple) -> str:
@@ -450,39 +342,6 @@ def _check_writable(directory: epath.Path) -> None:
         raise UserError(
             f"{directory} cannot be written: {error.strerror}", "Make it writable, or use another --workdir"
         ) from None
-
-
-@contextlib.contextmanager
-def _readable(step_path: epath.Path, problem: Callable[[], UserError] | None = None) -> Iterator[None]:
-    """Turns Orbax's many ways to fail on a damaged directory into one sentence, without its logs and stray tasks.
-
-    Args:
-        problem: makes the error; by default that of a damaged step.
-    """
-    if not step_path.is_dir():
-        raise UserError(f"There is no checkpoint at {step_path}", "Give a workdir, or a directory checkpoints/<step>")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sharding info not provided")
-            warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # Orbax raises ValueError, KeyError, OSError and plain Exception for damaged files
-        if problem is not None:
-            raise problem() from error
-        raise DamagedCheckpoint(f"The checkpoint {step_path} is incomplete or damaged", _remedy(step_path)) from error
-    finally:
-        logging.disable(disabled)
-
-
-def _remedy(step_path: epath.Path) -> str:
-    others = [s for s in steps_in(step_path.parent.parent) if str(s) != step_path.name]
-    if others:
-        return f"Step {others[-1]} is there too: {step_path.parent / str(others[-1])}"
-    return "Use another checkpoint, or start again in a new workdir"
 
 
 def _quiet() -> None:

@@ -3,12 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from vit_jax.checkpoints import peft, remote, store
+from vit_jax.checkpoints import peft, remote
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, keeps_parts, named_parts
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES, Sidecar
 from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.checkpoints.steps import is_step
 from vit_jax.errors import UserError
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors | PipelineFolder | peft.AdaptedFile
@@ -20,7 +21,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib"
 def weight_file(path: Path) -> Path | None:
     """The published weight file that `path` means, None for what only our own store may know."""
     if path.is_dir():
-        if (path / "checkpoints").is_dir() or store.is_step(path):
+        if (path / "checkpoints").is_dir() or is_step(path):
             return None
         if (path / INDEX).is_file() and keeps_parts(path / INDEX):
             return path / INDEX

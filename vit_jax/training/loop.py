@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from vit_jax.checkpoints.store import Store, steps_in
+from vit_jax.checkpoints.steps import steps_in
+from vit_jax.checkpoints.store import Store
 from vit_jax.errors import Diverged, UserError
 from vit_jax.tasks import static_argument
 from vit_jax.training.distributed import is_lead

@@ -17,7 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, UInt32
 
 from vit_jax.checkpoints.base import Base, bases_of
-from vit_jax.checkpoints.store import Policy, Store, absolute
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.steps import absolute
+from vit_jax.checkpoints.store import Store
 from vit_jax.checkpoints.transfer import Report, check_sources, init_from
 from vit_jax.checkpoints.vocabulary import check_vocabulary
 from vit_jax.errors import UserError, printable

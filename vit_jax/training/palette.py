@@ -9,7 +9,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Float32, UInt8
 
-from vit_jax.checkpoints.store import Policy, Store
+from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.store import Store
 from vit_jax.errors import UserError
 from vit_jax.models.color_palette import ColorPalette
 from vit_jax.nn.init_shapes import init_shapes

@@ -9,8 +9,10 @@ import jax
 from etils import epath
 from jaxtyping import PyTree
 
+from vit_jax.checkpoints.damaged import DamagedCheckpoint
 from vit_jax.checkpoints.source import based_params, nested
-from vit_jax.checkpoints.store import DamagedCheckpoint, read_metadata, restore, set_aside, steps_in
+from vit_jax.checkpoints.steps import steps_in
+from vit_jax.checkpoints.store import read_metadata, restore, set_aside
 from vit_jax.checkpoints.subtrees import mask_of, merge, split
 from vit_jax.errors import UserError
 from vit_jax.training.config import RunConfig

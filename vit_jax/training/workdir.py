@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from vit_jax.checkpoints.store import steps_in
+from vit_jax.checkpoints.steps import steps_in
 from vit_jax.data.files import is_remote, write_whole
 from vit_jax.errors import UserError
 from vit_jax.naming import listed
