@@ -222,7 +222,7 @@ def test_what_cannot_be_read(folder, tmp_path):
     about = json.loads((folder / "export.json").read_text())
     with pytest.raises(UserError, match=r"holds no export\.json"):
         vit_jax.load_exported(tmp_path)
-    refused("has version 2, newer than the 1", version=2)
+    refused("has version 3, newer than the 2", version=3)
     refused("names no format: 'pickle'", format="pickle")
     refused("'input.shape' is not that of a batch", input={"shape": [1, 2], "dtype": "uint8"})
     refused("'input.dtype' is neither", input={"shape": ["batch", 8, 12, 3], "dtype": "object"})

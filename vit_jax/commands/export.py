@@ -7,10 +7,11 @@ examples:
   vit_jax export runs/mine --output served --format savedmodel              # pip install 'vit_jax[export-savedmodel]'
   vit_jax export clip/ --part encoder --output served --output-name features
   vit_jax export clip/ --labels "a cat, a dog" --templates photo --output served
+  vit_jax export clip/ --output served --output-name text_embedding         # takes tokens; a tokenizer lies beside
 
 DIR receives the program and export.json, which names its input, outputs, labels and preprocessing. In Python,
 vit_jax.load_exported(DIR).top("photo.jpg") answers, and docs/serve.md has a server. What the written files give on ten
-images that are made up must be what the model gives, to 1e-4 of the largest value; else nothing is written.
+images or texts that are made up must be what the model gives, to 1e-4 of the largest value; else nothing is written.
 """
 
 import argparse
@@ -29,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output-name", action="append", default=[], metavar="NAME",
-        help="an output of the task, such as logits, features, tokens or image_embedding; repeatable",
+        help="an output of the task, such as logits, features, tokens, image_embedding or text_embedding; repeatable",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images that it takes at a time (default: any)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images or texts that it takes at a time (default: any)"
+    )
     parser.add_argument(
         "--preprocessing", default="none", choices=("none", "normalize", "resize"),
         help="what the program does itself: none takes normalised floats, normalize bytes of the model's size, resize "
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.serving.program import Program
+    from vit_jax.checkpoints.serving.text_program import TextProgram, reads_texts
     from vit_jax.checkpoints.serving.writing import check_export, export_program
 
     if arguments.batch_size is not None and arguments.batch_size < 1:
@@ -56,16 +60,24 @@ def run(arguments: argparse.Namespace) -> None:
     platforms = [name.strip() for name in arguments.platforms.split(",") if name.strip()]
     check_export(folder, arguments.format, platforms)
     loaded = with_labels(open_loaded(arguments), arguments)
-    program = Program(loaded, tuple(arguments.output_name), arguments.preprocessing, arguments.batch_size)
+    names = tuple(arguments.output_name)
+    if reads_texts(loaded, names):
+        if arguments.preprocessing != "none":
+            raise UserError("--preprocessing is of images", "Leave it out: of texts the program takes tokens")
+        program = TextProgram(loaded, names, arguments.batch_size)
+    else:
+        program = Program(loaded, names, arguments.preprocessing, arguments.batch_size)
     about = export_program(program, folder, arguments.format, platforms)
-    given, checked = about["input"], about["checked"]
-    print(printable(f"{folder}: image {given['dtype']} {_shape(given['shape'])} ->"))
+    checked, kind = about["checked"], "images" if "input" in about else "texts"
+    given = about.get("inputs") or [about["input"]]
+    taken = ", ".join(f"{each['name']} {each['dtype']} {_shape(each['shape'])}" for each in given)
+    print(printable(f"{folder}: {taken} ->"))
     for name, said in about["outputs"].items():
         found = checked["differences"][name]
         print(
             printable(
                 f"  {name} {said['dtype']} {_shape(said['shape'])}, within {found:.1e} of ours on"
-                f" {checked['images']} images"
+                f" {checked[kind]} {kind}"
             )
         )
     if "pixels" in checked:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 
 from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.serving import onnx, savedmodel, stablehlo
+from vit_jax.checkpoints.serving.exported_texts import TEXT_VERSION, ExportedTexts, inputs_of
 from vit_jax.data.decode import decode
 from vit_jax.data.pixels import as_rgb
 from vit_jax.data.preprocess import Preprocess
@@ -21,7 +22,7 @@ from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
 
 ABOUT = "export.json"
-VERSION = 1  # of what ABOUT says
+VERSION = 1  # of what ABOUT says of a model of images
 FORMATS = {"stablehlo": stablehlo, "onnx": onnx, "savedmodel": savedmodel}
 
 
@@ -114,8 +115,8 @@ class Exported:
         return [(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:most]]
 
 
-def load_exported(path: str | os.PathLike[str]) -> Exported:
-    """A model that `vit_jax export` wrote, whichever the format.
+def load_exported(path: str | os.PathLike[str]) -> Exported | ExportedTexts:
+    """A model of images, or of texts, that `vit_jax export` wrote, whichever the format.
 
     Args:
         path: the folder.
@@ -128,13 +129,15 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     if not (folder / ABOUT).is_file():
         raise UserError(f"{folder} holds no {ABOUT}", "Name a folder that 'vit_jax export' wrote")
     about = read_json(folder / ABOUT)
-    if (version := about.integer("version", 0)) > VERSION:
+    if (version := about.integer("version", 0)) > TEXT_VERSION:
         raise UserError(
-            f"{folder} has version {version}, newer than the {VERSION} that is known here", "Update vit_jax"
+            f"{folder} has version {version}, newer than the {TEXT_VERSION} that is known here", "Update vit_jax"
         )
     kind = about.text("format", "")
     if kind not in FORMATS:
         raise UserError(f"{folder / ABOUT} names no format: {shown(kind)}", nearest(kind, FORMATS))
+    if version == TEXT_VERSION:
+        return ExportedTexts(folder, about, inputs_of(about), FORMATS[kind].read(folder))
     _check_input(about)
     return Exported(folder, about, FORMATS[kind].read(folder))
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Shaped
 
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.serving.program import Program
+    from vit_jax.checkpoints.serving.stablehlo import Given
+    from vit_jax.checkpoints.serving.text_program import TextProgram
 
 MODEL = "model.onnx"
 OPSET = 23
@@ -27,7 +28,7 @@ _MOST = 2**31 - 1  # bytes of one protobuf, which an ONNX file is
 _GRAPH = 2**24  # bytes that are left for operations, names and constants, of which the largest ViT has less
 
 
-def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
+def write(program: Program | TextProgram, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
     """Writes the model into a folder that is there.
 
     Returns:
@@ -54,19 +55,21 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
             "Use stablehlo",
         )
     parameters = jax.tree.map(np.asarray, program.parameters)
-    names = list(jax.eval_shape(program.__call__, program.parameters, program.example(1)))
+    names, given = list(jax.eval_shape(program.__call__, program.parameters, program.example(1))), program.symbolic()
+    arrays = given if isinstance(given, Mapping) else {"image": given}
 
-    def function(images: Any) -> tuple[Any, ...]:
-        return tuple(program(parameters, images).values())
+    def function(*rows: Any) -> tuple[Any, ...]:
+        found = dict(zip(arrays, rows, strict=True)) if arrays is given else rows[0]
+        return tuple(program(parameters, found).values())
 
     with _quiet():
         try:
             model = to_onnx(
                 function,
-                [program.symbolic()],
+                list(arrays.values()),
                 model_name="vit_jax",
                 opset=OPSET,
-                input_names=["image"],
+                input_names=list(arrays),
                 output_names=names,
             )
         except Exception as error:  # what the converter raises for what it does not know is not documented
@@ -83,7 +86,7 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
     return {"opset": OPSET}
 
 
-def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str, np.ndarray]]:
+def read(folder: Path) -> Callable[[Given], Mapping[str, np.ndarray]]:
     """The model in onnxruntime, on the CPU.
 
     Raises:
@@ -106,11 +109,12 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
         first = next(iter(str(error).strip().splitlines()), "")
         raise UserError(f"onnxruntime cannot read {path}: {first[:300]}", "Export the model again") from error
     names = [output.name for output in session.get_outputs()]
-    (given,) = session.get_inputs()
+    image = session.get_inputs()[0].name
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(given: Given) -> dict[str, np.ndarray]:
+        arrays = dict(given) if isinstance(given, Mapping) else {image: given}
         try:
-            return dict(zip(names, session.run(names, {given.name: images}), strict=True))
+            return dict(zip(names, session.run(names, arrays), strict=True))
         except Exception as error:  # such as an operation that its CPU kernels lack
             first = next(iter(str(error).strip().splitlines()), "")
             raise UserError(f"onnxruntime cannot run {path.name}: {first[:300]}", "Use stablehlo") from error

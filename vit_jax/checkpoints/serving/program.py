@@ -98,6 +98,20 @@ class Program:
         size = self.loaded.preprocess.image_size
         return jax.ShapeDtypeStruct((self.batch_size or batch_size, *size, self.channels), self.dtype)
 
+    def described(self) -> dict[str, Any]:
+        """What export.json says of it."""
+        outputs = jax.eval_shape(self.__call__, self.parameters, self.example(1))
+        return {
+            "input": {"name": "image", "shape": list(self.shape), "dtype": self.dtype.name},
+            "outputs": {
+                name: {"shape": [self.shape[0], *x.shape[1:]], "dtype": x.dtype.name} for name, x in outputs.items()
+            },
+            "labels": list(self.loaded.labels),
+            "objective": self.loaded.task.objective,
+            "preprocessing": self.preprocessing,
+            "preprocess": self.loaded.preprocess.to_json(),
+        }
+
     def __call__(
         self, parameters: Mapping[str, Shaped[Array, "..."]], images: Float[Array, "B h w C"] | UInt8[Array, "B H W C"]
     ) -> dict[str, Shaped[Array, "B ..."]]:

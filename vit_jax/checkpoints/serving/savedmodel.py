@@ -19,11 +19,12 @@ from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.serving.program import Program
+    from vit_jax.checkpoints.serving.text_program import TextProgram
 
 SIGNATURE = "serving_default"
 
 
-def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
+def write(program: Program | TextProgram, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
     """Writes saved_model.pb and variables/ into a folder that is there.
 
     Returns:
@@ -32,6 +33,8 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
     Raises:
         UserError: TensorFlow is not installed, or the model cannot be lowered so.
     """
+    if isinstance(program.symbolic(), Mapping):
+        raise UserError("A SavedModel is written of images alone", "Use stablehlo or onnx for texts")
     tf = _tensorflow()
     from jax.experimental import jax2tf
 

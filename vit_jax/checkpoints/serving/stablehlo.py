@@ -21,13 +21,17 @@ from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vit_jax.checkpoints.serving.program import Program
+    from vit_jax.checkpoints.serving.text_program import TextProgram
+
+# Images, or arrays of texts by their names.
+Given = Shaped[np.ndarray, "B H W C"] | Mapping[str, Shaped[np.ndarray, "B ..."]]
 
 PROGRAM, PARAMETERS = "program.stablehlo", "parameters.safetensors"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 HERE = {"gpu": ("cuda", "rocm")}  # what `jax.default_backend` calls platforms
 
 
-def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
+def write(program: Program | TextProgram, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
     """Writes the program and its parameters into a folder that is there.
 
     Returns:
@@ -55,7 +59,7 @@ def write(program: Program, folder: Path, platforms: Sequence[str]) -> dict[str,
     return {"platforms": list(platforms), "jax": jax.__version__, "convention": exported.calling_convention_version}
 
 
-def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str, Array]]:
+def read(folder: Path) -> Callable[[Given], Mapping[str, Array]]:
     """The program, with its parameters on the device; it compiles at the first call, once for each shape.
 
     Raises:
@@ -77,7 +81,7 @@ def read(folder: Path) -> Callable[[Shaped[np.ndarray, "B H W C"]], Mapping[str,
     file = SafetensorsFile(folder / PARAMETERS)
     parameters = jax.device_put({name: np.array(file[name]) for name in file.shapes})
     call = jax.jit(exported.call)
-    return lambda images: call(parameters, images)
+    return lambda given: call(parameters, given)
 
 
 @contextlib.contextmanager

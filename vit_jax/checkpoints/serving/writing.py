@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,25 @@ from jaxtyping import Shaped, UInt8
 
 import vit_jax
 from vit_jax.checkpoints.serving.exported import ABOUT, FORMATS, VERSION, load_exported
+from vit_jax.checkpoints.serving.exported_texts import TEXT_VERSION, write_tokenizer
 from vit_jax.checkpoints.serving.program import Program, named
 from vit_jax.checkpoints.serving.stablehlo import HERE, PLATFORMS
+from vit_jax.checkpoints.serving.text_program import TextProgram
 from vit_jax.checkpoints.whole_folder import check_free, whole_folder
 from vit_jax.data import traced_resize
 from vit_jax.errors import UserError
 from vit_jax.spelling import nearest
 
 TOLERANCE = 1e-4  # of an output's largest value
-IMAGES = 10
+EXAMPLES = 10
 # Of what a program resizes itself: levels of 255, and which share of the values may be off by one.
 LEVELS, SHARE = 1, 0.02
 
 
 def export_program(
-    program: Program, folder: Path, to: str, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
+    program: Program | TextProgram, folder: Path, to: str, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
 ) -> dict[str, Any]:
-    """Writes a program in a format, if what is read back gives the model's outputs on ten images that are made up.
+    """Writes a program in a format, if what is read back gives the model's outputs on ten examples that are made up.
 
     Args:
         folder: which is made; nothing that exists is overwritten, and nothing half written is left.
@@ -45,7 +47,11 @@ def export_program(
     """
     check_export(folder, to, platforms)
     with whole_folder(folder) as partial:
-        about = {"version": VERSION, "format": to, **_described(program)}
+        of_texts = isinstance(program, TextProgram)
+        about = {"version": TEXT_VERSION if of_texts else VERSION, "format": to, "vit_jax": vit_jax.__version__}
+        about |= {"checkpoint": _name(program.loaded.path), **program.described()}
+        if of_texts:
+            write_tokenizer(program.loaded.fields, partial)
         about |= FORMATS[to].write(program, partial, platforms)
         _write(partial, about)
         about["checked"] = compare(program, partial)
@@ -69,40 +75,24 @@ def check_export(folder: Path, to: str, platforms: Sequence[str]) -> None:
         )
 
 
-def compare(program: Program, folder: Path) -> dict[str, Any]:
-    """How far what is in `folder` is from the model on `IMAGES` images.
+def compare(program: Program | TextProgram, folder: Path) -> dict[str, Any]:
+    """How far what is in `folder` is from the model on `EXAMPLES` images or texts.
 
     Where the program resizes images, the pixels that it makes are compared with `Preprocess`, and its outputs with the
     model's on these pixels.
 
     Returns:
-        "images", "differences" (by output, of its largest value), and "pixels" where the program resizes: which share
-        of the values is one level off.
+        "images" or "texts" (how many), "differences" (by output, of its largest value), and "pixels" where the program
+        resizes: which share of the values is one level off.
 
     Raises:
         UserError: they differ by more than `TOLERANCE`.
     """
-    exported, rng, loaded = load_exported(folder), np.random.default_rng(0), program.loaded
-    preprocess, size = loaded.preprocess, program.batch_size or IMAGES // 2
-    differences: dict[str, float] = {}
-    off = seen = 0
-    for start in range(0, IMAGES, size):
-        if program.channels != 3:
-            given = prepared = rng.standard_normal(program.example(size).shape, np.float32)
-        elif program.preprocessing == "resize":
-            given = pictures(rng, size, _raw_size(preprocess.image_size, start > 0))
-            prepared = np.asarray(jax.jit(lambda x: traced_resize.to_uint8(preprocess, x))(given))
-            levels = np.abs(prepared.astype(int) - np.stack([preprocess.to_uint8(image) for image in given]))
-            off, seen = off + int((levels > 0).sum()), seen + levels.size
-            if levels.max() > LEVELS or off > SHARE * seen:
-                raise UserError(
-                    f"The program's images differ from ours by up to {levels.max()} of 255, in {off / seen:.1%}",
-                    "Nothing is written; prepare images before it",
-                )
-        else:
-            prepared = pictures(rng, size, preprocess.image_size)
-            given = prepared if program.preprocessing == "normalize" else preprocess.normalize(prepared)
-        ours = named(loaded.outputs({"image": prepared}, program.names), program.names)
+    exported, loaded, differences = load_exported(folder), program.loaded, dict[str, float]()
+    kind, off = "texts" if isinstance(program, TextProgram) else "images", list[float]()
+    pairs = _texts(program) if kind == "texts" else _images(program, off)
+    for given, batch in pairs:
+        ours = named(loaded.outputs(batch, program.names), program.names)
         theirs = exported(given)
         for name, value in ours.items():
             found = difference(np.asarray(value), theirs[name])
@@ -114,7 +104,45 @@ def compare(program: Program, folder: Path) -> dict[str, Any]:
                 f" {TOLERANCE:g} is allowed",
                 "Nothing is written; try another format",
             )
-    return {"images": IMAGES, "differences": differences, **({"pixels": off / seen} if seen else {})}
+    return {kind: EXAMPLES, "differences": differences, **({"pixels": float(np.mean(off))} if off else {})}
+
+
+def _texts(program: TextProgram) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What the program is given, and what the model is."""
+    rng, size = np.random.default_rng(0), program.batch_size or EXAMPLES // 2
+    for _ in range(0, EXAMPLES, size):
+        rows = program.drawn(rng, size)
+        yield {name: rows[name] for name in program.inputs}, rows
+
+
+def _images(program: Program, off: list[float]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The same of images.
+
+    Args:
+        off: receives, where the program resizes, which share of the values of some images is one level off ours.
+
+    Raises:
+        UserError: they are further off.
+    """
+    rng, preprocess = np.random.default_rng(0), program.loaded.preprocess
+    size = program.batch_size or EXAMPLES // 2
+    for start in range(0, EXAMPLES, size):
+        if program.channels != 3:
+            given = prepared = rng.standard_normal(program.example(size).shape, np.float32)
+        elif program.preprocessing == "resize":
+            given = pictures(rng, size, _raw_size(preprocess.image_size, start > 0))
+            prepared = np.asarray(jax.jit(lambda x: traced_resize.to_uint8(preprocess, x))(given))
+            levels = np.abs(prepared.astype(int) - np.stack([preprocess.to_uint8(image) for image in given]))
+            off.append(float((levels > 0).mean()))
+            if levels.max() > LEVELS or np.mean(off) > SHARE:
+                raise UserError(
+                    f"The program's images differ from ours by up to {levels.max()} of 255, in {np.mean(off):.1%}",
+                    "Nothing is written; prepare images before it",
+                )
+        else:
+            prepared = pictures(rng, size, preprocess.image_size)
+            given = prepared if program.preprocessing == "normalize" else preprocess.normalize(prepared)
+        yield given, {"image": prepared}
 
 
 def difference(ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> float:
@@ -139,23 +167,6 @@ def _raw_size(size: tuple[int, int], tall: bool) -> tuple[int, int]:
     """Of images that are to be resized: larger than the model's, wide and then tall, and in no simple ratio."""
     height, width = size
     return (height * 9 // 4 + 3, width * 5 // 3 + 1) if tall else (height * 3 // 2 + 1, width * 2 + 5)
-
-
-def _described(program: Program) -> dict[str, Any]:
-    loaded = program.loaded
-    outputs = jax.eval_shape(program.__call__, program.parameters, program.example(1))
-    return {
-        "vit_jax": vit_jax.__version__,
-        "checkpoint": _name(loaded.path),
-        "input": {"name": "image", "shape": list(program.shape), "dtype": program.dtype.name},
-        "outputs": {
-            name: {"shape": [program.shape[0], *x.shape[1:]], "dtype": x.dtype.name} for name, x in outputs.items()
-        },
-        "labels": list(loaded.labels),
-        "objective": loaded.task.objective,
-        "preprocessing": program.preprocessing,
-        "preprocess": loaded.preprocess.to_json(),
-    }
 
 
 def _name(path: epath.Path) -> str:
