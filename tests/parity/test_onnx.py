@@ -7,12 +7,16 @@ import jax
 import numpy as np
 import pytest
 
+import vit_jax
 from tests.drawn import drawn
 from tests.loaded import loaded_model
 from tests.models import test_bit, test_efficientvit, test_swin
+from tests.tiny import untrained
+from tests.tiny_pairs import pairs_config
 from vit_jax.checkpoints.parts.hf_clip import tower_arguments
 from vit_jax.checkpoints.serving.exported import load_exported
 from vit_jax.checkpoints.serving.program import Program
+from vit_jax.checkpoints.serving.text_program import TextProgram
 from vit_jax.checkpoints.serving.writing import export_program, pictures
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
@@ -66,3 +70,16 @@ def test_what_is_not_converted(tmp_path):
     with pytest.raises(UserError, match="An ONNX file resizes no images"):
         export_program(dataclasses.replace(program, preprocessing="resize"), tmp_path / "served", "onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@needed
+def test_a_tower_of_texts_is_the_model_s(tmp_path):
+    """CLIP's, which takes tokens alone, for any number of texts."""
+    loaded = vit_jax.load(untrained(tmp_path / "run", pairs_config(tmp_path), signed=True), part="text")
+    program = TextProgram(loaded, ("features",))
+    about = export_program(program, tmp_path / "served", "onnx")
+    assert about["checked"]["differences"]["features"] < 1e-5
+    exported = load_exported(tmp_path / "served")
+    rows = exported.prepare(["red", "a blue", "0"])
+    ours = loaded.outputs(loaded.tokenize(["red", "a blue", "0"]), ("features",))["features"]
+    np.testing.assert_allclose(exported(rows)["features"], ours, atol=1e-5)
