@@ -1,4 +1,5 @@
-"""Damaged JSON files beside whole weights: config.json, preprocessor_config.json and the index of several files."""
+"""Damaged JSON files beside whole weights: config.json, preprocessor_config.json, the index of several files, and what
+PEFT says of an adapter."""
 
 import json
 import os
@@ -9,6 +10,7 @@ import numpy as np
 from tests.fuzz import models
 from tests.fuzz.harness import Target
 from tests.fuzz.mutations import damaged_json
+from vit_jax.checkpoints import peft
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import open_source
 
@@ -18,6 +20,7 @@ _INDEX = "model.safetensors.index.json"
 def build(folder: Path) -> Target:
     weights = models.write_all(folder)
     weights["shards"] = _in_two(weights["hf_vit"], folder / "shards")
+    weights["adapter"] = _adapter(weights["hf_vit"], folder / "adapter")
     beside = {
         name: {path.name: json.loads(path.read_text()) for path in file.parent.glob("*.json")}
         for name, file in weights.items()
@@ -34,6 +37,21 @@ def build(folder: Path) -> Target:
         return folder
 
     return Target(mutate, lambda path: open_source(path).read(), models.nonfinite)
+
+
+def _adapter(base: Path, folder: Path) -> Path:
+    """A LoRA of PEFT beside a model."""
+    folder.mkdir()
+    shapes = SafetensorsFile(base).shapes
+    module = next(name.removesuffix(".weight") for name in shapes if name.endswith("attention.query.weight"))
+    outputs, inputs = shapes[f"{module}.weight"]
+    factors = {"lora_A": np.full((2, inputs), 0.1, np.float32), "lora_B": np.full((outputs, 2), 0.1, np.float32)}
+    tensors = {f"base_model.model.{module}.{name}.weight": value for name, value in factors.items()}
+    write_safetensors(folder / peft.WEIGHTS, tensors)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"query": 2}, "alpha_pattern": {"key": 1},
+              "use_rslora": True, "modules_to_save": ["classifier"], "base_model_name_or_path": str(base)}  # fmt: skip
+    (folder / peft.CONFIG).write_text(json.dumps(config))
+    return folder / peft.WEIGHTS
 
 
 def _in_two(file: Path, folder: Path) -> Path:

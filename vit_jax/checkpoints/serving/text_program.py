@@ -105,10 +105,12 @@ class TextProgram:
         stored = flat_arrays(self.loaded.variables)
         others = {name: np.broadcast_to(zero, x.shape) for name, x in stored.items() if name not in parameters}
         more = {name: jnp.zeros((size, *x.shape[1:]), x.dtype) for name, x in self._rows.items() if name not in rows}
-        variables = {"params": {}, "model_state": {}, **nested({**others, **parameters})}
+        # Tokens index the embeddings, which NumPy's arrays do not take from a traced function.
+        found = {name: jnp.asarray(x) for name, x in parameters.items()}
+        variables = {"params": {}, "model_state": {}, **nested({**others, **found})}
         batch = NotedBatch({**more, **rows})
-        found = self.loaded.task.outputs(variables, batch, frozenset(self.names), example_keys(np.uint32(0), batch))
-        return named(found, self.names)
+        keys = example_keys(np.uint32(0), batch)
+        return named(self.loaded.task.outputs(variables, batch, frozenset(self.names), keys), self.names)
 
     @cached_property
     def _rows(self) -> dict[str, Shaped[np.ndarray, "2 ..."]]:

@@ -48,8 +48,7 @@ def export_program(
     check_export(folder, to, platforms)
     with whole_folder(folder) as partial:
         of_texts = isinstance(program, TextProgram)
-        about = {"version": TEXT_VERSION if of_texts else VERSION, "format": to, "vit_jax": vit_jax.__version__}
-        about |= {"checkpoint": _name(program.loaded.path), **program.described()}
+        about = {"version": TEXT_VERSION if of_texts else VERSION, "format": to, **_described(program)}
         if of_texts:
             write_tokenizer(program.loaded.fields, partial)
         about |= FORMATS[to].write(program, partial, platforms)
@@ -167,6 +166,14 @@ def _raw_size(size: tuple[int, int], tall: bool) -> tuple[int, int]:
     """Of images that are to be resized: larger than the model's, wide and then tall, and in no simple ratio."""
     height, width = size
     return (height * 9 // 4 + 3, width * 5 // 3 + 1) if tall else (height * 3 // 2 + 1, width * 2 + 5)
+
+
+def _described(program: Program | TextProgram) -> dict[str, Any]:
+    return {
+        "vit_jax": vit_jax.__version__,
+        "checkpoint": _name(program.loaded.path),
+        **program.described(),
+    }
 
 
 def _name(path: epath.Path) -> str:
