@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import vit_jax
-from tests.tiny_contrastive import RESNET, VIT, contrastive_run
+from tests.tiny_contrastive import RESNET, VIT, contrastive_config, contrastive_run
 from vit_jax import UserError
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.store import read_params
 from vit_jax.checkpoints.transfer import init_from
 from vit_jax.naming import build_named
+from vit_jax.nn.flops import product_flops
+from vit_jax.planning.rehearsal import rehearse
 from vit_jax.tasks import DataInfo
 from vit_jax.tasks.moco_v3 import contrast
 
@@ -119,6 +121,14 @@ def test_without_a_moving_average(tmp_path):
     with pytest.raises(UserError, match="over one image has no negatives"):
         contrastive_run(tmp_path / "run", "moco_v3", batch_size=1)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_the_frozen_projection_spares_its_gradient():
+    """Of two views: four patches of 4x4x3 numbers each, times a matrix."""
+    found = rehearse(contrastive_config("moco_v3"), 10, jax.devices()[:1])
+    spared = 2 * product_flops(4, 48, 32)
+    assert found.training_flops() == pytest.approx(found.task.flops(found.shapes) - spared, rel=1e-9)
 
 
 def test_bad_values_are_refused():

@@ -25,7 +25,7 @@ def spared_flops(task: Task, variables: Variables, frozen: PyTree, batch: Mappin
     is traced where nothing is frozen but what the task takes for frozen anyway.
 
     Args:
-        variables: shapes of what `task.init` makes, with "ema" where the task gets one.
+        variables: shapes of what the loss gets: what `task.init` makes, with averages where there are some.
         frozen: mask over the parameters.
         batch: shapes of what the loss gets.
     """

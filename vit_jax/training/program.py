@@ -177,7 +177,7 @@ def build_program(
     monitor = {"first_bad": jax.ShapeDtypeStruct((), jnp.int32), "sums": sums}
 
     def spared() -> float:
-        average = {"ema": params} if config.average is not None else {}
+        average = {} if config.average is None else {"ema": params, "ema_model_state": initial["model_state"]}
         with computing_on(platform):
             return spared_flops(task, {**initial, **average}, frozen, prepared)
 
