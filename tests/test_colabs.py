@@ -41,17 +41,6 @@ def figures(notebook):
     return [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
-def shortened(notebook):
-    """With the numbers of steps in the forms made small, and checked to be there."""
-    found = 0
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.source, changed = re.subn(r"(?m)^(\w*STEPS) = \d+(?=  # @param)", r"\1 = 16", cell.source)
-            found += changed
-    assert found
-    return notebook
-
-
 def installed(name, what, monkeypatch, here=False):
     """The commands that the first cell of a notebook runs, where it is to install `what`; vit_jax is `here` or not."""
     commands = []
@@ -120,17 +109,10 @@ def test_every_notebook_has_both_files():
     assert sorted(FIGURES) == NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.long
-def test_runs_with_few_steps(tmp_path):
-    """One of them in every run of the tests; all of them as they are among the slow tests, which CI runs."""
-    name = "look_inside"
-    notebook = execute(shortened(read(name)), tmp_path)
-    assert len(figures(notebook)) == FIGURES[name]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_runs_as_it_is(name, tmp_path):
+    """CI runs these of the slow tests."""
     assert len(figures(execute(read(name), tmp_path))) == FIGURES[name]
 
 

@@ -88,7 +88,8 @@ def test_schedules():
 
 
 @pytest.mark.long
-def test_pictures(workdir, tmp_path, capsys):
+def test_pictures(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vit_jax.commands.diffusion_pictures._COUNTS", (1,))  # each is a program
     paths = [str(photo(tmp_path / name, (8, 8, 3))) for name in ("a.png", "b.png")]
     asked = ["visualize", "--checkpoint", str(workdir), "--output", str(tmp_path / "inside")]
     assert main([*asked, *paths, "--text", "3"]) == 0

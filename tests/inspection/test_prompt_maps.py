@@ -156,7 +156,8 @@ def test_another_model_reads_no_words(tmp_path):
 
 
 @pytest.mark.long
-def test_the_command(workdir, tmp_path):
+def test_the_command(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_jax.commands.diffusion_pictures._COUNTS", (1,))  # each is a program
     output = tmp_path / "inside"
     assert main(["visualize", "--checkpoint", str(workdir), "--prompt", "$ab", "--output", str(output)]) == 0
     assert made(output) == ["film_strip.png", "one_against_many.png", "report.html", "schedule.png", "words_01.png"]
