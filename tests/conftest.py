@@ -13,10 +13,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import pytest
 from threadpoolctl import threadpool_limits
 
 from tests.costs import Costs
-from tests.initializers import remember_shapes
+from tests.initializers import draw_cheaply, remember_shapes
 
 # Bytecode is kept even where the environment says not to, as in many containers: compiling every module anew took each
 # worker ten seconds, and each command that a test starts some.
@@ -77,3 +78,16 @@ def pytest_collection_finish():
     """Tracing makes millions of objects, and looking for garbage among all that was imported took a tenth of the time."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _draw_cheaply():
+    with draw_cheaply():
+        yield
+
+
+@pytest.fixture(scope="module")
+def as_elsewhere():
+    """For modules that compare runs of this process with those of others: all have the same first state."""
+    with draw_cheaply(False):
+        yield

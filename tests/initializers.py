@@ -1,20 +1,27 @@
-"""Initializers are asked once for the shape that they give.
+"""Initial values in less time: initializers are asked once for the shape that they give, and draw by a cheaper hash.
 
 Whenever a model is applied, Flax compares each parameter with the shape that its initializer would give, and traces the
 initializer to learn it: half of the time that tracing an application takes. The comparison stays; the answer is
 remembered, since the same function with the same arguments gives the same shape.
+
+A run's first state was what took longest to compile, twenty seconds where there are four hundred parameters: each draws
+by twenty rounds of Threefry. In tests its key is of a kind whose draws are a few operations. The initializers and all
+other keys are the real ones, as is what `task.init` or `model.init` gives for a key of JAX's.
 """
 
+import contextlib
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core.scope import Scope
+from jax.extend.random import define_prng_impl
 
 _SHAPES: dict[Hashable, Any] = {}
 
@@ -60,3 +67,47 @@ def remember_shapes() -> None:
         return param(self, name, init_fn, *init_args, unbox=unbox, **init_kwargs)
 
     Scope.param = asked_once
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """Of 32 bits; each depends on all (lowbias32 of C. Wellons' search for such hashes)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+    counts = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    return _mixed(counts * jnp.uint32(0x9E3779B9) + key[0]).astype(f"uint{width}")
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    counts = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(*shape, 1)
+    return _mixed(counts + 3 * key)
+
+
+CHEAP = define_prng_impl(
+    key_shape=(1,),
+    seed=lambda seed: _mixed(seed.astype(jnp.uint32)).reshape(1),
+    split=_split,
+    random_bits=_bits,
+    fold_in=lambda key, data: _mixed(key + data.astype(jnp.uint32)),
+    name="cheap",
+    tag="ch",
+)
+
+
+@contextlib.contextmanager
+def draw_cheaply(cheaply: bool = True) -> Iterator[None]:
+    """The first states of runs of this process; where not, as in every other process."""
+    from vit_jax.training import program, state  # now that the tests' bytecode and devices are configured
+
+    def random_key(seed: Any, step: Any, purpose: int) -> jax.Array:
+        if purpose != state.INIT:
+            return state.random_key(seed, step, purpose)
+        return jax.random.fold_in(jax.random.key(seed, impl=CHEAP), step)
+
+    before = program.random_key
+    program.random_key = random_key if cheaply else state.random_key
+    yield
+    program.random_key = before

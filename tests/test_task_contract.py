@@ -18,10 +18,10 @@ from vit_jax import UserError
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.store import read_params
 from vit_jax.tasks import Task, chosen
+from vit_jax.training import program
 from vit_jax.training.config import run_config
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.loop import train
-from vit_jax.training.state import INIT, random_key
 
 
 class ToyPipeline:
@@ -270,7 +270,8 @@ def test_several_discriminator_steps_for_each_of_the_generator(tmp_path):
             params[party] = jax.tree.map(lambda p, u, rate=rate: p - rate * u, params[party], change)
         return (params, states), metrics
 
-    fresh = jax.jit(lambda: task.init(random_key(0, 0, INIT), points(np.random.default_rng(0)))["params"])()
+    key = program.random_key(0, 0, program.INIT)
+    fresh = jax.jit(lambda: task.init(key, points(np.random.default_rng(0)))["params"])()
     trained, history = (fresh, jax.jit(lambda p: {n: adam.init(p[n]) for n in p})(fresh)), []
     for step in range(6):
         turns = (("discriminator", 0.1), *((("generator", {1: 0.1, 4: 0.05}[step]),) if step % 3 == 1 else ()))

@@ -12,6 +12,7 @@ from tests.tiny import tiny_run
 from vit_jax.checkpoints.steps import find, steps_in
 from vit_jax.checkpoints.store import read_metadata
 
+pytestmark = pytest.mark.usefixtures("as_elsewhere")
 # Not AdamW: see test_equivalence.
 SGD = {"optim__name": "sgd", "optim__learning_rate": 0.1, "optim__clip_norm": 1.0, "log_every": 1}
 

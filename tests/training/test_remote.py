@@ -175,7 +175,7 @@ def bucket():
 
 
 @pytest.mark.slow
-def test_a_run_on_an_object_store(bucket, tmp_path):
+def test_a_run_on_an_object_store(bucket, tmp_path, as_elsewhere):
     """Started, killed with a half-written checkpoint, gone on with, evaluated: as on a disk."""
     import numpy as np
 

@@ -17,6 +17,7 @@ from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.errors import Preempted
 from vit_jax.training.interrupt import Interrupt
 
+pytestmark = pytest.mark.usefixtures("as_elsewhere")
 # Every kind of randomness, and the optimizer that forgives nothing.
 RUN = {"log_every": 1, "checkpoint__every": 3, "ema_decay": 0.9, "model__dropout_rate": 0.3, "data__mix__mixup": 0.2,
        "data__num_threads": 2}  # fmt: skip
