@@ -342,6 +342,6 @@ def test_a_signal_reaches_a_part_that_is_just_starting(tmp_path, monkeypatch):
 def test_runs_beside_each_other(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in this process
-    few = ("--config.steps=2", "--config.model.depth=1")
+    few = ("--config.steps=4", "--config.model.depth=1")
     assert sweep_of(tmp_path, "--grid", "seed=0,1", *few, "--devices-per-run", "1") == 0
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 2
