@@ -8,9 +8,9 @@
 Paper: none; "Zero-shot text-to-image generation" (arXiv:2102.12092) at the smallest size that shows it: 1,523 pictures
 of 32x32 pixels as 8x8 tokens of 128 of a VQ-VAE, texts of 16 tokens, and 6 blocks of width 128 that see rows, columns
 and a square. In training a text is the picture's name or one of its keywords.
-Expected: the tokenizer's reconstructions of 383 held out emoji have a PSNR of 20.5 dB (one run); the transformer has
-not been trained to its end. Hardware: 2 CPU cores. Time: 4 minutes of one core for the tokenizer; that of the
-transformer has not been measured.
+Expected: the tokenizer's reconstructions of 383 held out emoji have a PSNR of 20.4 dB (two runs); the transformer has
+not been trained to its end. Hardware: 2 CPU cores. Time: 4 minutes of one core for the tokenizer, 8 beside other work;
+an hour and a half for the transformer, at the 17 images a second that its first steps made beside other work.
 
 Of several samples for a text the best by a judge are `vit_jax.checkpoints.reranking.best_samples`, for which
 `emoji_clip` trains a CLIP.
