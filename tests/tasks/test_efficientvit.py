@@ -128,12 +128,15 @@ def test_mistakes_get_a_sentence(kwargs, message):
         task_of(**kwargs)
 
 
+UNMIXED = tiny_config()["data"]  # one example has none to be mixed with
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"ema_decay": None}, "MESA learns from a moving average"),
         ({"microbatch": 8}, "statistics of whole batches"),
-        ({"batch_size": 1}, "Batch normalisation over one example"),
+        ({"batch_size": 1, "data": UNMIXED}, "Batch normalisation over one example"),
     ],
 )
 def test_runs_that_cannot_be_get_a_sentence(changes, message):

@@ -62,5 +62,5 @@ def test_the_mean_of_checkpoints_has_the_constants_of_each(monkeypatch):
     constants = {"constants": {"matrix": jnp.ones(2)}}
     params = iter([{"w": jnp.float32(1)}, {"w": jnp.float32(3)}])
     monkeypatch.setattr(average.store, "read_params", lambda *_: (next(params), constants))
-    mean, state = average.read_averaged(["a", "b"], "params")
+    mean, state = average.read_averaged(["a", "b"], "params", True, dict)
     assert float(mean["w"]) == 2 and state == constants
