@@ -76,7 +76,9 @@ def test_a_task_with_two_views_is_timed_and_counted(capsys, config, factor):
     argv = ["bench", "--config", config, *TINY, "--config.data.image_size=(32,32)", "--config.model.dtype=float32"]
     assert main([*argv, "--config.task.hidden=32" if "moco" in config else "--config.task.head_out=8", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert results["train"]["flops_per_image"] == factor * results["inference"]["flops_per_image"]
+    # MoCo v3's projection of patches is frozen: no gradient of its weights, of 4 patches by 768 by 32, in both views.
+    spared = 2 * 2 * 4 * 768 * 32 if "moco" in config else 0
+    assert results["train"]["flops_per_image"] == factor * results["inference"]["flops_per_image"] - spared
     assert results["train"]["images_per_second"] > 0
 
 
