@@ -12,6 +12,8 @@ from vit_jax.commands.main import main
 from vit_jax.data.decode import decode, decode_rgba
 from vit_jax.data.sources import composites
 from vit_jax.errors import UserError
+from vit_jax.training.config import load_config
+from vit_jax.training.inputs import build_inputs
 
 _CODES = [f"{0x1F400 + n:X}" for n in range(24)]
 
@@ -63,6 +65,24 @@ def prepared(tmp_path_factory):
     folders = [str(root / name) for name in ("emoji-datasource-google", "stamps", "photos")]
     assert main(["prepare", "cutouts", "--from", *folders, "--output", str(root / "out")]) == 0
     return root / "out"
+
+
+def test_a_small_sam_learns_from_scenes_and_from_what_was_annotated(prepared, tmp_path):
+    """What `annotate` writes has no class of each pixel, which scenes have and nobody reads here."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((64, 64, 3), 7, np.uint8))
+    record = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [4, 4, 8, 8], "area": 64}
+    said = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 64, "width": 64}],
+        "annotations": [{**record, "segmentation": [[4, 4, 12, 4, 12, 12, 4, 12]]}],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    (tmp_path / "found.json").write_text(json.dumps(said))
+    values = load_config(f"composites_sam:data={prepared},annotations={tmp_path / 'found.json'},scenes=8,smoke")
+    inputs = build_inputs(values["data"])
+    batch = inputs.train_pipeline(inputs.train_source(), 20, 0).batch(0)
+    annotated = (batch["image"] == 7).all((1, 2, 3))
+    assert annotated.sum() == 10 and batch["masks_valid"][annotated].sum(1).tolist() == [1] * 10
+    assert "segmentation" not in batch and batch["masks_valid"][~annotated].any(1).all()
 
 
 def test_cutouts_are_held_out_by_name_and_photos_shrunk(prepared, capsys):

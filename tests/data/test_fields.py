@@ -200,8 +200,19 @@ def test_parts_of_a_mixture_agree_on_their_fields():
     plain = ArraySource(images, np.zeros(2, int), ("a",))
     more = ArraySource(images, np.zeros(2, int), ("a",), {"text": np.array(["x", "y"])})
     for parts, who in (((plain, more), "Source 1"), ((more, plain), "Source 0")):
-        with pytest.raises(UserError, match=f"{who} of the mixture gives 'text', which source"):
-            Mixture(parts, (1, 1))
+        mixed = Mixture(parts, (1, 1))
+        for fields in (
+            build_fields(None, DATA),
+            build_fields({"image": {"name": "image"}, "text": {"name": "tokens", "length": 4}}, DATA),
+        ):
+            for whole in (mixed, Mixture((more, mixed), (1, 1))):
+                with pytest.raises(UserError, match=f"{who} of the mixture gives 'text', which source"):
+                    fields.check_parts(whole)
+            fields.check_parts(Mixture((more, more), (1, 1)))
+            fields.check_parts(mixed.sources[0])
+        # A field that nobody reads may be in a part alone.
+        build_fields({"image": {"name": "image"}}, DATA).check_parts(mixed)
+        assert mixed.field_names == set(mixed[0]) == set(mixed[2]) == {"image", "label"}
     assert Mixture((more, more), (1, 1)).field_names == {"image", "label", "text"}
 
 

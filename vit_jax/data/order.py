@@ -32,7 +32,8 @@ class Mixture:
     """Several sources as one; training draws from them by weight, evaluation takes all of each in turn.
 
     Args:
-        sources: the parts. Their classes are joined by name: equal names are one class.
+        sources: the parts. Their classes are joined by name: equal names are one class. Examples have the fields
+            that all parts give; `vit_jax.data.fields.Fields.check_parts` says whether others are missed.
         weights: share of each part in every stretch of training examples, in proportion to each other.
 
     Raises:
@@ -51,15 +52,8 @@ class Mixture:
                     f"Source {k} of the mixture has no examples", "Check its split and path, or leave it out"
                 )
         given = [getattr(source, "field_names", None) for source in sources]
-        for k, names in enumerate(given):
-            if names is not None and given[0] is not None and names != given[0]:
-                odd = min(names ^ given[0])
-                raise UserError(
-                    f"Source {0 if odd in given[0] else k} of the mixture gives {odd!r}, which source"
-                    f" {k if odd in given[0] else 0} does not",
-                    "Examples of one batch have the same fields: leave it out, or have both give it",
-                )
-        self.field_names = given[0]
+        self.field_names = None if None in given else frozenset.intersection(*given)
+        self._left_out = [frozenset() if self.field_names is None else names - self.field_names for names in given]
         self.sources = tuple(sources)
         self.weights = tuple(weights)
         self.shares = _whole_shares(weights)
@@ -73,8 +67,9 @@ class Mixture:
 
     def __getitem__(self, index: int) -> dict:
         part = int(np.searchsorted(self._ends, index, side="right"))
-        source, labels = self.sources[part], self._labels[part]
-        return relabelled(dict(source[index - self.first(part)]), index, labels, len(self.label_names))
+        source, labels, left_out = self.sources[part], self._labels[part], self._left_out[part]
+        example = {k: v for k, v in source[index - self.first(part)].items() if k not in left_out}
+        return relabelled(example, index, labels, len(self.label_names))
 
     def first(self, part: int) -> int:
         """Index of the first example of one part."""

@@ -116,6 +116,7 @@ class Inputs:
     def train_source(self) -> Source:
         """The training source, arranged as the fields read it."""
         source = build_named("source", self.train, "config.data.train")
+        self.kinds().check_parts(source)
         return self.kinds().arranged(self.left_out.training(source) if self.left_out else source)
 
     def augmentation(self, kinds: Fields) -> Transform | None:
@@ -195,6 +196,7 @@ class Inputs:
         else:
             section = source or self.eval
             source = build_named("source", section, f"{where}.source" if source else "config.data.eval")
+        self.kinds().check_parts(source)
         if not source.label_names:  # a text of a class is an example by itself, as probes and k-NN take it
             source = self.kinds().arranged(source)
         # What the examples depend on, so that results for them can be kept.

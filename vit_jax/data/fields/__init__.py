@@ -154,6 +154,32 @@ class Fields(Mapping[str, Field]):
             return Mixture([self.arranged(part) for part in source.sources], source.weights)
         return self.kinds[names[0]].arranged(names[0], source)
 
+    def check_parts(self, source: Source) -> None:
+        """Refuses a mixture whose parts do not give the same of what is read of them: the fields of the config, or
+        without these all that there is.
+
+        Raises:
+            UserError: names the parts and the field.
+        """
+        if not isinstance(source, Mixture):
+            return
+        for part in source.sources:
+            self.check_parts(part)
+        given = {k: getattr(part, "field_names", None) for k, part in enumerate(source.sources)}
+        read = {k: self._read_of(names) for k, names in given.items() if names is not None}
+        first = min(read, default=0)
+        for k, names in read.items():
+            if names != read[first]:
+                odd = min(names ^ read[first])
+                gives, lacks = (first, k) if odd in read[first] else (k, first)
+                raise UserError(
+                    f"Source {gives} of the mixture gives {odd!r}, which source {lacks} does not",
+                    "Examples of one batch have the same fields: name in config.data.fields those that all give",
+                )
+
+    def _read_of(self, names: frozenset[str]) -> frozenset[str]:
+        return frozenset(names & self.kinds.keys()) if self.explicit else names
+
     def check_read(self, read: Set[str]) -> None:
         """Refuses a field of the config that nobody reads: it would be decoded and sent for nothing.
 
