@@ -3,8 +3,8 @@
 The demo's small ViT is trained on the digits 0 to 6 at 16 pixels (config `digits`), and then learns all ten as in
 config `digits_finetune`, but at its own 16 pixels and 64 images a step: in full, by a linear head alone, by LoRA on
 queries and values or on all kernels (arXiv:2106.09685), or by prompts (arXiv:2203.12119). Steps, batches and
-augmentation are the same for all. Full fine-tuning has the config's learning rate and weight decay; the other ways have
-a rate five times as high and no decay. Nothing is tuned.
+augmentation are the same for all; full fine-tuning has the config's weight decay, the other ways have none. The
+learning rate of each is the one of five that does best on a fifth of the training digits, which is held out for that.
 
     python benchmarks/adapters.py --workdir runs/adapters
 
@@ -16,6 +16,7 @@ in `results.json`.
 import argparse
 import functools
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +31,15 @@ from vit_jax.checkpoints.load import load
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.checkpoints.transfer import flat_arrays
+from vit_jax.commands.sweep import developed
 from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
 
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+HELD_OUT = 0.2
 # What each way changes of the config; a frozen trunk stays in the base.
-_OPTIM = {"learning_rate": 1e-2, "weight_decay": 0.0}
+_OPTIM = {"weight_decay": 0.0}
 ADAPTED = {"optim": _OPTIM, "checkpoint": {"frozen": "base"}}
 FROZEN = {**ADAPTED, "optim": {**_OPTIM, "frozen": ["encoder/.*"]}}
 WAYS: dict[str, dict[str, Any]] = {
@@ -53,33 +57,69 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="where the runs are")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each way (default 3)")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="these ways; all by default")
+    parser.add_argument("--steps", type=int, default=240, help="of each run (default 240)")
     parser.add_argument("--smoke", action="store_true", help="a few steps each")
     arguments = parser.parse_args()
-    workdir, smoke = arguments.workdir, arguments.smoke
+    workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    fit(workdir / "base", "digits:smoke" if smoke else "digits")
+    bench = Bench(workdir, arguments.steps, arguments.smoke)
     everything: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for seed in range(arguments.seeds):
         for way in arguments.only:
-            run = workdir / f"{way.replace(',', '').replace(' ', '-').lower()}-{seed}"
-            fine_tune(run, way, seed, workdir / "base", smoke)
-            everything[way].append(once(run.with_suffix(".json"), functools.partial(measure, run)))
+            everything[way].append(bench.measured(way, seed))
         report(workdir, everything)
 
 
-def fine_tune(run: Path, way: str, seed: int, base: Path, smoke: bool) -> None:
-    """Trains one way where that has not been done."""
-    if not (run / "summary.json").exists():
-        print(f"\n{way}, seed {seed}", flush=True)
-        values = load_config(f"digits_finetune:init={base}" + (",smoke" if smoke else ""))
-        train(build_experiment(changed(values, WAYS[way], seed)), run)
+class Bench:
+    """The runs.
+
+    Args:
+        workdir: where they are.
+        steps: of each.
+        smoke: whether each is a few steps, at two rates.
+    """
+
+    def __init__(self, workdir: Path, steps: int, smoke: bool):
+        self._workdir, self._steps, self._rates = workdir, steps, RATES[:2] if smoke else RATES
+        base = workdir / "base"
+        fit(base, "digits:smoke" if smoke else "digits")
+        self._config = load_config(f"digits_finetune:init={base}" + (",smoke" if smoke else ""))
+        if not smoke:
+            self._config["steps"] = steps
+
+    def measured(self, way: str, seed: int) -> dict[str, float]:
+        """What the table says of one way, at the rate that is best for the first seed."""
+        name = re.sub(r"\W+", "-", way.lower())
+        tried = once(self._workdir / f"{name}-rates.json", functools.partial(self._held_out, way, name))
+        rate = float(max(tried, key=tried.__getitem__))
+        run = self._workdir / f"{name}-{seed}"
+        self._train(run, self.config(way, seed, rate))
+        return once(run.with_suffix(".json"), functools.partial(measure, run)) | {"rate": rate}
+
+    def config(self, way: str, seed: int, rate: float) -> dict[str, Any]:
+        """The config of one way."""
+        return changed(self._config, WAYS[way], seed, rate)
+
+    def _held_out(self, way: str, name: str) -> dict[str, float]:
+        """By each rate the accuracy on digits that are held out of the training set."""
+        found = {}
+        for rate in self._rates:
+            run = self._workdir / f"{name}-rate-{rate:g}"
+            self._train(run, developed(self.config(way, 0, rate), HELD_OUT))
+            found[str(rate)] = summary(run)["val/accuracy"]
+        return found
+
+    def _train(self, run: Path, config: Mapping[str, Any]) -> None:
+        if not (run / "summary.json").exists():
+            print(f"\n{run.name}", flush=True)
+            train(build_experiment(config), run)
 
 
-def changed(values: Mapping[str, Any], way: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def changed(values: Mapping[str, Any], way: Mapping[str, Any], seed: int, rate: float) -> dict[str, Any]:
     """The config of one way; of `way` sections are added to those of the config."""
     values = json.loads(json.dumps(values)) | {"seed": seed, "batch_size": min(64, values["batch_size"])}
     values["data"]["image_size"] = [16, 16]
-    values["optim"] |= way.get("optim", {})
+    values["optim"] |= {"learning_rate": rate} | way.get("optim", {})
     values["checkpoint"] |= way.get("checkpoint", {})
     if "lora" in way:
         values["lora"] = way["lora"]
@@ -115,11 +155,12 @@ def report(workdir: Path, everything: Mapping[str, list[dict[str, float]]]) -> N
             f"{runs[0]['trained']:,.0f}",
             f"{100 * runs[0]['trained'] / runs[0]['parameters']:.2f}%",
             f"{runs[0]['bytes'] / 1e3:,.0f} kB",
+            f"{runs[0]['rate']:g}",
         ]
         for way, runs in everything.items()
         if runs
     ]
-    header = ("way", "test accuracy", "parameters trained", "share", "a step on disk")
+    header = ("way", "test accuracy", "parameters trained", "share", "a step on disk", "learning rate")
     write_tables(workdir, [(header, rows)], everything)
 
 

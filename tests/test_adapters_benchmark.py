@@ -12,7 +12,7 @@ from vit_jax.training.parameters import first_match, leaf_names
 def test_the_ways_train_what_their_rows_say():
     trained = {}
     for way, changes in WAYS.items():
-        values = changed(load_config("digits_finetune:init=base"), changes, 1)
+        values = changed(load_config("digits_finetune:init=base"), changes, 1, 1e-3)
         experiment = build_experiment(values)
         image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
         params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
