@@ -120,7 +120,7 @@ ARGUMENTS = {
     "sam_sa1b": ["", "variant=B/16,init=runs/mae,batch=64"],
     "dalle": ["", "sparse=no,steps=1000"],
     "emoji_dalle": ["", "stage=tokenizer"],
-    "emoji_diffusion": ["", "stage=autoencoder"],
+    "emoji_diffusion": ["", "stage=autoencoder", "stage=edges"],
     "controlnet_edges": ["", "smoke"],
     "sd_depth": ["", "smoke"],
     "sd_inpaint": ["", "data=pairs.jsonl", "smoke"],
