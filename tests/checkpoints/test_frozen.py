@@ -154,3 +154,10 @@ def test_damage_is_one_sentence_and_no_step_is_set_aside(run, damage):
     with pytest.raises(UserError, match="The frozen parameters in .* are damaged"):
         tiny_run(run, **RUN)
     assert steps_in(run) == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["frozen-trunk", "frozen-0badcafe"])
+def test_a_workdir_may_begin_its_name_like_the_folder(name, tmp_path):
+    step = tmp_path / name / "checkpoints" / "3"
+    step.mkdir(parents=True)
+    assert find(tmp_path / name) == find(step) == step

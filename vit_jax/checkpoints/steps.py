@@ -1,6 +1,7 @@
 """Where the steps of a run are, and which of them are whole."""
 
 import os
+import re
 
 from etils import epath
 
@@ -40,7 +41,7 @@ def is_whole(step_path: epath.Path) -> bool:
 def find(path: epath.PathLike) -> epath.Path:
     """The step directory that `path` means: itself, or the newest step of a workdir."""
     path = absolute(path)
-    if path.name.startswith(FROZEN):
+    if re.fullmatch(f"{FROZEN}[0-9a-f]{{8}}", path.name) and not (path / "checkpoints").is_dir():
         raise UserError(f"{path} holds the frozen parameters of a run alone", "Give a directory checkpoints/<step>")
     if not path.exists():
         raise UserError(f"There is no checkpoint at {path}", "Give a workdir, or a directory checkpoints/<step> in one")
