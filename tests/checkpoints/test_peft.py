@@ -90,9 +90,25 @@ def test_where_a_base_lies(write):
 
     assert base_of(base_model_name_or_path="google/vit-base-patch16-224") == "hf://google/vit-base-patch16-224"
     assert base_of(base_model_name_or_path="owner/name", revision="v2") == "hf://owner/name@v2"
+    assert base_of(base_model_name_or_path="owner/name", revision="a/b") == "hf://owner/name@a%2Fb"
     assert base_of(base_model_name_or_path="/no/such/place") == "/no/such/place"
     with pytest.raises(UserError, match="does not say what it was trained beside.*base="):
         base_of(base_model_name_or_path=None)
+
+
+TOWERS = [f"{tower}_model.encoder.layers.0.self_attn.q_proj.weight" for tower in ("text", "vision")]
+
+
+@pytest.mark.parametrize(("kind", "adapted"), [("SiglipTextModel", 0), ("CLIPVisionModelWithProjection", 1)])
+def test_the_tower_that_was_trained_alone(kind, adapted, write, tmp_path):
+    """transformers 5 names its modules without the tower, and both towers of a SigLIP have the same sizes."""
+    write_safetensors(tmp_path / "both.safetensors", dict.fromkeys(TOWERS, np.ones((64, 64), np.float32)))
+    both, tensors = SafetensorsFile(tmp_path / "both.safetensors"), factors("encoder.layers.0.self_attn.q_proj")
+    mapping = {"base_model_class": kind, "parent_library": "transformers"}
+    file = peft.AdaptedFile(peft.Adapter(write(tensors, auto_mapping=mapping) / peft.CONFIG), both)
+    assert [bool((file[name] != 1).any()) for name in TOWERS] == [adapted == 0, adapted == 1]
+    with pytest.raises(UserError, match=f"adapts.*has '{TOWERS[0]}' and '{TOWERS[1]}'. .*base="):
+        peft.AdaptedFile(peft.Adapter(write(tensors) / peft.CONFIG), both)
 
 
 HEAD = {"base_model.model.classifier.weight": np.ones((5, 64), np.float32),
@@ -112,8 +128,10 @@ def test_a_head_of_more_classes(write):
         (factors(outputs=32), {}, "with 64 inputs and 32 outputs"),
         (factors("vit.encoder.layer.7.attention.attention.query"), {}, "layer.7.*which .* does not have"),
         (factors() | factors("vit.layers.1.attention.q_proj"), {}, "under two names"),
+        ({}, {}, "adapts no module"),
+        (HEAD, {"modules_to_save": ["classifier"]}, "adapts no module"),
         (factors(rank=3), {}, "rank 2. Take both files of one adapter"),
-        (HEAD, {}, r"'classifier.bias' of shape \[5\], which .* does not have"),
+        (factors() | HEAD, {}, r"'classifier.bias' of shape \[5\], which .* does not have"),
         (dict(list(factors().items())[:1]), {}, "one factor alone"),
         ({"base_model.model.x.lora_embedding_A": np.ones((2, 2), np.float32)}, {}, "LoRA of linear layers"),
         ({"vit.weight": np.ones((2, 2), np.float32)}, {}, "none of LoRA's"),

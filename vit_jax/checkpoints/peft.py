@@ -7,9 +7,10 @@ layout of both files are PyTorch's, so that whatever reads the base reads the su
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,7 @@ _LAYER = ".base_layer"  # what newer versions of PEFT put between a module's nam
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _HEAD, _POOLER = "classifier.weight", "pooler."
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")  # that leave the base as it is
+_TOWERS = {"VisionModel": "vision_model.", "TextModel": "text_model."}  # by the end of a tower's class
 _ANOTHER = "Name the checkpoint that it was trained beside with base= (--base)"
 
 
@@ -75,6 +77,8 @@ class Adapter:
         self.whole: dict[str, str] = {}  # of tensors that replace those of the base the name here
         for name in self._file.shapes:
             self._take(name)
+        if not self.modules:
+            raise UserError(f"{self._file.path} adapts no module", "Fetch it again")
 
     def base(self) -> str:
         """Where the base lies: a path that is there, or an address on the hub."""
@@ -83,7 +87,7 @@ class Adapter:
             raise UserError(f"{self.path} does not say what it was trained beside", _ANOTHER)
         if not Path(said).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", said):
             revision = self.config.text("revision")
-            return f"hf://{said}" + (f"@{revision}" if revision else "")
+            return f"hf://{said}" + (f"@{quote(revision, safe='')}" if revision else "")
         return said
 
     def saves(self, name: str) -> bool:
@@ -91,6 +95,13 @@ class Adapter:
         parts = name.split(".")[:-1]
         wanted = [saved.split(".") for saved in self.config.texts("modules_to_save") or ()]
         return any(parts[i : i + len(saved)] == saved for saved in wanted for i in range(len(parts)))
+
+    @property
+    def tower(self) -> str:
+        """What stands before the names of a tower that was trained alone, 'vision_model.', in a file of both; '' for
+        another model. In transformers 5 a tower does not know that it may be one of two."""
+        of = self.config.object("auto_mapping").text("base_model_class", "")
+        return next((start for kind, start in _TOWERS.items() if kind in of), "")
 
     def factors(self, module: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of A [r, inputs, ...] and B [outputs, r, ...]."""
@@ -149,7 +160,7 @@ class AdaptedFile:
         self._adapter, self._base = adapter, base
         self._added: dict[str, str] = {}  # from names of the base to modules of the adapter
         for module in adapter.modules:
-            name = _place(f"{module}.weight", base.shapes)
+            name = self._place(f"{module}.weight")
             if name is None:
                 raise UserError(f"{adapter.path} adapts {shown(module)}, which {base.path} does not have", _ANOTHER)
             if name in self._added:
@@ -178,7 +189,7 @@ class AdaptedFile:
         return tensor.astype(np.float32) + self._adapter.product(self._added[name]).reshape(tensor.shape)
 
     def _replaces(self, name: str) -> str:
-        place = _place(name, self._base.shapes)
+        place = self._place(name)
         same = place is not None and self._base.shapes[place] == self._adapter.tensor(name).shape
         if not same and not self._adapter.saves(name):
             raise UserError(
@@ -188,14 +199,22 @@ class AdaptedFile:
             )
         return name if place is None else place
 
-
-def _place(name: str, names: Iterable[str]) -> str | None:
-    """A tensor's name in the base: there it may lack what stands before it, or have more, or the names of old."""
-    for one in (name, former_names(name)):
-        ends = [n for n in names if n == one or n.endswith(f".{one}") or one.endswith(f".{n}")]
-        if ends:
-            return one if one in ends else max(ends, key=len)
-    return None
+    def _place(self, name: str) -> str | None:
+        """A tensor's name in the base: there it may lack what stands before it, or have more, or the names of old."""
+        for one in (name, former_names(name)):
+            if one in self._base.shapes:
+                return one
+            longer = [n for n in self._base.shapes if n.endswith(f".{one}")]
+            longer = [n for n in longer if f".{self._adapter.tower}{one}" in f".{n}"] if len(longer) > 1 else longer
+            if len(longer) > 1:
+                raise UserError(
+                    f"{self._adapter.path} adapts {shown(one)}, and {self._base.path} has {shown(longer[0])} and "
+                    f"{shown(longer[1])}",
+                    "Train it beside the whole model, or name a file of its tower alone with base= (--base)",
+                )
+            if found := longer or [n for n in self._base.shapes if one.endswith(f".{n}")]:
+                return max(found, key=len)
+        return None
 
 
 def _by_module(config: JsonObject, key: str) -> dict[str, float]:
