@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote
 
 from etils import epath
 
@@ -27,6 +28,11 @@ _INDEX = ".safetensors.index.json"
 _DESCRIBING = (*_NAMED, ADAPTER, f"*{_INDEX}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
 _WEIGHTS = ("*.safetensors", "*.npz")
 _BESIDE = ("config.json", "preprocessor_config.json", "scheduler_config.json")
+# An address on the hub. Of revisions those alone have slashes that the hub makes itself; what others have is quoted, as
+# in huggingface_hub's own addresses of files.
+_ON_HUB = re.compile(
+    r"hf://(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:pr/\d+|convert/\w+)|[^/]*))?(?:/(?P<file>.*))?"
+)
 _CHUNK = 1 << 24  # bytes
 _JSON_LIMIT = 1 << 24  # bytes
 
@@ -48,14 +54,15 @@ def fetch(path: str, sha256: str | None = None) -> Path:
 
     Args:
         path: 'hf://owner/name', 'hf://owner/name@revision' or 'hf://owner/name/file', or a file's URL such as
-            'gs://bucket/file.npz' or 'https://host/file.npz'.
+            'gs://bucket/file.npz' or 'https://host/file.npz'. In a revision a slash is written %2F, but for those of
+            the hub's own refs/pr/1 and refs/convert/parquet.
         sha256: what a file from http or https must hash to; one that is here with another hash is fetched again.
 
     Raises:
         UserError: nothing there, no network, no permission, or huggingface_hub is not installed.
     """
     if path.startswith("hf://"):
-        return _fetch_from_hub(path.removeprefix("hf://"), path)
+        return _fetch_from_hub(path)
     if http.is_http(path):
         return _fetch_from_web(path, sha256)
     target = _folder(path) / path.rpartition("/")[2]
@@ -86,11 +93,11 @@ def pinned(address: str, found: Path) -> str:
     Args:
         found: what `fetch` gave for it, in the hub's cache.
     """
-    commit = _commit(found)
-    if not address.startswith("hf://") or not commit:
+    parts, commit = _ON_HUB.fullmatch(address), _commit(found)
+    if not parts or not commit:
         return address
-    owner, repository, *file = address.removeprefix("hf://").split("/", 2)
-    return "/".join([f"hf://{owner}", f"{repository.partition('@')[0]}@{commit}", *file])
+    file = "" if parts["file"] is None else f"/{parts['file']}"
+    return f"hf://{parts['name']}@{commit}{file}"
 
 
 def _commit(found: Path) -> str:
@@ -151,7 +158,7 @@ def _sha256(path: Path) -> str:
 _REACH = "Check the address, the network and your permission, or fetch the file by other means and give its local path"
 
 
-def _fetch_from_hub(name: str, path: str) -> Path:
+def _fetch_from_hub(path: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import RepositoryNotFoundError
@@ -159,25 +166,22 @@ def _fetch_from_hub(name: str, path: str) -> Path:
         raise UserError(
             f"{path} needs huggingface_hub, which is not installed", "pip install 'vit_jax[hub]'"
         ) from error
-    owner, _, rest = name.partition("/")
-    repository, _, file = rest.partition("/")
-    repository, _, revision = repository.partition("@")
-    if not owner or not repository:
+    parts = _ON_HUB.fullmatch(path)
+    if not parts:
         raise UserError(f"{path} names no repository of the hub", "Write hf://owner/name, or hf://owner/name/file")
+    repository, revision, file = parts["name"], unquote(parts["revision"] or ""), parts["file"]
 
     def snapshot(patterns: Sequence[str], but: str | None = None) -> Path:
         """The folder, with those of the repository's files in it."""
         nonlocal revision
         try:
             found = Path(
-                snapshot_download(
-                    f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns, ignore_patterns=but
-                )
+                snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=but)
             )
         except RepositoryNotFoundError as error:
             close = closest(path, [row.address for row in zoo()], likeness=0.7)
             raise UserError(
-                f"There is no repository {owner}/{repository} on the hub, or it is not open to you",
+                f"There is no repository {repository} on the hub, or it is not open to you",
                 f"Did you mean '{close}'?"
                 if close
                 else "'vit_jax models' lists addresses; a private one needs a token",
@@ -191,7 +195,7 @@ def _fetch_from_hub(name: str, path: str) -> Path:
         inside, beside = file.rpartition("/")[0], (*SIDECARS.values(), ADAPTER)  # what describes it
         found = snapshot([file, *(f"{inside}/{name}" if inside else name for name in beside)]) / file
         if not found.exists():
-            raise UserError(f"There is no file {file!r} in hf://{owner}/{repository}", "Check its name")
+            raise UserError(f"There is no file {file!r} in hf://{repository}", "Check its name")
         return found
     # Weights come when it is known which are read: beside a pipeline's folders often lies all of it in one file again.
     folder = snapshot(_DESCRIBING)
