@@ -87,7 +87,8 @@ class Mix:
         """
         if not self.mixes_labels or repeats <= self.apart <= batch_size - repeats:
             return
-        what = f"In batches of {batch_size} an image is mixed with itself: {repeats} rows in a row show the same one"
+        what = f"In batches of {batch_size} an image is mixed with itself"
+        what += f": {repeats} rows in a row show the same one" if repeats > 1 else ""
         if 2 * repeats > batch_size:
             raise UserError(what, f"Set config.batch_size to {2 * repeats} or more, or remove mixup and cutmix")
         raise UserError(what, f"Set config.data.mix.apart to {repeats}, or to at most {batch_size - repeats}")
