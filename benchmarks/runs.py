@@ -13,6 +13,7 @@ from vit_jax.data.files import write_whole
 from vit_jax.training.config import load_config, override
 from vit_jax.training.experiment import build_experiment
 from vit_jax.training.loop import train
+from vit_jax.training.run_files import finished
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # a header and rows
 
@@ -26,10 +27,15 @@ def once(file: Path, make: Callable[[], Any]) -> Any:
 
 
 def fit(run: Path, spec: str, changes: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Trains a config, with some keys changed, where that has not been done; returns what it measured last."""
-    if not (run / "summary.json").exists():
+    """Trains a config, with some keys changed, where that has not been done; returns what it measured last.
+
+    Raises:
+        UserError: the folder has a run of another config.
+    """
+    values = override(load_config(spec), changes or {})
+    if finished(run, values) is None:  # also where an evaluator failed, which is asked again
         print(f"\n{run.name}", flush=True)
-        train(build_experiment(override(load_config(spec), changes or {})), run)
+        train(build_experiment(values), run)
     return summary(run)
 
 

@@ -1,12 +1,14 @@
 """benchmarks/runs.py: what scripts of experiments share."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import runs
-from benchmarks.runs import as_command, once, spread, spread_of
+from benchmarks.runs import as_command, fit, once, spread, spread_of
 from vit_jax import UserError
+from vit_jax.training.config import load_config, override
 
 
 def stopped_by(error):
@@ -48,6 +50,22 @@ def test_what_is_known_is_not_made_again(tmp_path):
     for _ in range(2):
         assert once(file, lambda: calls.append(1) or {"ä": 1.5}) == {"ä": 1.5}
     assert len(calls) == 1 and "ä" in file.read_text(encoding="utf-8")
+
+
+def test_a_run_is_trained_that_is_not_finished(tmp_path, monkeypatch):
+    """Also one of which an evaluator failed; one of another config is not taken for it."""
+    trained = []
+    monkeypatch.setattr(runs, "train", lambda experiment, run: trained.append(run.name))
+    monkeypatch.setattr(runs, "build_experiment", lambda values: values)
+    config = override(load_config("digits:smoke"), {})
+    for name, change, summary in (
+        ("whole", {}, {}), ("failed", {}, {"failed": ["val"]}), ("other", {"seed": 7}, {}),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config | change))
+        (tmp_path / name / "summary.json").write_text(json.dumps({"val/accuracy": 0.5} | summary))
+        assert fit(tmp_path / name, "digits:smoke")["val/accuracy"] == 0.5
+    assert trained == ["failed", "other"]
 
 
 def test_means_and_deviations():
