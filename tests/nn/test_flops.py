@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas
 
 from tests.products import products
 from vit_jax.nn.flops import (
@@ -78,6 +79,15 @@ def test_loops_and_branches_are_counted_as_they_run():
     once = 2 * 3 * 4 * 4
     assert products_of(loop, *shapes((3, 4), (4, 4))) == 5 * once
     assert products_of(either, *shapes((3, 4), (4, 4))) == 2 * once
+
+    # What a kernel has is written for one of its places, and says nothing of all.
+    def kernel(x, w, out):
+        out[...] = x[...] @ w[...]
+
+    def in_kernel(x, w):
+        return pallas.pallas_call(kernel, jax.ShapeDtypeStruct((3, 4), x.dtype), interpret=True)(x, w) @ w
+
+    assert products_of(in_kernel, *shapes((3, 4), (4, 4))) == once
     # Of a gradient there is what its arguments need: of a product, with respect to one side, one product more.
     assert products_of(jax.value_and_grad(lambda x, w: loop(x, w).sum()), *shapes((3, 4), (4, 4))) == 10 * once
 

@@ -87,7 +87,7 @@ def _products(jaxpr: Jaxpr) -> float:
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
         elif name == "cond":
             total += max(_products(branch.jaxpr) for branch in params["branches"])
-        else:
+        elif name != "pallas_call":
             inner = (getattr(value, "jaxpr", value) for value in params.values())
             turns = params["length"] if name == "scan" else 1
             total += turns * sum(_products(each) for each in inner if hasattr(each, "eqns"))
