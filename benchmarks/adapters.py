@@ -5,6 +5,7 @@ config `digits_finetune`, but at its own 16 pixels and 64 images a step: in full
 queries and values or on all kernels (arXiv:2106.09685), or by prompts (arXiv:2203.12119). Steps, batches and
 augmentation are the same for all; full fine-tuning has the config's weight decay, the other ways have none. The
 learning rate of each is the one of five that does best on a fifth of the training digits, which is held out for that.
+With `--base` another network takes the place of the demo's, such as one that `load` reads from a file.
 
     python benchmarks/adapters.py --workdir runs/adapters
 
@@ -30,7 +31,7 @@ from benchmarks.runs import as_command, fit, once, spread, summary, write_tables
 from vit_jax.checkpoints.load import load
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.store import read_metadata, read_params
-from vit_jax.checkpoints.transfer import flat_arrays
+from vit_jax.checkpoints.transfer import flat_arrays, starting_point
 from vit_jax.commands.sweep import developed
 from vit_jax.training.config import load_config
 from vit_jax.training.experiment import build_experiment
@@ -58,11 +59,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each way (default 3)")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="these ways; all by default")
     parser.add_argument("--steps", type=int, default=240, help="of each run (default 240)")
+    parser.add_argument("--base", help="a trained network instead of the demo's")
+    parser.add_argument("--size", type=int, default=16, help="side of the digits in pixels (default 16)")
+    parser.add_argument("--batch", type=int, default=64, help="images of a step (default 64)")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help=f"to choose from (default {RATES})")
     parser.add_argument("--smoke", action="store_true", help="a few steps each")
     arguments = parser.parse_args()
     workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    bench = Bench(workdir, arguments.steps, arguments.smoke)
+    bench = Bench(arguments)
     everything: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for seed in range(arguments.seeds):
         for way in arguments.only:
@@ -71,21 +76,21 @@ def main() -> None:
 
 
 class Bench:
-    """The runs.
+    """The runs, by the arguments of the command line."""
 
-    Args:
-        workdir: where they are.
-        steps: of each.
-        smoke: whether each is a few steps, at two rates.
-    """
-
-    def __init__(self, workdir: Path, steps: int, smoke: bool):
-        self._workdir, self._steps, self._rates = workdir, steps, RATES[:2] if smoke else RATES
-        base = workdir / "base"
-        fit(base, "digits:smoke" if smoke else "digits")
+    def __init__(self, arguments: argparse.Namespace):
+        smoke = arguments.smoke
+        self._workdir, self._rates = arguments.workdir, arguments.rates[:2] if smoke else arguments.rates
+        base = arguments.base or self._workdir / "base"
+        if not arguments.base:
+            fit(base, "digits:smoke" if smoke else "digits")
         self._config = load_config(f"digits_finetune:init={base}" + (",smoke" if smoke else ""))
+        if arguments.base:
+            self._config["model"], sections = starting_point(str(base), arguments.size)
+            self._config["data"] |= sections
+        self._config["data"]["image_size"] = [arguments.size, arguments.size]
         if not smoke:
-            self._config["steps"] = steps
+            self._config |= {"steps": arguments.steps, "batch_size": arguments.batch}
 
     def measured(self, way: str, seed: int) -> dict[str, float]:
         """What the table says of one way, at the rate that is best for the first seed."""
@@ -117,8 +122,7 @@ class Bench:
 
 def changed(values: Mapping[str, Any], way: Mapping[str, Any], seed: int, rate: float) -> dict[str, Any]:
     """The config of one way; of `way` sections are added to those of the config."""
-    values = json.loads(json.dumps(values)) | {"seed": seed, "batch_size": min(64, values["batch_size"])}
-    values["data"]["image_size"] = [16, 16]
+    values = json.loads(json.dumps(values)) | {"seed": seed}
     values["optim"] |= {"learning_rate": rate} | way.get("optim", {})
     values["checkpoint"] |= way.get("checkpoint", {})
     if "lora" in way:

@@ -13,6 +13,7 @@ def test_the_ways_train_what_their_rows_say():
     trained = {}
     for way, changes in WAYS.items():
         values = changed(load_config("digits_finetune:init=base"), changes, 1, 1e-3)
+        values["data"]["image_size"] = [16, 16]
         experiment = build_experiment(values)
         image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
         params = jax.eval_shape(experiment.task.init, jax.random.key(0), {"image": image})["params"]
