@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from vit_jax.data.pipeline import EvalPipeline
-from vit_jax.data.seeds import derived_seed
+from vit_jax.data.seeds import some_of
 from vit_jax.errors import UserError
 from vit_jax.evaluators import EvaluationRun, PipelineFactory
 from vit_jax.evaluators.judge import judge
@@ -47,9 +47,8 @@ def kernel_distances(
     size = min(size, len(real), len(made))
     if size < 2:
         raise UserError(f"There are {len(real)} real images and {len(made)} samples", "Evaluate on at least two")
-    rng = np.random.default_rng(derived_seed(seed, 0))
-    parts = ([rng.choice(len(x), size, replace=False) for x in (real, made)] for _ in range(subsets))
-    return np.array([kernel_distance(real[i], made[j]) for i, j in parts])
+    parts = ([x[some_of(len(x), size, seed, k, which)] for which, x in enumerate((real, made))] for k in range(subsets))
+    return np.array([kernel_distance(*part) for part in parts])
 
 
 def _kernel(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]:

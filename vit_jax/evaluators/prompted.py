@@ -14,6 +14,7 @@ from jaxtyping import Array, Int32
 from vit_jax.data.field import Field, Plane, Spec
 from vit_jax.data.fields import Fields
 from vit_jax.data.pipeline import EvalPipeline
+from vit_jax.data.seeds import some_of
 from vit_jax.data.source import Source
 from vit_jax.data.text import as_text, padded_ids
 from vit_jax.data.tokenizers import Tokenizer
@@ -76,17 +77,15 @@ class Prompts:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example, answer = divmod(int(index), len(self._names))
-        before = [self._shot(self._shots[int(i)]) for i in self._drawn(example)]
+        before = [self._shot(self._shots[i]) for i in self._drawn(example)]
         kept, spaces = self._form.parts(as_text(self._tests[example]["text"], f"Example {example}"))
         prompt = self._tokenizer.encode(self._form.separator.join([*before, kept]))
         ids = [*prompt, *self._tokenizer.encode(spaces + self._names[answer])]
         return {"text": (np.array(ids, np.int32), len(prompt)), "path": f"Example {example}"}
 
-    def _drawn(self, example: int) -> Int32[np.ndarray, " k"]:
+    def _drawn(self, example: int) -> list[int]:
         """Which training examples stand before it: others before others, the same in every evaluation."""
-        if not self._k:
-            return np.zeros(0, np.int32)
-        return np.random.default_rng((self._seed, example)).choice(len(self._shots), self._k, replace=False)
+        return some_of(len(self._shots), self._k, self._seed, example) if self._k else []
 
     def _shot(self, example: Mapping[str, Any]) -> str:
         return "".join(self._form.parts(as_text(example["text"], "A shot"))) + self._names[int(example["label"])]
