@@ -119,7 +119,7 @@ def test_a_model_that_sees_padding_takes_the_mask(tmp_path):
     assert TextProgram(loaded, ("last_layers_mean",)).inputs == ("text", "text_mask")
 
 
-@pytest.mark.parametrize("inputs", [None, [], [{"name": "text", "shape": ["b", -1], "dtype": "int32"}], [7]])
+@pytest.mark.parametrize("inputs", [None, [], [{"name": "text", "shape": ["b", -1], "dtype": "int32"}], [7], 7])
 def test_a_damaged_description_is_refused(inputs):
     with pytest.raises(UserError, match=r"export.json: 'inputs"):
         inputs_of(JsonObject({"inputs": inputs}, "export.json"))

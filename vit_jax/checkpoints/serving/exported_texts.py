@@ -98,8 +98,8 @@ def inputs_of(about: JsonObject) -> dict[str, JsonObject]:
     Raises:
         UserError: it does not.
     """
-    found = {}
-    for said in about.get("inputs") or ():
+    found, given = {}, about.get("inputs")
+    for said in given if isinstance(given, list) else ():
         one = JsonObject(said if isinstance(said, Mapping) else {}, about.where, "inputs.")
         name, shape = one.text("name"), one.get("shape")
         if not name or one.text("dtype") not in ("int32", "bool") or not _is_shape(shape):
