@@ -11,6 +11,7 @@ import vit_jax
 from tests.checkpoints.test_export import source
 from vit_jax.checkpoints import peft
 from vit_jax.checkpoints.export import export
+from vit_jax.checkpoints.parts.hf import former_names
 from vit_jax.checkpoints.safetensors import SafetensorsFile, write_safetensors
 from vit_jax.checkpoints.source import open_source
 from vit_jax.commands.main import main
@@ -109,6 +110,19 @@ def test_the_tower_that_was_trained_alone(kind, adapted, write, tmp_path):
     assert [bool((file[name] != 1).any()) for name in TOWERS] == [adapted == 0, adapted == 1]
     with pytest.raises(UserError, match=f"adapts.*has '{TOWERS[0]}' and '{TOWERS[1]}'. .*base="):
         peft.AdaptedFile(peft.Adapter(write(tensors) / peft.CONFIG), both)
+
+
+@pytest.mark.parametrize(
+    ("later", "former"),
+    [
+        ("vit.layers.3.attention.k_proj", "vit.encoder.layer.3.attention.attention.key"),
+        ("encoder.layer.3.attention.o_proj", "encoder.layer.3.attention.output.dense"),
+        ("encoder.layers.1.blocks.0.attention.k_proj", "encoder.layers.1.blocks.0.attention.self.key"),
+        ("encoder.layers.1.blocks.0.mlp.fc2", "encoder.layers.1.blocks.0.output.dense"),
+    ],
+)
+def test_names_that_transformers_5_has_in_memory_alone(later, former):
+    assert former_names(f"{later}.weight") == f"{former}.weight"
 
 
 HEAD = {"base_model.model.classifier.weight": np.ones((5, 64), np.float32),

@@ -77,6 +77,17 @@ def test_names_of_older_files(base, tmp_path):
     assert_close(np.asarray(vit_jax.load(tmp_path).logits(x)), logits_of(theirs, x))
 
 
+def test_a_swin(tmp_path):
+    """Its modules have other names of old than a ViT's."""
+    sizes = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 4}
+    config = transformers.SwinConfig(image_size=32, **sizes, **LABELS)
+    randomise_vit(transformers.SwinForImageClassification(config)).save_pretrained(tmp_path / "base")
+    base = transformers.SwinForImageClassification.from_pretrained(tmp_path / "base").eval()
+    targets = ["q_proj", "v_proj", "o_proj", "fc1", "fc2", "reduction"]
+    theirs, x = adapted(base, tmp_path / "adapter", target_modules=targets), images(32, 32)
+    assert_close(np.asarray(vit_jax.load(tmp_path / "adapter").logits(x)), logits_of(theirs, x))
+
+
 def test_a_head_on_a_base_without_one(tmp_path):
     """The usual fine-tune: a pretrained trunk, whose pooler a classifier has no use for, and a head that is trained."""
     randomise_vit(transformers.ViTModel(vit_config())).save_pretrained(tmp_path / "base")

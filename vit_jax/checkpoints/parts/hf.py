@@ -20,15 +20,22 @@ VIT_NAMES = {
     "fc1": "intermediate.dense",
     "fc2": "output.dense",
 }
-# What transformers 5 calls modules of a ViT in memory; its files keep the names that they had before.
+# What transformers 5 calls modules of a ViT and of a Swin in memory; its files keep the names that they had before.
 _RENAMED = {
+    r"attention\.o_proj\.": "attention.output.dense.",
+    r"mlp\.fc1\.": "intermediate.dense.",
+    r"mlp\.fc2\.": "output.dense.",
+}
+_RENAMED_OF_VIT = {
     r"(^|\.)layers\.": r"\1encoder.layer.",
     r"attention\.q_proj\.": "attention.attention.query.",
     r"attention\.k_proj\.": "attention.attention.key.",
     r"attention\.v_proj\.": "attention.attention.value.",
-    r"attention\.o_proj\.": "attention.output.dense.",
-    r"mlp\.fc1\.": "intermediate.dense.",
-    r"mlp\.fc2\.": "output.dense.",
+}
+_RENAMED_OF_SWIN = {
+    r"attention\.q_proj\.": "attention.self.query.",
+    r"attention\.k_proj\.": "attention.self.key.",
+    r"attention\.v_proj\.": "attention.self.value.",
 }
 MAE_DECODER = "decoder.decoder_embed.weight"  # only a ViTMAEForPreTraining has it
 
@@ -162,8 +169,9 @@ def block_names(layer: str, names: Mapping[str, str] = VIT_NAMES) -> parts.Block
 
 
 def former_names(name: str) -> str:
-    """The name in files of a parameter of a ViT that is called so in memory."""
-    for later, former in _RENAMED.items():
+    """The name in files of a parameter of a ViT or of a Swin that is called so in memory."""
+    own = _RENAMED_OF_SWIN if ".blocks." in name else _RENAMED_OF_VIT
+    for later, former in (_RENAMED | own).items():
         name = re.sub(later, former, name)
     return name
 
