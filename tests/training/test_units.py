@@ -70,7 +70,7 @@ def test_operations_are_asked_with_the_shapes_of_the_batch(texts):
     shorter = rehearse(override(texts, {"data.fields.text.length": "6"}), 1)
     assert shorter.training_flops() == found.training_flops() / 2
     text = build_experiment(texts)
-    row = _throughput(text, found.shapes, found.mesh, began=0.0).window(3)
+    row = _throughput(text, found.shapes, found.mesh, 0.0, found.training_flops).window(3)
     assert row["tokens_per_second_per_chip"] == pytest.approx(12 * row["examples_per_second_per_chip"])
     assert "images_per_second" not in row
 

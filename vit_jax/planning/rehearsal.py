@@ -15,6 +15,7 @@ from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.naming import build_named, construct
 from vit_jax.nn.platform import computing_on
 from vit_jax.tasks import Batch, DataInfo, Task, Variables
+from vit_jax.training.adapted import with_adapters
 from vit_jax.training.config import RunConfig, run_config
 from vit_jax.training.inputs import Inputs, build_inputs
 from vit_jax.training.precompute import Precompute, planned
@@ -70,10 +71,8 @@ class Rehearsal:
         return self.task.forward_flops(self._eval_shapes)
 
     def training_flops(self) -> float | None:
-        """The same of one example in the train step."""
-        # What is computed once is no work of a step.
-        flops = None if self.program.planned else self.task.flops(self.shapes)
-        return flops and flops - self.program.spared_flops()
+        """The same of one example in the train step, see `Program.flops`."""
+        return self.program.flops()
 
     def implementations(self) -> dict[str, str]:
         """How the model runs what has several implementations, on the devices of the mesh, where it says so itself
@@ -96,6 +95,7 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
         devices: all of this machine by default.
     """
     config, inputs, kinds, task = _parts(values, classes)
+    task = with_adapters(task, config.lora)
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.batch_size, config.microbatch)
     shapes = _batch_shapes(config, inputs, kinds)
@@ -109,7 +109,8 @@ def rehearse(values: Mapping[str, Any], classes: int, devices: Sequence[jax.Devi
 
 
 def rehearse_task(values: Mapping[str, Any], classes: int) -> tuple[Task, Variables]:
-    """The task of a plain config and the shapes of its variables, without data, optimizer and train step.
+    """The task of a plain config and the shapes of its variables, without data, optimizer and train step; what adapters
+    learned is in its kernels then.
 
     Args:
         values: the config.

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from vit_jax.errors import UserError
+from vit_jax.naming import construct
 from vit_jax.nn.lora import LORA, LoRA, first_outputs, fresh_factors, merged
 from vit_jax.nn.trunk import Layers, below
 from vit_jax.tasks import Batch, Metrics, Task, Variables
@@ -66,6 +67,11 @@ class Adapted(Task):
     def _merged(self, variables: Variables) -> Variables:
         trees = {name: merged(variables[name], self._lora.scale) for name in ("params", "ema") if name in variables}
         return {**variables, **trees}
+
+
+def with_adapters(task: Task, section: Mapping[str, Any] | None) -> Task:
+    """The task of a run: as it is, or with the adapters that `config.lora` asks for."""
+    return task if section is None else Adapted(task, construct(LoRA, section, "config.lora"))
 
 
 def fresh_adapters(key: PRNGKeyArray, params: PyTree, lora: LoRA) -> dict[str, Any]:

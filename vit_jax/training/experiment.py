@@ -12,9 +12,8 @@ from vit_jax.data.order import class_counts
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Answers, Evaluator
 from vit_jax.naming import build_named, construct
-from vit_jax.nn.lora import LoRA
 from vit_jax.tasks import DataInfo, Task
-from vit_jax.training.adapted import Adapted
+from vit_jax.training.adapted import with_adapters
 from vit_jax.training.config import RunConfig, plain, run_config
 from vit_jax.training.evaluation import build_evaluators, judging
 from vit_jax.training.inputs import build_inputs
@@ -79,8 +78,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     names, counts = tuple(source.label_names), functools.partial(class_counts, source)
     data = DataInfo(inputs.image_size, names, inputs.kinds(names), counts)
     task = build_named("task", config.task, "config.task", model=config.model, data=data)
-    if config.lora is not None:
-        task = Adapted(task, construct(LoRA, config.lora, "config.lora"))
+    task = with_adapters(task, config.lora)
     answers = Answers(data.label_names, task.objective)
     evaluators = judging(answers, build_evaluators(config.evals, inputs, config.batch_size))
     on_device = inputs.on_device(len(data.label_names))

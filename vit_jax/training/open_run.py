@@ -219,7 +219,7 @@ def open_run(
             patience=patience,
             store=store,
             metadata=metadata_of(experiment, product, length) | ({"loaded_from": list(hub)} if hub else {}),
-            throughput=_throughput(experiment, raw, mesh, began, program.spared_flops),
+            throughput=_throughput(experiment, raw, mesh, began, program.flops),
             close=held.pop_all().close,
         )
 
@@ -229,17 +229,14 @@ def _throughput(
     batch: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     began: float,
-    spared: Callable[[], float] = float,
+    flops: Callable[[], float | None],
 ) -> Throughput:
-    task, config = experiment.task, experiment.config
-    # What is computed once is no work of a step.
-    flops = None if experiment.precompute else task.flops(batch)
-    execution = getattr(trunk_of(task.model), "execution", None)
+    execution = getattr(trunk_of(experiment.task.model), "execution", None)
     in_half = getattr(execution, "dtype", None) == jnp.bfloat16
-    peak = peak_flops(mesh.devices.flat[0].device_kind) if flops and in_half else None
-    flops = flops - spared() if peak else flops
-    flops = 2 * flops if flops and config.optim.get("sam") is not None else flops  # two gradients
-    return Throughput(config.batch_size, mesh.size, flops, peak, began, units_of(batch, experiment.fields))
+    peak = peak_flops(mesh.devices.flat[0].device_kind) if in_half else None
+    of_example = flops() if peak else None
+    size, units = experiment.config.batch_size, units_of(batch, experiment.fields)
+    return Throughput(size, mesh.size, of_example, peak, began, units)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -44,8 +44,9 @@ class Program:
         fresh_state: compiles and runs the initialisation; each leaf is made where it belongs.
         monitor: shapes of the monitor.
         fresh_monitor: a monitor with sums of zero, on the mesh.
-        spared_flops: how many operations of one example frozen parameters spare, see `vit_jax.training.frozen_flops`;
-            traced when it is asked.
+        flops: of one example in a step, counted on paper but for what frozen parameters spare, see
+            `vit_jax.training.frozen_flops`, which is traced when it is asked; None where nobody counts them, or where
+            something is computed before the first step.
         step: jitted (state, monitor, batch, scalars, static) -> (state, monitor); the state is donated, the scalars are
             those of `put_scalars`.
         mesh: where it runs.
@@ -63,7 +64,7 @@ class Program:
     fresh_state: Callable[[], State]
     monitor: PyTree
     fresh_monitor: Callable[[], Monitor]
-    spared_flops: Callable[[], float]
+    flops: Callable[[], float | None]
     step: Callable[..., tuple[State, Monitor]]
     mesh: Mesh
 
@@ -176,10 +177,14 @@ def build_program(
     sums = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sums)
     monitor = {"first_bad": jax.ShapeDtypeStruct((), jnp.int32), "sums": sums}
 
-    def spared() -> float:
+    def flops() -> float | None:
+        counted = None if planned else task.flops(batch)
+        if not counted:
+            return None
         average = {} if config.average is None else {"ema": params, "ema_model_state": initial["model_state"]}
         with computing_on(platform):
-            return spared_flops(task, {**initial, **average}, frozen, prepared)
+            counted -= spared_flops(task, {**initial, **average}, frozen, prepared)
+        return counted if sharpness is None else 2 * counted  # of two gradients
 
     def fresh_state() -> State:
         # Accelerators compile it as they do everything: nothing was measured for them.
@@ -203,7 +208,7 @@ def build_program(
         fresh_state=fresh_state,
         monitor=monitor,
         fresh_monitor=fresh_monitor,
-        spared_flops=spared,
+        flops=flops,
         step=jax.jit(
             step,
             donate_argnums=0,
