@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.products import products
 from vit_jax import UserError
+from vit_jax.nn.flops import products_of
 from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.platform import computing_on
 from vit_jax.planning.mixers import KINDS, LayerSize
@@ -22,7 +22,7 @@ def test_counts_are_those_of_the_program(kind):
     assert min(counted) > 0
     # On a CPU depthwise convolutions are sums of shifted maps, which are no products.
     with computing_on("gpu" if kind == "multiscale" else "cpu"):
-        assert 2 * sum(counted) == products(jax.make_jaxpr(mixer.apply)(variables, X).jaxpr)
+        assert 2 * sum(counted) == products_of(mixer.apply, variables, X)
     assert jax.eval_shape(mixer.apply, variables, X).shape == X.shape
 
 

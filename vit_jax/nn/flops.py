@@ -80,7 +80,9 @@ def _products(jaxpr: Jaxpr) -> float:
         name, params = equation.primitive.name, equation.params
         if name == "conv_general_dilated":
             kernel, places = equation.invars[1].aval, params["dimension_numbers"].rhs_spec
-            total += 2.0 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[places[0]])
+            # Of a strided one's gradient most products would be with the zeros that stand between its rows.
+            zeros = math.prod(params["lhs_dilation"])
+            total += 2.0 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[places[0]]) / zeros
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
