@@ -3,7 +3,7 @@
 The autoencoder, CLIP, the U-Net and the ControlNet of configs/emoji_diffusion.py and configs/emoji_clip.py. Of each
 name that is held out one image is drawn, with guidance 1, 3 and 7.5, and CLIP says how near it is to its name, whether
 its name is among the first of all held-out names, and whether it sees its category, by the names of 98 subcategories.
-Beside them the same of a U-Net after one step, of images that were asked for without a text, of names that training
+Beside them the same of a U-Net after two steps, of images that were asked for without a text, of names that training
 had, and of the pictures themselves. CLIP's text tower is what the U-Net reads, and its image tower has seen the
 training pictures alone: it says whether a text is followed, not how an image looks to people. Then edges: how well
 samples follow those of held-out pictures, with control and without. And holes: what is left outside of a mask.
@@ -44,7 +44,7 @@ ROWS = {
     **{f"held out, {g:g}": f"held-out names, guidance {g:g}" for g in GUIDANCE},
     "trained, 3": "as many names of training, guidance 3",
     "no text": "without a text",
-    "untrained, 3": "a U-Net after one step, guidance 3",
+    "untrained, 3": "a U-Net after two steps, guidance 3",
 }
 CONTROL = {"without": 0.0, "with": 1.0}
 # Held-out names.
@@ -97,8 +97,9 @@ class Board:
         elif what == "edges":
             fit(run, f"emoji_diffusion:stage=edges,diffusion={self.run('unet', seed)},seed={seed}{more}")
         else:
-            spec = f"emoji_diffusion:autoencoder={self.run('kl')},text={self.run('clip')},seed={seed}{more}"
-            fit(run, spec, {"steps": "1", "optim.schedule": "{'name': 'constant'}"} if what == "untrained" else None)
+            no_more = ",steps=2" if what == "untrained" else ""
+            made_of = f"autoencoder={self.run('kl')},text={self.run('clip')}"
+            fit(run, f"emoji_diffusion:{made_of},seed={seed}{more}{no_more}")
         return run
 
     def texts(self, seed: int) -> dict[str, dict[str, float]]:

@@ -30,7 +30,7 @@ AUTOENCODER = dict(
     name="kl_autoencoder", channels=16, multipliers=(1, 2, 4), num_blocks=1, attention_levels=(), latent_width=4,
     norm_groups=8, scale="measured",
 )  # fmt: skip
-STEPS = {"autoencoder": 800, "diffusion": 3000, "edges": 1500}
+STEPS = {"autoencoder": 800, "diffusion": 1500, "edges": 750}
 TEXT = dict(name="text_tower", width=128, depth=2, num_heads=4, max_length=16)
 
 
