@@ -59,12 +59,13 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="where the runs are")
     parser.add_argument("--seeds", type=int, default=3, help="of the models (default 3)")
     parser.add_argument("--steps", type=int, default=3500, help="of a training (default 3500)")
+    parser.add_argument("--student-steps", type=int, default=1500, help="of each of its two stages (default 1500)")
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS), help="(default all)")
     parser.add_argument("--smoke", action="store_true", help="a few steps each")
     arguments = parser.parse_args()
     workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.data, workdir, arguments.steps, arguments.smoke)
+    bench = Bench(arguments)
     everything: dict[str, Any] = {}
     if "composites" in arguments.cells:
         everything["baselines"] = once(workdir / "baselines.json", bench.baselines)
@@ -76,18 +77,13 @@ def main() -> None:
 
 
 class Bench:
-    """The runs.
+    """The runs, by the arguments of the command line."""
 
-    Args:
-        data: the cut-outs.
-        workdir: where runs are.
-        steps: of a training.
-        smoke: whether each is a few steps, on a few scenes.
-    """
-
-    def __init__(self, data: Path, workdir: Path, steps: int, smoke: bool):
-        self._data, self._workdir, self._smoke = data, workdir, smoke
-        self._arguments = f"data={data},steps={steps}{',smoke' if smoke else ''}"
+    def __init__(self, arguments: argparse.Namespace):
+        self._data, self._workdir, self._smoke = arguments.data, arguments.workdir, arguments.smoke
+        more = ",smoke" if arguments.smoke else ""
+        self._arguments = f"data={arguments.data},steps={arguments.steps}{more}"
+        self._of_student = f"data={arguments.data},steps={arguments.student_steps}{more}"
 
     def composites(self, seed: int) -> dict[str, dict[str, float]]:
         """Three answers to a click, and one."""
@@ -121,9 +117,10 @@ class Bench:
     def student(self, seed: int) -> dict[str, Any]:
         """A faster encoder with the decoder of the model with three answers: distilled, and then trained."""
         teacher, distilled, trained = (self._workdir / f"{name}-{seed}" for name in ("three", "distilled", "student"))
-        self._fit(teacher.name, f"composites_sam:seed={seed},{self._arguments}")
-        of = f"composites_distil:seed={seed},{self._arguments}"
+        of_teacher = self._fit(teacher.name, f"composites_sam:seed={seed},{self._arguments}")
+        of = f"composites_distil:seed={seed},{self._of_student}"
         found = {
+            "teacher": of_teacher,
             "distilled": self._fit(distilled.name, f"{of},init={teacher}"),
             "student": self._fit(trained.name, f"{of},stage=train,init={distilled}"),
         }
@@ -333,7 +330,7 @@ def report(workdir: Path, everything: Mapping[str, Any]) -> None:
         found = everything["scissors"]
         rows = [[name, spread([run[name] for run in found])] for name in found[0]]
         tables.append(([f"one click on a handle, met by an answer at IoU {MET}, %", ""], rows))
-    if "student" in everything and "three" in everything:
+    if "student" in everything:
         tables.append(student_table(everything))
     if "engine_few" in everything:
         tables.append(engine_table(everything))
@@ -374,7 +371,7 @@ def student_table(everything: Mapping[str, Any]) -> Table:
         return [said, *(spread([run[f"val/{name}"] for run in runs]) for name in names), *speeds]
 
     rows = [
-        row("SAM: a ViT", everything["three"], "teacher"),
+        row("SAM: a ViT", everything["teacher"], "teacher"),
         row("EfficientViT-SAM, distilled", everything["distilled"], "student"),
         row("EfficientViT-SAM, then trained", everything["student"], "student"),
     ]
