@@ -253,3 +253,24 @@ def test_manifests_and_arrays_refuse_what_is_not_there(tmp_path):
     (tmp_path / "m.csv").write_text("path,label,mask\na.png,cat,gone.png\n")
     with pytest.raises(UserError, match=r"missing or no files: first .*gone\.png"):
         build(files={"seg": "mask"})
+
+
+def test_a_prompt_is_asked_of_no_source_and_read_where_somebody_typed_it():
+    """What a checkpoint keeps of it makes the same tokens as the kind `tokens`."""
+    section = {"name": "prompt", "tokenizer": "bytes", "length": 9, "long": "cut"}
+    fields = build_fields({"image": {"name": "image"}, "text": section}, DATA)
+    assert list(fields.specs) == ["image"]
+    fields.check_read({"image"})
+    row = {"image": np.zeros((8, 12, 3), np.uint8)}
+    assert list(fields.read(row, "x.png", training=True)) == ["image"]
+    assert fields["text"].caption("text", row) == ""
+    again = build_fields(fields.to_json(), DATA)["text"]
+    assert again == fields["text"] and again.to_json()["name"] == "prompt"
+    plain = field(**{**section, "name": "tokens"})
+    for text in ("a wheel", "a wheel of a cart"):
+        one, other = (kind.batched("text", kind.read(text, "text", None)) for kind in (again, plain))
+        assert one.keys() == other.keys() == {"text", "text_mask", "text_cut"}
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name])
+    with pytest.raises(UserError, match="tokenizer"):
+        build_fields({"image": {"name": "image"}, "text": {**section, "tokenizr": "bytes"}}, DATA)

@@ -54,6 +54,10 @@ class Field:
     """Whether the transform makes it, of the image: no source is asked for it, and evaluation without that transform
     does not have it."""
 
+    typed: ClassVar[bool] = False
+    """Whether people give it, as the text that says what they mean in an image: no source is asked for it, and no batch
+    of training has it, so that its `spec` is empty. `batched` is what a command makes of what was typed."""
+
     is_text: ClassVar[bool] = False
     """Whether the array of the field's own name holds tokens, which are counted as a run's speed."""
 

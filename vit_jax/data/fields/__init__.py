@@ -93,7 +93,7 @@ class Fields(Mapping[str, Field]):
             raise UserError(
                 f"The source gives no image but {there}", "Say in config.data.fields what kind each field is"
             )
-        asked = [name for name, kind in self.kinds.items() if not kind.made]
+        asked = [name for name, kind in self.kinds.items() if not (kind.made or kind.typed)]
         missing = [name for name in asked if name not in example]
         if (training and missing) or len(missing) == len(asked):
             raise UserError(
@@ -187,6 +187,8 @@ class Fields(Mapping[str, Field]):
             read: names of the arrays of a batch that a task and evaluators read.
         """
         for name, kind in self.kinds.items() if self.explicit else ():
+            if kind.typed:
+                continue
             if read.isdisjoint(kind.spec(name)) and not (name == "image" and self.lie_on_image):
                 raise UserError(
                     f"Neither the task nor an evaluator reads the field {name!r}", f"Remove config.data.fields.{name}"
