@@ -34,13 +34,15 @@ class Answering(nn.Module):
     def embed(self, images, train=False):
         return self.encoder(images[:, ::8, ::8])
 
-    def predict(self, embedding, points, labels, prior, has_prior):
+    def predict(self, embedding, points, labels, prior, has_prior, text=None, has_text=None):
         fields = jnp.repeat(jnp.repeat(self.decoder(embedding), 4, 1), 4, 2).transpose(0, 3, 1, 2)[:, None]
         axis = (jnp.arange(SIDE) + 0.5) * 2 - 0.5
         near = jnp.exp(-jnp.square(points[..., :, None] - axis).reshape(*points.shape, SIDE) / 40)
         weight = jnp.where(labels == PADDING, 0.0, 2.0 * labels - 1.5)
         drawn = jnp.einsum("bqn,bqny,bqnx->bqyx", weight, near[..., 1, :], near[..., 0, :])
         logits = fields + (drawn + 0.3 * jnp.where(has_prior[..., None, None], prior, 0))[:, :, None]
+        if text is not None:
+            logits = logits + jnp.where(has_text, text.sum(-1), 0)[..., None, None, None]
         return logits, jax.nn.sigmoid(logits.mean((-2, -1)) + self.quality)
 
 

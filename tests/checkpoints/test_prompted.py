@@ -10,9 +10,10 @@ import pytest
 from tests.answering import SIDE, answering
 from tests.loaded import loaded_model
 from vit_jax import UserError
-from vit_jax.checkpoints.prompted import stability, to_photo
+from vit_jax.checkpoints.prompted import Prompted, stability, to_photo
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.models import vit
+from vit_jax.nn.prompts import NOT_A_POINT, PADDING
 
 PAD = Preprocess((32, 32), resize="pad", anchor="corner", interpolation="bilinear")
 rng = np.random.default_rng(0)
@@ -124,3 +125,24 @@ def test_a_model_without_prompts_is_refused():
     model = vit.build("mu/4", num_classes=2)
     with pytest.raises(UserError, match="x takes no prompts. Use a checkpoint of SAM"):
         loaded_model(model, {}, ["a", "b"], Preprocess((8, 8))).prompted(PHOTO)
+
+
+def test_a_text_is_one_more_prompt():
+    loaded = answering(PAD)
+    texts = {"a wheel": np.float32([1, -0.5]), "a hub": np.float32([2, 3])}
+    photo = Prompted(loaded.task, loaded.variables, loaded.preprocess, PHOTO, texts.get)
+    found = photo(text="a wheel")
+    assert found.masks.shape[0] == 3  # a single prompt, which may mean several things
+    nothing, no_box = np.zeros((1, 2, 2), np.float32), np.int32([[NOT_A_POINT, PADDING]])
+    logits, _, picked = photo.predict(nothing, no_box, meant=texts["a wheel"][None])
+    np.testing.assert_array_equal(found.logits[0], logits[0, picked[0]])
+    assert np.abs(photo(text="a hub").logits[0] - found.logits[0]).max() > 1
+    point = photo(text="a wheel", points=[(60, 30)])
+    assert point.masks.shape[0] == photo(text="a wheel", box=(20, 10, 60, 40)).masks.shape[0] == 1
+    np.testing.assert_allclose(
+        point.logits[0], photo(points=[(60, 30)], mask=np.zeros((SIDE, SIDE), np.float32)).logits[0] + 0.5, atol=1e-5
+    )
+    with pytest.raises(UserError, match="The text is empty. Say what is meant"):
+        photo(text="  ")
+    with pytest.raises(UserError, match="takes no text as a prompt. Use a checkpoint of the task 'sam_text'"):
+        prompted()(text="a wheel")

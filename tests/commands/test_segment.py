@@ -97,7 +97,7 @@ def test_annotations_are_read_by_the_source_coco(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "There is no prompt. Give --points, --box or --mask, or --everything."),
+        ([], "There is no prompt. Give --points, --box, --mask or --text, or --everything."),
         (["--points", "96,2"], "The point 96,2 lies outside of the photo, which is 96x48."),
         (["--points", "5"], "--points 5 is no point. Write x,y and for one that is not on it x,y,-."),
         (["--points", "5,6,7"], "--points 5,6,7 is no point."),
@@ -106,6 +106,8 @@ def test_annotations_are_read_by_the_source_coco(model, tmp_path, capsys):
         (["--box", "40,10,20,30"], "The box 40,10,20,30 has no area, or is turned round."),
         (["--mask", "small.png"], "The mask is 10x8, and the photo 96x48."),
         (["--mask", "none.png"], "none.png could not be read"),
+        (["--text", "a wheel"], "This model takes no text as a prompt. Use a checkpoint of the task 'sam_text'."),
+        (["--everything", "--text", "a wheel"], "--everything is asked for, and a prompt too."),
         (["--everything", "--points", "5,5"], "--everything is asked for, and a prompt too."),
         (["--everything", "--least-iou", "2"], "the grid of clicks.least_iou is 2.0"),
         (["--everything", "--points-per-side", "0"], "points_per_side is 0"),

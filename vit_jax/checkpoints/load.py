@@ -277,7 +277,7 @@ class Loaded:
 
     def prompted(self, photo: Any) -> Prompted:
         """A photo that is embedded now, and then answers any number of prompts: `p(points=[(120, 80)])`, or a box, a
-        mask, or several of them, see `vit_jax.checkpoints.prompted.Prompted`.
+        mask, for some models a text, or several of them, see `vit_jax.checkpoints.prompted.Prompted`.
 
         Args:
             photo: a path, encoded bytes, or uint8 [H, W, 3].
@@ -287,7 +287,9 @@ class Loaded:
         """
         self.check_prompts()
         encoded = isinstance(photo, (bytes, str, os.PathLike))
-        return Prompted(self.task, self.variables, self.preprocess, decode(photo) if encoded else as_rgb(photo))
+        shown = decode(photo) if encoded else as_rgb(photo)
+        embed_text = (lambda text: self.embed_texts(text)[0]) if "text" in self.fields else None
+        return Prompted(self.task, self.variables, self.preprocess, shown, embed_text)
 
     def check_prompts(self) -> None:
         """Refuses a checkpoint of a model that takes no prompts, with a UserError."""

@@ -46,6 +46,7 @@ class Prompted:
         variables: its parameters and state.
         preprocess: how it sees photos.
         photo: uint8 [H, W, 3].
+        embed_text: makes [E] of a text; None for a model that takes none.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Prompted:
         variables: Variables,
         preprocess: Preprocess,
         photo: UInt8[np.ndarray, "H W 3"],
+        embed_text: Callable[[str], Float32[np.ndarray, " E"]] | None = None,
     ):
-        self.photo = photo
+        self.photo, self._embed_text = photo, embed_text
         self._variables, self._placement = variables, preprocess.placement(photo.shape[:2])
         embed, self._predict = _compiled(task)
         self._embedding = embed(variables, jnp.asarray(preprocess(photo))[None])
@@ -70,6 +72,7 @@ class Prompted:
         labels: Sequence[int | bool] | None = None,
         box: tuple[float, float, float, float] | None = None,
         mask: Shaped[np.ndarray, "h w"] | None = None,
+        text: str | None = None,
     ) -> Masks:
         """Masks of what the prompts mean together.
 
@@ -78,16 +81,19 @@ class Prompted:
             labels: 1 for a point on what is meant, 0 for one that is not; by default all are.
             box: left, top, right and bottom around it, in pixels of the photo.
             mask: what is already known of it: of the photo's size and of 0 and others, or logits of an earlier answer.
+            text: what it is called, for a model that was trained to take texts.
 
         Raises:
             UserError: no prompt, a point outside of the photo, a label that is neither, a box without area or turned
-                round, or a mask of another shape.
+                round, a mask of another shape, an empty text, or one for a model that takes none.
         """
         labels = [1] * len(points) if labels is None else list(labels)
-        self._check(points, labels, box, mask)
+        self._check(points, labels, box, mask, text)
         given = [(x, y) for x, y in points] + ([box[:2], box[2:]] if box is not None else [])
         kinds = [ON if label else OFF for label in labels]
-        kinds += [TOP_LEFT, BOTTOM_RIGHT] if box is not None else [NOT_A_POINT] if kinds else []
+        # Beside a text, too, the model is told that there is no box.
+        no_box = [NOT_A_POINT] if kinds or text is not None else []
+        kinds += [TOP_LEFT, BOTTOM_RIGHT] if box is not None else no_box
         # A power of two of slots, so that few programs are compiled.
         slots = max(2, 1 << (len(kinds) - 1).bit_length())
         placed = np.zeros((1, slots, 2), np.float32)
@@ -95,7 +101,8 @@ class Prompted:
         filled = np.full((1, slots), PADDING, np.int32)
         filled[0, : len(kinds)] = kinds
         prior = None if mask is None else self._prior(mask)[None]
-        logits, iou, picked = self.predict(placed, filled, prior)
+        meant = None if text is None else self._embed_text(text)[None]
+        logits, iou, picked = self.predict(placed, filled, prior, meant)
         # The one that counts, and where there are several the others.
         order = [0] if picked[0] == 0 else (1 + np.argsort(-iou[0, 1:], kind="stable")).tolist()
         full = self.at_photo(logits[0, order])
@@ -106,6 +113,7 @@ class Prompted:
         points: Float32[np.ndarray, "Q n 2"],
         labels: Int32[np.ndarray, "Q n"],
         prior: Float32[np.ndarray, "Q a b"] | None = None,
+        meant: Float32[np.ndarray, "Q E"] | None = None,
     ) -> tuple[Float32[np.ndarray, "Q 4 a b"], Float32[np.ndarray, "Q 4"], Int32[np.ndarray, " Q"]]:
         """All four answers to each of Q prompts as the model gives them, and which one counts.
 
@@ -113,10 +121,13 @@ class Prompted:
             points: in the model's pixels, see `in_frame`.
             labels: of `vit_jax.nn.prompts`, with `NOT_A_POINT` where there is no box.
             prior: logits of an answer to go on from.
+            meant: embeddings of texts.
         """
         prompts = {"points": points, "point_labels": labels}
         if prior is not None:
             prompts |= {"prior": prior, "has_prior": np.ones(len(points), bool)}
+        if meant is not None:
+            prompts |= {"meant": meant, "has_meant": np.ones(len(points), bool)}
         prompts = {name: jnp.asarray(values)[None] for name, values in prompts.items()}
         found = jax.device_get(self._predict(self._variables, {**prompts, "embedding": self._embedding}))
         return found["mask_logits"][0].astype(np.float32), found["iou"][0].astype(np.float32), found["picked"][0]
@@ -148,10 +159,15 @@ class Prompted:
         labels: Sequence[int | bool],
         box: tuple[float, float, float, float] | None,
         mask: Shaped[np.ndarray, "h w"] | None,
+        text: str | None,
     ) -> None:
         height, width = self.photo.shape[:2]
-        if not len(points) and box is None and mask is None:
-            raise UserError("There is no prompt", "Give points, a box or a mask")
+        if not len(points) and box is None and mask is None and text is None:
+            raise UserError("There is no prompt", "Give points, a box, a mask or a text")
+        if text is not None and self._embed_text is None:
+            raise UserError("This model takes no text as a prompt", "Use a checkpoint of the task 'sam_text'")
+        if text is not None and not text.strip():
+            raise UserError("The text is empty", "Say what is meant, such as 'a wheel'")
         for x, y in points:
             if not (0 <= x < width and 0 <= y < height):
                 raise UserError(

@@ -4,11 +4,13 @@ examples:
   vit_jax segment --checkpoint runs/sam photo.jpg --points 120,80 --output masks
   vit_jax segment --checkpoint runs/sam photo.jpg --points 120,80 60,40,- --box 20,10,200,150 --output masks
   vit_jax segment --checkpoint runs/sam photo.jpg --mask drawn.png --output masks
+  vit_jax segment --checkpoint runs/sam-text photo.jpg --text "a red heart" --output masks
   vit_jax segment --checkpoint runs/sam photos/ --everything --least-iou 0.7 --output masks
   vit_jax segment --checkpoint runs/cityscapes photos/ --output maps         # a class for each pixel
 
-A point is x,y in pixels of the photo; with ,- behind it is not on what is meant. One point or one box may mean several
-things and has three answers, the one first that the model thinks best; more prompts together have one.
+A point is x,y in pixels of the photo; with ,- behind it is not on what is meant. One point, box or text may mean
+several things and has three answers, the one first that the model thinks best; more prompts together have one. Texts
+are for models that were trained to take them, by the task 'sam_text'.
 
 Of each photo are written: NAME_overlay.png, NAME_mask_0.png and so on (white on black), and NAME.json with each mask's
 run lengths as COCO writes them, predicted IoU and stability; or NAME_overlay.png and NAME_classes.png, the number of
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--box", metavar="X0,Y0,X1,Y1", help="a box around it: left, top, right, bottom")
     parser.add_argument("--mask", metavar="FILE", help="an image of the photo's size, black where it is not")
+    parser.add_argument("--text", metavar="WORDS", help="what it is called, for a model that takes texts")
     parser.add_argument("--everything", action="store_true", help="all masks that a grid of clicks finds")
     parser.add_argument("--output", required=True, metavar="DIR", help="where files are written")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos at a time, for classes (8)")
@@ -94,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         loaded.check_prompts()
         if not prompts and not arguments.everything:
-            raise UserError("There is no prompt", "Give --points, --box or --mask, or --everything")
+            raise UserError("There is no prompt", "Give --points, --box, --mask or --text, or --everything")
         written = _masks(loaded, paths, prompts, settings if arguments.everything else None)
     folder.mkdir(exist_ok=True)
     unreadable = []
@@ -240,6 +243,8 @@ def _prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         from vit_jax.data.decode import decode
 
         prompts["mask"] = decode(arguments.mask).max(axis=2)
+    if arguments.text is not None:
+        prompts["text"] = arguments.text
     return prompts
 
 

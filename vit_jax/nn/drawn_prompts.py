@@ -99,10 +99,15 @@ def correction(
     return click * _pixels(wanted, size) - 0.5, label.astype(jnp.int32)
 
 
-def several_answers(labels: Int[Array, "*q n"], has_mask: Bool[Array, "*q"]) -> Bool[Array, "*q"]:
-    """Whether a prompt is a single point or box, to which the answer is not one mask but the best of three."""
+def several_answers(labels: Int[Array, "*q n"], *others: Bool[Array, "*q"]) -> Bool[Array, "*q"]:
+    """Whether a prompt is a single one, to which the answer is not one mask but the best of three.
+
+    Args:
+        labels: of points and of corners of boxes.
+        others: where there is a prompt of another kind, such as a mask or a text.
+    """
     points = ((labels == ON) | (labels == OFF)).sum(-1)
-    return (points + (labels == TOP_LEFT).sum(-1) + has_mask) <= 1
+    return (points + (labels == TOP_LEFT).sum(-1) + sum(others)) <= 1
 
 
 def _pixels(mask: Bool[Array, "h w"], size: Size) -> Float[Array, "2"]:

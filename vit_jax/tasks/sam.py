@@ -9,7 +9,8 @@ right; to more there is one. The next round starts from the answer that the mode
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,19 @@ class Weights:
     dice: NonNegative = 1.0
     cross_entropy: NonNegative = 0.0
     iou: NonNegative = 1.0
+
+
+class First(NamedTuple):
+    """The first prompt for each target of a batch.
+
+    Args:
+        points, labels: in the slots of `Drawn`.
+        beside: what the model's `predict` is told in all rounds beside points and masks, by its names.
+    """
+
+    points: Float[Array, "B Q n 2"]
+    labels: Int[Array, "B Q n"]
+    beside: Mapping[str, Array] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +100,15 @@ class SegmentAnything(Task):
         embedding = batch.get("embedding")
         if embedding is None:
             embedding, state = in_training(self.model, params, state, keys, batch["image"], method="embed")
-        count, own = batch["masks"].shape[1], self.drawn.draws + 1 + self.corrections + self.refinements + 1
+        count, own = batch["masks"].shape[1], self._draws + 1 + self.corrections + self.refinements + 1
         # All that is left to chance at once.
         size = count + min(self.targets, count) * own
         chance = jax.random.uniform(prompting, (len(batch["masks"]), size))
         masks, valid = jax.vmap(self._targets)(chance[:, :count], batch["masks"] > 0, batch["masks_valid"])
         chance = chance[:, count:].reshape(*masks.shape[:2], own)
-        rounds = self._rounds({"params": params, **state}, embedding, masks, chance)
+        collections = {"params": params, **state}
+        first = self._first(collections, batch, masks, chance[..., : self._draws], self._frame(embedding))
+        rounds = self._rounds(collections, embedding, masks, first, chance[..., self._draws :])
         # Means over an image's targets; an image without any adds nothing.
         share = valid / jnp.maximum(valid.sum(1, keepdims=True), 1)
         of_image = {name: (values * share).sum(-1) for name, values in rounds.items()}
@@ -105,7 +121,8 @@ class SegmentAnything(Task):
     def outputs(self, variables: Variables, batch: Batch, names: frozenset[str], rng: PRNGKeyArray) -> dict[str, Array]:
         """See `Task`: `embedding [B, h, w, C]` of the image; `prompt_size [2]`, height and width
         in which points are given; and with the prompts "points" [B, Q, n, 2],
-        "point_labels" [B, Q, n] and, where there are some, "prior" [B, Q, 4h, 4w] and "has_prior" [B, Q] of a batch
+        "point_labels" [B, Q, n] and, where there are some, "prior" [B, Q, 4h, 4w] and "has_prior" [B, Q], and
+        "meant" [B, Q, E] and "has_meant" [B, Q], embeddings of texts or of what looks like what is meant, of a batch
         `mask_logits [B, Q, 4, 4h, 4w]` and the predicted `iou [B, Q, 4]` of all four answers, and `picked [B, Q]`,
         which of them counts. A batch with an "embedding" need not have the image. And what the model gives of
         images: `features`, `tokens`, `maps`."""
@@ -125,8 +142,10 @@ class SegmentAnything(Task):
         has_prior = batch.get("has_prior", jnp.zeros(labels.shape[:2], bool))
         prior = batch.get("prior", jnp.zeros((*labels.shape[:2], *self._mask_size(image)), jnp.float32))
         asked = (image, batch["points"], labels, prior, has_prior)
-        logits, overlap = self.model.apply(collections, *asked, method="predict")
-        picked = self._picked(overlap, several_answers(labels, has_prior))
+        meant = {"text": batch["meant"], "has_text": batch["has_meant"]} if "meant" in batch else {}
+        logits, overlap = self.model.apply(collections, *asked, **meant, method="predict")
+        others = (has_prior, batch["has_meant"]) if meant else (has_prior,)
+        picked = self._picked(overlap, several_answers(labels, *others))
         return chosen(names, {**given, "mask_logits": logits, "iou": overlap, "picked": picked})
 
     def answers(self, outputs: Mapping[str, Array], fields: Fields) -> list[Answer]:
@@ -140,20 +159,38 @@ class SegmentAnything(Task):
         order = jnp.argsort(jnp.where(valid, chance, 2.0))[: self.targets]
         return masks[order], valid[order]
 
+    @property
+    def _draws(self) -> int:
+        """Numbers from [0, 1) that a first prompt takes."""
+        return self.drawn.draws
+
+    def _first(
+        self,
+        variables: Mapping[str, Any],
+        batch: Batch,
+        masks: Bool[Array, "B Q s s"],
+        chance: Float[Array, "B Q draws"],
+        size: tuple[int, int],
+    ) -> First:
+        """The first prompt for each mask."""
+        del variables, batch
+        return First(*_each(functools.partial(self.drawn, size=size))(chance, masks))
+
     def _rounds(
         self,
         variables: Mapping[str, Any],
         embedding: Float[Array, "B h w C"],
         masks: Bool[Array, "B Q s s"],
+        first: First,
         chance: Float[Array, "B Q draws"],
     ) -> dict[str, Float[Array, "R B Q"]]:
         """What each round costs for each target, and how much of it the answer that goes on has got right."""
         count, size = 1 + self.corrections + self.refinements, self._frame(embedding)
         # A number for each round, and one for the round that is idle.
-        of_first, of_idle, of_rounds = jnp.split(chance, [self.drawn.draws, self.drawn.draws + 1], axis=-1)
-        points, labels = _each(functools.partial(self.drawn, size=size))(of_first, masks)
+        of_idle, of_rounds = jnp.split(chance, [1], axis=-1)
         room = ((0, 0), (0, 0), (0, count - 1))
-        points, labels = jnp.pad(points, (*room, (0, 0))), jnp.pad(labels, room, constant_values=PADDING)
+        points = jnp.pad(first.points, (*room, (0, 0)))
+        labels = jnp.pad(first.labels, room, constant_values=PADDING)
         idle = 1 + (of_idle[..., 0] * (self.corrections + 1)).astype(jnp.int32)
 
         def one(carry: tuple[Array, ...], number: Int[Array, ""]) -> tuple[tuple[Array, ...], dict[str, Array]]:
@@ -166,7 +203,8 @@ class SegmentAnything(Task):
             points = jnp.where(here[..., None], clicks[:, :, None], points)
             labels = jnp.where(here, kinds[:, :, None], labels)
             asked = jnp.full(labels.shape[:2], number > 0)
-            logits, overlap = self.model.apply(variables, embedding, points, labels, prior, asked, method="predict")
+            prompts = (points, labels, prior, asked)
+            logits, overlap = self.model.apply(variables, embedding, *prompts, **first.beside, method="predict")
             costs, picked = self._costs(logits, overlap, masks, number == 0)
             prior = jnp.take_along_axis(logits, picked[..., None, None, None], axis=2)[:, :, 0]
             return (points, labels, jax.lax.stop_gradient(prior.astype(jnp.float32))), costs
