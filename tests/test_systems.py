@@ -36,6 +36,7 @@ from tests.tasks import test_noisy_classifier as leading
 from tests.tasks import test_pictured_diffusion as pictured
 from tests.tasks import test_pixelcnn as drawing
 from tests.tasks import test_sam as clicking
+from tests.tasks import test_sam_text as asking
 from tests.tasks import test_segment as segmenting
 from tests.tasks import test_sparsevit as pruning
 from tests.tasks import test_super_resolution as enlarging
@@ -96,6 +97,7 @@ SYSTEMS = {
     "pixelcnn": drawing.config(),
     "segment": segmenting.plain(TEXTS),
     "sam": clicking.config(),
+    "sam_text": asking.config(),
     "simclr": contrastive_config("simclr", model__depth=1),
     "sparsevit": pruning.config(),
     "vae": variational.config(),
@@ -122,8 +124,8 @@ def test_every_task_is_here():
 
 
 # Whole runs and programs for eight devices, of which `make test` has one each. A student of SAM is SAM's task, compiled
-# once more.
-DEAR = {"distil_encoder"}
+# once more, and so is SAM that is asked in words.
+DEAR = {"distil_encoder", "sam_text"}
 EACH = [
     n if n == "classify" else pytest.param(n, marks=pytest.mark.slow if n in DEAR else pytest.mark.long)
     for n in SYSTEMS

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from vit_jax.data.field import Context, Spec
 from vit_jax.data.fields import tokens
 from vit_jax.data.fields.tokens import Tokens
+from vit_jax.naming import construct
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,5 @@ def build(*, data: Context, **of_tokens: Any) -> Prompt:
     Args:
         of_tokens: see `vit_jax.data.fields.tokens.build`.
     """
-    made = tokens.build(data=data, **of_tokens)
+    made = construct(tokens.build, of_tokens, "config.data.fields", data=data)
     return Prompt(**{each.name: getattr(made, each.name) for each in fields(made)})
-
-
-KEYS = tuple(name for name in tokens.build.__annotations__ if name not in ("data", "return"))
