@@ -30,8 +30,7 @@ def config():
     task = {**values["task"], "name": "sam_text", "teacher": tiny_pairs.CLIP, "crop": {"image_size": [8, 8]}}
     fields = {**values["data"]["fields"], "text": TEXT}
     model = {**values["model"], "text_width": 8}
-    frozen = {**values["optim"], "frozen": ["teacher/.*"]}
-    return values | {"task": task, "model": model, "data": {**values["data"], "fields": fields}, "optim": frozen}
+    return values | {"task": task, "model": model, "data": {**values["data"], "fields": fields}}
 
 
 def built(**task):
