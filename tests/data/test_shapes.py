@@ -101,3 +101,18 @@ def test_batches_of_scenes():
 def test_what_cannot_be_drawn_is_one_sentence(options, sentence):
     with pytest.raises(UserError, match=sentence):
         shapes.build(2, **options)
+
+
+def test_colours_are_in_the_names_where_they_are_asked_for():
+    named = shapes.build(6, 64, kinds=("disc", "square"), colors=("red", "black"), seed=1)
+    assert named.label_names == ("background", "red disc", "black disc", "red square", "black square")
+    for k in range(6):
+        example = named[k]
+        for each in example["masks"]:
+            pixels = example["image"][each["segmentation"] > 0]
+            wanted = shapes.COLORS[named.label_names[each["class"]].split()[0]]
+            assert np.abs(np.median(pixels, axis=0) - wanted).max() <= 21
+    with pytest.raises(UserError, match="no colour named 'rad'.*Did you mean 'red'"):
+        shapes.build(1, kinds=("disc",), colors=("rad",))
+    with pytest.raises(UserError, match="Scissors are of several colours"):
+        shapes.build(1, colors=("red",))

@@ -18,6 +18,12 @@ from vit_jax.ranges import Count, Natural
 # What can be drawn, and the parts of what has some.
 KINDS = ("disc", "square", "triangle", "scissors")
 _PARTS = {"scissors": ("handles", "handle", "blade")}
+# What can be said of a colour in a name, in RGB.
+COLORS = {
+    "red": (215, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 210), "yellow": (245, 210, 50),
+    "purple": (140, 50, 160), "white": (235, 235, 235), "black": (25, 25, 25),
+}  # fmt: skip
+_SHADE = 20  # by which each channel of a named colour differs at most
 _FINER = 4  # times as finely as pixels edges are drawn, before they are averaged
 
 
@@ -33,11 +39,14 @@ class ShapesSource:
         kinds: tuple[str, ...],
         objects: tuple[int, int],
         scale: tuple[float, float],
+        colors: tuple[str, ...],
         seed: int,
     ):
         self._length, self._size, self._kinds, self._objects = length, image_size, kinds, objects
-        self._scale, self._seed = scale, seed
-        parts = (name for kind in kinds for name in (kind, *_PARTS.get(kind, ())))
+        self._scale, self._colors, self._seed = scale, colors, seed
+        parts = [name for kind in kinds for name in (kind, *_PARTS.get(kind, ()))]
+        if colors:
+            parts = [_called(color, kind) for kind in kinds for color in colors]
         self.label_names = ("background", *parts)
 
     def __len__(self) -> int:
@@ -55,10 +64,13 @@ class ShapesSource:
     def _drawn(self, kind: str, side: float, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "h w 4"], list[Part]]:
         """The picture of an object of so many pixels, turned at random, and its parts."""
         turn = rng.uniform(0, 2 * math.pi)
-        color = rng.uniform(0, 255, 3)
+        name, color = kind, rng.uniform(0, 255, 3)
+        if self._colors:
+            said = self._colors[int(rng.integers(len(self._colors)))]
+            name, color = _called(said, kind), np.clip(COLORS[said] + rng.uniform(-_SHADE, _SHADE, 3), 0, 255)
         if kind != "scissors":
             [mask] = _rasters([_outline(kind)], turn, side)
-            return filled(mask, color), [Part(mask > 127, self._number(kind))]
+            return filled(mask, color), [Part(mask > 127, self._number(name))]
         opening, steel = rng.uniform(0.7, 1.1), rng.uniform(90, 230, 3)
         blades = [_moved(_BLADE, sign * opening / 2) for sign in (-1, 1)]
         handles = [_moved(_RING, sign * opening / 2) for sign in (-1, 1)]
@@ -93,6 +105,7 @@ def build(
     kinds: Sequence[str] = KINDS,
     objects: Sequence[int] = (1, 3),
     scale: Sequence[float] = (0.35, 0.7),
+    colors: Sequence[str] = (),
     seed: Natural = 0,
 ) -> ShapesSource:
     """Scenes of shapes: image, segmentation, masks and boxes, with one numbering of classes in all, 0 for the
@@ -105,6 +118,8 @@ def build(
         kinds: which are drawn, of "disc", "square", "triangle" and "scissors".
         objects: least and most in a scene; those that would cover too much of others are left out.
         scale: least and largest size, as a share of the image's smaller side.
+        colors: names of `COLORS` that shapes have, in some shade, and that are in the names of their classes: "red
+            disc". Without any, colours are any and have no name. Scissors are of several colours.
         seed: of the scenes; another for those that are held out.
     """
     for kind in kinds:
@@ -112,10 +127,18 @@ def build(
             raise UserError(f"There is no shape named {kind!r}", nearest(str(kind), KINDS))
     if not kinds or len(set(kinds)) != len(kinds):
         raise UserError(f"kinds={list(kinds)} is not a choice of shapes", f"Name different ones of {', '.join(KINDS)}")
-    size = geometry.size_pair(image_size)
-    return ShapesSource(
-        length, size, tuple(kinds), object_counts(objects), geometry.bounds("scale", scale, 1), derived_seed(seed, 19)
-    )
+    for color in colors:
+        if color not in COLORS:
+            raise UserError(f"There is no colour named {color!r}", nearest(str(color), COLORS))
+    if colors and "scissors" in kinds:
+        raise UserError("Scissors are of several colours", "Leave them out of kinds, or colors")
+    size, of_scale = geometry.size_pair(image_size), geometry.bounds("scale", scale, 1)
+    counts = object_counts(objects)
+    return ShapesSource(length, size, tuple(kinds), counts, of_scale, tuple(colors), derived_seed(seed, 19))
+
+
+def _called(color: str, kind: str) -> str:
+    return f"{color} {kind}"
 
 
 def object_counts(objects: Sequence[int]) -> tuple[int, int]:
