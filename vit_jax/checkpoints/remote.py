@@ -16,16 +16,15 @@ from vit_jax.checkpoints import http
 from vit_jax.checkpoints.peft import CONFIG as ADAPTER
 from vit_jax.checkpoints.pipeline_folder import INDEX, has_folders, weights_to_fetch
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES
-from vit_jax.checkpoints.safetensors import parts_of
+from vit_jax.checkpoints.safetensors import SHARDS, parts_of
 from vit_jax.checkpoints.zoo import zoo
 from vit_jax.errors import UserError
 from vit_jax.spelling import closest
 
 # Weights and what describes them. Never pickles, never code.
 _NAMED = (*SIDECARS.values(), *VOCABULARIES)
-_INDEX = ".safetensors.index.json"
 # The last ones are those of a pipeline's models, each in its own folder.
-_DESCRIBING = (*_NAMED, ADAPTER, f"*{_INDEX}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
+_DESCRIBING = (*_NAMED, ADAPTER, f"*{SHARDS}", "*.safetensors.index.fp16.json", *(f"*/{name}" for name in _NAMED))
 _WEIGHTS = ("*.safetensors", "*.npz")
 _BESIDE = ("config.json", "preprocessor_config.json", "scheduler_config.json")
 # An address on the hub. Of revisions those alone have slashes that the hub makes itself; what others have is quoted, as
@@ -109,8 +108,8 @@ def _commit(found: Path) -> str:
 def _fetch_from_web(url: str, sha256: str | None) -> Path:
     """A weight file from http or https, and what lies beside it: JSON files, and the parts that an index lists."""
     name = http.file_name(url)
-    if not name.endswith((".safetensors", ".npz", _INDEX)):
-        raise UserError(f"{url} names no file that vit_jax reads", f"Give a .safetensors, .npz or *{_INDEX} file")
+    if not name.endswith((".safetensors", ".npz", SHARDS)):
+        raise UserError(f"{url} names no file that vit_jax reads", f"Give a .safetensors, .npz or *{SHARDS} file")
     folder = _folder(url)
     target = folder / name
     if target.exists() and (sha256 is None or _has_sha256(target, sha256)):
@@ -121,10 +120,10 @@ def _fetch_from_web(url: str, sha256: str | None) -> Path:
             for beside in _BESIDE:
                 own = f"{name}.{beside}" if name.endswith(".npz") else beside
                 http.download(http.beside(url, own), Path(partial, own), limit=_JSON_LIMIT, optional=True)
-            http.download(url, Path(partial, name), limit=_JSON_LIMIT if name.endswith(_INDEX) else http.LIMIT)
+            http.download(url, Path(partial, name), limit=_JSON_LIMIT if name.endswith(SHARDS) else http.LIMIT)
             if sha256 is not None:
                 check_sha256(Path(partial, name), sha256, url)
-            if name.endswith(_INDEX):
+            if name.endswith(SHARDS):
                 for part in parts_of(Path(partial, name)):
                     http.download(http.beside(url, part), Path(partial, part))
             # The file that is looked for comes last: what has its final name is whole, and so is what belongs to it.

@@ -31,6 +31,7 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+SHARDS = ".safetensors.index.json"  # ends the name of what lists the files of one model
 _HEADER_LIMIT = 1 << 24  # bytes; the format allows six times as many, of which no model makes use
 _RANK = 32
 

@@ -24,9 +24,10 @@ from vit_jax.checkpoints.json_file import shown
 from vit_jax.checkpoints.name_map import NDArray
 from vit_jax.checkpoints.pipeline_folder import INDEX
 from vit_jax.checkpoints.published import Sidecar, described
+from vit_jax.checkpoints.safetensors import SHARDS
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.subtrees import merge
-from vit_jax.checkpoints.weight_file import SHARDS, TensorFile, opened, weight_file
+from vit_jax.checkpoints.weight_file import TensorFile, opened, weight_file
 from vit_jax.data.label_names import label_names_for
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError, printable

@@ -8,13 +8,12 @@ from vit_jax.checkpoints.json_file import JsonObject, read_json, shown
 from vit_jax.checkpoints.npz import NpzFile
 from vit_jax.checkpoints.pipeline_folder import INDEX, PipelineFolder, keeps_parts, named_parts
 from vit_jax.checkpoints.published import SIDECARS, VOCABULARIES, Sidecar
-from vit_jax.checkpoints.safetensors import SafetensorsFile, ShardedSafetensors
+from vit_jax.checkpoints.safetensors import SHARDS, SafetensorsFile, ShardedSafetensors
 from vit_jax.checkpoints.steps import is_step
 from vit_jax.errors import UserError
 
 TensorFile = NpzFile | SafetensorsFile | ShardedSafetensors | PipelineFolder | peft.AdaptedFile
 
-SHARDS = ".safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib", ".npy")
 
 
