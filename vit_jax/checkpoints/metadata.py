@@ -1,10 +1,10 @@
 """What the metadata of a step must be, before anything is built from it."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.checkpoints.base import problem_with_bases
+from vit_jax.checkpoints.steps import is_frozen_folder
 
 _NAMES = {"name": lambda x: isinstance(x, str), "kwargs": lambda x: isinstance(x, Mapping)}
 
@@ -32,7 +32,7 @@ def _is_section(value: Any) -> bool:
 
 
 def _is_folder(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and re.fullmatch("frozen-[0-9a-f]{8}", value) is not None)
+    return value is None or (isinstance(value, str) and is_frozen_folder(value))
 
 
 # Keys that are not here belong to later versions of a format, or to a task.
@@ -66,4 +66,6 @@ def problem_with(metadata: Mapping[str, Any]) -> str:
         return "'bases' of its metadata does not say where its frozen parameters are"
     if not _is_section(metadata.get("lora", {})):
         return "'lora' of its metadata is not a section"
+    if not _is_texts(metadata.get("loaded_from", [])):
+        return "'loaded_from' of its metadata is not a list of addresses"
     return ""

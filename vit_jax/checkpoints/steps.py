@@ -18,6 +18,11 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return path if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
+def is_frozen_folder(name: str) -> bool:
+    """Whether a folder beside steps is called so that it has their frozen parameters."""
+    return re.fullmatch(f"{FROZEN}[0-9a-f]{{8}}", name) is not None
+
+
 def steps_in(workdir: epath.PathLike) -> list[int]:
     """The steps that a run has saved, oldest first."""
     directory = epath.Path(workdir) / "checkpoints"
@@ -41,7 +46,7 @@ def is_whole(step_path: epath.Path) -> bool:
 def find(path: epath.PathLike) -> epath.Path:
     """The step directory that `path` means: itself, or the newest step of a workdir."""
     path = absolute(path)
-    if re.fullmatch(f"{FROZEN}[0-9a-f]{{8}}", path.name) and not (path / "checkpoints").is_dir():
+    if is_frozen_folder(path.name) and not (path / "checkpoints").is_dir():
         raise UserError(f"{path} holds the frozen parameters of a run alone", "Give a directory checkpoints/<step>")
     if not path.exists():
         raise UserError(f"There is no checkpoint at {path}", "Give a workdir, or a directory checkpoints/<step> in one")
