@@ -18,6 +18,7 @@ from vit_jax.nn.init_shapes import init_shapes
 from vit_jax.nn.posemb import interpolate_posemb
 from vit_jax.nn.resize import resample_kernel
 from vit_jax.tasks import flexivit
+from vit_jax.training.frozen_flops import spared_flops
 
 MODEL = {
     "name": "vit", "variant": "mu/4", "depth": 1, "pooling": "token", "class_token_posemb": False, "underlying_patch": 6,
@@ -75,6 +76,20 @@ def test_a_step_is_that_of_a_plain_vit_with_these_patches():
     assert float(metrics["loss"][0]) / 4 == pytest.approx(expected, rel=1e-4)
     for name in ("pos_embedding", "embedding", "cls"):
         assert all(map(np.any, jax.tree.leaves(gradients["encoder"][name]))), name
+
+
+def test_what_a_frozen_trunk_spares_is_the_mean_over_patch_sizes():
+    """As the count of all operations is; that of the most tokens alone would be more than all there is."""
+    batch = {"image": jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), "label": jax.ShapeDtypeStruct((2,), np.int32)}
+    variables = init_shapes(build().init, jax.random.key(0), batch)
+    frozen = {
+        name: jax.tree.map(lambda _, name=name: name == "encoder", tree) for name, tree in variables["params"].items()
+    }
+    spared, *of_each = (
+        spared_flops(build(patch_sizes=sizes), variables, frozen, batch) for sizes in ([2, 8], [2], [8])
+    )
+    assert spared == sum(of_each) / 2 and of_each[0] > 4 * of_each[1] > 0
+    assert spared < build(patch_sizes=[2, 8]).flops(batch)
 
 
 def test_a_teacher_tells_it_at_every_patch_size():

@@ -4,7 +4,8 @@ A frozen matrix needs no gradient of its own, and what lies before all that lear
 adapters in every block costs two thirds of a whole one, one with a frozen trunk little more than one pass forward.
 """
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -16,13 +17,16 @@ from vit_jax.data.batch import NotedBatch
 from vit_jax.nn.flops import products_of
 from vit_jax.tasks import Task, Variables, static_argument
 
+_STEPS = 100  # in which a step of each kind comes up
+
 
 def spared_flops(task: Task, variables: Variables, frozen: PyTree, batch: Mapping[str, Any]) -> float:
     """By how much `task.flops` of one example is too many where parameters are frozen.
 
     It is the products of the loss and its gradient in a step in which all learns, without those of this one, so that
-    what neither or both compute (a fused kernel, a block computed again on the way back) makes no difference. Nothing
-    is traced where nothing is frozen but what the task takes for frozen anyway.
+    what neither or both compute (a fused kernel, a block computed again on the way back) makes no difference. Of a task
+    whose steps differ (`Task.static`) it is the mean over their kinds. Nothing is traced where nothing is frozen but
+    what the task takes for frozen anyway.
 
     Args:
         variables: shapes of what the loss gets: what `task.init` makes, with averages where there are some.
@@ -35,9 +39,12 @@ def spared_flops(task: Task, variables: Variables, frozen: PyTree, batch: Mappin
     }
     if whole == frozen:
         return 0.0
-    gradient, examples = _gradient(task), jax.tree.leaves(batch)[0].shape[0]
-    all_of_it, done = (products_of(gradient, *_arguments(variables, mask, batch)) for mask in (whole, frozen))
-    return max(all_of_it - done, 0.0) / examples
+    kinds = {static_argument(task, step) for step in range(_STEPS)}
+    counts = []
+    for gradient in (_gradient(task, kind) for kind in kinds):
+        all_of_it, done = (products_of(gradient, *_arguments(variables, mask, batch)) for mask in (whole, frozen))
+        counts.append(max(all_of_it - done, 0.0))
+    return statistics.mean(counts) / jax.tree.leaves(batch)[0].shape[0]
 
 
 def _arguments(variables: Variables, mask: PyTree, batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -45,8 +52,8 @@ def _arguments(variables: Variables, mask: PyTree, batch: Mapping[str, Any]) -> 
     return trained, fixed, {name: tree for name, tree in variables.items() if name != "params"}, batch
 
 
-def _gradient(task: Task) -> Callable[..., Any]:
-    extra = {"static": static_argument(task, 0)} if task.static is not None else {}
+def _gradient(task: Task, kind: Hashable) -> Callable[..., Any]:
+    extra = {} if task.static is None else {"static": kind}
 
     def loss(trained: PyTree, fixed: PyTree, others: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Any, Any]:
         variables = {**others, "params": merge(trained, fixed)}
