@@ -155,7 +155,8 @@ def test_a_head_of_more_classes(write):
         (None, {"init_lora_weights": "pissa"}, "'pissa', which changes the base too"),
         (None, {"alpha_pattern": {"(a+)+": 2}}, "names of modules are read"),
         (None, {"rank_pattern": {"query": "2"}}, "'rank_pattern.query' is '2'"),
-        (None, {"base_model_name_or_path": "/no/such/place"}, "is an adapter beside '/no/such/place', which is no"),
+        (None, {"base_model_name_or_path": "/no/such/place"},
+         "beside '/no/such/place', which is not there. .*base=.*'base_model_name_or_path' in adapter_config"),
     ],
 )  # fmt: skip
 def test_refused(tensors, config, sentence, write):

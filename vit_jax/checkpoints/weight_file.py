@@ -77,11 +77,14 @@ def _adapted(config: Path, base: str | None) -> tuple[TensorFile, Sidecar]:
         raise UserError(f"{config} has no {peft.WEIGHTS} beside it", "Fetch both files")
     adapter = peft.Adapter(config)
     place = adapter.base() if base is None else base
-    file = weight_file(Path(remote.fetch(place) if remote.is_remote(place) else place).expanduser())
+    path = Path(remote.fetch(place) if remote.is_remote(place) else place).expanduser()
+    file = weight_file(path)
     if file is None or file.name in (peft.CONFIG, INDEX):
+        what = "no weight file of the library that made it" if path.exists() else "not there"
+        # A run that started from the adapter has that as its base: there the file is the only place to say it.
         raise UserError(
-            f"{config} is an adapter beside {shown(place)}, which is no weight file of the library that made it",
-            "Name its .safetensors file or the folder with it by base= (--base)",
+            f"{config} is an adapter beside {shown(place)}, which is {what}",
+            f"Name its .safetensors file or folder by base= (--base), or as 'base_model_name_or_path' in {peft.CONFIG}",
         )
     beside, own = _sidecar(file), _sidecar(config)
     of_adapter = {name: values for name in SIDECARS if (values := getattr(own, name))}
