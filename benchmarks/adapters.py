@@ -5,7 +5,8 @@ config `digits_finetune`, but at its own 16 pixels and 64 images a step: in full
 queries and values or on all kernels (arXiv:2106.09685), or by prompts (arXiv:2203.12119). Steps, batches and
 augmentation are the same for all; full fine-tuning has the config's weight decay, the other ways have none. The
 learning rate of each is the one of five that does best on a fifth of the training digits, which is held out for that.
-With `--base` another network takes the place of the demo's, such as one that `load` reads from a file.
+With `--base` another network takes the place of the demo's, such as one that `load` reads from a file; its new head
+may want a much higher rate than the rest of it (`--head-times`).
 
     python benchmarks/adapters.py --workdir runs/adapters
 
@@ -63,6 +64,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="side of the digits in pixels (default 16)")
     parser.add_argument("--batch", type=int, default=64, help="images of a step (default 64)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help=f"to choose from (default {RATES})")
+    parser.add_argument(
+        "--head-times",
+        type=float,
+        default=1.0,
+        help="how much higher the head's rate is in full fine-tuning (default 1)",
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps each")
     arguments = parser.parse_args()
     workdir = arguments.workdir
@@ -79,7 +86,7 @@ class Bench:
     """The runs, by the arguments of the command line."""
 
     def __init__(self, arguments: argparse.Namespace):
-        smoke = arguments.smoke
+        smoke, self._head_times = arguments.smoke, arguments.head_times
         self._workdir, self._rates = arguments.workdir, arguments.rates[:2] if smoke else arguments.rates
         base = arguments.base or self._workdir / "base"
         if not arguments.base:
@@ -103,7 +110,10 @@ class Bench:
 
     def config(self, way: str, seed: int, rate: float) -> dict[str, Any]:
         """The config of one way."""
-        return changed(self._config, WAYS[way], seed, rate)
+        found = changed(self._config, WAYS[way], seed, rate)
+        if not WAYS[way] and self._head_times != 1:
+            found["optim"]["learning_rate_multipliers"] = [("head/.*", self._head_times)]
+        return found
 
     def _held_out(self, way: str, name: str) -> dict[str, float]:
         """By each rate the accuracy on digits that are held out of the training set."""
