@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -202,3 +203,12 @@ def test_command_from_the_weights_themselves(write, tmp_path):
     again, here = vit_jax.load(tmp_path / "whole"), vit_jax.load(write())
     same_tree(again.params, here.params)
     assert again.labels == ("cat", "dog", "a fish")
+
+
+def test_a_base_on_the_hub_is_known_by_its_commit(write, base, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub (the extra 'hub') is not installed")
+    commit = "0123456789" * 4
+    shutil.copytree(base, tmp_path / "snapshots" / commit)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshots" / commit))
+    source = open_source(write(base_model_name_or_path="me/vit", revision="v2")).metadata["source"]
+    assert source["base"] == f"hf://me/vit@{commit}" and "address" not in source

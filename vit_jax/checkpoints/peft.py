@@ -151,12 +151,15 @@ class Adapter:
 class AdaptedFile:
     """The tensors of a base with an adapter in them; `shapes` is known at once, a sum is taken when it is asked for.
 
+    Args:
+        address: of the base on the hub, with its commit; None for one that lies elsewhere.
+
     Raises:
         UserError: the adapter is of a model with other modules, or of another width.
     """
 
-    def __init__(self, adapter: Adapter, base: TensorFile):
-        self.path, self.metadata = adapter.path, {}
+    def __init__(self, adapter: Adapter, base: TensorFile, address: str | None = None):
+        self.path, self.metadata, self.base_address = adapter.path, {}, address
         self._adapter, self._base = adapter, base
         self._added: dict[str, str] = {}  # from names of the base to modules of the adapter
         for module in adapter.modules:

@@ -263,7 +263,9 @@ def _published(
             "file": path.name,
             "library": family.LIBRARY,
             "family": family.__name__.rpartition(".")[2],
-            **({} if address is None else {"address": address}),  # on the hub, with its commit
+            # On the hub, with their commits: of the file, and of what an adapter was trained beside.
+            **({} if address is None else {"address": address}),
+            **({"base": base} if (base := getattr(file, "base_address", None)) else {}),
         },
     }
 

@@ -88,7 +88,8 @@ def _adapted(config: Path, base: str | None) -> tuple[TensorFile, Sidecar]:
         )
     beside, own = _sidecar(file), _sidecar(config)
     of_adapter = {name: values for name in SIDECARS if (values := getattr(own, name))}
-    return peft.AdaptedFile(adapter, _open(file)), dataclasses.replace(beside, **of_adapter)
+    address = remote.pinned(place, path) if place.startswith("hf://") else None
+    return peft.AdaptedFile(adapter, _open(file), address), dataclasses.replace(beside, **of_adapter)
 
 
 def _open(path: Path) -> TensorFile:
