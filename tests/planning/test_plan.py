@@ -13,7 +13,7 @@ from vit_jax.commands.plan import _show
 from vit_jax.naming import build_model
 from vit_jax.planning import plan as module
 from vit_jax.planning.plan import KEYS, estimate, plan
-from vit_jax.planning.rehearsal import Rehearsal
+from vit_jax.planning.rehearsal import Rehearsal, rehearse_task
 from vit_jax.planning.roofline import finished
 from vit_jax.planning.topology import Topology, topology
 from vit_jax.training.chips import TPUS
@@ -217,3 +217,10 @@ def test_a_model_that_does_not_count_itself_has_no_utilisation(cpu):
         done = finished(found, KEYS, rehearsal, cpu.chip)
         assert (done["mfu"] is not None) == known and done["images_per_second"] > 0
         assert ("does not count" not in _show(done, TINY, cpu)) == known
+
+
+def test_classes_that_a_config_names_are_among_those_that_are_made_up():
+    """The data, which is not opened, has them."""
+    task = {"name": "classify", "class_weights": {"rare": 5.0, "common": 0.5}}
+    task, variables = rehearse_task({**TINY, "task": task}, 4)
+    assert task.class_weights == (5.0, 0.5, 1.0, 1.0) and variables["params"]["head"]["bias"].shape == (4,)

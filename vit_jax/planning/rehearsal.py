@@ -131,7 +131,9 @@ def _parts(values: Mapping[str, Any], classes: int) -> tuple[RunConfig, Inputs, 
     config = run_config(values).in_steps(examples=1_000_000)
     inputs = build_inputs(config.data)
     kinds = inputs.kinds(_names(classes))
-    data = DataInfo(inputs.image_size, _names(classes), kinds)
+    weights = config.task.get("class_weights")
+    named = [*weights][:classes] if isinstance(weights, Mapping) else []  # classes that the data would have, too
+    data = DataInfo(inputs.image_size, (*named, *_names(classes - len(named))), kinds)
     return config, inputs, kinds, build_named("task", config.task, "config.task", model=config.model, data=data)
 
 
