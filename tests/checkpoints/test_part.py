@@ -44,6 +44,7 @@ def test_what_has_no_texts_or_no_embedding_says_so(workdir):
         (lambda: loaded.embed_texts(["a cat"]), "reads no texts"),
         (lambda: loaded.embed_images([image]), "does not give 'image_embedding'"),
         (lambda: loaded.embed_images([]), "nothing to embed"),
+        (lambda: loaded.embed_images([image], batch_size=0), "batch_size is 0"),
     ):
         with pytest.raises(UserError, match=message):
             call()

@@ -82,6 +82,12 @@ def test_what_cannot_be_exported(run, tmp_path, capsys, argv, sentence):
     assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_what_is_compared_before_it_is_written_is_varied(run):
+    """Of rows of one token, wrong embeddings of all others would not be seen."""
+    rows = TextProgram(vit_jax.load(run), ("text_embedding",)).drawn(np.random.default_rng(0), 10)["text"]
+    assert len(np.unique(rows)) > 20 and len({int(row.argmax()) for row in rows}) > 3  # where texts end
+
+
 def test_an_output_of_no_text_is_refused(run):
     with pytest.raises(UserError, match="logit_scale depends on no text"):
         TextProgram(vit_jax.load(run), ("logit_scale",))

@@ -302,6 +302,8 @@ class Loaded:
         """An output of so many rows, of which `batch` gives some."""
         if not count:
             raise UserError("There is nothing to embed", "Give one image or text at least")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
         starts = range(0, count, batch_size)
         return np.concatenate([self.outputs(batch(slice(at, at + batch_size)), name)[name] for at in starts])
 
