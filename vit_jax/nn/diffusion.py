@@ -382,7 +382,8 @@ def step_back(
         mean = mean if gradient is None else mean + jnp.exp(logs) * gradient
         return mean + goes_on * jnp.exp(0.5 * logs) * noise
     if gradient is not None:
-        # What the other noise makes of x_0, which was cut before, as in the authors' code.
+        # What the other noise makes of x_0, which was cut before, as in the authors' code. They make the noise anew of
+        # what was cut; here it is the network's, with a gradient as without (and as in diffusers).
         alphas = noising.alphas_cumprod
         epsilon = epsilon - _at(np.sqrt(1 - alphas), step, xt) * gradient
         x0 = x0 + _at((1 - alphas) / np.sqrt(alphas), step, xt) * gradient
