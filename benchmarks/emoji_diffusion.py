@@ -135,8 +135,9 @@ class Board:
             f"guidance {g:g}": model.sample(len(SHOWN), prompts=SHOWN, guidance=g, **SAMPLER).images for g in GUIDANCE
         }
         self._write("texts", rows_figure(drawn, SHOWN))
-        images = self._pictures("held out")[: len(SHOWN)]
-        names = [row["text"] for row in self._rows["held out"][: len(SHOWN)]]
+        apart = slice(0, None, max(1, len(self._rows["held out"]) // len(SHOWN)))  # the file is in the order of Unicode
+        images = self._pictures("held out")[apart][: len(SHOWN)]
+        names = [row["text"] for row in self._rows["held out"][apart][: len(SHOWN)]]
         control = np.stack([edges(image) for image in images]).astype(np.float32) / 255
         model = load(self.run("edges"))
         rows = {"held out": images, "their edges": np.round(255 * control).astype(np.uint8)}
