@@ -123,6 +123,7 @@ def test_the_best_mean_over_seeds_is_first(tmp_path, monkeypatch, capsys):
     assert "Did you mean 'val/accuracy'" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_what_survived_of_a_value_is_not_ranked_above_what_is_whole(tmp_path, monkeypatch, capsys):
     """Of one rate a seed diverges after an evaluation, of another it ends with NaN, of a third none comes to its end."""
     scores = {0.1: 0.5, 0.2: 0.9, 0.3: 0.8, 0.4: 0.7}

@@ -38,6 +38,7 @@ def run(tmp_path, *more):
     return main(["vtab", *given, "--config", "vtab:steps=2,batch=4", *more])
 
 
+@pytest.mark.long
 def test_the_best_rate_is_trained_on_everything(tmp_path, monkeypatch, capsys):
     """And what is done is not run again; without any run of its own."""
     made_up(tmp_path / "data", ["svhn", "kitti"])
