@@ -48,8 +48,8 @@ ROWS = {
 }
 CONTROL = {"without": 0.0, "with": 1.0}
 # Held-out names.
-SHOWN = ("red heart", "green apple", "blue circle", "grinning squinting face", "ten o’clock", "rose", "yellow square",
-         "woman office worker", "horse", "fire engine")  # fmt: skip
+SHOWN = ("red heart", "green apple", "blue circle", "neutral face", "ten o’clock", "rose", "yellow square",
+         "owl", "horse", "fire engine")  # fmt: skip
 
 
 def main() -> None:
