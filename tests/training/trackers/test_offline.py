@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,15 @@ def test_wandb(tmp_path, monkeypatch, capsys):
     workdir.mkdir()
     twice(workdir, build_trackers({"wandb": {"project": "tests"}}))
     run_id = known_ids(workdir)["wandb"]
-    # Two offline parts of one id, which `wandb sync` makes one run of.
-    parts = sorted(Path(workdir, "wandb").glob(f"offline-run-*-{run_id}"))
+    # Two offline parts of one id, which `wandb sync` makes one run of; the second of one second is called ID-1.
+    parts = sorted(Path(workdir, "wandb").glob(f"offline-run-*-{run_id}*"))
     assert len(parts) == 2 and f"wandb follows this run as {run_id}: {workdir}" in capsys.readouterr().err
-    history = [row for part in parts for row in _wandb_history(next(part.glob("*.wandb")))]
+    until = time.monotonic() + 30  # a process of wandb's own writes them, and may be behind
+    while True:
+        history = [row for part in parts for row in _wandb_history(next(part.glob("*.wandb")))]
+        if len(history) == 4 or time.monotonic() > until:
+            break
+        time.sleep(0.1)
     assert [row["step"] for row in history] == [1, 2, 3, 4]
     assert [row["train/loss"] for row in history] == [1, 1 / 2, 1 / 3, 1 / 4]
     assert history[0]["train/learning_rate/head/.*"] == 0.5 and history[3]["val/accuracy"] == 0.5
