@@ -127,7 +127,9 @@ def run_beside(words: Sequence[str], runs: int, per_run: int) -> None:
 def _repeat(part: subprocess.Popen, mark: str) -> None:
     with part.stderr as lines:
         for line in lines:
-            print(mark, line.rstrip("\n"), file=sys.stderr, flush=True)
+            # In one piece: print writes each of its parts by itself, and another part's line could come between them.
+            sys.stderr.write(f"{mark} {line.rstrip()}\n")
+            sys.stderr.flush()
 
 
 def _asked() -> tuple[str, int]:
