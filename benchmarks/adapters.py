@@ -28,15 +28,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.runs import as_command, fit, once, spread, summary, write_tables
+from benchmarks.runs import as_command, fit, fit_config, once, spread, summary, write_tables
 from vit_jax.checkpoints.load import load
 from vit_jax.checkpoints.steps import find
 from vit_jax.checkpoints.store import read_metadata, read_params
 from vit_jax.checkpoints.transfer import flat_arrays, starting_point
 from vit_jax.commands.sweep import developed
 from vit_jax.training.config import load_config
-from vit_jax.training.experiment import build_experiment
-from vit_jax.training.loop import train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 HELD_OUT = 0.2
@@ -105,7 +103,7 @@ class Bench:
         tried = once(self._workdir / f"{name}-rates.json", functools.partial(self._held_out, way, name))
         rate = float(max(tried, key=tried.__getitem__))
         run = self._workdir / f"{name}-{seed}"
-        self._train(run, self.config(way, seed, rate))
+        fit_config(run, self.config(way, seed, rate))
         return once(run.with_suffix(".json"), functools.partial(measure, run)) | {"rate": rate}
 
     def config(self, way: str, seed: int, rate: float) -> dict[str, Any]:
@@ -120,14 +118,9 @@ class Bench:
         found = {}
         for rate in self._rates:
             run = self._workdir / f"{name}-rate-{rate:g}"
-            self._train(run, developed(self.config(way, 0, rate), HELD_OUT))
-            found[str(rate)] = summary(run)["val/accuracy"]
+            config = developed(self.config(way, 0, rate), HELD_OUT)
+            found[str(rate)] = fit_config(run, config)["val/accuracy"]
         return found
-
-    def _train(self, run: Path, config: Mapping[str, Any]) -> None:
-        if not (run / "summary.json").exists():
-            print(f"\n{run.name}", flush=True)
-            train(build_experiment(config), run)
 
 
 def changed(values: Mapping[str, Any], way: Mapping[str, Any], seed: int, rate: float) -> dict[str, Any]:

@@ -11,16 +11,15 @@ import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.promptable import iou, objects
 from benchmarks.runs import as_command
 from vit_jax.checkpoints.load import load
 from vit_jax.commands.table import table
-from vit_jax.data.source import Source
 from vit_jax.naming import build_named
 
 
@@ -32,7 +31,7 @@ def main() -> None:
     right: dict[str, list[bool]] = defaultdict(list)
     for index in range(len(source)):
         scene = source[index]
-        named = masks_by_name(scene, source)
+        named = {name: np.any(masks, axis=0) for name, masks in objects(scene, source.label_names).items()}
         if len(named) < 2:
             continue
         ask = model.prompted(scene["image"])
@@ -45,23 +44,10 @@ def main() -> None:
     print(table(("two names in a scene have", "cases", "the right one, %"), rows))
 
 
-def masks_by_name(scene: dict[str, Any], source: Source) -> dict[str, np.ndarray]:
-    """All that has one name as one mask, bool [H, W]."""
-    found: dict[str, np.ndarray] = {}
-    for each in scene["masks"]:
-        name, mask = source.label_names[each["class"]], each["segmentation"] > 0
-        found[name] = found[name] | mask if name in found else mask
-    return found
-
-
 def in_common(name: str, other: str) -> str:
     """Of "COLOUR SHAPE" and another such name."""
     same = {what for what, a, b in zip(("colour", "shape"), name.split(), other.split(), strict=True) if a == b}
     return f"one {same.pop()}" if same else "nothing in common"
-
-
-def iou(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float((found & wanted).sum() / max((found | wanted).sum(), 1))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ def fit(run: Path, spec: str, changes: Mapping[str, str] | None = None) -> dict[
     Raises:
         UserError: the folder has a run of another config.
     """
-    values = override(load_config(spec), changes or {})
+    return fit_config(run, override(load_config(spec), changes or {}))
+
+
+def fit_config(run: Path, values: Mapping[str, Any]) -> dict[str, float]:
+    """The same of a plain config."""
     if finished(run, values) is None:  # also where an evaluator failed, which is asked again
         print(f"\n{run.name}", flush=True)
         train(build_experiment(values), run)

@@ -1,5 +1,7 @@
 """Objects of scenes, each by itself: the square around it, its name, and what is blank."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,10 @@ def test_around_an_object_is_the_scene_unless_it_is_blanked_out():
 def test_what_gives_no_objects(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         objects.build(**{"source": SCENES, **arguments})
+
+
+def test_a_source_that_does_not_say_its_fields_gives_none(monkeypatch):
+    """As one of somebody else may not."""
+    monkeypatch.setattr(objects, "build_named", lambda *_: SimpleNamespace(label_names=("a",)))
+    with pytest.raises(UserError, match="'theirs' does not give objects with names"):
+        objects.build({"name": "theirs"})

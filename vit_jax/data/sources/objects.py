@@ -93,7 +93,7 @@ def build(
         UserError: for a source without masks or names, or a template without {}.
     """
     whole = build_named("source", source, "objects.source")
-    if "masks" not in whole.field_names or not whole.label_names:
+    if "masks" not in (getattr(whole, "field_names", None) or ()) or not whole.label_names:
         raise UserError(
             f"The source {source.get('name')!r} does not give objects with names", "Use coco, composites or shapes"
         )
