@@ -67,6 +67,16 @@ def loaded(folder):
     return flat_arrays(open_source(folder).read()[0])
 
 
+def test_a_network_of_several_may_be_given_another_argument(folder):
+    kwargs = open_source(folder, overrides={"unet": {"dtype": "bfloat16"}}).metadata["model"]["kwargs"]
+    plain = open_source(folder).metadata["model"]["kwargs"]
+    assert kwargs["unet"] == {**plain["unet"], "dtype": "bfloat16"}
+    assert {**kwargs, "unet": None} == {**plain, "unet": None}
+    for wrong, said in (({"dtyp": "bfloat16"}, "config.model.unet.dtyp"), (3, "overrides.unet is 3")):
+        with pytest.raises(UserError, match=said):
+            open_source(folder, overrides={"unet": wrong})
+
+
 @pytest.mark.long
 def test_it_is_read_as_one_model(written):
     folder, params = written

@@ -203,6 +203,13 @@ def _wrapper(names: Iterable[str]) -> str:
     return wrapper
 
 
+def _overridden(kwargs: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with others in their place; of a section, such as one network of several, those that are named."""
+    both = {name: kwargs[name] for name, x in overrides.items() if isinstance(x, Mapping) and name in kwargs}
+    inner = {name: _overridden(x, overrides[name]) for name, x in both.items() if isinstance(x, Mapping)}
+    return {**kwargs, **overrides, **inner}
+
+
 def _published(
     file: TensorFile, sidecar: Sidecar, overrides: Mapping[str, Any], allow_nonfinite: bool, address: str | None
 ) -> StoredModel:
@@ -234,7 +241,7 @@ def _published(
         which = " and ".join(f"{m.LIBRARY}'s {m.MODELS}" for m, _ in found)
         raise UserError(f"{path} has the tensors of several families: {which}", "Keep those of one model in it")
     [(family, published)] = found
-    kwargs = {**published.kwargs, **overrides}
+    kwargs = _overridden(published.kwargs, overrides)
     preprocess = published.preprocess and Preprocess.from_json(published.preprocess)
     size = preprocess and preprocess.image_size
     spec = {"name": published.model, "kwargs": kwargs}
