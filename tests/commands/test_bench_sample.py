@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,11 +71,12 @@ def test_a_sampler_is_traced_for_the_planned_device(monkeypatch):
     """Whatever runs here: what attention is computed by depends on it."""
     traced = []
     program = SimpleNamespace(lower=lambda *_: traced.append(platform()) or program, compile=lambda **_: program)
+    program.trace = lambda *_: SimpleNamespace(jaxpr=jax.make_jaxpr(lambda: ())())
     monkeypatch.setattr(sampler, "drawing", lambda *_: program)
     monkeypatch.setattr(sampler, "shapes_of", lambda *_: ({}, np.zeros(3)))
     for name in ("tpu", "cpu"):
         rows = SimpleNamespace(mesh=SimpleNamespace(devices=np.array([SimpleNamespace(platform=name)])))
-        assert sampler.compiled_sampler(None, {}, None, 3, rows)[:2] == (program, 3)
+        assert sampler.compiled_sampler(None, {}, None, 3, rows)[::2] == (program, 3)
     assert traced == ["tpu", "cpu"]
 
 

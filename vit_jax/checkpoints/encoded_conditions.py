@@ -3,23 +3,29 @@ it."""
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from vit_jax.checkpoints.narrowing import narrowed
 from vit_jax.tasks import Task, Variables
 
 _KEPT = 1024  # rows: of Stable Diffusion's texts 240 MB
 
 
 class EncodedConditions:
-    """What a task makes of rows of its conditions, see `Task.encodes`; rows that were seen are not read again."""
+    """What a task makes of rows of its conditions, see `Task.encodes`; rows that were seen are not read again.
 
-    def __init__(self, task: Task, variables: Variables):
-        self._names, self._variables = task.encodes, variables
-        self._program, self._known = _program(task), {}
+    Args:
+        place: see `vit_jax.checkpoints.narrowing.narrowed`.
+    """
+
+    def __init__(self, task: Task, variables: Variables, place: Callable[[Any], Array] | None = None):
+        self._names, self._variables, self._place = task.encodes, variables, place
+        self._program, self._known, self._ready = _program(task), {}, False
 
     def __call__(self, name: str, values: Shaped[np.ndarray, "B ..."]) -> Shaped[np.ndarray, "B ..."]:
         """The rows as `sample` reads them: those of another condition as they are."""
@@ -36,8 +42,11 @@ class EncodedConditions:
         if not rows:
             return
         # Filled up to a power of two: few programs for any count.
-        filled = np.stack([*rows, *[rows[-1]] * (2 ** (len(rows) - 1).bit_length() - len(rows))])
-        found = np.asarray(jax.device_get(self._program(self._variables, jnp.asarray(filled))))
+        filled = jnp.asarray(np.stack([*rows, *[rows[-1]] * (2 ** (len(rows) - 1).bit_length() - len(rows))]))
+        if not self._ready:
+            traced = self._program.trace(self._variables, filled)
+            self._variables, self._ready = narrowed(self._variables, traced, self._place), True
+        found = np.asarray(jax.device_get(self._program(self._variables, filled)))
         self._known |= {row.tobytes(): made for row, made in zip(rows, found, strict=False)}
 
 

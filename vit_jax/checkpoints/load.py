@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.checkpoints.channels import channels_of, fit_channels
@@ -265,13 +265,10 @@ class Loaded:
         if count < 1:
             raise UserError(f"count is {count}", "Ask for at least 1")
         chosen = settings_of(self.task, settings, "a generator of images")
-        variables = self.variables
-        if rows is not None:
-            variables = jax.device_put(variables, NamedSharding(rows.mesh, PartitionSpec()))
         read = read_pictures(self.task, chosen, pictures or {}, self.preprocess)
         drawn = sample(
-            self.task, variables, range(count), settings=chosen, prompts=prompts, pictures=read, paste=paste, seed=seed,
-            batch_size=batch_size, rows=rows,
+            self.task, self.variables, range(count), settings=chosen, prompts=prompts, pictures=read, paste=paste,
+            seed=seed, batch_size=batch_size, rows=rows,
         )  # fmt: skip
         return Samples.joined(list(drawn))
 

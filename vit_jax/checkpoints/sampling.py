@@ -16,6 +16,7 @@ from jaxtyping import Array, Float32, Int, Shaped, UInt8
 from vit_jax.checkpoints.encoded_conditions import EncodedConditions
 from vit_jax.checkpoints.given_pictures import Pictures, check_pictures, pasted
 from vit_jax.checkpoints.lost_samples import check_finite
+from vit_jax.checkpoints.narrowing import narrowed
 from vit_jax.checkpoints.source import say_once
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
@@ -123,7 +124,8 @@ def sample(
             [P, H, W, C] by name, image i the picture i modulo their count.
         paste: where a mask leaves an image as it is, samples get its own pixels.
         batch_size: images at a time; the last batch is filled up, so that all are one program.
-        rows: how examples are split over devices, on which `variables` are; None for one device.
+        rows: how examples are split over devices; None for one device. Variables that are not there are put there, as
+            far as they are needed.
 
     Raises:
         UserError: when the task draws no images, or cannot follow a prompt; and for pictures that do not fit, see
@@ -219,12 +221,18 @@ def draw(
 
     count = len(numbers)
     batch_size = _filled(min(batch_size, count), rows)
-    program, encoded, pending = drawing(task, settings, rows), EncodedConditions(task, variables), None
+    program, pending = drawing(task, settings, rows), None
+    everywhere = None if rows is None else NamedSharding(rows.mesh, PartitionSpec())
+    place = functools.partial(_on, sharding=everywhere)
+    encoded, ready = EncodedConditions(task, variables, place), None
     for start in range(0, count, batch_size or 1):
         at = np.arange(start, start + batch_size).clip(max=count - 1)
         conditions = asked_of(at)
         placed = {name: _placed(encoded(name, values), rows) for name, values in conditions.items()}
-        running = program(variables, placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed))
+        given = placed, _placed(numbers[at].astype(np.int32), rows), np.uint32(seed)
+        if ready is None:
+            ready = narrowed(variables, program.trace(variables, *given), place)
+        running = program(ready, *given)
         if pending is not None:
             yield fetched(*pending)
         kept = min(batch_size, count - start)
@@ -267,12 +275,19 @@ def _filled(batch_size: int, rows: NamedSharding | None) -> int:
     return -(-batch_size // ways) * ways
 
 
-def _placed(values: Shaped[np.ndarray, "B ..."], rows: NamedSharding | None) -> Array:
+def _placed(values: Shaped[np.ndarray, "..."], sharding: NamedSharding | None) -> Array:
     """What every process has in full, as it lies on the devices."""
     values = np.asarray(values)
-    if rows is None:
+    if sharding is None:
         return jnp.asarray(values)
-    return jax.make_array_from_callback(values.shape, rows, lambda index: values[index])
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def _on(leaf: Any, sharding: NamedSharding | None) -> Array:
+    """A variable on all these devices, which may be there already, in whole or in parts."""
+    if isinstance(leaf, jax.Array) and (sharding is None or leaf.sharding.device_set == sharding.device_set):
+        return leaf
+    return _placed(leaf, sharding)
 
 
 def _pictures(task: Task, drawn: Shaped[np.ndarray, "B ..."], conditions: Conditions) -> UInt8[np.ndarray, "B H W 3"]:

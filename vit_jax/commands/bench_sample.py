@@ -95,13 +95,13 @@ def _measured(task: Any, variables: Any, settings: Any, arguments: argparse.Name
         }
     runs, found = {}, {}
     for name, chosen in ways.items():
-        compiled, count, seconds = compiled_sampler(
+        compiled, narrow, count, seconds = compiled_sampler(
             task, variables, chosen, arguments.batch_size, rows, arguments.prompt
         )
         numbers = np.arange(count, dtype=np.int32)
         conditions = asked(task, numbers, chosen, arguments.prompt)(numbers)
         batch = jax.device_put((conditions, numbers), rows)
-        runs[name] = lambda compiled=compiled, batch=batch: compiled(variables, *batch, np.uint32(0))
+        runs[name] = lambda compiled=compiled, narrow=narrow, batch=batch: compiled(narrow, *batch, np.uint32(0))
         memory, costs = compiled.memory_analysis(), task.sampling_costs(chosen)
         found[name] = {
             "compile_seconds": round(seconds, 2),

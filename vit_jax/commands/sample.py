@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -91,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vit_jax.checkpoints.given_pictures import digests, read_pictures
     from vit_jax.checkpoints.sampling import asked, name_of, sample, settings_of
     from vit_jax.training.compiling import keep_compiled
-    from vit_jax.training.sharding import batch_sharding, make_mesh, place, replicated
+    from vit_jax.training.sharding import batch_sharding, make_mesh
 
     prompts = _prompts(arguments)
     given_pictures = {name: getattr(arguments, name) for name in _PICTURES if getattr(arguments, name)}
@@ -103,6 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seed is {arguments.seed}", "It must be from 0 to below 2^32")
     output = target(arguments.output, columns_of(prompts, count))
     loaded = open_loaded(arguments)
+    # The device gets what drawing reads of them, in the type that it reads.
+    loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))
     given = read_settings(arguments, loaded.task, _FLAGS)
     settings = settings_of(loaded.task, given, "a generator of images")
     pictures = read_pictures(
@@ -121,14 +122,13 @@ def run(arguments: argparse.Namespace) -> None:
     numbers = output.missing(said)
     keep_compiled()
     mesh = make_mesh({})
-    variables = jax.tree.map(functools.partial(place, sharding=replicated(mesh)), loaded.variables)
     how |= {"pictures": pictures, "paste": arguments.paste}
     how |= {"settings": settings, "batch_size": arguments.batch_size, "rows": batch_sharding(mesh)}
     bar = tqdm(total=count, initial=count - len(numbers), unit="image", leave=False, disable=not sys.stderr.isatty())
     done = 0
     try:
         with bar:
-            for part in sample(loaded.task, variables, numbers, **how):
+            for part in sample(loaded.task, loaded.variables, numbers, **how):
                 output.write(numbers[done : done + len(part)], part)
                 done += len(part)
                 bar.update(len(part))

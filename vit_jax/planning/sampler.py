@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from vit_jax.checkpoints.narrowing import narrowed
 from vit_jax.checkpoints.sampling import drawing, settings_of, shapes_of
 from vit_jax.nn.platform import computing_on
 from vit_jax.planning.plan import costs_of
@@ -51,7 +52,7 @@ def plan_sampler(
     mesh = make_mesh({}, target.devices)
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
     variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), variables)
-    compiled, count, seconds = compiled_sampler(task, variables, chosen, batch_size, rows, prompts, target.options)
+    compiled, _, count, seconds = compiled_sampler(task, variables, chosen, batch_size, rows, prompts, target.options)
     found = costs_of(compiled, mesh, target.chip)
     found |= {
         "flops": sum(entry["flops"] for entry in found["kernels"]),  # each turn of a loop, see `counted_flops`
@@ -78,8 +79,9 @@ def compiled_sampler(
     rows: jax.sharding.NamedSharding,
     prompts: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
-) -> tuple[jax.stages.Compiled, int, float]:
-    """The program that draws a batch, of how many images it is, and the seconds that compiling took.
+) -> tuple[jax.stages.Compiled, Variables, int, float]:
+    """The program that draws a batch, the variables as it takes them, see `narrowed`, of how many images it is, and the
+    seconds that compiling took.
 
     Args:
         variables: shapes and types, with their shardings, are enough.
@@ -88,9 +90,11 @@ def compiled_sampler(
     began = time.perf_counter()
     shapes = shapes_of(task, settings, batch_size, rows, prompts)
     with computing_on(rows.mesh.devices.flat[0].platform):
-        lowered = drawing(task, settings, rows).lower(variables, *shapes)
+        program = drawing(task, settings, rows)
+        variables = narrowed(variables, program.trace(variables, *shapes))
+        lowered = program.lower(variables, *shapes)
     compiled = lowered.compile(compiler_options=dict(options) if options else None)
-    return compiled, shapes[1].shape[0], time.perf_counter() - began
+    return compiled, variables, shapes[1].shape[0], time.perf_counter() - began
 
 
 def counted_flops(compiled: jax.stages.Compiled) -> int:
