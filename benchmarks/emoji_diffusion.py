@@ -47,6 +47,7 @@ ROWS = {
     "untrained, 3": "a U-Net after two steps, guidance 3",
 }
 CONTROL = {"without": 0.0, "with": 1.0}
+HOLE = slice(10, 22)  # rows and columns of 32
 # Held-out names.
 SHOWN = ("red heart", "green apple", "blue circle", "neutral face", "ten o’clock", "rose", "yellow square",
          "owl", "horse", "fire engine")  # fmt: skip
@@ -129,7 +130,8 @@ class Board:
         return found
 
     def sheets(self) -> None:
-        """`texts.png`, some prompts by guidance, and `edges.png`, pictures drawn anew by their edges."""
+        """`texts.png`, some prompts by guidance, and `changed.png`, pictures drawn anew, wholly and in a part, and by
+        their edges."""
         model = load(self.run("unet"))
         drawn = {
             f"guidance {g:g}": model.sample(len(SHOWN), prompts=SHOWN, guidance=g, **SAMPLER).images for g in GUIDANCE
@@ -138,13 +140,20 @@ class Board:
         apart = slice(0, None, max(1, len(self._rows["held out"]) // len(SHOWN)))  # the file is in the order of Unicode
         images = self._pictures("held out")[apart][: len(SHOWN)]
         names = [row["text"] for row in self._rows["held out"][apart][: len(SHOWN)]]
-        control = np.stack([edges(image) for image in images]).astype(np.float32) / 255
-        model = load(self.run("edges"))
-        rows = {"held out": images, "their edges": np.round(255 * control).astype(np.uint8)}
-        for said, prompts in {"by name and edges": names, '"a red heart"': ["red heart"] * len(names)}.items():
-            sampled = model.sample(len(names), prompts=prompts, pictures={"control": control}, guidance=3.0, **SAMPLER)
-            rows[said] = sampled.images
-        self._write("edges", rows_figure(rows))
+        anew = functools.partial(model.sample, len(names), guidance=3.0, **SAMPLER)
+        image, mask = images.astype(np.float32) / 127.5 - 1, np.zeros((*images.shape[:3], 1), np.float32)
+        mask[:, HOLE, HOLE] = 1
+        control = np.stack([edges(picture) for picture in images]).astype(np.float32) / 255
+        rows = {"held out": images}
+        for said, prompts in {"by their names": names, '"red heart"': ["red heart"] * len(names)}.items():
+            rows[f"{said}, strength 0.6"] = anew(prompts=prompts, pictures={"image": image}, strength=0.6).images
+        rows["with a hole"] = np.where(mask > 0, 127, images).astype(np.uint8)
+        rows["filled in"] = anew(prompts=names, pictures={"image": image, "mask": mask}, paste=True).images
+        rows["their edges"] = np.round(255 * control).astype(np.uint8)
+        anew = functools.partial(load(self.run("edges")).sample, len(names), guidance=3.0, **SAMPLER)
+        for said, prompts in {"by their names": names, '"red heart"': ["red heart"] * len(names)}.items():
+            rows[f"{said} and edges"] = anew(prompts=prompts, pictures={"control": control}).images
+        self._write("changed", rows_figure(rows))
 
     def _of(self, row: str, seed: int) -> dict[str, float]:
         """What CLIP says of one row."""
