@@ -36,6 +36,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "DDIM, 10 steps, trailing": {"sampler": "ddim", "steps": 10, "spacing": "trailing"},
     "DDIM, 10 steps, guided 1.5": {"sampler": "ddim", "steps": 10, "guidance": 1.5},
     "DDPM, 200 steps": {"sampler": "ddpm"},
+    **{f"DDIM, {n} steps, noise fitted": {"sampler": "ddim", "steps": n, "fit_noise": True} for n in (10, 25, 50)},
 }
 GARMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "latents": {
@@ -44,7 +45,11 @@ GARMENTS: dict[str, dict[str, dict[str, Any]]] = {
         for n in steps
     },
     "pixels": {
-        f"{n} steps, guided 1.5": {"sampler": "ddim", "steps": n, "guidance": 1.5} for n in (5, 10, 25, 50)
+        **{f"{n} steps, guided 1.5": {"sampler": "ddim", "steps": n, "guidance": 1.5} for n in (5, 10, 25, 50)},
+        **{
+            f"{n} steps, guided 1.5, noise fitted": {"sampler": "ddim", "steps": n, "guidance": 1.5, "fit_noise": True}
+            for n in (10, 25, 50)
+        },
     },
 }  # fmt: skip
 BETWEEN = 25  # steps of DDIM, up and down
@@ -76,7 +81,9 @@ def ways() -> dict[str, dict[str, dict[int, str]]]:
     garments: dict[str, dict[int, str]] = {}
     for space, rows in GARMENTS.items():
         for said, how in rows.items():
-            garments.setdefault(f"{space}, guided {how['guidance']:g}", {})[how["steps"]] = f"{space}, {said}"
+            fitted = ", noise fitted" if "fit_noise" in how else ""
+            label = f"{space}, guided {how['guidance']:g}{fitted}"
+            garments.setdefault(label, {})[how["steps"]] = f"{space}, {said}"
     return {"digits": digits, "garments": garments}
 
 

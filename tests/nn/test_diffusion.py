@@ -112,6 +112,12 @@ def test_implicit_steps():
     np.testing.assert_allclose(last, (X0 - np.sqrt(1 - alphas(0)) * OUTPUT) / np.sqrt(alphas(0)), atol=1e-6)
     clipped = step_back(sparse, OUTPUT, X0, NOISE, 0, Steps("ddim", variance="small", clip=True))
     np.testing.assert_allclose(clipped, np.clip(last, -1, 1))
+    # x_t is again the cut image and the noise that is left.
+    cut = np.clip(x0, -1, 1)
+    left = (X0 - np.sqrt(a) * cut) / np.sqrt(1 - a)
+    assert np.abs(left - OUTPUT).max() > 0.1
+    fitted = step_back(sparse, OUTPUT, X0, NOISE, 2, Steps("ddim", variance="small", clip=True, fit_noise=True))
+    np.testing.assert_allclose(fitted, np.sqrt(before) * cut + np.sqrt(1 - before) * left, atol=2e-5)
 
 
 def test_losses_are_the_formulas_in_float64():

@@ -1,5 +1,7 @@
 """Steps of DDPM and DDIM against diffusers' schedulers, with noise that is given."""
 
+import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -75,8 +77,9 @@ def test_ddpm(schedule, prediction, variance, monkeypatch):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("clip", [True, False])
 def test_ddim(spacing, eta, clip):
-    def step(theirs, t, output, xt, noise):
-        return theirs.step(output, t, xt, eta=eta, variance_noise=noise if eta else None).prev_sample
+    def step(theirs, t, output, xt, noise, fit=False):
+        noise = noise if eta else None
+        return theirs.step(output, t, xt, eta=eta, variance_noise=noise, use_clipped_model_output=fit).prev_sample
 
     for (name, schedule), to_image in itertools.product(SCHEDULES.items(), (True, False)):
         for (theirs_say, kind), count in zip(PREDICTIONS.items(), (10, 7, 40), strict=True):
@@ -89,4 +92,8 @@ def test_ddim(spacing, eta, clip):
             theirs.set_timesteps(count)
             kept = spaced(count, 1000, spacing, offset)
             noising = Noising.of(table, kept, stride=1000 // count, to_image=to_image)
-            assert_steps(theirs, step, noising, Steps("ddim", kind, "small", clip, eta=eta))
+            how = Steps("ddim", kind, "small", clip, eta=eta)
+            assert_steps(theirs, step, noising, how)
+            if clip and eta != 0.5:
+                fitted = functools.partial(step, fit=True)
+                assert_steps(theirs, fitted, noising, dataclasses.replace(how, fit_noise=True))

@@ -343,6 +343,8 @@ class Steps:
         clip: x_0 as predicted is cut to -1..1 first.
         temperature: the noise of a step is multiplied by it.
         eta: of DDIM: 0 adds no noise, 1 as much as the posterior has (DDIM, equation 16).
+        fit_noise: DDIM goes on with the noise that x_t has beside the cut x_0, as guided-diffusion does; else with the
+            network's, which is diffusers' default.
     """
 
     kind: Literal["ddpm", "ddim"] = "ddpm"
@@ -351,6 +353,7 @@ class Steps:
     clip: bool = False
     temperature: float | Float[Array, ""] = 1.0
     eta: float = 0.0
+    fit_noise: bool = False
 
 
 def step_back(
@@ -381,9 +384,10 @@ def step_back(
         mean = posterior_mean(noising, x0, xt, step)
         mean = mean if gradient is None else mean + jnp.exp(logs) * gradient
         return mean + goes_on * jnp.exp(0.5 * logs) * noise
+    if how.clip and how.fit_noise:
+        _, epsilon = predicted(noising, x0, xt, step, "x0")
     if gradient is not None:
-        # What the other noise makes of x_0, which was cut before, as in the authors' code. They make the noise anew of
-        # what was cut; here it is the network's, with a gradient as without (and as in diffusers).
+        # What the other noise makes of x_0, which was cut before, as in the authors' code.
         alphas = noising.alphas_cumprod
         epsilon = epsilon - _at(np.sqrt(1 - alphas), step, xt) * gradient
         x0 = x0 + _at((1 - alphas) / np.sqrt(alphas), step, xt) * gradient

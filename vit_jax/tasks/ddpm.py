@@ -50,6 +50,7 @@ class DiffusionSampling:
         eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
         guidance: g of u + g (c - u) of what the network predicts, 1 for none.
         clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
+        fit_noise: of DDIM: where the image was cut, the noise is what it leaves of x_t, and not what the network sees.
         strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
             and for 1 where a mask says what is to be new.
         classifier_scale: s of the gradient of log p(class | x_t) that a classifier leads by (ADM, section 4); None for
@@ -62,6 +63,7 @@ class DiffusionSampling:
     eta: NonNegative = 0.0
     guidance: NonNegative = 1.0
     clip: bool | None = None
+    fit_noise: bool = False
     strength: Annotated[float, Range(0, 1, open_low=True)] | None = None
     classifier_scale: NonNegative | None = None
 
@@ -197,7 +199,9 @@ class Diffusion(Diffuses, TokenGenerator):
             return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode_near"))
 
         clip = self.tokenizer is None if settings.clip is None else settings.clip
-        how = Steps(settings.sampler, self.prediction, self.variance, clip, eta=settings.eta)
+        how = Steps(
+            settings.sampler, self.prediction, self.variance, clip, eta=settings.eta, fit_noise=settings.fit_noise
+        )
         process = ReverseProcess(
             predict, noising, how, (*self._places, self._channels),
             encode=lambda images: self._data(variables, {"image": images}), decode=decode,
