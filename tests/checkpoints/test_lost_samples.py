@@ -7,9 +7,11 @@ import pytest
 
 from vit_jax import UserError
 from vit_jax.checkpoints.lost_samples import check_finite
+from vit_jax.checkpoints.sampling import draw
 from vit_jax.nn.diffusion import Noising, Steps, betas
 from vit_jax.nn.reverse_process import Diffuses, ReverseProcess
 from vit_jax.tasks import Task
+from vit_jax.training.sharding import batch_sharding, make_mesh
 
 
 class Losing(Diffuses, Task):
@@ -24,6 +26,18 @@ class Losing(Diffuses, Task):
         return ReverseProcess(
             predict, noising, Steps("ddim", variance="small"), (3,), encode=lambda x: x, decode=lambda x: x
         )
+
+    def sample(self, variables, conditions, keys, settings):
+        return self.reverse_process(variables, conditions, settings).sample(keys)
+
+
+def test_the_step_is_named_of_samples_on_other_devices_than_the_parameters():
+    """As those of a file are, on the first one alone."""
+    below = jax.device_put(np.int32(2), jax.devices()[0])
+    rows = batch_sharding(make_mesh({}, jax.devices()[:2]))
+    drawn = draw(Losing(), {"below": below}, None, lambda at: {"lost": np.int32(at == 2)}, np.arange(4), 0, 4, rows)
+    with pytest.raises(UserError, match="Sample 2 stopped being numbers at step 3 of 4"):
+        list(drawn)
 
 
 @pytest.mark.parametrize(("below", "step"), [(4, 1), (2, 3)])

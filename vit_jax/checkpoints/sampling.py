@@ -216,7 +216,7 @@ def draw(
 
     def fetched(drawn: Array, given: dict[str, Array], conditions: Conditions, numbers: Int[np.ndarray, " B"]) -> Any:
         values = np.asarray(jax.device_get(drawn))[: len(numbers)]
-        check_finite(task, variables, settings, values, given, numbers, seed)
+        check_finite(task, ready, settings, values, given, numbers, seed)
         return values, conditions
 
     count = len(numbers)
