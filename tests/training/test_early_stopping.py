@@ -1,12 +1,13 @@
 """A run ends where its evaluations have not become better for long enough, and an interrupted one ends there too."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from tests.tiny import tiny_run
 from vit_jax import UserError
-from vit_jax.checkpoints.policy import Policy
+from vit_jax.checkpoints.policy import Kept, Policy
 from vit_jax.checkpoints.steps import steps_in
 from vit_jax.training import open_run
 from vit_jax.training.evaluation import Evaluation
@@ -35,6 +36,16 @@ def test_what_is_counted():
     patience = Patience(Policy(best="val/x", stop_after=1))
     patience.saw(3, {"val/x": float("nan")})
     assert patience.said(3) == "Stopped early at step 3: val/x has never been a number in 1 evaluations"
+
+
+@pytest.mark.parametrize("mode, best", [("max", 3), ("min", 2)])
+def test_what_is_no_number_is_not_the_best_checkpoint(mode, best):
+    measured = {1: float("nan"), 2: 3.0, 3: 5.0, 5: float("nan")}
+    kept = Kept(Policy(every=1, keep=1, best="val/x", best_mode=mode), measured)
+    saved = [SimpleNamespace(step=step) for step in (1, 2, 3, 4, 5, 6)]
+    assert [s.step for s, stays in zip(saved, kept.should_preserve(saved, context=None), strict=True) if stays] == [
+        best, 6,
+    ]  # fmt: skip
 
 
 # With a learning rate of 0 nothing becomes better after the first evaluation. The third is not at a save.

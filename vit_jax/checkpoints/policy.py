@@ -1,6 +1,7 @@
 """Which steps of a run are saved, which of them stay, and when there is no use in more."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -65,7 +66,8 @@ class Kept:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = set(sorted(steps)[-self.policy.keep :])
-        if known := [step for step in steps if step in self.measured]:
+        # NaN is not better than anything, nor is anything better than it: it would stay for good.
+        if known := [step for step in steps if not math.isnan(self.measured.get(step, math.nan))]:
             sign = 1 if self.policy.best_mode == "max" else -1
             kept.add(max(known, key=lambda step: (sign * self.measured[step], step)))
         return [step in kept for step in steps]
