@@ -35,6 +35,10 @@ def test_overrides():
 def test_another_name_drops_the_arguments_of_the_old_one():
     config = override(tiny_config(), {"data.eval.root": "photos", "data.eval.name": "folder"})
     assert config["data"]["eval"] == {"name": "folder", "root": "photos"}
+    for keys in (("name", "trunk.name"), ("trunk.name", "name")):
+        changes = {f"model.{key}": {"name": "sam", "trunk.name": "mixer"}[key] for key in keys}
+        model = override(tiny_config(), {"model.trunk.variant": "s/8", **changes})["model"]
+        assert model == {"name": "sam", "trunk": {"name": "mixer", "variant": "s/8"}}, keys
 
 
 @pytest.mark.parametrize(

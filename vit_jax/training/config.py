@@ -164,7 +164,8 @@ def override(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, 
     duration is replaced whole, whatever unit it was counted in.
     """
     config = json.loads(json.dumps(config))  # a deep copy of plain values
-    names_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".name"))
+    # Those of a section before those within it, which the new name would drop.
+    names_first = sorted(overrides.items(), key=lambda item: (not item[0].endswith(".name"), item[0].count(".")))
     for dotted, text in names_first:
         *parents, key = dotted.split(".")
         section, seen = config, "config"
