@@ -82,3 +82,23 @@ def test_a_run_logs_them(tmp_path):
     row = next(row for row in reversed(read_metrics(tmp_path)) if "images_per_second" in row)
     assert row["images_per_second_per_chip"] == pytest.approx(row["images_per_second"] / 2, rel=1e-4)
     assert 0 <= row["data_wait"] <= 1 and 0 < row["productive"] < 1
+
+
+@pytest.mark.long
+def test_a_step_is_over_before_an_evaluation_begins(monkeypatch, tmp_path):
+    """Its time counts; with an evaluation after each step nothing would be left to count."""
+    wait, awaited, over = jax.block_until_ready, [], []
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: awaited.append(tree) or wait(tree))
+
+    class Noted(Throughput):
+        def waiting(self, running):
+            self.running = running
+            return super().waiting(running)
+
+        def paused(self):
+            over.append(awaited[-1] is self.running)
+            return super().paused()
+
+    monkeypatch.setattr(open_run, "Throughput", Noted)
+    tiny_run(tmp_path, steps=5, log_every=5, eval_every=1)
+    assert over[:4] == [True] * 4

@@ -151,6 +151,7 @@ def train(
                 if pending is not None:
                     write_line(*pending)
                     pending = None
+                jax.block_until_ready(monitor)  # the step's own time counts
                 with throughput.paused():
                     _check_finite(int(monitor["first_bad"]), run.store, workdir)
                     if last:
