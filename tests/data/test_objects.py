@@ -55,6 +55,17 @@ def test_what_gives_no_objects(arguments, sentence):
         objects.build(**{"source": SCENES, **arguments})
 
 
+@pytest.mark.parametrize("kind", [0, 3])
+def test_an_object_whose_class_has_no_name(monkeypatch, kind):
+    """As in a folder of classes with masks beside its images: the names are those of the images."""
+    mask = {"segmentation": np.ones((4, 4), np.uint8), "class": kind}
+    example = {"image": np.zeros((4, 4, 3), np.uint8), "masks": [mask], "path": "a.png"}
+    theirs = type("Theirs", (dict,), {"label_names": ("cat", "dog", "elk"), "field_names": {"masks"}})({0: example})
+    monkeypatch.setattr(objects, "build_named", lambda *_: theirs)
+    with pytest.raises(UserError, match=f"a.png has an object of the class {kind}, which has no name"):
+        objects.build({"name": "theirs"})[0]
+
+
 def test_a_source_that_does_not_say_its_fields_gives_none(monkeypatch):
     """As one of somebody else may not."""
     monkeypatch.setattr(objects, "build_named", lambda *_: SimpleNamespace(label_names=("a",)))

@@ -43,6 +43,11 @@ class ObjectsSource:
         image = example["image"] if isinstance(example["image"], np.ndarray) else decode(example["image"], where)
         found = regions(example["masks"], where)
         chosen = found[int(rng.integers(len(found)))]
+        if not 0 < chosen.kind < len(self.label_names):
+            raise UserError(
+                f"{where} has an object of the class {chosen.kind}, which has no name",
+                "Use a source whose masks have classes from 1 up, such as coco, composites or shapes",
+            )
         mask = chosen.mask(image.shape[:2], where)
         factor, blanked = rng.uniform(*self._enlarged), rng.random() < self._blanked
         if blanked:
