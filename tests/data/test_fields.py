@@ -15,7 +15,7 @@ from vit_jax.data.order import Mixture
 from vit_jax.data.pipeline import EvalPipeline, TrainPipeline
 from vit_jax.data.placement import Placement
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.sources import arrays, manifest
+from vit_jax.data.sources import arrays, manifest, shapes
 from vit_jax.data.sources.arrays import ArraySource
 from vit_jax.data.transforms import supervised
 from vit_jax.errors import UserError
@@ -214,6 +214,25 @@ def test_parts_of_a_mixture_agree_on_their_fields():
         build_fields({"image": {"name": "image"}}, DATA).check_parts(mixed)
         assert mixed.field_names == set(mixed[0]) == set(mixed[2]) == {"image", "label"}
     assert Mixture((more, more), (1, 1)).field_names == {"image", "label", "text"}
+
+
+@pytest.mark.parametrize(
+    "name, section",
+    [("masks", {"name": "masks", "max_objects": 2, "classes": 4}), ("segmentation", {"name": "dense", "count": 4}),
+     ("boxes", {"name": "boxes", "count": 2, "classes": 4})],
+)  # fmt: skip
+def test_parts_of_a_mixture_number_their_objects_alike(name, section):
+    """The names of labels are joined; what is on objects and in pixels stays as each part has it."""
+    parts = {kinds: shapes.build(2, 16, kinds) for kinds in (("disc", "square"), ("square",), ("disc",))}
+    both, square, disc = parts.values()
+    fields = build_fields({"image": {"name": "image"}, name: section}, DATA)
+    sentence = f"Source 1 of the mixture calls the class 1 of '{name}' 'square', and those before it 'disc'"
+    with pytest.raises(UserError, match=sentence):
+        fields.check_parts(Mixture((both, square), (1, 1)))
+    for alike in ((both, disc), (disc, both)):
+        fields.check_parts(Mixture(alike, (1, 1)))
+    # Without classes there is nothing to be mistaken.
+    build_fields({"image": {"name": "image"}}, DATA).check_parts(Mixture((both, square), (1, 1)))
 
 
 def test_fields_beyond_the_configs_are_left_out_and_workers_agree():

@@ -61,6 +61,12 @@ class Field:
     is_text: ClassVar[bool] = False
     """Whether the array of the field's own name holds tokens, which are counted as a run's speed."""
 
+    @property
+    def numbers_classes(self) -> bool:
+        """Whether its values are numbers of classes, which say nothing without the source's own names. Of "label" the
+        source itself makes other numbers where names are joined; of a map or of objects nobody does."""
+        return False
+
     is_rgb: ClassVar[bool] = True
     """Of an image: whether it is uint8 RGB, which transforms that change colours need."""
 

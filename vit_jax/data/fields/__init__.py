@@ -156,10 +156,10 @@ class Fields(Mapping[str, Field]):
 
     def check_parts(self, source: Source) -> None:
         """Refuses a mixture whose parts do not give the same of what is read of them: the fields of the config, or
-        without these all that there is.
+        without these all that there is. Nor may parts number the classes of objects and of pixels differently.
 
         Raises:
-            UserError: names the parts and the field.
+            UserError: names the parts and the field, or the class.
         """
         if not isinstance(source, Mixture):
             return
@@ -176,6 +176,18 @@ class Fields(Mapping[str, Field]):
                     f"Source {gives} of the mixture gives {odd!r}, which source {lacks} does not",
                     "Examples of one batch have the same fields: name in config.data.fields those that all give",
                 )
+
+        for k, part in enumerate(source.sources):
+            # Where there are labels, the names are theirs, and of other numbers nothing is known.
+            scenes = given[k] is not None and "label" not in given[k]
+            numbered = [n for n, kind in self.kinds.items() if kind.numbers_classes and n in given[k]] if scenes else ()
+            for number, (theirs, name) in enumerate(zip(part.label_names, source.label_names, strict=False)):
+                if numbered and theirs != name:
+                    raise UserError(
+                        f"Source {k} of the mixture calls the class {number} of {numbered[0]!r} {theirs!r}, and"
+                        f" those before it {name!r}",
+                        "Mix sources that have the same classes in the same order",
+                    )
 
     def _read_of(self, names: frozenset[str]) -> frozenset[str]:
         return frozenset(names & self.kinds.keys()) if self.explicit else names

@@ -37,6 +37,10 @@ class Boxes(Field):
     names: tuple[str, ...] = ()
     in_plane: ClassVar[bool] = True
 
+    @property
+    def numbers_classes(self) -> bool:
+        return self.classes > 0
+
     def spec(self, name: str) -> dict[str, Spec]:
         found = {name: Spec((self.count, 4), "float32"), f"{name}_valid": Spec((self.count,), "bool", 2)}
         if self.classes:

@@ -29,6 +29,10 @@ class Dense(Field):
     names: tuple[str, ...] = ()
     in_plane: ClassVar[bool] = True
 
+    @property
+    def numbers_classes(self) -> bool:
+        return self.count is not None
+
     def spec(self, name: str) -> dict[str, Spec]:
         return {name: Spec(self.size, self.dtype, self.count or 2)}
 

@@ -42,6 +42,10 @@ class Masks(Field):
     min_area: float = 1.0
     in_plane: ClassVar[bool] = True
 
+    @property
+    def numbers_classes(self) -> bool:
+        return self.classes > 0
+
     def spec(self, name: str) -> dict[str, Spec]:
         found = {name: Spec((self.max_objects, *self.size), "uint8", 2)}
         found[f"{name}_valid"] = Spec((self.max_objects,), "bool", 2)
