@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from vit_jax import UserError
 from vit_jax.checkpoints.steps import find, steps_in
 from vit_jax.checkpoints.store import read_params
 from vit_jax.tasks import Task
+from vit_jax.training import loop
 from vit_jax.training.loop import train
 
 
@@ -38,6 +40,17 @@ def test_what_is_written(tmp_path):
 def test_learning_rate_of_the_first_step_is_zero(tmp_path):
     tiny_run(tmp_path, log_every=1, steps=3)
     assert [r["train/learning_rate"] for r in rows(tmp_path) if "train/loss" in r] == pytest.approx([0, 5e-3, 1e-2])
+
+
+def test_a_damaged_log_leaves_no_workdir_taken(monkeypatch, tmp_path):
+    """Not even while the error is kept, as a notebook keeps the last one."""
+    (tmp_path / "metrics.jsonl").write_text("x\n{}\n")
+    closed = []
+    run = SimpleNamespace(start=0, state=None, monitor=None, close=lambda: closed.append(True))
+    monkeypatch.setattr(loop, "open_run", lambda *_: run)
+    with pytest.raises(UserError, match="Line 1 of .* is damaged"):
+        train(tiny_experiment(), tmp_path)
+    assert closed == [True]
 
 
 @pytest.mark.long

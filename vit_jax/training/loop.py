@@ -59,10 +59,14 @@ def train(
     failed: dict[str, UserError] = {}  # what ended an evaluator, the last time that it ran
     run.state = None  # the step donates its buffers
     lead = is_lead()
-    writer = Writer(workdir, run.start, lead, experiment.trackers, experiment.values)
-    progress = Progress(run.start, run.last, lead)
+    with contextlib.ExitStack() as opened:  # a log that is damaged does not leave the workdir taken
+        opened.callback(run.close)
+        writer = opened.enter_context(Writer(workdir, run.start, lead, experiment.trackers, experiment.values))
+        progress = opened.enter_context(contextlib.closing(Progress(run.start, run.last, lead)))
+        batches = run.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
+        opened.callback(batches.close)
+        closing = opened.pop_all()
     throughput, remarks = run.throughput, RunningRemarks(experiment.task, lead)
-    batches = run.pipeline.iterate(run.start, *host_rows(run.rows, config.batch_size))
     pending = None  # (step, monitor) of a line of the log that the device is still computing
 
     def arguments(done: int) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -103,11 +107,7 @@ def train(
             writer.write(step, measured)
             progress.line(step, measured)
 
-    with contextlib.ExitStack() as closing:
-        closing.callback(run.close)
-        closing.push(writer)
-        for part in (progress, batches):
-            closing.callback(part.close)
+    with closing:
         # Where the run ends, and of what is measured then the evaluators that have their line of the log.
         end, logged = run.last, set(run.evaluation.due(run.start, last=True)) - set(run.owed)
         if run.owed and run.start < run.last:
