@@ -82,6 +82,12 @@ def check_value(value: Any, annotation: Any, key: str) -> None:
     raise UserError(f"{key} is {shortened(repr(value), 100)}", f"It must be {described(annotation)}")
 
 
+def check_seed(seed: int, name: str = "The seed") -> None:
+    """Refuses a seed that `jax.random.key` has no bits for, with a UserError that calls it by its name."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{name} is {seed}", "It must be from 0 to below 2^32")
+
+
 def allowed(value: Any, annotation: Any) -> bool:
     """Whether an annotation allows a value."""
     return any(_allowed(value, each) for each in _members(annotation))

@@ -169,3 +169,5 @@ def test_what_cannot_be_drawn_is_one_sentence(loaded):
     ):
         with pytest.raises(UserError, match=message):
             loaded.sample(**wrong)
+    with pytest.raises(UserError, match="The seed is 4294967296. It must be from 0 to below 2"):
+        loaded.outputs({}, "samples", seed=2**32)

@@ -79,6 +79,7 @@ def test_another_name_drops_the_arguments_of_the_old_one():
         ("model.dtype", "float16", "config.model.dtype is 'float16'. Did you mean 'bfloat16'"),
         ("batch_size", "0", "config.batch_size is 0. It must be a whole number of at least 1"),
         ("seed", "-1", "config.seed is -1"),
+        ("seed", "4294967296", "config.seed is 4294967296. It must be from 0 to below 2\\^32"),
         ("data.num_threads", "-1", "config.data.num_threads is -1"),
         ("data.train.per_class", "0", "config.data.train.per_class is 0"),
         ("gradient_norms", "1", "config.gradient_norms is .*true or false"),

@@ -35,6 +35,7 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.example_inputs import example_inputs
+from vit_jax.ranges import check_seed
 from vit_jax.tasks import Answer, Batch, Task, Variables, example_keys
 from vit_jax.tasks.features import Features
 from vit_jax.tasks.zero_shot import CLASSES
@@ -99,8 +100,10 @@ class Loaded:
             seed: of samples: sample i depends on it, and on "index" [B] of the batch (by default the row) alone.
 
         Raises:
-            UserError: an output that the task does not give, a field that is missing, or images of another form.
+            UserError: an output that the task does not give, a field that is missing, images of another form, or a
+                seed below 0 or beyond 32 bits.
         """
+        check_seed(seed)
         if not isinstance(batch, Mapping):
             batch = {"image": self._checked(batch)}
         if names is None and self.model is None:

@@ -21,6 +21,7 @@ from vit_jax.checkpoints.source import say_once
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
 from vit_jax.nn.batch_axis import batch_split_like
+from vit_jax.ranges import check_seed
 from vit_jax.tasks import Picture, Task, Variables, example_keys
 
 Conditions = dict[str, Shaped[np.ndarray, "N ..."]]
@@ -209,8 +210,7 @@ def draw(
     Raises:
         UserError: for a sample that is not made of numbers.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"The seed is {seed}", "It must be from 0 to below 2^32")
+    check_seed(seed)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}", "Ask for at least 1")
 

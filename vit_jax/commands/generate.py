@@ -21,6 +21,7 @@ from vit_jax.commands.arguments import add_checkpoint, open_loaded
 from vit_jax.commands.output import is_json_lines, output_file
 from vit_jax.commands.text_files import lines_of
 from vit_jax.errors import UserError, printable
+from vit_jax.ranges import check_seed
 
 _KEYS = ("prompt", "sample", "text")  # of a line
 
@@ -54,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("samples", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}", "Ask for at least 1")
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed is {arguments.seed}", "It must be from 0 to below 2^32")
+    check_seed(arguments.seed, "--seed")
     prompts = arguments.prompt + (lines_of(Path(arguments.prompts), "prompt") if arguments.prompts is not None else [])
     if not prompts:
         raise UserError("There is no prompt", "Give --prompt TEXT, or --prompts FILE")

@@ -36,6 +36,7 @@ from vit_jax.commands.arguments import add_checkpoint, add_settings, open_loaded
 from vit_jax.commands.sample_files import columns_of, target
 from vit_jax.commands.text_files import lines_of
 from vit_jax.errors import UserError, printable
+from vit_jax.ranges import check_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,8 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, number in (("count", count), ("batch-size", arguments.batch_size)):
         if number < 1:
             raise UserError(f"--{name} is {number}", "Ask for at least 1")
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed is {arguments.seed}", "It must be from 0 to below 2^32")
+    check_seed(arguments.seed, "--seed")
     output = target(arguments.output, columns_of(prompts, count))
     loaded = open_loaded(arguments)
     # The device gets what drawing reads of them, in the type that it reads.

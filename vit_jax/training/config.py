@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from vit_jax.errors import UserError
 from vit_jax.naming import construct
-from vit_jax.ranges import Count, Decay, Natural
+from vit_jax.ranges import Count, Decay, Natural, check_seed
 from vit_jax.training.config_file import load_config, parse_arg, parse_value, plain, shipped_configs
 from vit_jax.training.durations import UNITS, check_duration, in_steps, is_duration, optim_in_steps, sections_in_steps
 
@@ -64,7 +64,7 @@ class RunConfig:
     Whatever is counted in steps can be counted in epochs or examples instead: see `vit_jax.training.durations`.
 
     Args:
-        seed: every random choice of the run is folded from it.
+        seed: every random choice of the run is folded from it; below 2^32.
         steps: length of the run in optimizer steps; schedules are laid out over it.
         batch_size: global batch size in examples.
         task: `name` of a module in `vit_jax.tasks`, and its arguments.
@@ -119,6 +119,7 @@ class RunConfig:
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        check_seed(self.seed, "config.seed")
         for key in ("steps", "log_every", "stop_at", "eval_every"):
             if getattr(self, key) is not None or key in ("steps", "log_every"):
                 check_duration(getattr(self, key), f"config.{key}")
