@@ -45,6 +45,10 @@ def test_around_an_object_is_the_scene_unless_it_is_blanked_out():
     ("arguments", "sentence"),
     [
         ({"source": {"name": "digits", "split": "test"}}, "'digits' does not give objects with names"),
+        (
+            {"source": {"name": "mixture", "sources": {"a": SCENES, "b": {**SCENES, "kinds": ("square",)}}}},
+            "Source 1 of the mixture calls the class 1 of 'masks' 'red square', and those before it 'red disc'",
+        ),
         ({"templates": ["a thing"]}, "have no place for a name"),
         ({"enlarged": (2, 1)}, "is not a range of sides"),
         ({"blank": (1, 2)}, "is no colour"),

@@ -76,6 +76,27 @@ class Mixture:
         return int(self._ends[part - 1]) if part else 0
 
 
+def check_numbering(source: Source, field: str) -> None:
+    """Refuses a mixture whose parts number the classes in a field differently: labels are joined by name, and the
+    numbers of objects and pixels stay what they are.
+
+    Raises:
+        UserError: names the part and the class.
+    """
+    for k, part in enumerate(source.sources if isinstance(source, Mixture) else ()):
+        check_numbering(part, field)
+        given = getattr(part, "field_names", None) or ()
+        if field not in given or "label" in given:  # whose names they are, and of other numbers nothing is known
+            continue
+        for number, (theirs, name) in enumerate(zip(part.label_names, source.label_names, strict=False)):
+            if theirs != name:
+                raise UserError(
+                    f"Source {k} of the mixture calls the class {number} of {field!r} {theirs!r}, and those before it"
+                    f" {name!r}",
+                    "Mix sources that have the same classes in the same order",
+                )
+
+
 def order_of(source: Source, seed: int, balance: bool = False) -> Order:
     """The order in which training takes the examples of a source.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.data.field import Context, Field, Spec
 from vit_jax.data.fields import classes, image
-from vit_jax.data.order import Mixture
+from vit_jax.data.order import Mixture, check_numbering
 from vit_jax.data.placement import Move, Placement, moved
 from vit_jax.data.source import Source
 from vit_jax.errors import UserError
@@ -177,17 +177,8 @@ class Fields(Mapping[str, Field]):
                     "Examples of one batch have the same fields: name in config.data.fields those that all give",
                 )
 
-        for k, part in enumerate(source.sources):
-            # Where there are labels, the names are theirs, and of other numbers nothing is known.
-            scenes = given[k] is not None and "label" not in given[k]
-            numbered = [n for n, kind in self.kinds.items() if kind.numbers_classes and n in given[k]] if scenes else ()
-            for number, (theirs, name) in enumerate(zip(part.label_names, source.label_names, strict=False)):
-                if numbered and theirs != name:
-                    raise UserError(
-                        f"Source {k} of the mixture calls the class {number} of {numbered[0]!r} {theirs!r}, and"
-                        f" those before it {name!r}",
-                        "Mix sources that have the same classes in the same order",
-                    )
+        for name in (name for name, kind in self.kinds.items() if kind.numbers_classes):
+            check_numbering(source, name)
 
     def _read_of(self, names: frozenset[str]) -> frozenset[str]:
         return frozenset(names & self.kinds.keys()) if self.explicit else names

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 
 from vit_jax.data.decode import decode
 from vit_jax.data.geometry import Image
+from vit_jax.data.order import check_numbering
 from vit_jax.data.regions import regions
 from vit_jax.data.seeds import derived_seed
 from vit_jax.data.source import Source
@@ -95,13 +96,15 @@ def build(
         seed: of which object of an example, how large a square, and whether it is blanked out.
 
     Raises:
-        UserError: for a source without masks or names, or a template without {}.
+        UserError: for a source without masks or names, a mixture that numbers them differently, or a template without
+            {}.
     """
     whole = build_named("source", source, "objects.source")
     if "masks" not in (getattr(whole, "field_names", None) or ()) or not whole.label_names:
         raise UserError(
             f"The source {source.get('name')!r} does not give objects with names", "Use coco, composites or shapes"
         )
+    check_numbering(whole, "masks")
     if not templates or not all(isinstance(each, str) and "{}" in each for each in templates):
         raise UserError(f"templates={list(templates)} have no place for a name", "Write {} in each")
     ends = tuple(map(float, enlarged))
