@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import vit_jax
 from tests.tiny import tiny_config, untrained
@@ -292,6 +293,14 @@ def test_retrieve_ranks_pictures_and_texts(checkpoint, stored, photos, tmp_path,
     ):
         assert main([*argv, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_one_image_by_itself_is_not_its_rows(loaded, photos):
+    path = next(photos.iterdir())
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    for one in (path, str(path), path.read_bytes(), pixels, pixels / 255, Image.fromarray(pixels)):
+        with pytest.raises(UserError, match="This is one image, not several"):
+            loaded.embed_images(one)
 
 
 def test_embeddings_of_files_are_kept(loaded, photos, tmp_path, monkeypatch):

@@ -169,8 +169,13 @@ class Loaded:
             batch_size: of which so many are embedded at once.
 
         Raises:
-            UserError: the model has no such embedding.
+            UserError: the model has no such embedding, or there is one image by itself, whose rows would be taken for
+                images.
         """
+        shape = np.shape(images) if hasattr(images, "ndim") else ()
+        alone = len(shape) == 3 and shape[-1] in (1, 3, 4)
+        if alone or isinstance(images, (bytes, str, os.PathLike)) or hasattr(images, "getexif"):
+            raise UserError("This is one image, not several", "Put it into a list: embed_images([image])")
         prepared = getattr(images, "ndim", 0) == 4 and np.issubdtype(images.dtype, np.floating)
         if self.preprocess is None and not prepared:
             raise UserError(f"{self.path} takes no images", "Load a model of images and texts")
