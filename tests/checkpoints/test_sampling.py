@@ -164,6 +164,7 @@ def test_what_cannot_be_drawn_is_one_sentence(loaded):
         ({"count": 1, "seed": -1}, "The seed is -1"),
         ({"count": 1, "batch_size": 0}, "batch_size is 0"),
         ({"count": 1, "prompts": ["2"]}, "There is no class '2'"),
+        ({"count": 1, "prompts": "10"}, "There is no class '10'"),
         ({"count": 1, "top_k": 3}, "Unknown key 'sampling.top_k'"),
         ({"count": 1, "steps": 0}, "sampling.steps is 0. It must be a whole number of at least 1"),
     ):

@@ -245,7 +245,7 @@ class Loaded:
         self,
         count: int,
         *,
-        prompts: Sequence[str] = (),
+        prompts: str | Sequence[str] = (),
         pictures: Mapping[str, Any] | None = None,
         paste: bool = False,
         seed: int = 0,
@@ -257,8 +257,8 @@ class Loaded:
         and its prompt alone, see `vit_jax.checkpoints.sampling.sample`.
 
         Args:
-            prompts: what they are asked to be, one after the other and again from the first; classes by name or number
-                where the generator knows classes.
+            prompts: what they are asked to be, one after the other and again from the first, or one text for all;
+                classes by name or number where the generator knows classes.
             pictures: what they go by beside that, such as {"image": "photo.jpg", "mask": "mask.png"}: paths, bytes or
                 arrays, see `vit_jax.checkpoints.given_pictures.read_pictures`, and which `self.task.pictures` names.
             paste: where a mask leaves an image as it is, samples get its own pixels, to the bit.

@@ -74,7 +74,7 @@ def asked(
     task: Task,
     numbers: Int[np.ndarray, " N"],
     settings: Any,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     pictures: Pictures | None = None,
 ) -> Asked:
     """What the images of these numbers are asked to be, see `sample`.
@@ -82,6 +82,7 @@ def asked(
     Raises:
         UserError: for a prompt that the task cannot follow, or none where it needs one.
     """
+    prompts = [prompts] if isinstance(prompts, str) else prompts  # and not its letters
     conditions = task.conditions(prompts, settings) if prompts else {}
     for name, cut in conditions.items():
         if name == "negative_cut" and cut.any():
@@ -104,7 +105,7 @@ def sample(
     numbers: Sequence[int] | Int[np.ndarray, " N"],
     *,
     settings: Any,
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     pictures: Pictures | None = None,
     paste: bool = False,
     seed: int = 0,
@@ -119,7 +120,7 @@ def sample(
 
     Args:
         settings: see `settings_of`.
-        prompts: what images are asked to be, image i the prompt i modulo their count; by default what
+        prompts: what images are asked to be, image i the prompt i modulo their count, or all one text; by default what
             `task.unprompted` says, such as all classes in turn.
         pictures: what they go by beside that, as `vit_jax.checkpoints.given_pictures.read_pictures` gives it: arrays
             [P, H, W, C] by name, image i the picture i modulo their count.
