@@ -24,7 +24,7 @@ def test_answers_are_counted_by_what_is_named():
     there = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0]], bool)  # a slot of the kind 3 holds nothing
     batch = {
         "image": np.zeros((3, 2, 2, 3), np.float32), "index": np.arange(3), "masks": masks.astype(np.uint8),
-        "masks_class": kinds, "masks_valid": there, "valid": np.float32([1, 1, 0]),
+        "masks_class": kinds, "masks_valid": there, "valid": np.float32([1, 1, 0]), "masks_dropped": np.int32([0, 2, 9]),
     }  # fmt: skip
     wanted = np.zeros((3, COUNT, SIDE, SIDE), bool)
     for i, j in zip(*np.nonzero(there), strict=True):
@@ -59,6 +59,7 @@ def test_answers_are_counted_by_what_is_named():
             [iou(answers[0, k], wanted[0, k]) > iou(answers[0, k], wanted[0, 1 - k]) for k in (0, 1)]
         ),
         "asked": 3,
+        "left_out": 2,
     }
     assert found == pytest.approx(expected, rel=1e-6)
 

@@ -27,7 +27,8 @@ class Named:
 
     `named`: of the answer to the class's name. `crop`: to the embedding of the objects' own crop. `other`: to the names
     of all other classes, on average. `told_apart`: of images with two classes or more, how often the answer to a name
-    has more in common with what is named than with any other class. `asked`: how many there are.
+    has more in common with what is named than with any other class. `asked`: how many there are. `left_out`: objects
+    that the field of masks had no slot for, which are no part of what is named here: above 0 it has too few.
 
     Args:
         pipeline: the examples.
@@ -59,6 +60,7 @@ class Named:
             "both": both,
             "either": flat.sum(-1)[..., None] + own.sum(-1)[:, None] - both,
             "there": wanted.any((2, 3)) & (batch["valid"] > 0)[:, None],
+            "left_out": batch["masks_dropped"] * (batch["valid"] > 0),
         }
 
     def metrics(self, run: EvaluationRun) -> dict[str, float]:
@@ -77,7 +79,8 @@ class Named:
         if several.any():
             rivals = np.where(there[:, None] & ~np.eye(count, dtype=bool), by_name, -1.0).max(2)
             found["told_apart"] = (own > rivals)[several].mean()
-        return {name: float(value) for name, value in found.items()} | {"asked": float(there.sum())}
+        found |= {"asked": there.sum(), "left_out": sum(part["left_out"].sum() for part in parts)}
+        return {name: float(value) for name, value in found.items()}
 
 
 def _of_classes(
