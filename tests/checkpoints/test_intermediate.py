@@ -50,7 +50,7 @@ def test_of_a_vit(images):
     scanned = made("vit", scan=True, remat="full")
     for ours, theirs in zip(scanned.intermediate(images["vit"], [0, -1]), (first, last), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    [inside] = loaded.intermediate(images["vit"], ["encoder/block_03/mlp"])
+    [inside] = loaded.intermediate(images["vit"], "encoder/block_03/mlp")
     assert inside.shape == (2, 9, 16)
 
 

@@ -18,13 +18,13 @@ def of_images(model: nn.Module) -> nn.Module:
     return getattr(model, "image_tower", model)
 
 
-def layer_names(model: nn.Module, layers: Sequence[int | str]) -> tuple[str, ...]:
+def layer_names(model: nn.Module, layers: int | str | Sequence[int | str]) -> tuple[str, ...]:
     """The module that each of `layers` is, by its name in the parameters: "encoder/block_03" for 3.
 
     Args:
         model: of images.
         layers: numbers from 0, or below 0 from the end, of what stands behind the trunk's first layer (blocks, units of
-            a ResNet), or names of modules, as parameters have them.
+            a ResNet), or names of modules, as parameters have them; or one of these.
 
     Raises:
         UserError: for a number that is none of a layer, or a model whose layers have no numbers.
@@ -32,7 +32,7 @@ def layer_names(model: nn.Module, layers: Sequence[int | str]) -> tuple[str, ...
     trunk = getattr(of_images(model), "encoder", None)
     known = [layer[-1] for layer in trunk.layers()[1:]] if hasattr(trunk, "layers") else []
     names = []
-    for layer in layers:
+    for layer in [layers] if isinstance(layers, int | str) else layers:
         if isinstance(layer, str) and not re.fullmatch("-?[0-9]+", layer):
             names.append(layer.strip("/"))
             continue

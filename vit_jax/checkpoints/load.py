@@ -132,7 +132,7 @@ class Loaded:
         return {stride: found[stride] for stride in sorted(found)}
 
     def intermediate(
-        self, images: Batch | Float[Array, "B H W 3"], layers: Sequence[int | str]
+        self, images: Batch | Float[Array, "B H W 3"], layers: int | str | Sequence[int | str]
     ) -> list[Float[Array, "B ..."]]:
         """What layers inside the model give, float32, in the order in which they are asked for: tokens [B, T, D] of the
         blocks of a Transformer, before its last norm; a map [B, h, w, C] of convolutions.
@@ -140,7 +140,7 @@ class Loaded:
         Args:
             images: as for `outputs`.
             layers: numbers of blocks from 0, or from the end below 0; or the names of modules, as parameters have them:
-                "encoder/block_03/mlp".
+                "encoder/block_03/mlp"; or one of these.
 
         Raises:
             UserError: a layer that is not there; it names the nearest one.
