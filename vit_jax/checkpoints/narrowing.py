@@ -16,8 +16,8 @@ def narrowed(
     """The same variables, those as bfloat16 of which a program makes bfloat16 before it does anything else with them.
 
     A model that computes in bfloat16 has its parameters in float32, and casts them wherever it uses them: a program
-    that draws then holds both. What it casts is cast here by the same rounding, once, and nothing that it computes
-    changes. Norms and whatever else is computed in float32 stay as they are.
+    that draws then holds both. What it casts is cast here by the same rounding, once, and the program is the same but
+    for the casts. Norms and whatever else is computed in float32 stay as they are.
 
     Args:
         variables: the first argument of the program: arrays of NumPy or JAX, or their shapes and types.
