@@ -100,7 +100,7 @@ class Bench:
     def measured(self, way: str, seed: int) -> dict[str, float]:
         """What the table says of one way, at the rate that is best for the first seed."""
         name = re.sub(r"\W+", "-", way.lower())
-        tried = once(self._workdir / f"{name}-rates.json", functools.partial(self._held_out, way, name))
+        tried = self._held_out(way, name)
         rate = float(max(tried, key=tried.__getitem__))
         run = self._workdir / f"{name}-{seed}"
         fit_config(run, self.config(way, seed, rate))

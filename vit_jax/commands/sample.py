@@ -102,8 +102,6 @@ def run(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed, "--seed")
     output = target(arguments.output, columns_of(prompts, count))
     loaded = open_loaded(arguments)
-    # The device gets what drawing reads of them, in the type that it reads.
-    loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))
     given = read_settings(arguments, loaded.task, _FLAGS)
     settings = settings_of(loaded.task, given, "a generator of images")
     pictures = read_pictures(
@@ -115,6 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"The task '{name_of(loaded.task)}' goes by texts and knows no classes", "Give --prompt instead"
         )
+    # The device gets what drawing reads of them, in the type that it reads.
+    loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))
     how = {"seed": arguments.seed, "prompts": prompts}
     said = _said(arguments, loaded, settings, conditions) | how | {"count": count}
     if pictures:
