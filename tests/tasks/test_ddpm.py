@@ -145,7 +145,12 @@ def test_a_run_with_classes(tmp_path):
 
 def test_what_does_not_fit_is_refused():
     task, variables = made(label_drop=0.0)
-    for settings, message in (({"steps": 21}, "none can take 21"), ({"guidance": 2.0}, "without a null class")):
+    fitted = ({"fit_noise": True, **more} for more in ({}, {"sampler": "ddim", "clip": False}))
+    for settings, message in (
+        ({"steps": 21}, "none can take 21"),
+        ({"guidance": 2.0}, "without a null class"),
+        *((each, "fit_noise is of DDIM") for each in fitted),
+    ):
         with pytest.raises(UserError, match=message):
             task.sample(variables, {"label": jnp.zeros(1, jnp.int32)}, None, task.sampling(**settings))
     with pytest.raises(UserError, match="continuous latents"):

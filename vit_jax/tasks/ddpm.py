@@ -50,7 +50,7 @@ class DiffusionSampling:
         eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
         guidance: g of u + g (c - u) of what the network predicts, 1 for none.
         clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
-        fit_noise: of DDIM: where the image was cut, the noise is what it leaves of x_t, and not what the network sees.
+        fit_noise: of DDIM that cuts: beside a cut image the noise is what is left of x_t, and not what the network sees.
         strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
             and for 1 where a mask says what is to be new.
         classifier_scale: s of the gradient of log p(class | x_t) that a classifier leads by (ADM, section 4); None for
@@ -166,8 +166,8 @@ class Diffusion(Diffuses, TokenGenerator):
                 0, see `vit_jax.nn.reverse_process.ReverseProcess`.
 
         Raises:
-            UserError: for more steps than training has, guidance without a null class, or a strength without an image
-                or that leaves no step.
+            UserError: for more steps than training has, guidance without a null class, a strength without an image or
+                that leaves no step, or noise fitted to what is not cut.
         """
         process = self.reverse_process(variables, conditions, settings)
         return process.decode(process.sample(keys))
@@ -199,6 +199,8 @@ class Diffusion(Diffuses, TokenGenerator):
             return unit_range(x if self.tokenizer is None else self._tokenizing(variables, x, method="decode_near"))
 
         clip = self.tokenizer is None if settings.clip is None else settings.clip
+        if settings.fit_noise and not (clip and settings.sampler == "ddim"):
+            raise UserError("fit_noise is of DDIM whose images are cut", "Use sampler ddim with clip, or leave it out")
         how = Steps(
             settings.sampler, self.prediction, self.variance, clip, eta=settings.eta, fit_noise=settings.fit_noise
         )
