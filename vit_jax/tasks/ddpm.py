@@ -50,7 +50,7 @@ class DiffusionSampling:
         eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
         guidance: g of u + g (c - u) of what the network predicts, 1 for none.
         clip: the predicted image is cut to -1..1 at each step; None to do so in pixels, and not in latents.
-        fit_noise: of DDIM that cuts: beside a cut image the noise is what is left of x_t, and not what the network sees.
+        fit_noise: of DDIM that cuts: beside a cut image the noise is what is left of x_t, not what the network sees.
         strength: of an image that samples begin with, the share of the steps that it is drawn anew by; None for 0.8,
             and for 1 where a mask says what is to be new.
         classifier_scale: s of the gradient of log p(class | x_t) that a classifier leads by (ADM, section 4); None for
