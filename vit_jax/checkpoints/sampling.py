@@ -288,6 +288,8 @@ def _on(leaf: Any, sharding: NamedSharding | None) -> Array:
     """A variable on all these devices, which may be there already, in whole or in parts."""
     if isinstance(leaf, jax.Array) and (sharding is None or leaf.sharding.device_set == sharding.device_set):
         return leaf
+    if sharding is not None and sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)  # from device to device, not by way of the host
     return _placed(leaf, sharding)
 
 
