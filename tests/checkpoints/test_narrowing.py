@@ -28,7 +28,10 @@ def matrix():
 def of_scan(w, x):
     # One that is read from outside, one that goes from turn to turn, and a slice of one at each turn.
     def turn(carry, piece):
-        return (carry[0] * 2, carry[1] + short(carry[0]) @ short(w["cast"]) + short(piece)), None
+        return (
+            short(carry[0]).astype(np.float32) * 2,
+            carry[1] + short(carry[0]) @ short(w["cast"]) + short(piece),
+        ), None
 
     return jax.lax.scan(turn, (w["carried"], short(x)), w["stacked"])[0][1]
 
